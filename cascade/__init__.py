@@ -1,0 +1,1 @@
+"""Cascade: text-to-video diffusion cascades, trained stage by stage and run as one."""

@@ -1,0 +1,1 @@
+"""What watches and serves a training run: averages, samples, throughput."""

@@ -1,0 +1,1 @@
+"""Diffusion written in log-SNR: schedules, targets, losses, guidance and samplers."""

@@ -1,0 +1,1 @@
+"""Networks: the base diffusion transformer and the local super-resolution network."""

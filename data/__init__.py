@@ -1,0 +1,1 @@
+"""From shards to batches: index, plan, decoder, module; and worlds with ground truth."""

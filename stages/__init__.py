@@ -1,0 +1,1 @@
+"""The stages of a cascade: one Lightning module each, trained alone."""

@@ -1,0 +1,23 @@
+"""Shapes are checked while the tests run; real videos are found by the variable CASCADE_MEDIA."""
+
+import os
+from pathlib import Path
+
+import pytest
+import torch
+from jaxtyping import install_import_hook
+
+install_import_hook(
+    ["cascade", "stages", "data"],
+    "beartype.beartype(conf=__import__('beartype').BeartypeConf(is_pep484_tower=True))",
+)
+torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "2")))
+
+
+@pytest.fixture(scope="session")
+def media() -> Path:
+    """The folder of real videos; the test is left out, and says so, where there is none."""
+    folder = os.environ.get("CASCADE_MEDIA")
+    if not folder:
+        pytest.skip("left out: CASCADE_MEDIA names no folder of real videos")
+    return Path(folder)
