@@ -1,0 +1,88 @@
+"""The format of a shard, defined here alone: which member of a tar is what, and what a batch holds.
+
+A shard is plain WebDataset: `key.mp4` (or an image), `key.txt`, `key.json`, where the key is the
+name up to the first dot of its last part, as video2dataset and img2dataset write it.
+"""
+
+import json
+from collections.abc import Sequence
+from pathlib import PurePosixPath
+from typing import Any, Literal, TypedDict
+
+import torch
+from jaxtyping import Float, Int64, UInt8
+from torch import Tensor
+
+Role = Literal["video", "image", "caption", "state"]
+
+ROLES: dict[str, Role] = {
+    **dict.fromkeys(("mp4", "webm", "mkv", "mov", "avi", "gif"), "video"),
+    **dict.fromkeys(("jpg", "jpeg", "png", "webp"), "image"),
+    "txt": "caption",
+    "json": "state",
+}
+
+
+class Sample(TypedDict):
+    """One clip, ready for training; `state` is its json, `position` its number in the run."""
+
+    video: UInt8[Tensor, "c f h w"]
+    fps: float
+    caption: str
+    key: str
+    position: int
+    state: dict[str, Any]
+
+
+class Batch(TypedDict):
+    """Clips of one shape; `position` is each sample's global number in the run."""
+
+    video: UInt8[Tensor, "b c f h w"]
+    fps: Float[Tensor, " b"]
+    caption: list[str]
+    key: list[str]
+    position: Int64[Tensor, " b"]
+    state: list[dict[str, Any]]
+
+
+def split_name(name: str) -> tuple[str, str]:
+    """(key, extension) of a tar member; the extension is in lower case, empty where there is none.
+
+    The key keeps the folders, and ends at the first dot of the last part.
+    """
+    path = PurePosixPath(name)
+    stem, _, extension = path.name.partition(".")
+    key = stem if path.parent == PurePosixPath(".") else f"{path.parent}/{stem}"
+    return key, extension.lower()
+
+
+def role(extension: str) -> Role | None:
+    """What a member of this extension is in its sample; None for one that is not read."""
+    return ROLES.get(extension)
+
+
+def read_state(data: bytes) -> dict[str, Any]:
+    """The json of a sample.
+
+    Raises:
+        ValueError: it does not parse, or is not an object.
+    """
+    try:
+        state = json.loads(data)
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"json does not parse: {error}") from error
+    if not isinstance(state, dict):
+        raise ValueError(f"json must be an object, got {type(state).__name__}")
+    return state
+
+
+def collate(samples: Sequence[Sample]) -> Batch:
+    """The batch of samples that share a shape."""
+    return Batch(
+        video=torch.stack([s["video"] for s in samples]),
+        fps=torch.tensor([s["fps"] for s in samples], dtype=torch.float32),
+        caption=[s["caption"] for s in samples],
+        key=[s["key"] for s in samples],
+        position=torch.tensor([s["position"] for s in samples], dtype=torch.int64),
+        state=[s["state"] for s in samples],
+    )
