@@ -1,0 +1,127 @@
+"""Noise schedules in log-SNR: λ = log(α²/σ²) as a function of t, and α, σ as functions of λ.
+
+t is diffusion time in [0, 1], 0 clean and 1 noise; never frames. `logsnr_shift` moves the whole
+schedule: SD3's resolution shift a is −2 log a, simple diffusion's is 2 log(64/d).
+"""
+
+import math
+from abc import ABC, abstractmethod
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+
+class Schedule(ABC):
+    """A path z = α(λ) x + σ(λ) ε from data to noise."""
+
+    def __init__(
+        self, *, logsnr_shift: float = 0.0, logsnr_min: float = -20.0, logsnr_max: float = 20.0
+    ) -> None:
+        if not logsnr_min < logsnr_max:
+            raise ValueError(
+                f"{type(self).__name__}: logsnr_min must lie below logsnr_max, "
+                f"got {logsnr_min} and {logsnr_max}"
+            )
+        self.logsnr_shift = logsnr_shift
+        self.logsnr_min = logsnr_min
+        self.logsnr_max = logsnr_max
+
+    def logsnr(self, t: Float[Tensor, "*n"]) -> Float[Tensor, "*n"]:
+        """λ(t), shifted, then clipped to [logsnr_min, logsnr_max]; falls as t rises."""
+        ends = t.new_tensor([self.logsnr_max, self.logsnr_min])
+        first, last = self.time(ends).unbind()  # clipped in t, where float32 has no infinity
+        logsnr = self._logsnr(t.clamp(first, last)) + self.logsnr_shift
+        return logsnr.clamp(self.logsnr_min, self.logsnr_max)
+
+    def time(self, logsnr: Float[Tensor, "*n"]) -> Float[Tensor, "*n"]:
+        """t(λ), the inverse of `logsnr` wherever that is not clipped."""
+        return self._time(logsnr - self.logsnr_shift)
+
+    @abstractmethod
+    def alpha(self, logsnr: Float[Tensor, "*n"]) -> Float[Tensor, "*n"]:
+        """The share of data in z."""
+
+    @abstractmethod
+    def sigma(self, logsnr: Float[Tensor, "*n"]) -> Float[Tensor, "*n"]:
+        """The share of noise in z."""
+
+    @abstractmethod
+    def _logsnr(self, t: Tensor) -> Tensor:
+        """λ(t) before the shift, for t inside (0, 1)."""
+
+    @abstractmethod
+    def _time(self, logsnr: Tensor) -> Tensor:
+        """The inverse of `_logsnr`."""
+
+
+class CosineVP(Schedule):
+    """Variance-preserving, α² + σ² = 1, with λ = −2 log tan(πt/2) (Imagen Video, section 2.1)."""
+
+    def alpha(self, logsnr: Float[Tensor, "*n"]) -> Float[Tensor, "*n"]:
+        """√sigmoid(λ)."""
+        return logsnr.sigmoid().sqrt()
+
+    def sigma(self, logsnr: Float[Tensor, "*n"]) -> Float[Tensor, "*n"]:
+        """√sigmoid(−λ)."""
+        return (-logsnr).sigmoid().sqrt()
+
+    def _logsnr(self, t: Tensor) -> Tensor:
+        return -2 * torch.log(torch.tan(t * (math.pi / 2)))
+
+    def _time(self, logsnr: Tensor) -> Tensor:
+        return torch.atan(torch.exp(-logsnr / 2)) * (2 / math.pi)
+
+
+class RectifiedFlow(Schedule):
+    """The straight path z = (1 − t) x + t ε, λ = 2 log((1 − t)/t) (Liu et al. 2022); α + σ = 1."""
+
+    def alpha(self, logsnr: Float[Tensor, "*n"]) -> Float[Tensor, "*n"]:
+        """sigmoid(λ/2)."""
+        return (logsnr / 2).sigmoid()
+
+    def sigma(self, logsnr: Float[Tensor, "*n"]) -> Float[Tensor, "*n"]:
+        """sigmoid(−λ/2)."""
+        return (-logsnr / 2).sigmoid()
+
+    def _logsnr(self, t: Tensor) -> Tensor:
+        return 2 * (torch.log1p(-t) - torch.log(t))
+
+    def _time(self, logsnr: Tensor) -> Tensor:
+        return (-logsnr / 2).sigmoid()
+
+
+class TimeDistribution(ABC):
+    """How t is drawn in training, by inverse distribution function: the uniforms come from outside.
+
+    So a stratified or keyed u gives a stratified or keyed t.
+    """
+
+    @abstractmethod
+    def __call__(self, u: Float[Tensor, " b"]) -> Float[Tensor, " b"]:
+        """T for u in (0, 1)."""
+
+
+class UniformTime(TimeDistribution):
+    """t uniform in (0, 1)."""
+
+    def __call__(self, u: Float[Tensor, " b"]) -> Float[Tensor, " b"]:
+        """U itself."""
+        return u
+
+
+class LogitNormalTime(TimeDistribution):
+    """logit(t) ~ N(mean, std²) (SD3, section 3.1); under rectified flow λ ~ N(−2 mean, (2 std)²).
+
+    A positive mean dwells on noise. JiT, whose t = 1 is data, uses (−0.8, 0.8): here (+0.8, 0.8).
+    """
+
+    def __init__(self, *, mean: float = 0.0, std: float = 1.0) -> None:
+        if not std > 0:
+            raise ValueError(f"LogitNormalTime: std must be positive, got {std}")
+        self.mean = mean
+        self.std = std
+
+    def __call__(self, u: Float[Tensor, " b"]) -> Float[Tensor, " b"]:
+        """sigmoid(mean + std Φ⁻¹(u))."""
+        return torch.sigmoid(self.mean + self.std * torch.special.ndtri(u))
