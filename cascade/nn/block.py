@@ -1,0 +1,68 @@
+"""The transformer block of the diffusion transformer: adaLN-single, attention, text, MLP."""
+
+import torch
+from jaxtyping import Bool, Complex64, Float
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from cascade.nn.attention import CrossAttention, Segments, SelfAttention
+
+
+def modulated(
+    x: Float[Tensor, "b f s d"], shift: Float[Tensor, "b f 1 d"], scale: Float[Tensor, "b f 1 d"]
+) -> Float[Tensor, "b f s d"]:
+    """norm(x) · (1 + scale) + shift (DiT, adaLN)."""
+    return torch.addcmul(shift, F.layer_norm(x, x.shape[-1:]), 1 + scale)
+
+
+class Mlp(nn.Module):
+    """Two linear layers with a GELU between them."""
+
+    def __init__(self, width: int, ratio: float) -> None:
+        super().__init__()
+        self.up = nn.Linear(width, int(width * ratio))
+        self.down = nn.Linear(int(width * ratio), width)
+
+    def forward(self, x: Float[Tensor, "*shape d"]) -> Float[Tensor, "*shape d"]:
+        """down(gelu(up(x)))."""
+        out: Tensor = self.down(F.gelu(self.up(x)))
+        return out
+
+
+class Block(nn.Module):
+    """Self-attention, cross-attention to text and MLP; adds exactly nothing before training.
+
+    The modulation is shared by all blocks; each adds a table of its own to it (adaLN-single,
+    PixArt-α §2.3). Tokens are laid out `b f s d`, so that one frame's modulation `b f 1 d` meets
+    its tokens by broadcasting; a packed sequence is b = 1, f = all tokens, s = 1.
+    """
+
+    def __init__(
+        self, *, width: int, heads: int, mlp_ratio: float = 4.0, long_skip: bool = False
+    ) -> None:
+        super().__init__()
+        self.table = nn.Parameter(torch.zeros(6, width))
+        self.attention = SelfAttention(width, heads)
+        self.text = CrossAttention(width, heads, width)
+        self.mlp = Mlp(width, mlp_ratio)
+        self.skip = nn.Linear(2 * width, width) if long_skip else None
+
+    def forward(
+        self,
+        x: Float[Tensor, "b f s d"],
+        modulation: Float[Tensor, "b f 1 six d"],
+        turns: Complex64[Tensor, "n 1 pairs"],
+        text: Float[Tensor, "b2 l d"],
+        mask: Bool[Tensor, "b2 l"] | None,
+        segments: tuple[Segments, Segments] | None = None,
+        earlier: Float[Tensor, "b f s d"] | None = None,
+    ) -> Float[Tensor, "b f s d"]:
+        """The tokens after this block; `earlier` is the long skip's other end (U-ViT)."""
+        if self.skip is not None and earlier is not None:
+            x = self.skip(torch.cat((x, earlier), dim=-1))
+        to_self, to_text = segments or (None, None)
+        shift1, scale1, gate1, shift2, scale2, gate2 = (modulation + self.table).unbind(-2)
+        y = self.attention(modulated(x, shift1, scale1).flatten(1, 2), turns, to_self)
+        x = torch.addcmul(x, gate1, y.view_as(x))
+        x = x + self.text(x.flatten(1, 2), text, mask, to_text).view_as(x)
+        return torch.addcmul(x, gate2, self.mlp(modulated(x, shift2, scale2)))

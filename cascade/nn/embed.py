@@ -1,0 +1,109 @@
+"""What a network is told: noise level, scalars, pooled text and position, as Fourier features."""
+
+import functools
+import math
+
+import torch
+from jaxtyping import Bool, Complex64, Float, Float32
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+NUM_BANDS = 16
+LOGSNR_SCALE = 20.0  # log-SNR lives in [-20, 20]; its features want [-1, 1]
+
+
+def fourier(x: Float[Tensor, "*shape"]) -> Float32[Tensor, "*shape bands"]:
+    """Sines and cosines of `x`, about unit in size, at 16 frequencies from half to 16 turns.
+
+    Equation: sin(π f x), cos(π f x), f geometric (Tancik et al. 2020). In float32 whatever the
+    network's own precision is, and without a buffer, so that a network may be born on `meta`.
+    """
+    frequency = math.pi * torch.logspace(-1, 4, NUM_BANDS, base=2, device=x.device)
+    angle = x.float().unsqueeze(-1) * frequency
+    return torch.cat((angle.sin(), angle.cos()), dim=-1)
+
+
+def masked_mean(text: Float[Tensor, "b l d"], mask: Bool[Tensor, "b l"]) -> Float[Tensor, "b d"]:
+    """The mean of the tokens that are there; zero where there is none."""
+    weight = mask.unsqueeze(-1).type_as(text)
+    return (text * weight).sum(1) / weight.sum(1).clamp(min=1)
+
+
+class Condition(nn.Module):
+    """The vector that modulates a network, one per sample and frame, or per `stride` frames.
+
+    Log-SNR per frame (its features averaged over the frames of a patch), the sample's scalars and
+    its pooled text, each by a linear layer, summed, then a two-layer MLP.
+    """
+
+    def __init__(self, *, width: int, text_width: int, num_scalars: int, stride: int = 1) -> None:
+        super().__init__()
+        self.stride = stride
+        self.noise = nn.Linear(2 * NUM_BANDS, width)
+        self.scalars = nn.Linear(2 * NUM_BANDS * num_scalars, width) if num_scalars else None
+        self.text = nn.Linear(text_width, width)
+        self.hidden = nn.Linear(width, width)
+
+    def forward(
+        self,
+        logsnr: Float[Tensor, "b f"],
+        scalars: Float[Tensor, "b k"],
+        pooled: Float[Tensor, "b d"],
+    ) -> Float[Tensor, "b frames width"]:
+        """The vectors, an activation already applied: a linear layer may follow at once."""
+        dtype = self.noise.weight.dtype
+        noise = torch.unflatten(fourier(logsnr / LOGSNR_SCALE), 1, (-1, self.stride)).mean(2)
+        sample = self.text(pooled.to(dtype))
+        if self.scalars is not None:
+            sample = sample + self.scalars(fourier(scalars).flatten(1).to(dtype))
+        vector = self.noise(noise.to(dtype)) + sample.unsqueeze(1)
+        return F.silu(self.hidden(F.silu(vector)))
+
+
+@functools.lru_cache(maxsize=64)
+def position_features(
+    frames: int, height: int, width: int, device: torch.device
+) -> Float32[Tensor, "f s features"]:
+    """Fourier features of the normalised place (t/F, y/H, x/W) in [-1, 1] of every token."""
+    with torch.inference_mode(False):  # a cached inference tensor could never be trained with
+        axes = [(2 * torch.arange(n, device=device) + 1) / n - 1.0 for n in (frames, height, width)]
+        place = torch.stack(torch.meshgrid(*axes, indexing="ij"), dim=-1)
+        return fourier(place).flatten(-2).flatten(1, 2)
+
+
+@functools.lru_cache(maxsize=64)
+def rotary(
+    frames: int, height: int, width: int, head_width: int, theta: float, device: torch.device
+) -> Complex64[Tensor, "n 1 pairs"]:
+    """Factorised 3-D rotary positions: the unit complex numbers that turn each pair of channels.
+
+    Of every 128 channels of a head, 16 tell the frame, 56 the row and 56 the column
+    (HunyuanVideo), in patches. θ = 100 suits axes of tens of patches (Heo et al. 2024).
+    """
+    pairs = head_width // 2
+    spatial = 7 * pairs // 16
+    counts = (pairs - 2 * spatial, spatial, spatial)
+    with torch.inference_mode(False):
+        place = torch.meshgrid(
+            *(torch.arange(n, device=device).float() for n in (frames, height, width)),
+            indexing="ij",
+        )
+        angle = torch.cat(
+            [
+                p.reshape(-1, 1) * theta ** -(torch.arange(k, device=device) / max(k, 1))
+                for p, k in zip(place, counts, strict=True)
+            ],
+            dim=-1,
+        )
+        return torch.polar(torch.ones_like(angle), angle).unsqueeze(1)
+
+
+def rotate(
+    x: Float[Tensor, "b n h d"], turns: Complex64[Tensor, "n 1 pairs"]
+) -> Float[Tensor, "b n h d"]:
+    """Rotary embedding: neighbouring channels are a complex number, turned by the token's place.
+
+    One complex product forward and one backward: a third of the time of sines, cosines and halves.
+    """
+    pairs = torch.view_as_complex(torch.unflatten(x.float(), -1, (-1, 2)))
+    return torch.view_as_real(pairs * turns).flatten(-2).type_as(x)
