@@ -1,1 +1,1 @@
-"""Procedural worlds: captioned videos with their ground truth, and the parsers that read it back."""
+"""Procedural worlds: captioned videos with ground truth, and parsers that read it back."""

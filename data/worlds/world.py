@@ -1,0 +1,52 @@
+"""What a procedural world is: states drawn by key, rendered on any grid, and captioned."""
+
+from abc import ABC, abstractmethod
+from typing import Any, ClassVar, Generic, TypeVar
+
+import numpy as np
+from jaxtyping import UInt8
+
+from cascade.grid import Grid
+
+State = TypeVar("State")
+
+
+class World(ABC, Generic[State]):
+    """A source of captioned videos whose truth is known.
+
+    A state is a continuous scene. Rendering samples it: frame i is the scene at time i / fps, and
+    a pixel is the scene's mean over its area, so every grid shows the same clip.
+    """
+
+    name: ClassVar[str]
+    phrasings: ClassVar[int]
+    """In how many ways a caption can be put."""
+
+    @property
+    @abstractmethod
+    def recipe(self) -> dict[str, Any]:
+        """Everything the drawn states depend on, as JSON."""
+
+    @abstractmethod
+    def sample(self, seed: int, position: int) -> State:
+        """The training state of (seed, position); never a held-out one."""
+
+    @abstractmethod
+    def render(self, state: State, grid: Grid) -> UInt8[np.ndarray, "f h w 3"]:
+        """The clip on `grid`.
+
+        Raises:
+            ValueError: the grid lasts longer than the state.
+        """
+
+    @abstractmethod
+    def caption(self, state: State, phrasing: int, *, moving: bool = True) -> str:
+        """The sentence that names every attribute; without `moving`, of a still image."""
+
+    @abstractmethod
+    def to_json(self, state: State) -> dict[str, Any]:
+        """The state as JSON."""
+
+    @abstractmethod
+    def from_json(self, record: dict[str, Any]) -> State:
+        """The inverse of `to_json`."""
