@@ -9,8 +9,8 @@ from cascade.nn.attention import CrossAttention, Segments, SelfAttention
 
 
 def modulated(
-    x: Float[Tensor, "b f s d"], shift: Float[Tensor, "b f 1 d"], scale: Float[Tensor, "b f 1 d"]
-) -> Float[Tensor, "b f s d"]:
+    x: Float[Tensor, "*shape d"], shift: Float[Tensor, "*frame d"], scale: Float[Tensor, "*frame d"]
+) -> Float[Tensor, "*shape d"]:
     """norm(x) · (1 + scale) + shift (DiT, adaLN)."""
     return torch.addcmul(shift, F.layer_norm(x, x.shape[-1:]), 1 + scale)
 
