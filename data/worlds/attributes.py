@@ -19,7 +19,7 @@ BACKGROUNDS: dict[str, tuple[int, int, int]] = {
     "white": (244, 244, 240),
     "navy": (20, 24, 84),
 }
-SIZES: dict[str, float] = {"small": 0.14, "large": 0.22}
+SIZES: dict[str, float] = {"small": 0.15, "large": 0.22}
 """Half of an object's extent, in units of the frame's shorter side."""
 DIRECTIONS: dict[str, tuple[int, int]] = {
     "left": (-1, 0),

@@ -54,6 +54,10 @@ TEMPLATES: tuple[tuple[str, str, str, str], ...] = (
 """Per phrasing: the sentence, its words for motion and for none, and the sentence for an image."""
 
 
+VERSION = 1
+"""To be raised whenever the same key would be drawn, rendered or captioned differently."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class ShapesState:
     """A clip of the world of shapes: its attributes and its exact motion.
@@ -100,6 +104,7 @@ class Shapes(World[ShapesState]):
         """Everything the drawn states depend on, as JSON."""
         return {
             "world": self.name,
+            "version": VERSION,
             "duration": self.duration,
             "travel": list(self.travel),
             "margin": self.margin,

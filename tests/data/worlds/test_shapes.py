@@ -42,7 +42,7 @@ def test_coverage_is_an_area_wherever_the_object_is(shape: str, size: int):
     areas = {
         "circle": np.pi * (0.9 * 0.2) ** 2,
         "bar": 4 * 0.2 * 0.2 / 3,
-        "cross": 4 * 0.2**2 * (2 * 0.22 - 0.22**2),
+        "cross": 4 * 0.2**2 * (2 / 4 - 1 / 16),
     }
     where = np.random.default_rng(0).uniform(-0.2, 0.2, (2, 20))
     covered = SHAPES[shape](where[0], where[1], 0.2, size, size)
