@@ -1,0 +1,70 @@
+# Cascade's commands; `make help` lists them. Variables go behind: make train STAGE=tsr1 NAME=wide
+SHELL   := /bin/bash
+PYTHON  ?= python3
+VENV    ?= .venv
+EXTRAS  ?= dev,slurm
+CASCADE ?= demo
+STAGE   ?= base
+NAME    ?= default
+DATA    ?=
+EXP     ?=
+ARGS    ?=
+PROMPT  ?= a small red circle moves left on a black background
+RUN     := $(VENV)/bin/python
+READY   := $(VENV)/.ready-$(EXTRAS)
+
+data = $(if $(DATA),$(if $(wildcard conf/data/$(DATA).yaml),data=$(DATA),data=shards "data.shards='$(DATA)'"))
+experiment = $(if $(EXP),+experiment=$(CASCADE)/$(STAGE)/$(EXP))
+stage = stage=$(CASCADE)/$(STAGE) name=$(NAME) $(data) $(experiment)
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test check train overfit smoke config params sample evaluate bench clean
+
+help:  ## list the targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+setup: $(READY)  ## make the environment in .venv
+
+$(READY): pyproject.toml
+	@test -x $(RUN) || $(PYTHON) -m venv $(VENV)
+	$(RUN) -m pip install --quiet --editable '.[$(EXTRAS)]'
+	@touch $@
+
+demo: $(READY)  ## the whole job on this machine: shards, three stages, videos, a page
+	$(RUN) -m cascade.demo $(ARGS)
+
+test: $(READY)  ## run the tests (TESTS='-m "not slow"' for the fast ones)
+	$(RUN) -m pytest $(TESTS)
+
+check: $(READY)  ## style, types, architecture
+	$(RUN) -m ruff check .
+	$(RUN) -m ruff format --check .
+	$(RUN) -m mypy
+	$(VENV)/bin/lint-imports --no-cache
+
+train: $(READY)  ## train STAGE of CASCADE on DATA; the same command goes on where it stopped
+	$(RUN) -m cascade.train $(stage) $(ARGS)
+
+overfit: $(READY)  ## is it learning? one real clip (CLIP=file) must come back
+	$(RUN) -m cascade.overfit $(stage) +debug=overfit $(if $(CLIP),"clip='$(CLIP)'") $(ARGS)
+
+smoke: $(READY)  ## two steps of STAGE, shrunk, on the CPU
+	$(RUN) -m cascade.train $(stage) +debug=smoke name=smoke $(ARGS)
+
+config: $(READY)  ## print the whole config of STAGE
+	@$(RUN) -m cascade.train $(stage) --cfg job --resolve $(ARGS)
+
+params: $(READY)  ## one line per stage of CASCADE: parameters, grid, from the meta device
+	@$(RUN) -m cascade.params cascade=$(CASCADE) $(ARGS)
+
+sample: $(READY)  ## a video for PROMPT from the trained CASCADE
+	$(RUN) -m cascade.sample cascade=$(CASCADE) "prompt='$(PROMPT)'" $(ARGS)
+
+evaluate: $(READY)  ## how well the trained CASCADE follows held-out prompts
+	$(RUN) -m cascade.evaluate cascade=$(CASCADE) $(ARGS)
+
+bench: $(READY)  ## speed of STAGE as JSON: training step, sampling, loader
+	@$(RUN) -m cascade.bench $(stage) $(ARGS)
+
+clean:  ## remove the environment and caches; runs stay
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .coverage*

@@ -1,0 +1,127 @@
+"""Speed of a stage as JSON: training step, sampling, loader; the same script on CPU and GPU.
+
+`python -m cascade.bench stage=demo/base`. The parts run in turn, several rounds, so that a machine
+whose speed drifts slows all of them; medians with minimum and maximum are given, and FLOPs with
+the share of the device's matrix peak.
+"""
+
+import json
+import logging
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import hydra
+import torch
+from omegaconf import DictConfig, OmegaConf
+
+from cascade import flops
+from cascade.grid import Grid
+
+log = logging.getLogger(__name__)
+CONF = str(Path(__file__).resolve().parents[1] / "conf")
+
+
+def spread(values: list[float]) -> dict[str, float]:
+    """Median, minimum and maximum."""
+    return {"median": statistics.median(values), "min": min(values), "max": max(values)}
+
+
+def timed(work: Callable[[], Any], device: torch.device) -> float:
+    """Seconds that `work` takes, the device's queue emptied before and after."""
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+    began = time.perf_counter()
+    work()
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+    return time.perf_counter() - began
+
+
+def training_batch(stage: Any, grid: Grid, size: int) -> dict[str, Any]:
+    """A batch of noise in the loader's form."""
+    shape = (size, 3, *grid.shape)
+    return {
+        "video": torch.randint(0, 256, shape, dtype=torch.uint8, device=stage.device),
+        "fps": torch.full((size,), grid.fps, device=stage.device),
+        "caption": ["a small red circle moves left on a black background"] * size,
+        "position": torch.arange(size),
+        "key": [str(i) for i in range(size)],
+    }
+
+
+def bench(cfg: DictConfig) -> dict[str, Any]:
+    """Every figure of the stage that `cfg` names."""
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    config: Any = OmegaConf.to_container(cfg, resolve=True)
+    stage = hydra.utils.instantiate(config["stage"], _convert_="all")
+    stage.configure_model()
+    stage.to(device)
+    recipe = stage.recipe
+    frames, height, width = recipe.crop or stage.target.shape
+    grid = Grid(frames=frames, height=height, width=width, fps=stage.target.fps)
+    size = cfg.bench.batch or recipe.global_batch
+    batch = training_batch(stage, grid, size)
+    optimizer = recipe.optimizer(stage)
+    dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
+
+    def step() -> None:
+        with torch.autocast(device.type, dtype=dtype, enabled=dtype != torch.float32):
+            loss = stage.losses(batch, purpose="bench")[0].mean()
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+
+    low = stage.reduce(torch.zeros(1, 3, *stage.target.shape, device=device))
+
+    def sample() -> None:
+        stage.sample(
+            ["a small red circle moves left"], grid=stage.target, seeds=[0], low=low, steps=2
+        )
+
+    work: dict[str, Callable[[], Any]] = {"training_step_s": step, "sample_2_steps_s": sample}
+    loader = None
+    if cfg.bench.loader:
+        data = hydra.utils.instantiate(config["data"], _convert_="all")
+        data.prepare_data()
+        data.setup("fit")
+        loader = iter(data.train_dataloader())
+        work["load_batch_s"] = lambda: next(loader)
+    times: dict[str, list[float]] = {name: [] for name in work}
+    for turn in range(cfg.bench.warmup + cfg.bench.rounds):
+        for name, one in work.items():
+            seconds = timed(one, device)
+            if turn >= cfg.bench.warmup:
+                times[name].append(seconds)
+    counted = flops.training_flops(lambda: stage.losses(batch, purpose="bench")[0].mean())
+    step_s = statistics.median(times["training_step_s"])
+    peak = flops.device_peak(device, dtype) or flops.measured_matmul_peak(device, dtype)
+    return {
+        "stage": cfg.stage.name,
+        "device": torch.cuda.get_device_name() if device.type == "cuda" else "cpu",
+        "threads": torch.get_num_threads(),
+        "torch": torch.__version__,
+        "grid": str(grid),
+        "batch": size,
+        "parameters": flops.parameter_count(stage),
+        **{name: spread(values) for name, values in times.items()},
+        "clips_per_s": size / step_s,
+        "training_flops": counted,
+        "tflop_per_s": counted / step_s / 1e12,
+        "peak_tflop_per_s": peak / 1e12,
+        "share_of_peak": counted / step_s / peak,
+        "memory_bytes": torch.cuda.max_memory_allocated() if device.type == "cuda" else None,
+    }
+
+
+@hydra.main(version_base="1.3", config_path=CONF, config_name="bench")
+def main(cfg: DictConfig) -> None:
+    """The command line."""
+    sys.stdout.write(json.dumps(bench(cfg), indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,203 @@
+"""A trained stage on disk, and a cascade of them. Loading executes nothing that came as data.
+
+A bundle is a folder: `model.safetensors` (the averaged weights), `stage.yaml` (a format number and
+what sampling needs, no paths), `card.json` (commit, data, steps, EMA width, figures). A cascade
+bundle is a folder of bundles with `cascade.yaml`: their order, and how each is sampled.
+"""
+
+import importlib
+import inspect
+import json
+import os
+import re
+import shutil
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import hydra.utils
+import yaml
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+FORMAT = 1
+WEIGHTS, STAGE, CARD, CASCADE = "model.safetensors", "stage.yaml", "card.json", "cascade.yaml"
+#: The only modules whose classes a bundle may name; functions are never called.
+_ROOMS = re.compile(r"(cascade\.(grid|text|codec|nn\.\w+|diffusion\.\w+)|stages\.\w+)")
+
+
+class BundleError(ValueError):
+    """A bundle that cannot be used, with the reason and the way out."""
+
+
+def check_targets(node: Any, *, where: str) -> None:
+    """Refuse what a bundle's YAML must not hold.
+
+    Every `_target_` must be a class defined (not merely importable) in one of the modules that a
+    stage is made of, and nothing may be interpolated.
+
+    Raises:
+        BundleError: naming the place and the target.
+    """
+    if isinstance(node, Mapping):
+        for name, value in node.items():
+            if name == "_target_":
+                _check_target(value, where=where)
+            check_targets(value, where=f"{where}.{name}")
+    elif isinstance(node, Sequence) and not isinstance(node, str):
+        for i, value in enumerate(node):
+            check_targets(value, where=f"{where}[{i}]")
+    elif isinstance(node, str) and "${" in node:
+        raise BundleError(f"{where}: a bundle may not interpolate, but says {node!r}")
+
+
+def _check_target(target: Any, *, where: str) -> None:
+    refused = f"{where}: a bundle may only build the parts of a stage that Cascade defines, not "
+    refused += repr(target)
+    module, _, name = target.rpartition(".") if isinstance(target, str) else ("", "", "")
+    if not _ROOMS.fullmatch(module):
+        raise BundleError(refused)
+    try:
+        found = getattr(importlib.import_module(module), name)
+    except (ImportError, AttributeError) as error:
+        raise BundleError(f"{where}: this version of Cascade has no {target!r}") from error
+    if not inspect.isclass(found) or found.__module__ != module:
+        raise BundleError(refused)
+
+
+def save_bundle(
+    folder: Path,
+    *,
+    stage: Mapping[str, Any],
+    weights: Mapping[str, Tensor],
+    card: Mapping[str, Any],
+) -> Path:
+    """Write a bundle, whole or not at all; `stage` is the stage's plain config without `train`."""
+    folder = Path(folder)
+    config = {name: value for name, value in stage.items() if name != "train"}
+    check_targets(config, where=STAGE)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    part = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}."))
+    try:
+        save_file({k: v.detach().cpu().contiguous() for k, v in weights.items()}, part / WEIGHTS)
+        text = yaml.safe_dump({"format": FORMAT, "stage": config}, sort_keys=False)
+        (part / STAGE).write_text(text, encoding="utf-8")
+        (part / CARD).write_text(json.dumps(card, indent=2) + "\n", encoding="utf-8")
+        part.chmod(0o755)
+        if folder.exists():
+            shutil.rmtree(folder)
+        os.replace(part, folder)
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+    return folder
+
+
+def read_card(folder: Path) -> dict[str, Any]:
+    """The bundle's card."""
+    card: dict[str, Any] = json.loads((Path(folder) / CARD).read_text(encoding="utf-8"))
+    return card
+
+
+def read_stage(folder: Path) -> dict[str, Any]:
+    """The bundle's stage config, checked.
+
+    Raises:
+        BundleError: no bundle there, another format, or a target that is not ours.
+    """
+    folder = Path(folder)
+    missing = [name for name in (WEIGHTS, STAGE, CARD) if not (folder / name).is_file()]
+    if missing:
+        raise BundleError(f"{folder} is not a bundle: it has no {', '.join(missing)}")
+    content = yaml.safe_load((folder / STAGE).read_text(encoding="utf-8"))
+    if not isinstance(content, dict) or content.get("format") != FORMAT:
+        found = content.get("format") if isinstance(content, dict) else None
+        raise BundleError(
+            f"{folder / STAGE}: format {found!r}, but this Cascade reads format {FORMAT}"
+        )
+    stage = content.get("stage")
+    if not isinstance(stage, dict):
+        raise BundleError(f"{folder / STAGE}: holds no stage")
+    check_targets(stage, where=str(folder / STAGE))
+    return stage
+
+
+def load_stage(folder: str | Path) -> nn.Module:
+    """The stage of a bundle, in evaluation mode.
+
+    Raises:
+        BundleError: it was never trained, or its weights are not of its own config's shapes.
+    """
+    folder = Path(folder)
+    config, card = read_stage(folder), read_card(folder)
+    if not card.get("steps"):
+        raise BundleError(
+            f"{folder} was never trained (card.json: steps {card.get('steps')!r}); "
+            f"train it first: make train STAGE={config.get('name')}"
+        )
+    stage: nn.Module = hydra.utils.instantiate(config, _convert_="all")
+    configure = getattr(stage, "configure_model", None)
+    if configure is not None:
+        configure()
+    load_weights(stage, folder)
+    return stage.eval()
+
+
+def load_weights(module: nn.Module, folder: str | Path) -> None:
+    """Copy a bundle's weights into `module`, every one of them.
+
+    Raises:
+        BundleError: naming the weights that are missing, unknown or of another shape.
+    """
+    given = load_file(Path(folder) / WEIGHTS)
+    wanted = module.state_dict()
+    wrong = [
+        f"{name}: {tuple(given[name].shape)} in the bundle, {tuple(wanted[name].shape)} in the net"
+        for name in sorted(given.keys() & wanted.keys())
+        if given[name].shape != wanted[name].shape
+    ]
+    wrong += [f"{name}: missing in the bundle" for name in sorted(wanted.keys() - given.keys())]
+    wrong += [f"{name}: unknown to the net" for name in sorted(given.keys() - wanted.keys())]
+    if wrong:
+        shown = "; ".join(wrong[:3])
+        raise BundleError(
+            f"{folder}: {len(wrong)} weights do not fit ({shown}{'; …' if len(wrong) > 3 else ''}); "
+            f"use the config that the bundle was trained with, or train anew"
+        )
+    module.load_state_dict(given)
+
+
+def save_cascade(
+    folder: Path, *, bundles: Mapping[str, Path], sampling: Mapping[str, Mapping[str, Any]]
+) -> Path:
+    """Write a cascade bundle: copies of the stages' bundles, in order, and `cascade.yaml`.
+
+    `sampling` may give, per stage, `steps`, `guidance_scale` and `low_logsnr`.
+    """
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, source in bundles.items():
+        read_stage(source)
+        shutil.copytree(source, folder / name, dirs_exist_ok=True)
+    stages = [{"bundle": name, **sampling.get(name, {})} for name in bundles]
+    text = yaml.safe_dump({"format": FORMAT, "stages": stages}, sort_keys=False)
+    part = folder / f".{CASCADE}"
+    part.write_text(text, encoding="utf-8")
+    os.replace(part, folder / CASCADE)
+    return folder
+
+
+def read_cascade(folder: Path) -> list[dict[str, Any]]:
+    """Per stage, in order: its `bundle` (a path) and how it is sampled."""
+    path = Path(folder) / CASCADE
+    if not path.is_file():
+        raise BundleError(f"{folder} is not a cascade bundle: it has no {CASCADE}")
+    content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    if not isinstance(content, dict) or content.get("format") != FORMAT:
+        raise BundleError(f"{path}: this Cascade reads format {FORMAT}")
+    entries = []
+    for entry in content.get("stages", []):
+        if Path(entry["bundle"]).name != entry["bundle"]:
+            raise BundleError(f"{path}: {entry['bundle']!r} must name a folder beside it")
+        entries.append({**entry, "bundle": Path(folder) / entry["bundle"]})
+    return entries

@@ -1,0 +1,29 @@
+"""How near a video comes to the one it should be: PSNR and SSIM per clip, in [-1, 1] pixels."""
+
+from jaxtyping import Float
+from torch import Tensor
+from torchmetrics.functional.image import (
+    peak_signal_noise_ratio,
+    structural_similarity_index_measure,
+)
+
+
+def psnr(
+    made: Float[Tensor, "b c f h w"], wanted: Float[Tensor, "b c f h w"]
+) -> Float[Tensor, " b"]:
+    """Peak signal-to-noise ratio in dB, over all pixels of a clip."""
+    value: Tensor = peak_signal_noise_ratio(
+        made, wanted, data_range=2.0, dim=(1, 2, 3, 4), reduction="none"
+    )
+    return value
+
+
+def ssim(
+    made: Float[Tensor, "b c f h w"], wanted: Float[Tensor, "b c f h w"]
+) -> Float[Tensor, " b"]:
+    """Structural similarity (Wang et al., 2004), the mean over a clip's frames."""
+    count, _, frames, _, _ = made.shape
+    flat = [v.transpose(1, 2).flatten(0, 1).contiguous() for v in (made, wanted)]
+    value = structural_similarity_index_measure(*flat, data_range=2.0, reduction="none")
+    assert isinstance(value, Tensor)
+    return value.view(count, frames).mean(1)

@@ -1,0 +1,51 @@
+"""One line per stage of a cascade, from the meta device: `python -m cascade.params cascade=demo`."""
+
+from pathlib import Path
+
+import hydra
+import torch
+from hydra import compose, initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
+from omegaconf import DictConfig
+from rich.console import Console
+from rich.table import Table
+
+CONF = str(Path(__file__).resolve().parents[1] / "conf")
+
+
+def build_on_meta(choice: str) -> tuple[torch.nn.Module, int]:
+    """The stage of config `stage=<choice>` without memory for its weights, and their number."""
+    if not GlobalHydra.instance().is_initialized():
+        initialize_config_dir(version_base="1.3", config_dir=CONF)
+    config = compose("train", overrides=[f"stage={choice}"])["stage"]
+    config.pop("train")
+    with torch.device("meta"):
+        stage: torch.nn.Module = hydra.utils.instantiate(config, _convert_="all")
+        stage.configure_model()  # type: ignore[operator]  # a stage's own method
+    return stage, sum(p.numel() for p in stage.parameters())
+
+
+@hydra.main(version_base="1.3", config_path=CONF, config_name="params")
+def main(cfg: DictConfig) -> None:
+    """The command line."""
+    table = Table(title=f"cascade {cfg.cascade.name}")
+    for column in ("stage", "frames×height×width", "fps", "parameters", "published", "ratio"):
+        table.add_column(column, justify="right" if column != "stage" else "left")
+    GlobalHydra.instance().clear()
+    for name in cfg.cascade.stages:
+        stage, count = build_on_meta(f"{cfg.cascade.name}/{name}")
+        grid = stage.target
+        published = cfg.cascade.get("published", {}).get(name)
+        table.add_row(
+            name,
+            "×".join(str(side) for side in grid.shape),  # type: ignore[union-attr, operator]  # a Grid
+            f"{grid.fps:g}",
+            f"{count / 1e6:,.1f} M",
+            f"{published / 1e6:,.0f} M" if published else "–",
+            f"{count / published:.3f}" if published else "–",
+        )
+    Console(width=100).print(table)
+
+
+if __name__ == "__main__":
+    main()

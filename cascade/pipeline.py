@@ -1,0 +1,355 @@
+"""A cascade of trained stages, run as one: a prompt in, a video out.
+
+    cascade = Cascade.from_pretrained("runs/demo/cascade")
+    video = cascade("a small red circle moves left", generator=torch.Generator().manual_seed(0))
+
+Sample i depends on its own prompt and seed alone, so a video is the same whatever else is in the
+batch.
+"""
+
+import contextlib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from cascade.bundle import CASCADE, BundleError, load_stage, read_cascade
+from cascade.conditioning import Given
+from cascade.diffusion.sampler import Step
+from cascade.grid import Grid
+from cascade.video import resize, to_uint8
+
+OutputType = Literal["pt", "np", "uint8"]
+
+
+@dataclass(frozen=True)
+class CascadeOutput:
+    """Videos, and what each stage made on the way (in [-1, 1], `b c f h w`, by stage name)."""
+
+    videos: Any
+    grid: Grid
+    stages: Mapping[str, Float[Tensor, "b c f h w"]] = field(repr=False)
+
+
+class Cascade:
+    """An ordered chain of stages; `from_pretrained` makes one from bundles."""
+
+    def __init__(
+        self,
+        stages: Sequence[nn.Module],
+        *,
+        sampling: Sequence[Mapping[str, Any]] | None = None,
+        device: torch.device | str = "cpu",
+        dtype: torch.dtype = torch.float32,
+        offload: bool = False,
+    ) -> None:
+        """Join stages.
+
+        Args:
+            stages: in order, a base first.
+            sampling: per stage, `steps`, `guidance_scale` and `low_logsnr`, where the cascade
+                says other than the stage.
+            device: where the stages run.
+            dtype: float32, or bfloat16/float16 for autocast.
+            offload: keep each stage on the CPU but while it runs.
+
+        Raises:
+            ValueError: the stages do not meet.
+        """
+        self.stages: list[Any] = list(stages)
+        self.sampling = list(sampling or [{} for _ in stages])
+        self.device, self.dtype, self.offload = torch.device(device), dtype, offload
+        check_chain(self.stages)
+        for stage in self.stages:
+            stage.eval().to("cpu" if offload else self.device)
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        source: str | Path | Sequence[str | Path],
+        *,
+        device: torch.device | str = "cpu",
+        dtype: torch.dtype = torch.float32,
+        offload: bool = False,
+    ) -> "Cascade":
+        """A cascade from a cascade bundle, or from bundles in order.
+
+        Raises:
+            BundleError: a bundle is damaged, foreign or was never trained.
+            ValueError: the stages do not meet.
+        """
+        sampling: list[dict[str, Any]]
+        if isinstance(source, str | Path) and (Path(source) / CASCADE).is_file():
+            entries = read_cascade(Path(source))
+            paths = [entry.pop("bundle") for entry in entries]
+            sampling = entries
+        else:
+            paths = [source] if isinstance(source, str | Path) else list(source)
+            sampling = [{} for _ in paths]
+        if not paths:
+            raise BundleError(f"{source}: a cascade needs at least a base stage, got none")
+        stages = [load_stage(path) for path in paths]
+        return cls(stages, sampling=sampling, device=device, dtype=dtype, offload=offload)
+
+    @classmethod
+    def from_runs(
+        cls,
+        runs: str | Path,
+        chain: Mapping[str, Any],
+        *,
+        run: str = "default",
+        **options: Any,
+    ) -> "Cascade":
+        """The cascade `chain` (name, stages, sampling) from the bundles of its training runs.
+
+        Raises:
+            BundleError: a stage has no bundle yet; the message says how to train it.
+        """
+        paths = []
+        for name in chain["stages"]:
+            path = Path(runs) / chain["name"] / name / run / "bundle"
+            if not path.is_dir():
+                raise BundleError(
+                    f"stage {name} of cascade {chain['name']} is not trained: {path} is missing; "
+                    f"make train STAGE={name} CASCADE={chain['name']} NAME={run}"
+                )
+            paths.append(path)
+        sampling = [dict(chain.get("sampling", {}).get(name, {})) for name in chain["stages"]]
+        return cls([load_stage(path) for path in paths], sampling=sampling, **options)
+
+    def grids(self, *, frames: int | None, height: int | None, width: int | None) -> list[Grid]:
+        """Each stage's grid when the *base* makes frames × height × width (its target's by default).
+
+        Raises:
+            ValueError: a stage cannot run on its grid.
+        """
+        target = self.stages[0].target
+        grid = Grid(
+            frames=frames or target.frames,
+            height=height or target.height,
+            width=width or target.width,
+            fps=target.fps,
+        )
+        grids = []
+        for stage in self.stages:
+            grid = grid.scaled(time=stage.scale.time, space=stage.scale.space)
+            stage.check_grid(grid)
+            grids.append(grid)
+        return grids
+
+    @torch.inference_mode()
+    def __call__(
+        self,
+        prompt: str | Sequence[str],
+        negative_prompt: str | Sequence[str] | None = None,
+        *,
+        num_inference_steps: int | Sequence[int] | None = None,
+        guidance_scale: float | Sequence[float] | None = None,
+        generator: torch.Generator | Sequence[torch.Generator] | None = None,
+        output_type: OutputType = "pt",
+        frames: int | None = None,
+        height: int | None = None,
+        width: int | None = None,
+        given: Given | None = None,
+        batch_size: int | None = None,
+        on_step: Callable[[str, Step], None] | None = None,
+    ) -> CascadeOutput:
+        """Videos for prompts.
+
+        Args:
+            prompt: one, or one per video; the empty prompt asks for any video.
+            negative_prompt: what guidance leads away from, one for all or one per video.
+            num_inference_steps: for every stage, or one per stage; the bundle's by default.
+            guidance_scale: likewise.
+            generator: one for all, or one per video. One for all draws each video's seed in turn,
+                so video i is the same in a batch of any size.
+            output_type: "pt" float `b c f h w` in [-1, 1]; "np" float `b f h w c` in [0, 1];
+                "uint8" tensor `b f h w c`.
+            frames: of the *base*; its own by default, as `height` and `width`.
+            height: of the base.
+            width: of the base.
+            given: frames and regions that the user fixed, on the last stage's grid.
+            batch_size: how many videos at once; all by default.
+            on_step: called with the stage's name and the step.
+
+        Raises:
+            ValueError: a prompt is longer than the text encoder reads, a grid does not fit, or the
+                counts of prompts, negative prompts and generators differ.
+        """
+        prompts = [prompt] if isinstance(prompt, str) else list(prompt)
+        if not prompts:
+            raise ValueError("no prompt was given; the empty prompt '' asks for any video")
+        negatives = _per_video(negative_prompt or "", len(prompts), "negative prompts")
+        for stage in self.stages:
+            for text in {*prompts, *negatives}:
+                stage.text.check(text)
+        grids = self.grids(frames=frames, height=height, width=width)
+        if given is not None and tuple(given.frames.shape[2:]) != grids[-1].shape:
+            raise ValueError(
+                f"given frames must live on the last stage's grid {grids[-1].shape}, "
+                f"got {tuple(given.frames.shape[2:])}"
+            )
+        seeds = _seeds(generator, len(prompts))
+        steps = self._settings(num_inference_steps, "steps")
+        scales = self._settings(guidance_scale, "guidance_scale")
+        count = batch_size or len(prompts)
+        parts: list[dict[str, Tensor]] = []
+        for first in range(0, len(prompts), count):
+            rows = slice(first, first + count)
+            parts.append(
+                self._run(
+                    prompts[rows],
+                    negatives[rows],
+                    seeds[rows],
+                    grids=grids,
+                    given=given and _rows(given, rows),
+                    steps=steps,
+                    scales=scales,
+                    on_step=on_step,
+                )
+            )
+        made = {s.name: torch.cat([part[s.name] for part in parts]) for s in self.stages}
+        last = made[self.stages[-1].name]
+        return CascadeOutput(videos=_output(last, output_type), grid=grids[-1], stages=made)
+
+    def _run(
+        self,
+        prompts: Sequence[str],
+        negatives: Sequence[str],
+        seeds: Sequence[int],
+        *,
+        grids: Sequence[Grid],
+        given: Given | None,
+        steps: Sequence[int | None],
+        scales: Sequence[float | None],
+        on_step: Callable[[str, Step], None] | None,
+    ) -> dict[str, Tensor]:
+        low: Tensor | None = None
+        made = {}
+        for i, (stage, grid) in enumerate(zip(self.stages, grids, strict=True)):
+            name = stage.name
+            with self._placed(stage):
+                low = stage.sample(
+                    prompts,
+                    grid=grid,
+                    seeds=seeds,
+                    negative=negatives,
+                    low=low,
+                    given=given and bring_given(given, grid, stage.device),
+                    steps=steps[i],
+                    guidance_scale=scales[i],
+                    low_logsnr=self.sampling[i].get("low_logsnr"),
+                    on_step=None if on_step is None else lambda step, n=name: on_step(n, step),
+                )
+            made[name] = low.cpu()
+        return made
+
+    @contextlib.contextmanager
+    def _placed(self, stage: Any) -> Any:
+        """The stage on its device and in its dtype, and off again where memory is short."""
+        if self.offload:
+            stage.to(self.device)
+        cast = torch.autocast(
+            self.device.type, dtype=self.dtype, enabled=self.dtype != torch.float32
+        )
+        try:
+            with cast:
+                yield
+        finally:
+            if self.offload:
+                stage.to("cpu")
+
+    def _settings(self, value: Any, name: str) -> list[Any]:
+        """One per stage: the call's, else the cascade bundle's, else none (the stage's own)."""
+        if value is None:
+            return [entry.get(name) for entry in self.sampling]
+        values = list(value) if isinstance(value, Sequence) else [value] * len(self.stages)
+        if len(values) != len(self.stages):
+            raise ValueError(f"{name}: {len(self.stages)} stages, but {len(values)} values")
+        return values
+
+
+def check_chain(stages: Sequence[Any]) -> None:
+    """Refuse stages that do not meet.
+
+    Raises:
+        ValueError: the first is no base, a later one is, or the frame rates do not chain.
+    """
+    if not stages or stages[0].augment is not None:
+        raise ValueError("a cascade starts with a base stage")
+    names = [stage.name for stage in stages]
+    if len(set(names)) < len(names):
+        raise ValueError(f"the stages of a cascade need names of their own, got {', '.join(names)}")
+    for before, after in zip(stages, stages[1:], strict=False):
+        if after.augment is None:
+            raise ValueError(f"{after.name} is a base stage and can only come first")
+        if after.low_grid.fps != before.target.fps:
+            raise ValueError(
+                f"{before.name} and {after.name} do not meet: {before.name} makes "
+                f"{before.target.fps:g} frames per second, {after.name} takes "
+                f"{after.low_grid.fps:g} (it makes {after.target} with {after.scale})"
+            )
+
+
+def bring_given(given: Given, grid: Grid, device: torch.device) -> Given:
+    """Given frames and regions brought from the last stage's grid to an earlier stage's.
+
+    In time each frame stands for an interval; the first frame in it that has anything given is
+    taken. In space frames are resized, antialiased, and a region counts where it covers a pixel.
+    """
+    frames, mask = given.frames.to(device), given.mask.to(device)
+    factor = frames.shape[2] // grid.frames
+    if factor > 1:
+        any_given = mask.flatten(3).amax((1, 3)).unflatten(1, (grid.frames, factor)) > 0
+        first = any_given.float().argmax(2) + factor * torch.arange(grid.frames, device=device)
+        frames = _pick(frames, first)
+        mask = _pick(mask, first)
+    if frames.shape[3:] != (grid.height, grid.width):
+        frames = resize(frames, grid.height, grid.width)
+        mask = (resize(mask, grid.height, grid.width) > 1 - 1e-3).to(frames)
+    return Given(frames * mask, mask)
+
+
+def _pick(x: Float[Tensor, "b c f h w"], index: Tensor) -> Float[Tensor, "b c g h w"]:
+    picked = index[:, None, :, None, None].expand(-1, x.shape[1], -1, *x.shape[3:])
+    return x.gather(2, picked)
+
+
+def _rows(given: Given, rows: slice) -> Given:
+    return Given(given.frames[rows], given.mask[rows])
+
+
+def _per_video(value: str | Sequence[str], count: int, name: str) -> list[str]:
+    values = [value] * count if isinstance(value, str) else list(value)
+    if len(values) != count:
+        raise ValueError(f"{count} prompts, but {len(values)} {name}; give one, or one per prompt")
+    return values
+
+
+def _seeds(generator: torch.Generator | Sequence[torch.Generator] | None, count: int) -> list[int]:
+    """One seed per video, drawn from its generator."""
+    if isinstance(generator, Sequence):
+        if len(generator) != count:
+            raise ValueError(f"{count} prompts, but {len(generator)} generators; give one or {count}")
+        each = list(generator)
+    else:
+        each = [generator or torch.Generator().manual_seed(torch.seed() % 2**63)] * count
+    return [
+        int(torch.randint(2**62, (1,), generator=one, device=one.device).item()) for one in each
+    ]
+
+
+def _output(videos: Float[Tensor, "b c f h w"], output_type: OutputType) -> Any:
+    if output_type == "pt":
+        return videos
+    channels_last = videos.permute(0, 2, 3, 4, 1)
+    if output_type == "np":
+        return np.asarray((channels_last / 2 + 0.5).clamp(0, 1))
+    if output_type == "uint8":
+        return to_uint8(channels_last)
+    raise ValueError(f"output_type must be pt, np or uint8, got {output_type!r}")

@@ -1,0 +1,161 @@
+"""Train one stage: `python -m cascade.train stage=demo/tsr1`.
+
+The run lives in `runs/<cascade>/<stage>/<name>`. The same command again goes on where it stopped;
+a changed config is refused with the difference. A finished run leaves a bundle.
+"""
+
+import json
+import logging
+import os
+import platform
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import hydra
+import pytorch_lightning as pl
+import torch
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import DictConfig, OmegaConf
+
+from cascade.bundle import load_weights, save_bundle
+from cascade.callbacks.ema import averages
+
+log = logging.getLogger(__name__)
+CONF = str(Path(__file__).resolve().parents[1] / "conf")
+#: What may change between a run's legs: it does not touch the numbers.
+FREE = ("trainer", "callbacks", "logger", "paths", "hydra", "name")
+
+
+class ConfigChangedError(ValueError):
+    """A run was started with another config."""
+
+
+def differences(old: Any, new: Any, *, where: str = "") -> list[str]:
+    """Every key whose value differs, as `key: old → new`."""
+    if isinstance(old, dict) and isinstance(new, dict):
+        keys = [*old, *(key for key in new if key not in old)]
+        parts = [
+            differences(old.get(key, "nothing"), new.get(key, "nothing"), where=f"{where}.{key}")
+            for key in keys
+        ]
+        return [line for part in parts for line in part]
+    return [] if old == new else [f"{where.lstrip('.')}: {old!r} → {new!r}"]
+
+
+def keep_config(run: Path, config: dict[str, Any]) -> None:
+    """Write the run's config, or hold this one against it.
+
+    Raises:
+        ConfigChangedError: naming every difference and the ways out.
+    """
+    path = run / "config.json"
+    numbers = {name: value for name, value in config.items() if name not in FREE}
+    if path.is_file():
+        changed = differences(json.loads(path.read_text()), numbers)
+        if changed:
+            lines = "\n  ".join(changed)
+            raise ConfigChangedError(
+                f"{run} was started with another config:\n  {lines}\n"
+                f"Go on with the old one, choose another NAME=…, or start from its weights by "
+                f"ARGS='init_from={run}/bundle'"
+            )
+    elif int(os.environ.get("LOCAL_RANK", "0")) == 0:
+        run.mkdir(parents=True, exist_ok=True)
+        part = run / ".config.json"
+        part.write_text(json.dumps(numbers, indent=2, ensure_ascii=False))
+        part.replace(path)
+
+
+def newest_checkpoint(run: Path) -> Path | None:
+    """The run's checkpoint with the highest step; none at the start."""
+    return max((run / "checkpoints").glob("*.ckpt"), default=None)
+
+
+def commit() -> str | None:
+    """The commit of the code that runs, `+` behind it where it was changed; none outside git."""
+    here = Path(__file__).resolve().parent
+    try:
+        told = subprocess.run(
+            ["git", "describe", "--always", "--dirty=+", "--abbrev=12"],
+            cwd=here,
+            capture_output=True,
+            text=True,
+            check=True,
+            timeout=10,
+        )
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return told.stdout.strip()
+
+
+def card(trainer: pl.Trainer, data: Any, sigma_rel: float) -> dict[str, Any]:
+    """What a bundle says of its own making."""
+    return {
+        "steps": trainer.global_step,
+        "sigma_rel": sigma_rel,
+        "commit": commit(),
+        "data": getattr(data, "fingerprint", None),
+        "torch": torch.__version__,
+        "machine": platform.machine(),
+        "figures": {
+            name: float(value)
+            for name, value in sorted(trainer.callback_metrics.items())
+            if name.startswith("val/")
+        },
+    }
+
+
+def train(cfg: DictConfig, run: Path) -> None:
+    """Train, resume or finish the run in folder `run`."""
+    config = OmegaConf.to_container(cfg, resolve=True)
+    assert isinstance(config, dict)
+    keep_config(run, {str(name): value for name, value in config.items()})
+    if (run / "bundle").is_dir():
+        log.info("%s is trained: %s/bundle; another NAME=… trains another", cfg.stage.name, run)
+        return
+    pl.seed_everything(cfg.seed, workers=True, verbose=False)
+    stage = hydra.utils.instantiate(config["stage"], _convert_="all")
+    data = hydra.utils.instantiate(config["data"], _convert_="all")
+    checkpoint = newest_checkpoint(run)
+    if checkpoint is None and cfg.init_from is not None:
+        stage.configure_model()
+        load_weights(stage, cfg.init_from)
+    callbacks = [hydra.utils.instantiate(c, _convert_="all") for c in config["callbacks"].values()]
+    for callback in callbacks:
+        if isinstance(callback, pl.callbacks.ModelCheckpoint):
+            callback.dirpath = str(run / "checkpoints")
+    trainer: pl.Trainer = hydra.utils.instantiate(
+        config["trainer"],
+        callbacks=callbacks,
+        logger=[hydra.utils.instantiate(c) for c in config["logger"].values()],
+        default_root_dir=str(run),
+        _convert_="all",
+    )
+    if checkpoint is not None:
+        log.info("going on from %s", checkpoint)
+    trainer.fit(stage, data, ckpt_path=checkpoint, weights_only=True)
+    if trainer.global_step < cfg.stage.train.steps:
+        trainer.save_checkpoint(run / "checkpoints" / f"{trainer.global_step:08d}.ckpt")
+        log.info("stopped at step %d; the same command goes on", trainer.global_step)
+        return
+    trainer.validate(stage, data, verbose=False)
+    ema = averages(trainer)
+    if trainer.is_global_zero:
+        save_bundle(
+            run / "bundle",
+            stage=config["stage"],
+            weights=ema.weights(stage),
+            card=card(trainer, data, ema.sigma_rels[0]),
+        )
+        log.info("bundle: %s/bundle", run)
+
+
+@hydra.main(version_base="1.3", config_path=CONF, config_name="train")
+def main(cfg: DictConfig) -> None:
+    """The command line."""
+    train(cfg, Path(HydraConfig.get().runtime.output_dir))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,419 @@
+"""One conditional denoiser of a cascade as a Lightning module; its kinds say how they degrade.
+
+A training step is the same in all stages: read a clip and its caption, degrade the clip to `low`,
+noise-condition `low` at a random level told to the network, draw a way to prompt and make `given`
+and `mask` from the clip itself, draw a log-SNR per frame, denoise, weigh the loss. Every draw is
+keyed by (seed, position, purpose).
+"""
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import pytorch_lightning as pl
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+
+from cascade import keyed
+from cascade.codec import Codec
+from cascade.conditioning import Given, text, whole_frames
+from cascade.diffusion.augment import NoiseAugment
+from cascade.diffusion.gaussian import diffuse, per_frame, target, to_x
+from cascade.diffusion.loss import denoising_loss
+from cascade.diffusion.process import Diffusion, Sampling, StartedAt
+from cascade.diffusion.sampler import Step
+from cascade.grid import Grid
+from cascade.text import TextEncoder, TextFeatures
+from cascade.video import to_float
+from stages.training import Training
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scale:
+    """How many times the frames (`time`) and the height and width (`space`) a stage makes."""
+
+    time: int = 1
+    space: int = 1
+
+
+@dataclass(frozen=True)
+class Condition:
+    """All that a denoising step is told, besides z and its log-SNR."""
+
+    low: Float[Tensor, "b c f h w"] | None
+    given: Given
+    text: TextFeatures
+    scalars: Float[Tensor, "b k"]
+
+    @property
+    def frames(self) -> Bool[Tensor, "b f"]:
+        """The frames that the user fixed whole."""
+        return whole_frames(self.given.mask)
+
+
+def take(batch: dict[str, Any], rows: Sequence[int]) -> dict[str, Any]:
+    """The batch's samples with these numbers."""
+    return {
+        name: value[list(rows)] if isinstance(value, Tensor) else [value[i] for i in rows]
+        for name, value in batch.items()
+    }
+
+
+class Stage(pl.LightningModule, ABC):
+    """A stage of a cascade: text, the stage before and given frames in, video out."""
+
+    #: The numbers told to the network by adaLN, in this order: "augment", "fps", "height", "width".
+    scalars: ClassVar[tuple[str, ...]]
+
+    def __init__(
+        self,
+        *,
+        name: str,
+        scale: Scale,
+        target: Grid,
+        net: Callable[..., nn.Module],
+        diffusion: Diffusion,
+        text: TextEncoder,
+        codec: Codec,
+        sampling: Sampling,
+        augment: NoiseAugment | None = None,
+        train: Training | None = None,
+    ) -> None:
+        super().__init__()
+        self.name = name
+        self.scale = scale
+        self.target = target
+        self.diffusion = diffusion
+        self.text = text
+        self.codec = codec
+        self.sampling = sampling
+        self.augment = augment
+        self.recipe = train
+        self._build = net
+        self.net: nn.Module | None = None
+        #: The stage before, where validation starts from one; a list keeps it out of the weights.
+        self._before: list[nn.Module] = []
+        self.check_scale()
+        self.low_grid = target.divided(time=scale.time, space=scale.space)
+
+    # What a kind says ---------------------------------------------------------------------------
+
+    @abstractmethod
+    def check_scale(self) -> None:
+        """Refuse a `scale` that is not this kind's, with a ValueError."""
+
+    @abstractmethod
+    def reduce(self, x: Float[Tensor, "b c f h w"]) -> Float[Tensor, "b c f2 h2 w2"] | None:
+        """What the stage before would hand over, made from the clip itself; none for a base."""
+
+    @abstractmethod
+    def expand(self, low: Float[Tensor, "b c f2 h2 w2"]) -> Float[Tensor, "b c f h w"]:
+        """What the stage before hands over, brought to this stage's grid: the channels `low`."""
+
+    @abstractmethod
+    def measure(self, batch: dict[str, Any]) -> dict[str, Float[Tensor, " b"]]:
+        """Figures of validation clips, one number per clip, by name; none for a base."""
+
+    # Network ------------------------------------------------------------------------------------
+
+    def configure_model(self) -> None:
+        """Build the network, once (here, so that a sharding strategy can wrap it as it is made)."""
+        if self.net is not None:
+            return
+        low = 0 if self.augment is None else self.codec.channels
+        self.net = self._build(
+            in_channels=2 * self.codec.channels + low + 1,
+            out_channels=self.codec.channels,
+            text_width=self.text.width,
+            num_scalars=len(self.scalars),
+        )
+
+    @property
+    def multiple(self) -> tuple[int, int, int]:
+        """What frames, height and width of this stage's videos must be multiples of."""
+        self.configure_model()
+        assert self.net is not None
+        net: tuple[int, int, int] = tuple(self.net.multiple)  # type: ignore[arg-type]  # a module's attribute
+        scale = (self.scale.time, self.scale.space, self.scale.space)
+        sides = zip(net, self.codec.factor, scale, strict=True)
+        frames, height, width = (math.lcm(n * c, s) for n, c, s in sides)
+        return frames, height, width
+
+    def check_grid(self, grid: Grid) -> None:
+        """Refuse a grid that this stage cannot run on, with a ValueError."""
+        grid.check_multiple(self.multiple, name=f"stage {self.name}")
+
+    def predict(
+        self, z: Float[Tensor, "b c f h w"], logsnr: Float[Tensor, "b f"], cond: Condition
+    ) -> Float[Tensor, "b c f h w"]:
+        """The network's raw output for noisy `z`."""
+        assert self.net is not None
+        low = [] if cond.low is None else [cond.low]
+        x = torch.cat([z, *low, cond.given.frames, cond.given.mask], dim=1)
+        out: Tensor = self.net(x, logsnr, cond.text.tokens, cond.text.mask, cond.scalars)
+        return out
+
+    def _scalars(
+        self, grid: Grid, fps: Float[Tensor, " b"], level: Float[Tensor, " b"] | None
+    ) -> Float[Tensor, "b k"]:
+        """The numbers told by adaLN, each brought to about unit size."""
+        values = {
+            "fps": torch.log(fps / 8),
+            "height": torch.full_like(fps, math.log(grid.height / 64)),
+            "width": torch.full_like(fps, math.log(grid.width / 64)),
+        }
+        if level is not None:
+            values["augment"] = level.to(fps) / 8
+        return torch.stack([values[name] for name in self.scalars], dim=1)
+
+    def _clamp(
+        self,
+        z: Float[Tensor, "b c f h w"],
+        logsnr: Float[Tensor, " b"],
+        cond: Condition,
+    ) -> tuple[Float[Tensor, "b c f h w"], Float[Tensor, "b f"]]:
+        """Given frames stay as they are, at the highest log-SNR; the others stay noisy."""
+        frames = cond.frames
+        z = torch.where(per_frame(frames), cond.given.frames, z)
+        top = torch.full_like(logsnr, self.diffusion.schedule.logsnr_max)
+        return z, torch.where(frames, top[:, None], logsnr[:, None])
+
+    # Training -----------------------------------------------------------------------------------
+
+    def losses(
+        self, batch: dict[str, Any], *, purpose: str
+    ) -> tuple[Float[Tensor, " b"], Float[Tensor, " b"]]:
+        """The weighted loss of each sample, and the log-SNR it was drawn at."""
+        assert self.recipe is not None
+        seed, positions = self.recipe.seed, batch["position"].tolist()
+        x = self.codec.encode(to_float(batch["video"]))
+        schedule = self.diffusion.schedule
+        cond = self._training_condition(x, batch, seed=seed, positions=positions, purpose=purpose)
+        u = keyed.uniforms(seed, positions, f"{purpose}/time").to(x.device, torch.float32)
+        drawn = self.diffusion.logsnr(u)
+        eps = keyed.normals(seed, positions, f"{purpose}/eps", x.shape[1:], x.device)
+        clean = torch.full_like(drawn, schedule.logsnr_max)
+        logsnr = torch.where(cond.frames, clean[:, None], drawn[:, None])
+        alpha, sigma = per_frame(schedule.alpha(logsnr)), per_frame(schedule.sigma(logsnr))
+        z = torch.where(per_frame(cond.frames), x, diffuse(x, eps, alpha, sigma))
+        loss = denoising_loss(
+            self.diffusion.target,
+            self.predict(z, logsnr, cond),
+            target(self.diffusion.target, x, eps, alpha, sigma),
+            logsnr,
+            alpha,
+            sigma,
+            self.diffusion.weight,
+            ~cond.frames,
+        )
+        return loss, drawn
+
+    def _training_condition(
+        self,
+        x: Float[Tensor, "b c f h w"],
+        batch: dict[str, Any],
+        *,
+        seed: int,
+        positions: Sequence[int],
+        purpose: str,
+    ) -> Condition:
+        assert self.recipe is not None
+        low, level = self.reduce(x), None
+        if low is not None and self.augment is not None:
+            low = self.expand(low)
+            u = keyed.uniforms(seed, positions, f"{purpose}/augment").to(x.device, torch.float32)
+            level = self.augment.level(u)
+            noise = keyed.normals(seed, positions, f"{purpose}/low", low.shape[1:], x.device)
+            low = self.augment(low, level, noise)
+        dropped = keyed.uniforms(seed, positions, f"{purpose}/text") < self.recipe.text_dropout
+        captions = [
+            "" if drop else caption
+            for caption, drop in zip(batch["caption"], dropped.tolist(), strict=True)
+        ]
+        _, _, frames, height, width = x.shape
+        grid = Grid(frames=frames, height=height, width=width, fps=self.target.fps)
+        return Condition(
+            low=low,
+            given=self.recipe.modes.draw(x, seed=seed, positions=positions),
+            text=self.text(captions),
+            scalars=self._scalars(grid, batch["fps"].to(x), level),
+        )
+
+    def training_step(self, batch: dict[str, Any], _: int) -> dict[str, Tensor]:
+        """The mean loss; each sample's own loss and log-SNR beside it for whoever watches."""
+        losses, logsnr = self.losses(batch, purpose="train")
+        loss = losses.mean()
+        self.log("train/loss", loss, prog_bar=True)
+        return {"loss": loss, "losses": losses.detach(), "logsnr": logsnr}
+
+    def validation_step(self, batch: dict[str, Any], _: int) -> None:
+        """The loss at fixed draws, and the kind's own figures on the first `val_videos` clips."""
+        assert self.recipe is not None
+        losses, _drawn = self.losses(batch, purpose="val")
+        self._log_mean("val/loss", losses)
+        few = [i for i, p in enumerate(batch["position"].tolist()) if p < self.recipe.val_videos]
+        if few:
+            for name, values in self.measure(take(batch, few)).items():
+                self._log_mean(f"val/{name}", values)
+
+    def _log_mean(self, name: str, values: Float[Tensor, " b"]) -> None:
+        self.log(name, values.mean(), batch_size=len(values), sync_dist=True)
+
+    def configure_optimizers(self) -> Any:
+        """One optimizer, and the learning rate's factor per step."""
+        assert self.recipe is not None
+        optimizer = self.recipe.optimizer(self)
+        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, self.recipe.lr_factor)
+        return {
+            "optimizer": optimizer,
+            "lr_scheduler": {"scheduler": schedule, "interval": "step"},
+        }
+
+    # Sampling -----------------------------------------------------------------------------------
+
+    @torch.inference_mode()
+    def sample(
+        self,
+        captions: Sequence[str],
+        *,
+        grid: Grid,
+        seeds: Sequence[int],
+        negative: Sequence[str] | None = None,
+        low: Float[Tensor, "b 3 f2 h2 w2"] | None = None,
+        given: Given | None = None,
+        steps: int | None = None,
+        guidance_scale: float | None = None,
+        low_logsnr: float | None = None,
+        start: tuple[Float[Tensor, "b 3 f h w"], float] | None = None,
+        on_step: Callable[[Step], None] | None = None,
+    ) -> Float[Tensor, "b 3 f h w"]:
+        """Videos for captions, in [-1, 1]; sample i depends on its own caption and seed alone.
+
+        Args:
+            captions: one per video.
+            grid: where the videos live; `low` must live on it divided by `scale`.
+            seeds: one per video.
+            negative: what guidance leads away from; empty by default.
+            low: what the stage before made, for stages that have one before them.
+            given: frames and regions that the user fixed.
+            steps: sampler steps; the stage's own by default.
+            guidance_scale: classifier-free guidance; the stage's own by default.
+            low_logsnr: noise level of `low` (nats); the augmentation's own by default.
+            start: a video and a time in (0, 1] to start from, instead of noise (SDEdit).
+            on_step: called after every step.
+        """
+        self.check_grid(grid)
+        cond = self._sampling_condition(captions, grid, seeds, low, given, low_logsnr)
+        guidance = self.sampling.guidance
+        if guidance_scale is not None:
+            guidance = guidance.with_scale(guidance_scale)
+        without = self.text(list(negative) if negative is not None else [""] * len(captions))
+        schedule = self.diffusion.schedule
+        shape = tuple(cond.given.frames.shape[1:])
+        z = keyed.normals(0, seeds, f"{self.name}/start", shape, self.device)
+        if start is not None:
+            schedule = StartedAt(schedule, start[1])
+            first = schedule.logsnr(torch.ones((), device=self.device))
+            x = self.codec.encode(start[0].to(self.device))
+            z = diffuse(x, z, schedule.alpha(first), schedule.sigma(first))
+
+        def denoise(z: Tensor, step: Step) -> Tensor:
+            return self._guided(z, step, cond, without, guidance)
+
+        x = self.sampling.sampler(
+            denoise,
+            z,
+            schedule=schedule,
+            steps=steps or self.sampling.steps,
+            noise=lambda i: keyed.normals(0, seeds, f"{self.name}/{i}", shape, self.device),
+            on_step=on_step,
+        )
+        x = torch.where(cond.given.mask > 0.5, cond.given.frames, x)
+        return self.codec.decode(x).clamp(-1, 1).float()
+
+    def _sampling_condition(
+        self,
+        captions: Sequence[str],
+        grid: Grid,
+        seeds: Sequence[int],
+        low: Float[Tensor, "b 3 f2 h2 w2"] | None,
+        given: Given | None,
+        low_logsnr: float | None,
+    ) -> Condition:
+        count, level = len(captions), None
+        if (low is None) != (self.augment is None):
+            wants = "needs" if low is None else "takes no"
+            raise ValueError(f"stage {self.name} {wants} video of a stage before it (low)")
+        if low is not None and self.augment is not None:
+            source = grid.divided(time=self.scale.time, space=self.scale.space)
+            if tuple(low.shape[2:]) != source.shape:
+                raise ValueError(
+                    f"stage {self.name}: for {grid} the stage before must hand over "
+                    f"{source.shape}, got {tuple(low.shape[2:])}"
+                )
+            low = self.expand(self.codec.encode(low.to(self.device)))
+            level = self.augment.sampling_level(count).to(self.device)
+            if low_logsnr is not None:
+                level = torch.full_like(level, low_logsnr)
+            noise = keyed.normals(0, seeds, f"{self.name}/low", low.shape[1:], self.device)
+            low = self.augment(low, level, noise)
+        if given is None:
+            given = text((count, self.codec.channels, *grid.shape), device=self.device)
+        fps = torch.full((count,), grid.fps, device=self.device)
+        return Condition(
+            low=low,
+            given=given,
+            text=self.text(list(captions)),
+            scalars=self._scalars(grid, fps, level),
+        )
+
+    def _guided(
+        self,
+        z: Float[Tensor, "b c f h w"],
+        step: Step,
+        cond: Condition,
+        without: TextFeatures,
+        guidance: Any,
+    ) -> Float[Tensor, "b c f h w"]:
+        """x̂ for noisy `z`, with guidance, given frames kept."""
+        schedule = self.diffusion.schedule
+        logsnr = torch.full((z.shape[0],), step.logsnr, device=z.device)
+        z, logsnr_f = self._clamp(z, logsnr, cond)
+        alpha, sigma = per_frame(schedule.alpha(logsnr_f)), per_frame(schedule.sigma(logsnr_f))
+
+        def x_hat(features: TextFeatures) -> Tensor:
+            told = Condition(cond.low, cond.given, features, cond.scalars)
+            out = self.predict(z, logsnr_f, told).float()
+            return to_x(self.diffusion.target, out, z, alpha, sigma)
+
+        other = x_hat(without) if guidance.needs_uncond(step) else None
+        x = guidance(x_hat(cond.text), other, z=z, alpha=alpha, sigma=sigma, step=step)
+        return torch.where(per_frame(cond.frames), cond.given.frames, x)
+
+    def remake(
+        self,
+        x: Float[Tensor, "b 3 f h w"],
+        captions: Sequence[str],
+        *,
+        seeds: Sequence[int],
+        start: float = 0.5,
+        steps: int | None = None,
+    ) -> Float[Tensor, "b 3 f h w"]:
+        """This stage's own version of real clips `x`: what a later stage will meet.
+
+        A base is entered half way (SDEdit), a super-resolution stage starts from the clips reduced.
+        """
+        _, _, frames, height, width = x.shape
+        grid = Grid(frames=frames, height=height, width=width, fps=self.target.fps)
+        low = self.reduce(x)
+        return self.sample(
+            captions,
+            grid=grid,
+            seeds=seeds,
+            low=low,
+            start=(x, start) if low is None else None,
+            steps=steps,
+        )
