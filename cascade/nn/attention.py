@@ -89,7 +89,7 @@ class HeadNorm(nn.Module):
 
 
 class SelfAttention(nn.Module):
-    """Every token attends to every token of its sample, with rotary positions."""
+    """Every token attends to every token of its sample, with rotary positions where given."""
 
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
@@ -101,14 +101,16 @@ class SelfAttention(nn.Module):
     def forward(
         self,
         x: Float[Tensor, "b n d"],
-        turns: Complex64[Tensor, "n 1 pairs"],
+        turns: Complex64[Tensor, "n 1 pairs"] | None = None,
         segments: Segments | None = None,
+        mask: Bool[Tensor, "b n"] | None = None,
     ) -> Float[Tensor, "b n d"]:
         """The attended tokens; `turns` are the positions (`embed.rotary`)."""
         qkv = self.qkv(x).unflatten(-1, (3 * self.heads, -1))
         qk, v = torch.split(qkv, [2 * self.heads, self.heads], dim=2)
-        q, k = rotate(self.norm(qk), turns).to(v.dtype).chunk(2, dim=2)
-        out: Tensor = self.out(attend(q, k, v, segments=segments).flatten(2))
+        qk = self.norm(qk) if turns is None else rotate(self.norm(qk), turns)
+        q, k = qk.to(v.dtype).chunk(2, dim=2)
+        out: Tensor = self.out(attend(q, k, v, mask=mask, segments=segments).flatten(2))
         return out
 
 

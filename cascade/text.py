@@ -1,0 +1,245 @@
+"""Text encoders behind one interface: bytes trained with the stage, or a frozen T5.
+
+The result for one caption never depends on the others in its batch.
+"""
+
+import importlib
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import Any, NamedTuple, cast
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from cascade.nn.attention import SelfAttention
+from cascade.nn.block import Mlp
+from cascade.nn.embed import fourier
+
+PAD_BYTE = 256
+
+
+class TextFeatures(NamedTuple):
+    """Encoded captions; `mask` is true where a token is."""
+
+    tokens: Float[Tensor, "b l d"]
+    mask: Bool[Tensor, "b l"]
+
+
+class TextEncoder(nn.Module, ABC):
+    """Turns captions into tokens of `width`; `truncated` counts the captions cut in training."""
+
+    width: int
+    truncated: int = 0
+
+    @abstractmethod
+    def forward(self, captions: Sequence[str]) -> TextFeatures:
+        """Encode; what is longer than the encoder reads is cut, and counted."""
+
+    @abstractmethod
+    def check(self, prompt: str) -> None:
+        """Refuse a prompt longer than the encoder reads.
+
+        Raises:
+            ValueError: with both lengths and the way out.
+        """
+
+
+class _TextBlock(nn.Module):
+    """Self-attention and MLP, each after a norm."""
+
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        self.attention = SelfAttention(width, heads)
+        self.mlp = Mlp(width, 4.0)
+
+    def forward(
+        self, x: Float[Tensor, "b l d"], mask: Bool[Tensor, "b l"]
+    ) -> Float[Tensor, "b l d"]:
+        x = x + self.attention(F.layer_norm(x, x.shape[-1:]), mask=mask)
+        return cast(Tensor, x + self.mlp(F.layer_norm(x, x.shape[-1:])))
+
+
+class Words(NamedTuple):
+    """The words of a batch, each different one once, and where they stand."""
+
+    bytes: Int[np.ndarray, "distinct word_bytes"]
+    which: Int[np.ndarray, " words"]
+    caption: Int[np.ndarray, " words"]
+    place: Int[np.ndarray, " words"]
+
+
+def split_words(captions: Sequence[bytes], word_bytes: int) -> Words:
+    """Cut at white space; a longer run of bytes (Chinese has no spaces) into chunks."""
+    text = np.frombuffer(b" ".join(captions) + b" ", np.uint8)  # one space after each caption
+    lengths = np.array([len(c) + 1 for c in captions])
+    owner = np.repeat(np.arange(len(captions)), lengths)
+    space = np.isin(text, np.frombuffer(b" \t\n\r\v\f", np.uint8))
+    index = np.arange(len(text))
+    run_start = np.maximum.accumulate(np.where(space, index + 1, 0))  # after the latest space
+    within = index - run_start
+    inside = ~space
+    starts = inside & (within % word_bytes == 0)
+    word = np.cumsum(starts) - 1
+    table = np.full((int(starts.sum()), word_bytes), PAD_BYTE)
+    table[word[inside], within[inside] % word_bytes] = text[inside]
+    distinct, which = np.unique(table, axis=0, return_inverse=True)
+    caption = owner[starts]
+    first = np.searchsorted(caption, np.arange(len(captions)))
+    return Words(distinct, which.reshape(-1), caption, np.arange(len(caption)) - first[caption])
+
+
+class ByteText(TextEncoder):
+    """A small encoder of UTF-8 bytes, any language, trained with its stage.
+
+    Bytes are embedded, mixed within a word by a convolution and pooled into one token per word of
+    at most `word_bytes`; `depth` transformer layers follow. A begin token is always there, so the
+    empty caption is defined. A word that several captions share is computed once.
+    """
+
+    def __init__(
+        self,
+        *,
+        width: int,
+        depth: int,
+        max_bytes: int = 512,
+        word_bytes: int = 16,
+        head_width: int = 64,
+    ) -> None:
+        super().__init__()
+        if width % head_width:
+            raise ValueError(
+                f"ByteText: width must be a multiple of head_width, got {width} and {head_width}"
+            )
+        self.width, self.max_bytes, self.word_bytes = width, max_bytes, word_bytes
+        self.letters = nn.Embedding(PAD_BYTE + 1, width // 2, padding_idx=PAD_BYTE)
+        self.spelling = nn.Parameter(0.3 * torch.randn(word_bytes, width // 2))
+        self.mix = nn.Conv1d(width // 2, width, 3, padding=1)
+        self.word = nn.Linear(width, width)
+        self.begin = nn.Parameter(torch.randn(width))
+        self.place = nn.Linear(fourier(torch.zeros(1)).shape[-1], width, bias=False)
+        self.blocks = nn.ModuleList(_TextBlock(width, width // head_width) for _ in range(depth))
+
+    def check(self, prompt: str) -> None:
+        """Refuse a prompt of more than `max_bytes` bytes of UTF-8."""
+        size = len(prompt.encode("utf-8", errors="replace"))
+        if size > self.max_bytes:
+            raise ValueError(
+                f"ByteText: reads at most {self.max_bytes} bytes of UTF-8, the prompt has {size}; "
+                "shorten it, or train with a larger text.max_bytes"
+            )
+
+    def forward(self, captions: Sequence[str]) -> TextFeatures:
+        """One begin token and one token per word."""
+        encoded = [caption.encode("utf-8", errors="replace") for caption in captions]
+        self.truncated += sum(len(caption) > self.max_bytes for caption in encoded)
+        words = split_words([caption[: self.max_bytes] for caption in encoded], self.word_bytes)
+        device, count = self.begin.device, int(words.place.max(initial=-1)) + 2
+        caption, place, which = (
+            torch.from_numpy(a).to(device) for a in (words.caption, words.place, words.which)
+        )
+        features = self._spell(torch.from_numpy(words.bytes).to(device))
+        x = features.new_zeros(len(captions), count, self.width)
+        x = x.index_put((caption, place + 1), features[which])
+        mask = torch.zeros(x.shape[:2], dtype=torch.bool, device=device)
+        mask[caption, place + 1] = mask[:, 0] = True
+        order = fourier(torch.arange(count, device=device) / 32).to(self.place.weight.dtype)
+        x = x + self.place(order) + F.pad(self.begin.view(1, 1, -1), (0, 0, 0, count - 1))
+        for block in self.blocks:
+            x = block(x, mask)
+        return TextFeatures(x * mask.unsqueeze(-1), mask)
+
+    def _spell(self, letters: Int[Tensor, "words letters"]) -> Float[Tensor, "words d"]:
+        """The mean over a word of its bytes, each seen with its neighbours and its place."""
+        here = (letters != PAD_BYTE).unsqueeze(-1)
+        x = (self.letters(letters) + self.spelling) * here
+        x = F.gelu(self.mix(x.transpose(1, 2))).transpose(1, 2) * here
+        return cast(Tensor, self.word(x.sum(1) / here.sum(1).clamp(min=1).to(x.dtype).sqrt()))
+
+
+class T5Text(TextEncoder):
+    """A frozen T5 encoder, from a folder, or from the hub when `download` is asked for.
+
+    It is loaded at first use and is no part of the stage: not among its parameters, its state, its
+    averages or its checkpoints; only its device follows. `width` is stated, so that a stage can be
+    built and counted on a machine without the files.
+    """
+
+    def __init__(
+        self,
+        *,
+        name: str,
+        width: int,
+        max_tokens: int = 256,
+        download: bool = False,
+        dtype: str = "bfloat16",
+    ) -> None:
+        super().__init__()
+        self.name, self.width, self.max_tokens = name, width, max_tokens
+        self.download, self.dtype = download, dtype
+        self.register_buffer("anchor", torch.empty(0), persistent=False)  # moves with the stage
+        self._loaded: tuple[Any, Any] | None = None  # a tuple, which nn.Module does not look into
+
+    def load(self) -> tuple[Any, Any]:
+        """The tokenizer and the encoder.
+
+        Raises:
+            ValueError: transformers or the files are missing, or the width is not the one stated.
+        """
+        if self._loaded is None:
+            try:
+                transformers = importlib.import_module("transformers")
+            except ImportError as error:
+                raise ValueError(
+                    "T5Text: needs transformers; install it by pip install 'cascade[text]'"
+                ) from error
+            source = {"local_files_only": not self.download}
+            try:
+                tokenizer = transformers.AutoTokenizer.from_pretrained(self.name, **source)
+                encoder = transformers.T5EncoderModel.from_pretrained(
+                    self.name, dtype=getattr(torch, self.dtype), **source
+                )
+            except (OSError, ValueError) as error:
+                raise ValueError(
+                    f"T5Text: no T5 encoder and tokenizer at {self.name!r} on this machine; name "
+                    f"a folder that has them, or allow it with download=true ({error})"
+                ) from error
+            if encoder.config.d_model != self.width:
+                raise ValueError(
+                    f"T5Text: {self.name!r} has width {encoder.config.d_model}, the stage states "
+                    f"{self.width}; set text.width={encoder.config.d_model}"
+                )
+            self._loaded = tokenizer, encoder.eval().requires_grad_(False)
+        return self._loaded
+
+    def check(self, prompt: str) -> None:
+        """Refuse a prompt of more than `max_tokens` tokens."""
+        tokenizer, _ = self.load()
+        size = len(tokenizer(prompt)["input_ids"])
+        if size > self.max_tokens:
+            raise ValueError(
+                f"T5Text: reads at most {self.max_tokens} tokens, the prompt has {size}; "
+                "shorten it, or train with a larger text.max_tokens"
+            )
+
+    @torch.no_grad()
+    def forward(self, captions: Sequence[str]) -> TextFeatures:
+        """The encoder's last hidden states; the empty caption is T5's end token alone."""
+        tokenizer, encoder = self.load()
+        device = cast(Tensor, self.anchor).device
+        ids = tokenizer(list(captions))["input_ids"]
+        self.truncated += sum(len(one) > self.max_tokens for one in ids)
+        # Cut before the end token, as the tokenizer itself would.
+        ids = [
+            one if len(one) <= self.max_tokens else [*one[: self.max_tokens - 1], one[-1]]
+            for one in ids
+        ]
+        tokens = nn.utils.rnn.pad_sequence([torch.tensor(one) for one in ids], batch_first=True)
+        lengths = torch.tensor([len(one) for one in ids])
+        mask = (torch.arange(tokens.shape[1]) < lengths.unsqueeze(1)).to(device)
+        if encoder.device != device:
+            encoder.to(device)
+        out = encoder(input_ids=tokens.to(device), attention_mask=mask.long()).last_hidden_state
+        return TextFeatures((out * mask.unsqueeze(-1)).clone(), mask)
