@@ -1,0 +1,37 @@
+"""Videos between grids and between files: axes `b c f h w`, pixels in [-1, 1], times in seconds."""
+
+from cascade.video.read import load_clip, read_frames, read_image
+from cascade.video.resample import (
+    bicubic,
+    downsample,
+    every,
+    frame_times,
+    hold,
+    linear,
+    resize,
+    to_float,
+    to_uint8,
+    upsample,
+)
+from cascade.video.write import Mp4Writer, write_gif, write_mp4, write_png, write_video
+
+__all__ = [
+    "Mp4Writer",
+    "bicubic",
+    "downsample",
+    "every",
+    "frame_times",
+    "hold",
+    "linear",
+    "load_clip",
+    "read_frames",
+    "read_image",
+    "resize",
+    "to_float",
+    "to_uint8",
+    "upsample",
+    "write_gif",
+    "write_mp4",
+    "write_png",
+    "write_video",
+]

@@ -1,0 +1,278 @@
+import math
+from fractions import Fraction
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import Tensor
+
+from cascade.grid import Grid
+from cascade.video import (
+    bicubic,
+    downsample,
+    every,
+    frame_times,
+    hold,
+    linear,
+    load_clip,
+    read_frames,
+    read_image,
+    resize,
+    to_float,
+    to_uint8,
+    upsample,
+    write_gif,
+    write_mp4,
+    write_png,
+    write_video,
+)
+
+CLIPS = ("bikes.mp4", "hiker.mp4", "jeep_turn.mp4", "toy_robot.mp4")
+
+
+def smooth(frames: int = 9, height: int = 48, width: int = 64) -> Tensor:
+    """A video that moves, its hue changing gently, for 4:2:0 keeps a quarter of the colours."""
+    t, y, x = torch.meshgrid(
+        torch.arange(frames) / frames,
+        torch.linspace(0, 1, height),
+        torch.linspace(0, 1, width),
+        indexing="ij",
+    )
+    phases = torch.tensor([0.0, 0.3, 0.6])[:, None, None, None]
+    return torch.sin(2 * math.pi * (x + 0.7 * y + t) + phases) * 0.9
+
+
+def psnr(a: Tensor, b: Tensor) -> float:
+    """Decibels for pixels in [-1, 1]."""
+    return 10 * math.log10(4 / (a - b).square().mean().item())
+
+
+def as_video(frames: Tensor) -> Tensor:
+    return to_float(frames).permute(3, 0, 1, 2)
+
+
+# Space
+
+
+def test_resampling_keeps_a_flat_video_and_the_mean() -> None:
+    flat = torch.full((2, 3, 2, 12, 8), 0.25)
+    for made in (resize(flat, 5, 7), bicubic(flat, 24, 3), downsample(flat, 4), upsample(flat, 2)):
+        torch.testing.assert_close(made, torch.full_like(made, 0.25))
+    x = torch.rand(1, 3, 2, 16, 16)
+    torch.testing.assert_close(resize(x, 16, 16), x)
+    assert downsample(x, 4).mean().item() == pytest.approx(x.mean().item(), abs=0.02)
+
+
+def test_downsampling_is_antialiased() -> None:
+    stripes = torch.ones(1, 3, 1, 32, 32)
+    stripes[..., ::2] = -1
+    inner = downsample(stripes, 4)[..., 1:-1]
+    assert inner.abs().max() < 0.05
+
+
+def test_resampling_treats_each_frame_alone() -> None:
+    x = torch.randn(2, 3, 4, 8, 8)
+    torch.testing.assert_close(resize(x, 5, 6)[1:, :, 2:3], resize(x[1:, :, 2:3], 5, 6))
+    assert bicubic(x.sign(), 32, 32).abs().max() <= 1
+
+
+def test_downsampling_refuses_what_does_not_divide() -> None:
+    with pytest.raises(ValueError, match=r"multiples of the factor 4, got 10×8"):
+        downsample(torch.zeros(1, 3, 1, 10, 8), 4)
+
+
+# Time
+
+
+@pytest.mark.parametrize("factor", [1, 2, 3])
+def test_every_undoes_hold_and_linear(factor: int) -> None:
+    x = torch.randn(1, 3, 4, 2, 2)
+    for raise_rate in (hold, linear):
+        made = raise_rate(x, factor)
+        assert made.shape[2] == 4 * factor
+        assert torch.equal(every(made, factor), x)
+
+
+def test_linear_is_exact_on_a_ramp_and_holds_the_last_frame() -> None:
+    ramp = torch.arange(6.0).reshape(1, 1, 6, 1, 1)
+    made = linear(every(ramp, 2), 2)
+    assert made.flatten().tolist() == [0, 1, 2, 3, 4, 4]
+
+
+def test_frame_times_are_seconds() -> None:
+    times = frame_times(Grid(frames=3, height=1, width=1, fps=8))
+    assert times.tolist() == [0, 0.125, 0.25]
+    assert times.dtype == torch.float64
+
+
+# Pixels
+
+
+def test_bytes_survive_the_way_through_floats() -> None:
+    every_byte = torch.arange(256, dtype=torch.uint8)
+    assert torch.equal(to_uint8(to_float(every_byte)), every_byte)
+    assert to_uint8(torch.tensor([-3.0, 3.0])).tolist() == [0, 255]
+
+
+# Files
+
+
+@pytest.mark.parametrize(("height", "width"), [(48, 64), (47, 33)])
+@pytest.mark.parametrize("fps", [8.0, 29.97])
+def test_mp4_keeps_frames_times_and_pixels(
+    tmp_path: Path, height: int, width: int, fps: float
+) -> None:
+    video = smooth(height=height, width=width)
+    write_mp4(tmp_path / "a.mp4", video, fps)
+    frames, times = read_frames(tmp_path / "a.mp4")
+    assert frames.shape == (9, height + height % 2, width + width % 2, 3)
+    torch.testing.assert_close(times, torch.arange(9).double() / fps, atol=1e-4, rtol=0)
+    assert psnr(as_video(frames)[..., :height, :width], video) > 35
+
+
+def test_mp4_keeps_saturated_colours(tmp_path: Path) -> None:
+    colours = torch.tensor([[1, -1, -1], [-1, 1, -1], [-1, -1, 1], [1, 1, -1], [1, 1, 1.0]])
+    video = colours.T[:, :, None, None].expand(3, 5, 32, 32)
+    write_mp4(tmp_path / "a.mp4", video, 4, crf=1)
+    frames, _ = read_frames(tmp_path / "a.mp4")
+    assert (as_video(frames) - video).abs().max() < 8 / 127.5
+
+
+def test_gif_keeps_frames_and_time(tmp_path: Path) -> None:
+    video = smooth()
+    write_video(tmp_path / "a.gif", video, 8)
+    frames, times = read_frames(tmp_path / "a.gif")
+    assert frames.shape == (9, 48, 64, 3)
+    torch.testing.assert_close(times, torch.arange(9).double() / 8, atol=0.0051, rtol=0)
+    assert psnr(as_video(frames), video) > 25
+
+
+def test_png_is_lossless(tmp_path: Path) -> None:
+    image = smooth(1, 33, 17)[:, 0]
+    write_png(tmp_path / "a.png", image)
+    assert torch.equal(read_image(tmp_path / "a.png").permute(2, 0, 1), to_uint8(image))
+    write_video(tmp_path / "b.png", image[:, None], 8)
+    assert torch.equal(read_frames(tmp_path / "b.png")[0][0], read_image(tmp_path / "a.png"))
+
+
+def test_a_name_that_is_no_video_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"one frame, got 9"):
+        write_video(tmp_path / "a.png", smooth(), 8)
+    with pytest.raises(ValueError, match=r"got '\.webm'"):
+        write_video(tmp_path / "a.webm", smooth(), 8)
+    with pytest.raises(ValueError, match="no such file"):
+        read_frames(tmp_path / "a.mp4")
+    for name in ("a.mp4", "a.png"):
+        (tmp_path / name).write_bytes(b"these are not pixels")
+        with pytest.raises(ValueError, match=rf"{name}: not a"):
+            read_frames(tmp_path / name)
+
+
+def test_pictures_are_upright_and_transparency_is_white(tmp_path: Path) -> None:
+    picture = Image.new("RGBA", (6, 4), (255, 0, 0, 0))
+    exif = picture.getexif()
+    exif[0x0112] = 6  # a quarter turn clockwise
+    picture.save(tmp_path / "a.png", exif=exif)
+    read = read_image(tmp_path / "a.png")
+    assert read.shape == (6, 4, 3)
+    assert (read == 255).all()
+
+
+# Clips on a grid
+
+
+def counting(path: Path, ticks: list[int]) -> None:
+    """A video at a variable rate: frame i is grey 20·i and comes on at ticks[i] milliseconds."""
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("libx264", rate=1000, options={"crf": "1"})
+        stream.width = stream.height = 16
+        stream.pix_fmt = "yuv420p"
+        stream.codec_context.time_base = stream.time_base = Fraction(1, 1000)
+        for i, tick in enumerate(ticks):
+            frame = av.VideoFrame.from_ndarray(np.full((16, 16, 3), 20 * i, np.uint8), "rgb24")
+            frame.pts, frame.time_base = tick, Fraction(1, 1000)
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode())
+
+
+def test_a_variable_frame_rate_is_read_as_it_plays(tmp_path: Path) -> None:
+    counting(tmp_path / "vfr.mkv", [0, 100, 500, 550, 900, 1000])
+    clip = load_clip(tmp_path / "vfr.mkv", Grid(frames=4, height=16, width=16, fps=4))
+    shown = (to_uint8(clip).float().mean(dim=(0, 2, 3)) / 20).round().int()
+    assert shown.tolist() == [0, 1, 2, 3]  # at 0, 250, 500 and 750 ms
+
+
+def test_a_frame_is_taken_at_its_very_time_stamp(tmp_path: Path) -> None:
+    video = torch.linspace(-1, 1, 10)[None, :, None, None].expand(3, 10, 16, 16)
+    write_mp4(tmp_path / "a.mp4", video, 10, crf=1)
+    same = load_clip(tmp_path / "a.mp4", Grid(frames=10, height=16, width=16, fps=10))
+    half = load_clip(tmp_path / "a.mp4", Grid(frames=5, height=16, width=16, fps=5))
+    assert (same - video).abs().max() < 4 / 127.5
+    assert torch.equal(half, same[:, ::2])
+
+
+def test_a_clip_is_cropped_at_the_centre_not_squeezed(tmp_path: Path) -> None:
+    image = -torch.ones(3, 20, 60)
+    image[:, :, 20:40] = 1
+    write_png(tmp_path / "a.png", image)
+    clip = load_clip(tmp_path / "a.png", Grid(frames=1, height=10, width=10, fps=1))
+    assert (clip == 1).all()
+    assert load_clip(tmp_path / "a.png", Grid(frames=1, height=9, width=31, fps=1)).shape[1:] == (
+        1,
+        9,
+        31,
+    )
+
+
+def test_pictures_and_gifs_are_clips(tmp_path: Path) -> None:
+    video = smooth()
+    write_gif(tmp_path / "a.gif", video, 8)
+    Image.fromarray(to_uint8(video[:, 0]).permute(1, 2, 0).numpy()).save(tmp_path / "a.jpg")
+    moving = load_clip(tmp_path / "a.gif", Grid(frames=4, height=24, width=32, fps=4))
+    still = load_clip(tmp_path / "a.jpg", Grid(frames=1, height=24, width=32, fps=4))
+    assert psnr(moving, resize(video[None, :, 0:8:2], 24, 32)[0]) > 25
+    assert psnr(still, resize(video[None, :, :1], 24, 32)[0]) > 25
+
+
+def test_a_clip_too_short_is_refused_with_both_lengths(tmp_path: Path) -> None:
+    write_mp4(tmp_path / "a.mp4", smooth(frames=4), 4)
+    load_clip(tmp_path / "a.mp4", Grid(frames=8, height=8, width=8, fps=8))
+    with pytest.raises(ValueError, match=r"lasts 1\.000 s, but .* at 1\.000 s; take 4 frames"):
+        load_clip(tmp_path / "a.mp4", Grid(frames=5, height=8, width=8, fps=4))
+    write_png(tmp_path / "a.png", torch.zeros(3, 8, 8))
+    with pytest.raises(ValueError, match="lasts 0"):
+        load_clip(tmp_path / "a.png", Grid(frames=2, height=8, width=8, fps=4))
+
+
+@pytest.mark.media
+@pytest.mark.parametrize("name", CLIPS)
+def test_real_clips_load_at_a_grid_by_time_stamp(media: Path, name: str) -> None:
+    grid = Grid(frames=8, height=36, width=64, fps=4)
+    clip = load_clip(media / "clips" / name, grid)
+    assert clip.shape == (3, 8, 36, 64)
+    assert clip.std() > 0.1
+    with av.open(str(media / "clips" / name)) as container:
+        stamps = [f.time for _, f in zip(range(80), container.decode(video=0), strict=False)]
+    last = max(i for i, time in enumerate(stamps) if time - stamps[0] <= 7 / 4 + 1e-4)
+    with av.open(str(media / "clips" / name)) as container:
+        frames = (f for i, f in enumerate(container.decode(video=0)) if i == last)
+        wanted = torch.from_numpy(next(frames).to_ndarray(format="rgb24"))
+    write = to_float(wanted).permute(2, 0, 1)
+    height, width = write.shape[1:]
+    high, wide = min(height, round(width * 36 / 64)), min(width, round(height * 64 / 36))
+    top, left = (height - high) // 2, (width - wide) // 2
+    cropped = write[None, :, None, top : top + high, left : left + wide]
+    torch.testing.assert_close(clip[:, 7], resize(cropped, 36, 64)[0, :, 0])
+
+
+@pytest.mark.media
+def test_rotation_and_pixel_aspect_are_applied(media: Path) -> None:
+    turned, _ = read_frames(media / "hazards" / "rotated_90.mov")
+    assert turned.shape[1:3] == (568, 320)
+    clip = load_clip(
+        media / "hazards" / "sar_2x1.mp4", Grid(frames=1, height=36, width=128, fps=30)
+    )
+    assert clip.shape == (3, 1, 36, 128)
