@@ -1,0 +1,138 @@
+"""How well videos follow their prompts: the share of asked attributes that a parser reads back.
+
+The parser comes as a function (a `_target_` in YAML), so nothing here knows a world.
+"""
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from jaxtyping import Shaped
+from torch import Tensor
+
+from cascade.eval.interval import Change, Share
+
+Parser = Callable[[Shaped[Tensor, "c f h w"], float], Mapping[str, str]]
+"""(video, fps) → attribute → value; "none" or a missing attribute where nothing can be read."""
+
+ALL = "all"
+"""The name of the measure that counts a prompt right only where every attribute is."""
+UNREAD = "none"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reading:
+    """One prompt: what it asked for and what its video shows."""
+
+    prompt: str
+    wanted: Mapping[str, str]
+    read: Mapping[str, str]
+
+    def right(self, name: str) -> bool:
+        """Whether attribute `name` is as asked; `ALL`: whether every one is."""
+        if name == ALL:
+            return all(self.right(each) for each in self.wanted)
+        return self.read.get(name, UNREAD) == self.wanted[name]
+
+    def to_json(self) -> dict[str, Any]:
+        """Prompt, wanted, read."""
+        return {"prompt": self.prompt, "wanted": dict(self.wanted), "read": dict(self.read)}
+
+
+@dataclass(frozen=True)
+class Following:
+    """The readings of a set of prompts and the figures they give."""
+
+    readings: Sequence[Reading]
+    confidence: float = field(default=0.95, kw_only=True)
+
+    def __post_init__(self) -> None:
+        asked = {tuple(reading.wanted) for reading in self.readings}
+        if len(asked) != 1:
+            raise ValueError(
+                f"following: every prompt must ask for the same attributes, got {sorted(asked)}"
+            )
+
+    @property
+    def attributes(self) -> tuple[str, ...]:
+        """The attributes that are asked for, in order."""
+        return tuple(self.readings[0].wanted)
+
+    def share(self, name: str = ALL) -> Share:
+        """The share of prompts whose attribute `name` is right; `ALL`: every attribute at once."""
+        right = sum(reading.right(name) for reading in self.readings)
+        return Share(right=right, asked=len(self.readings), confidence=self.confidence)
+
+    def shares(self) -> dict[str, Share]:
+        """Every attribute's share, then `ALL`."""
+        return {name: self.share(name) for name in (*self.attributes, ALL)}
+
+    def confusion(self, name: str) -> dict[str, dict[str, int]]:
+        """Wanted value → read value → count, of one attribute."""
+        pairs = Counter((r.wanted[name], r.read.get(name, UNREAD)) for r in self.readings)
+        table: dict[str, dict[str, int]] = {}
+        for (wanted, read), count in sorted(pairs.items()):
+            table.setdefault(wanted, {})[read] = count
+        return table
+
+    def change_to(self, other: "Following", name: str = ALL) -> Change:
+        """What `other` gains and loses on the same prompts.
+
+        Raises:
+            ValueError: the prompts are not the same, in the same order.
+        """
+        pairs = list(zip(self.readings, other.readings, strict=False))
+        if len(self.readings) != len(other.readings) or any(
+            (a.prompt, a.wanted) != (b.prompt, b.wanted) for a, b in pairs
+        ):
+            raise ValueError(
+                f"following: only the same prompts can be paired, got {len(self.readings)} and "
+                f"{len(other.readings)} that differ"
+            )
+        before = [a.right(name) for a, _ in pairs]
+        after = [b.right(name) for _, b in pairs]
+        return Change(
+            lost=sum(a and not b for a, b in zip(before, after, strict=True)),
+            gained=sum(b and not a for a, b in zip(before, after, strict=True)),
+            asked=len(pairs),
+            confidence=self.confidence,
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        """Shares with intervals, confusion tables and every reading."""
+        return {
+            "shares": {name: share.to_json() for name, share in self.shares().items()},
+            "confusion": {name: self.confusion(name) for name in self.attributes},
+            "readings": [reading.to_json() for reading in self.readings],
+        }
+
+
+def measure(
+    videos: Iterable[Shaped[Tensor, "c f h w"]],
+    *,
+    prompts: Sequence[tuple[str, Mapping[str, str]]],
+    parser: Parser,
+    fps: float,
+) -> Following:
+    """Read every video and hold it against its (prompt, wanted attributes).
+
+    Raises:
+        ValueError: there are not as many videos as prompts, or none.
+    """
+    if not prompts:
+        raise ValueError("following: no prompt was given, at least one is needed")
+    readings = []
+    count = 0
+    for count, video in enumerate(videos, start=1):
+        if count > len(prompts):
+            break
+        prompt, wanted = prompts[count - 1]
+        readings.append(Reading(prompt=prompt, wanted=wanted, read=dict(parser(video, fps))))
+    if count != len(prompts):
+        more = "more than " if count > len(prompts) else ""
+        raise ValueError(
+            f"following: one video per prompt, got {more}{min(count, len(prompts))} videos "
+            f"for {len(prompts)} prompts"
+        )
+    return Following(readings)
