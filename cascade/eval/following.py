@@ -108,31 +108,31 @@ class Following:
         }
 
 
-def measure(
+def following(
     videos: Iterable[Shaped[Tensor, "c f h w"]],
-    *,
-    prompts: Sequence[tuple[str, Mapping[str, str]]],
+    wanted: Sequence[Mapping[str, str]],
     parser: Parser,
+    *,
     fps: float,
+    prompts: Sequence[str] | None = None,
 ) -> Following:
-    """Read every video and hold it against its (prompt, wanted attributes).
+    """Read every video with `parser` and hold it against what its prompt asked for.
 
     Raises:
-        ValueError: there are not as many videos as prompts, or none.
+        ValueError: there are not as many videos or prompts as wanted attributes, or none.
     """
-    if not prompts:
+    if not wanted:
         raise ValueError("following: no prompt was given, at least one is needed")
-    readings = []
-    count = 0
-    for count, video in enumerate(videos, start=1):
-        if count > len(prompts):
-            break
-        prompt, wanted = prompts[count - 1]
-        readings.append(Reading(prompt=prompt, wanted=wanted, read=dict(parser(video, fps))))
-    if count != len(prompts):
-        more = "more than " if count > len(prompts) else ""
+    prompts = [""] * len(wanted) if prompts is None else prompts
+    read = [dict(parser(video, fps)) for video in videos]
+    if not len(read) == len(wanted) == len(prompts):
         raise ValueError(
-            f"following: one video per prompt, got {more}{min(count, len(prompts))} videos "
-            f"for {len(prompts)} prompts"
+            f"following: one video and one prompt for each of {len(wanted)} wanted, got "
+            f"{len(read)} videos and {len(prompts)} prompts"
         )
-    return Following(readings)
+    return Following(
+        [
+            Reading(prompt=p, wanted=dict(w), read=r)
+            for p, w, r in zip(prompts, wanted, read, strict=True)
+        ]
+    )
