@@ -80,7 +80,7 @@ class Clipper:
         return scaled[:, :, top : top + height, left : left + width].contiguous()
 
     def _offset(self, slack: int, step: int, position: int, purpose: str) -> int:
-        """A multiple of `step` up to `slack`: keyed, or for validation 0 in time, else the middle."""
+        """A multiple of `step` up to `slack`: keyed, or else the first in time, middle in space."""
         choices = max(slack, 0) // step + 1
         if self.random:
             return int(uniform(self.seed, position, purpose) * choices) * step

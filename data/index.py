@@ -10,7 +10,7 @@ import logging
 import multiprocessing
 import os
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from pathlib import Path
 from typing import Any
@@ -28,6 +28,7 @@ log = logging.getLogger(__name__)
 
 VERSION = 1
 CACHE_DIR = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "cascade" / "index"
+_TITLE = "Indexing shards"
 _POOL_FROM_BYTES = 64 * 2**20
 
 SCHEMA = pa.schema(
@@ -118,20 +119,16 @@ def ensure_index(
     if large and (workers := min(len(stale), len(os.sched_getaffinity(0)))) > 1:
         with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn")) as pool:
             jobs = [pool.submit(build_index, s, p) for s, p in stale]
-            _drain((job.result() for job in as_completed(jobs)), len(jobs))
+            for job in track(as_completed(jobs), description=_TITLE, total=len(jobs)):
+                job.result()
     else:
-        _drain((build_index(s, p) for s, p in stale), len(stale))
+        for shard, path in track(stale, description=_TITLE):
+            build_index(shard, path)
     return paths
 
 
 def _at(folders: set[Path]) -> str:
     return f" into {', '.join(map(str, sorted(folders)))}" if folders else ""
-
-
-def _drain(reports: Iterable[str], total: int) -> None:
-    for report in track(reports, description="Indexing shards", total=total):
-        if report:
-            log.warning(report)
 
 
 def _place(shard: Path, index_dir: Path | None, cache_dir: Path) -> Path:
@@ -164,7 +161,7 @@ def is_fresh(shard: Path, path: Path) -> bool:
 
 
 def read_about(path: Path) -> dict[str, Any]:
-    """What an index says of its shard: version, shard_size, shard_hash, others, interleaved, error."""
+    """What an index says of its shard: its hash, what was not read, where it is damaged."""
     metadata = pq.read_schema(path).metadata or {}
     about = json.loads(metadata.get(b"cascade.index", b"{}"))
     if "version" not in about:
@@ -172,8 +169,8 @@ def read_about(path: Path) -> dict[str, Any]:
     return dict(about)
 
 
-def build_index(shard: Path, path: Path) -> str:
-    """Write the index of a shard; returns what is wrong with the shard as a whole, or ''."""
+def build_index(shard: Path, path: Path) -> None:
+    """Write the index of a shard."""
     stat, found = shard.stat(), scan(shard)
     about = {
         "version": VERSION,
@@ -182,7 +179,7 @@ def build_index(shard: Path, path: Path) -> str:
         "shard_hash": shard_hash(shard),
         "others": found.others,
         "interleaved": found.interleaved,
-        "error": found.error,
+        "error": _complaint(found),
     }
     rows = [_row(shard, entry) for entry in found.entries]
     table = pa.Table.from_pylist(rows, SCHEMA)
@@ -194,16 +191,16 @@ def build_index(shard: Path, path: Path) -> str:
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
-    return _report(shard, found)
 
 
-def _report(shard: Path, found: Scan) -> str:
+def _complaint(found: Scan) -> str:
+    """What is wrong with a shard as a whole, or ''."""
     words = [found.error] if found.error else []
     if found.interleaved:
         words.append(f"{found.interleaved} members lie apart from their sample's others")
     if not found.entries:
         words.append("it holds no sample")
-    return f"{shard}: {'; '.join(words)}" if words else ""
+    return "; ".join(words)
 
 
 def _row(shard: Path, entry: Entry) -> dict[str, Any]:

@@ -37,6 +37,10 @@ class Plan:
         self._phase = uniform(seed, 0, "image batches")
         self._orders: dict[tuple[str, int], Int64[np.ndarray, " n"]] = {}
 
+    def all_rows(self) -> Int64[np.ndarray, " n"]:
+        """Every row that the plan may take."""
+        return np.concatenate([self.rows["video"], self.rows["image"]])
+
     def image_batches(self, count: int) -> int:
         """How many of the first `count` batches are of images: spread evenly, exact in the long."""
         return math.floor((count + self._phase) * self.image_share) - math.floor(
@@ -68,6 +72,18 @@ class Plan:
             permuted = np.random.Generator(bits).permutation(len(self.rows[kind]))
             self._orders[kind, epoch] = permuted
         return self._orders[kind, epoch]
+
+
+class Fixed:
+    """Rows in their own order: position n is row n."""
+
+    def __init__(self, rows: Int64[np.ndarray, " n"], *, seed: int) -> None:
+        self.rows, self.seed = rows, seed
+
+    def row(self, position: int, attempt: int = 0) -> int:
+        """The row at a position; `attempt` > 0 is an alternative for one that does not decode."""
+        place = key(self.seed, position, f"alternative {attempt}") if attempt else position
+        return int(self.rows[place % len(self.rows)])
 
 
 def rank_batch(*, global_batch: int, world: int, accumulate: int) -> int:

@@ -1,4 +1,4 @@
-"""Which samples suit a stage, judged from the index alone; what does not suit is counted and named."""
+"""Which samples suit a stage, judged from the index alone; the rest is counted and named."""
 
 import logging
 from collections.abc import Sequence
@@ -152,11 +152,15 @@ def split(
     """
     if not 0 <= share < 1:
         raise ValueError(f"data.val_share must be in [0, 1), got {share}")
-    hashes = index.column("hash")[rows]
-    order = np.argsort(hashes, kind="stable")
-    count = int((hashes < np.uint64(share * 2.0**64)).sum())
+    ordered = by_hash(index, rows)
+    count = int((index.column("hash")[rows] < np.uint64(share * 2.0**64)).sum())
     if share and len(rows) > 1:
         count = min(max(count, 1), len(rows) - 1)
     elif len(rows) <= 1:
         count = 0
-    return np.sort(rows[order[count:]]), rows[order[:count]]
+    return np.sort(ordered[count:]), ordered[:count]
+
+
+def by_hash(index: Index, rows: Int64[np.ndarray, " n"]) -> Int64[np.ndarray, " n"]:
+    """The rows in the order of their keys' hashes."""
+    return rows[np.argsort(index.column("hash")[rows], kind="stable")]

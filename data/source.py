@@ -1,9 +1,10 @@
-"""Rows of the index to samples: a byte range, decoded, cut to a clip, with its caption and state."""
+"""Rows of the index to samples: a byte range, decoded, cut to a clip, with caption and state."""
 
 from collections import OrderedDict
 
+import numpy as np
 import torch
-from jaxtyping import UInt8
+from jaxtyping import Int64, UInt8
 from torch import Tensor
 
 from data.caption import Captions
@@ -38,8 +39,17 @@ class ClipCache:
             self.held -= clip_bytes(self._clips.popitem(last=False)[1])
 
 
+def cached_bytes(index: Index, rows: Int64[np.ndarray, " n"], clipper: Clipper) -> float:
+    """Bytes that a cache of all these rows would hold."""
+    grid = clipper.grid
+    height, width = index.column("height")[rows], index.column("width")[rows]
+    scale = np.maximum(grid.height / height, grid.width / width)
+    frames = np.maximum(index.column("duration")[rows] * grid.fps, 1.0)
+    return float((3 * frames * height * width * scale**2).sum())
+
+
 class Source:
-    """Makes the sample of a row at a position; with `cache_bytes`, whole videos are kept decoded."""
+    """Makes the sample of a row at a position; with `cache_bytes`, videos are kept decoded."""
 
     def __init__(
         self,
@@ -59,6 +69,10 @@ class Source:
         self.deadline_s = deadline_s
         self.max_pixels = max_pixels
         self.cache = ClipCache(cache_bytes) if cache_bytes else None
+
+    def key(self, row: int) -> str:
+        """The key of a row."""
+        return str(self.index.table["key"][row].as_py())
 
     def __call__(self, row: int, position: int) -> Sample:
         """The sample.

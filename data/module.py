@@ -1,0 +1,302 @@
+"""Shards to batches for Lightning: index, plan and loaders, resumed at the exact sample.
+
+One Lightning epoch is the whole run. A run's position is one number, the samples consumed; with a
+fixed global batch it fixes every later batch, for any number of ranks and workers.
+"""
+
+import logging
+from collections import Counter
+from collections.abc import Callable, Sequence
+from functools import partial
+from hashlib import blake2b
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytorch_lightning as pl
+from jaxtyping import Int64
+
+from cascade.grid import Grid
+from data.caption import Captions
+from data.clip import Clipper
+from data.decode import DEADLINE_S
+from data.index import CACHE_DIR, ensure_index, find_shards, read_about
+from data.loader import Batches, Failure, Loader, Rows
+from data.plan import Fixed, Plan, rank_batch, rank_positions
+from data.probe import MAX_PIXELS
+from data.select import Index, Need, Selection, by_hash, select, split
+from data.source import Source, cached_bytes
+
+log = logging.getLogger(__name__)
+
+Shards = str | Path | Sequence[str | Path]
+
+
+class ShardData(pl.LightningDataModule):
+    """Training and validation clips of one stage from WebDataset shards.
+
+    `grid` is the stage's nominal target; `crop` (frames, height, width) is what it trains on, at
+    the grid's scale, in steps of `align`. `min_size` (height, width) is the grid's unless given.
+    `make` fills an empty or missing folder of shards.
+    """
+
+    def __init__(
+        self,
+        *,
+        shards: Shards,
+        grid: Grid,
+        global_batch: int,
+        seed: int = 0,
+        val: Shards | None = None,
+        val_share: float = 0.02,
+        val_samples: int = 64,
+        crop: Sequence[int] | None = None,
+        align: Sequence[int] = (1, 1, 1),
+        image_share: float = 0.0,
+        min_size: Sequence[int] | None = None,
+        allow_upscale: bool = False,
+        captions: Captions | None = None,
+        require_captions: bool = True,
+        num_workers: int = 0,
+        prefetch: int = 2,
+        cache_bytes: int = 0,
+        index_dir: str | Path | None = None,
+        cache_dir: str | Path = CACHE_DIR,
+        deadline_s: float = DEADLINE_S,
+        max_pixels: int = MAX_PIXELS,
+        max_steps: int | None = None,
+        make: Callable[[Path], None] | None = None,
+    ) -> None:
+        super().__init__()
+        self.shards, self.val, self.grid, self.global_batch = shards, val, grid, global_batch
+        self.seed, self.val_share, self.val_samples = seed, val_share, val_samples
+        self.crop, self.align, self.image_share = crop, align, image_share
+        self.captions, self.cache_bytes = captions or Captions(), cache_bytes
+        self.num_workers, self.prefetch, self.max_steps = num_workers, prefetch, max_steps
+        self.index_dir = None if index_dir is None else Path(index_dir)
+        self.cache_dir, self.make = Path(cache_dir), make
+        self.deadline_s, self.max_pixels = deadline_s, max_pixels
+        height, width = (0, 0) if allow_upscale else (min_size or (grid.height, grid.width))
+        self.need = Need(
+            frames=(crop or grid.shape)[0],
+            fps=grid.fps,
+            min_height=height,
+            min_width=width,
+            images=image_share > 0,
+            captions=require_captions,
+        )
+        clipper = partial(Clipper, grid=grid, crop=crop, align=align, seed=seed)
+        self.clippers = {True: clipper(random=True), False: clipper(random=False)}
+        self.failures: list[Failure] = []
+        self.dropped: Counter[str] = Counter()
+        self.fingerprint = ""
+        self._consumed, self._at_step = 0, 0
+        self._ready = False
+
+    def prepare_data(self) -> None:
+        """Make the shards if they can be made, and index them; on one process of a machine."""
+        if self.make is not None and isinstance(self.shards, str | Path):
+            folder = Path(self.shards)
+            if not folder.suffix and not any(folder.glob("*.tar")):
+                self.make(folder)
+        for spec in (self.shards, self.val):
+            if spec is not None:
+                ensure_index(find_shards(spec), index_dir=self.index_dir, cache_dir=self.cache_dir)
+
+    def setup(self, stage: str | None = None) -> None:  # noqa: ARG002 Lightning passes it
+        """Read the indices, choose the samples that suit, hold some out, and lay the plan."""
+        if self._ready:
+            return
+        self.index, chosen = self._choose(self.shards)
+        held_index, held = self.index, chosen.videos[:0]
+        videos, images = chosen.videos, chosen.images
+        if self.val is not None:
+            held_index, own = self._choose(self.val)
+            held = by_hash(held_index, own.videos)
+        else:
+            videos, held = split(self.index, videos, self.val_share)
+            images, _ = split(self.index, images, self.val_share)
+        if not len(held):
+            log.warning(
+                "data: nothing is held out of %d samples, validation sees them", len(videos)
+            )
+            held = videos if len(videos) else images
+        self.held_index, self.held = held_index, held[: self.val_samples]
+        self.plan = Plan(
+            videos=videos,
+            images=images,
+            seed=self.seed,
+            global_batch=self.global_batch,
+            image_share=self.image_share,
+        )
+        if self.image_share and not len(images):
+            log.warning("data: image_share is %g, but no image suits", self.image_share)
+        log.info(
+            "data: %d videos and %d images to train on, %d to validate on; not used: %s",
+            *(len(videos), len(images), len(self.held), dict(self.dropped) or "none"),
+        )
+        self._ready = True
+
+    def _choose(self, spec: Shards) -> tuple[Index, Selection]:
+        shards = find_shards(spec)
+        paths = ensure_index(shards, index_dir=self.index_dir, cache_dir=self.cache_dir)
+        digest = blake2b(self.fingerprint.encode(), digest_size=16)
+        for shard, path in zip(shards, paths, strict=True):
+            about = read_about(path)
+            digest.update(about["shard_hash"].encode())
+            if about["error"]:
+                log.warning("data: %s: %s", shard, about["error"])
+        self.fingerprint = digest.hexdigest()
+        index = Index.load(shards, paths)
+        chosen = select(index, self.need)
+        self.dropped.update(chosen.dropped)
+        return index, chosen
+
+    def train_dataloader(self) -> Loader:
+        """The batches of this rank from the position reached."""
+        trainer = self._trainer()
+        steps = self.max_steps or trainer.max_steps
+        if steps is None or steps < 1:
+            raise ValueError("data: a run needs its length: set trainer.max_steps")
+        accumulate = trainer.accumulate_grad_batches
+        done = trainer.global_step * accumulate
+        _count_batches(trainer, done)
+        return self.train_loader(
+            first=self._position(trainer.global_step) * accumulate // self.global_batch,
+            count=max(0, steps * accumulate - done),
+            done=done,
+            rank=trainer.global_rank,
+            world=trainer.world_size,
+            size=self._rank_batch(trainer),
+        )
+
+    def train_loader(
+        self, *, first: int, count: int, done: int = 0, rank: int = 0, world: int = 1, size: int = 0
+    ) -> Loader:
+        """`count` batches of a rank from number `first`; `done` adds to the stated length."""
+        self.setup()
+        size = size or rank_batch(global_batch=self.global_batch, world=world, accumulate=1)
+        return self._loader(
+            rows=self.plan,
+            source=self._source(self.index, self.plan.all_rows(), random=True),
+            positions=partial(rank_positions, rank=rank, world=world, size=size),
+            numbers=range(first, first + count),
+            length=count + done,
+        )
+
+    def val_dataloader(self) -> Loader:
+        """The held-out samples of this rank, in a fixed order."""
+        trainer = self._trainer()
+        return self.val_loader(
+            rank=trainer.global_rank, world=trainer.world_size, size=self._rank_batch(trainer)
+        )
+
+    def val_loader(self, *, rank: int = 0, world: int = 1, size: int = 0) -> Loader:
+        """The held-out samples of a rank; ranks get equally many, so some twice if need be."""
+        self.setup()
+        size = size or rank_batch(global_batch=self.global_batch, world=world, accumulate=1)
+        each = -(-len(self.held) // world)
+        if each * world != len(self.held):
+            log.warning("data: %d held-out samples on %d ranks: some twice", len(self.held), world)
+        mine = [p % len(self.held) for p in range(rank * each, (rank + 1) * each)]
+        numbers = range(-(-each // size))
+        return self._loader(
+            rows=Fixed(self.held, seed=self.seed),
+            source=self._source(self.held_index, self.held, random=False),
+            positions=partial(_chunk, mine, size),
+            numbers=numbers,
+            length=len(numbers),
+        )
+
+    def state_dict(self) -> dict[str, Any]:
+        """The position: samples consumed by whole optimizer steps, whatever was read ahead."""
+        step = self._trainer().global_step
+        return {
+            "consumed": self._position(step),
+            "step": step,
+            "seed": self.seed,
+            "fingerprint": self.fingerprint,
+        }
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on from a position.
+
+        Raises:
+            ValueError: it is of other data or another seed, or not a multiple of the batch.
+        """
+        for name, mine in (("seed", self.seed), ("fingerprint", self.fingerprint)):
+            if state_dict[name] != mine:
+                raise ValueError(
+                    f"data: the checkpoint's {name} is {state_dict[name]}, this run's is {mine}; "
+                    "resume with the same data and seed, or start anew with init_from"
+                )
+        if state_dict["consumed"] % self.global_batch:
+            raise ValueError(
+                f"data.global_batch={self.global_batch} does not divide the "
+                f"{state_dict['consumed']} samples that the checkpoint has consumed"
+            )
+        self._consumed, self._at_step = state_dict["consumed"], state_dict["step"]
+
+    def _trainer(self) -> pl.Trainer:
+        if self.trainer is None:
+            raise ValueError("data: no trainer is attached; use train_loader and val_loader")
+        return self.trainer
+
+    def _position(self, step: int) -> int:
+        return self._consumed + (step - self._at_step) * self.global_batch
+
+    def _rank_batch(self, trainer: pl.Trainer) -> int:
+        return rank_batch(
+            global_batch=self.global_batch,
+            world=trainer.world_size,
+            accumulate=trainer.accumulate_grad_batches,
+        )
+
+    def _source(self, index: Index, rows: Int64[np.ndarray, " n"], *, random: bool) -> Source:
+        """Videos are kept decoded where all of them fit into the cache."""
+        clipper = self.clippers[random]
+        needed = cached_bytes(index, rows, clipper)
+        if self.cache_bytes and needed > self.cache_bytes:
+            log.info("data: no cache, it would take %.3g bytes", needed)
+        return Source(
+            index=index,
+            clipper=clipper,
+            captions=self.captions,
+            seed=self.seed,
+            cache_bytes=self.cache_bytes if needed <= self.cache_bytes else 0,
+            deadline_s=self.deadline_s,
+            max_pixels=self.max_pixels,
+        )
+
+    def _loader(
+        self,
+        *,
+        rows: Rows,
+        source: Source,
+        positions: Callable[[int], Sequence[int]],
+        numbers: range,
+        length: int,
+    ) -> Loader:
+        return Loader(
+            Batches(rows=rows, sample=source, key=source.key, positions=positions),
+            numbers=numbers,
+            length=length,
+            num_workers=self.num_workers,
+            prefetch=self.prefetch,
+            on_failure=self.failures.append,
+        )
+
+
+def _chunk(positions: Sequence[int], size: int, number: int) -> Sequence[int]:
+    return positions[number * size : (number + 1) * size]
+
+
+def _count_batches(trainer: pl.Trainer, done: int) -> None:
+    """Have Lightning count `done` batches as behind it.
+
+    It restores its own count from the checkpoint, which is wrong where the accumulation has
+    changed since, or where it was saved in the midst of one, whose gradients are lost.
+    """
+    current = trainer.fit_loop.epoch_loop.batch_progress.current
+    for count in ("ready", "started", "processed", "completed"):
+        setattr(current, count, done)
