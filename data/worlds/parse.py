@@ -180,7 +180,7 @@ def _form(seen: Seen) -> tuple[str, str]:
     scores: dict[tuple[str, float], float] = {}
     for shape, extent in product(SHAPES, extents):
         sharp = SHAPES[shape](seen.x[frames], seen.y[frames], float(extent), *found.shape[1:])
-        for sigma in (0.0, 0.5, 0.8, 1.2):
+        for sigma in (0.0, 0.5, 0.8, 1.2, 2.0):
             template = _blur(sharp, sigma)
             norm = np.sqrt((template**2).sum((1, 2))) * found_norm
             score = float(np.median((template * found).sum((1, 2)) / norm))
