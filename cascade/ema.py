@@ -1,0 +1,104 @@
+"""Power-function averages of weights, several widths at once (Karras et al. 2024, EDM2, §3.1).
+
+θ̂(t) = β θ̂(t-1) + (1 - β) θ(t) with β = (1 - 1/t)^(γ+1): the average's profile over the run is t^γ,
+whatever its length, and its relative width σ_rel is what one chooses.
+"""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+
+def exponent(sigma_rel: float) -> float:
+    """γ of the profile t^γ whose standard deviation is `sigma_rel` of the run's length.
+
+    Solves σ² = (γ + 1) (γ + 2)⁻² (γ + 3)⁻¹ (EDM2, eq. 126).
+
+    Raises:
+        ValueError: no profile with γ >= 0 is that wide.
+    """
+    if not 0 < sigma_rel <= 12**-0.5:
+        raise ValueError(f"EMA: sigma_rel must lie in (0, 0.288], got {sigma_rel}")
+    inverse = sigma_rel**-2
+    return float(np.roots([1, 7, 16 - inverse, 12 - inverse]).real.max())
+
+
+class PowerEMA:
+    """Averages, in float32, of a module's trained parameters, one set per width in `sigma_rels`."""
+
+    def __init__(self, module: nn.Module, sigma_rels: Sequence[float] = (0.05, 0.10)) -> None:
+        self.sigma_rels = tuple(sigma_rels)
+        self._exponents = [exponent(sigma) for sigma in self.sigma_rels]
+        self._averages = {
+            sigma: {name: p.detach().float().clone() for name, p in _trained(module).items()}
+            for sigma in self.sigma_rels
+        }
+
+    @torch.no_grad()
+    def update(self, module: nn.Module, step: int) -> None:
+        """Take in the weights after optimizer step `step`, the first being 1."""
+        weights = [p.detach().float() for p in _trained(module).values()]
+        for sigma, gamma in zip(self.sigma_rels, self._exponents, strict=True):
+            beta = (1 - 1 / step) ** (gamma + 1)
+            torch._foreach_lerp_(list(self._averages[sigma].values()), weights, 1 - beta)
+
+    @torch.no_grad()
+    def copy_to(self, module: nn.Module, sigma_rel: float) -> None:
+        """Overwrite the module's trained parameters with an average."""
+        average = self._average(sigma_rel)
+        for name, parameter in _trained(module).items():
+            parameter.copy_(average[name])
+
+    @contextmanager
+    def swapped(self, module: nn.Module, sigma_rel: float) -> Iterator[None]:
+        """Inside, the module has an average for its weights; after, its own, to the last bit."""
+        own = {name: p.detach().clone() for name, p in _trained(module).items()}
+        self.copy_to(module, sigma_rel)
+        try:
+            yield
+        finally:
+            with torch.no_grad():
+                for name, parameter in _trained(module).items():
+                    parameter.copy_(own[name])
+
+    def state_dict(self) -> dict[str, Any]:
+        """Plain tensors by width and name."""
+        return {
+            "sigma_rels": list(self.sigma_rels),
+            "averages": [dict(self._averages[sigma]) for sigma in self.sigma_rels],
+        }
+
+    @torch.no_grad()
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from a saved state.
+
+        Raises:
+            ValueError: it has other widths or other parameters.
+        """
+        if tuple(state["sigma_rels"]) != self.sigma_rels:
+            raise ValueError(
+                f"EMA: the saved averages have widths {list(state['sigma_rels'])}, the run asks "
+                f"for {list(self.sigma_rels)}; set callbacks.ema.sigma_rels to the saved ones"
+            )
+        for sigma, saved in zip(self.sigma_rels, state["averages"], strict=True):
+            own = self._averages[sigma]
+            other = sorted(saved.keys() ^ own.keys()) or [
+                name for name in own if saved[name].shape != own[name].shape
+            ]
+            if other:
+                raise ValueError(f"EMA: saved averages and the module differ in {other[:5]}")
+            for name, average in own.items():
+                average.copy_(saved[name])
+
+    def _average(self, sigma_rel: float) -> dict[str, Tensor]:
+        if sigma_rel not in self._averages:
+            raise ValueError(f"EMA: width {sigma_rel} is not tracked, only {self.sigma_rels}")
+        return self._averages[sigma_rel]
+
+
+def _trained(module: nn.Module) -> dict[str, nn.Parameter]:
+    return {name: p for name, p in module.named_parameters() if p.requires_grad}

@@ -1,0 +1,99 @@
+"""What a network costs: its parameters, the FLOPs of a call, and the peak of a device."""
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+
+# Dense peaks of matrix products in bfloat16 with float32 accumulation, in FLOP/s, by a part of the
+# device's name (NVIDIA data sheets; half of the figures "with sparsity"). First match counts.
+BF16_PEAKS = {
+    "B200": 2250e12,
+    "GH200": 989e12,
+    "H200": 989e12,
+    "H100 PCIe": 756e12,
+    "H100": 989e12,
+    "A100": 312e12,
+    "L40S": 362e12,
+    "RTX 4090": 165e12,
+    "RTX 3090": 71e12,
+    "A10": 125e12,
+    "L4": 121e12,
+}
+
+
+def _attention_flops(q: tuple[int, ...], k: tuple[int, ...], products: int) -> int:
+    batch, heads, queries, width = q
+    return products * 2 * batch * heads * queries * k[2] * width
+
+
+def _cpu_attention(q: tuple[int, ...], k: tuple[int, ...], *_: Any, **__: Any) -> int:
+    return _attention_flops(q, k, 2)
+
+
+def _cpu_attention_backward(
+    _grad: tuple[int, ...], q: tuple[int, ...], k: tuple[int, ...], *_: Any, **__: Any
+) -> int:
+    return _attention_flops(q, k, 5)  # as torch counts it on CUDA: the scores once more
+
+
+def _counter() -> FlopCounterMode:
+    # torch counts attention on CUDA and on meta, and leaves out the CPU's kernel.
+    kernel = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
+    backward = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward
+    mapping = {kernel: _cpu_attention, backward: _cpu_attention_backward}
+    return FlopCounterMode(display=False, custom_mapping=mapping)
+
+
+def forward_flops(call: Callable[[], object]) -> int:
+    """FLOPs of matrix products, convolutions and attention in a call, without gradients.
+
+    Modules and inputs may live on `meta`, where counting costs nothing.
+    """
+    with _counter() as counter, torch.no_grad():
+        call()
+    return int(counter.get_total_flops())
+
+
+def training_flops(loss: Callable[[], Tensor]) -> int:
+    """FLOPs of a call that returns a loss, and of its backward pass; leaves gradients behind."""
+    with _counter() as counter:
+        torch.autograd.backward(loss())
+    return int(counter.get_total_flops())
+
+
+def parameter_count(module: nn.Module) -> int:
+    """Parameters that are trained."""
+    return sum(p.numel() for p in module.parameters() if p.requires_grad)
+
+
+def device_peak(device: torch.device | str, dtype: torch.dtype) -> float | None:
+    """The data sheet's dense matrix peak in FLOP/s; none where this table does not know it."""
+    device = torch.device(device)
+    if device.type != "cuda" or dtype not in (torch.bfloat16, torch.float16):
+        return None
+    name = torch.cuda.get_device_name(device)
+    return next((peak for part, peak in BF16_PEAKS.items() if part in name), None)
+
+
+def measured_matmul_peak(
+    device: torch.device | str, dtype: torch.dtype, *, size: int | None = None, rounds: int = 5
+) -> float:
+    """FLOP/s of the best of some square matrix products: what this machine gives today."""
+    device = torch.device(device)
+    cuda = device.type == "cuda"
+    size = size or (8192 if cuda else 1536)
+    a, b = torch.randn(2, size, size, device=device).to(dtype).unbind()
+    best = float("inf")
+    for _ in range(rounds + 1):
+        if cuda:
+            torch.cuda.synchronize(device)
+        start = time.perf_counter()
+        torch.mm(a, b)
+        if cuda:
+            torch.cuda.synchronize(device)
+        best = min(best, time.perf_counter() - start)
+    return 2 * size**3 / best

@@ -1,0 +1,214 @@
+"""Optimizers: Muon for hidden matrices and AdamW for the rest, as one optimizer; the rate's course.
+
+Which is which is told by name: a hidden matrix is a `weight` of two dimensions or more (kernels
+are flattened) somewhere under a list called `blocks`, `down_blocks` or `up_blocks`. Everything
+else, embeddings, input and output layers, modulation, tables, gains and biases, goes to AdamW.
+"""
+
+import math
+import re
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, cast
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.optim.adamw import adamw as adamw_step
+
+HIDDEN = re.compile(r"(^|[._])blocks\..*\bweight$")
+MUON_STEPS = 5
+
+
+def split(
+    parameters: Iterable[tuple[str, nn.Parameter]],
+) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
+    """(hidden matrices, the rest) of those that are trained, by the rule of this module."""
+    hidden: list[nn.Parameter] = []
+    rest: list[nn.Parameter] = []
+    for name, parameter in parameters:
+        if parameter.requires_grad:
+            matrix = parameter.ndim >= 2 and HIDDEN.search(name) is not None
+            (hidden if matrix else rest).append(parameter)
+    return hidden, rest
+
+
+def orthogonalize(x: Float[Tensor, "n rows columns"]) -> Float[Tensor, "n rows columns"]:
+    """The nearest semi-orthogonal matrices, singular values within about [0.7, 1.2].
+
+    Five Newton–Schulz steps with the quintic of Muon (Jordan et al. 2024), many matrices at once.
+    """
+    a, b, c = 3.4445, -4.7750, 2.0315
+    tall = x.shape[1] > x.shape[2]
+    x = x.mT if tall else x
+    x = x / (torch.linalg.matrix_norm(x, keepdim=True) + 1e-7)
+    x = x.bfloat16() if x.is_cuda else x
+    for _ in range(MUON_STEPS):
+        gram = x @ x.mT
+        x = torch.baddbmm(x, torch.baddbmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
+    return x.mT if tall else x
+
+
+class MuonAdamW(torch.optim.Optimizer):
+    """Two groups, each with its own rate: Muon on hidden matrices, AdamW on the rest.
+
+    Muon steps by lr · max(1, rows / columns)^½ along the orthogonalised Nesterov momentum; matrices
+    of one shape are orthogonalised together. `weight_decay` is Muon's, decoupled; AdamW's part,
+    which is mostly vectors, is not decayed.
+    """
+
+    def __init__(
+        self,
+        params: Iterable[tuple[str, nn.Parameter]],
+        *,
+        muon_lr: float = 0.02,
+        adamw_lr: float = 2e-3,
+        momentum: float = 0.95,
+        betas: Sequence[float] = (0.9, 0.99),
+        eps: float = 1e-8,
+        weight_decay: float = 0.0,
+    ) -> None:
+        hidden, rest = split(params)
+        muon = {
+            "algorithm": "muon",
+            "params": hidden,
+            "lr": muon_lr,
+            "momentum": momentum,
+            "weight_decay": weight_decay,
+        }
+        # `fused` also tells torch to keep the step counter a float32 tensor when state is loaded.
+        adamw = {
+            "algorithm": "adamw",
+            "params": rest,
+            "lr": adamw_lr,
+            "betas": (betas[0], betas[1]),
+            "eps": eps,
+            "fused": True,
+        }
+        super().__init__([muon, adamw], {})
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
+        """One step of both algorithms; parameters without a gradient stay."""
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        for group in self.param_groups:
+            params = [p for p in group["params"] if p.grad is not None]
+            if params and group["algorithm"] == "muon":
+                self._muon(group, params)
+            elif params:
+                self._adamw(group, params)
+        return loss
+
+    def _muon(self, group: dict[str, Any], params: list[nn.Parameter]) -> None:
+        grads = [cast(Tensor, p.grad) for p in params]
+        for p in params:
+            if not self.state[p]:
+                self.state[p]["momentum"] = torch.zeros_like(p)
+        buffers = [self.state[p]["momentum"] for p in params]
+        torch._foreach_lerp_(buffers, grads, 1 - group["momentum"])
+        ahead = torch._foreach_lerp(grads, buffers, group["momentum"])  # Nesterov
+        if group["weight_decay"]:
+            torch._foreach_mul_(list[Tensor](params), 1 - group["lr"] * group["weight_decay"])
+        shapes: dict[tuple[Any, ...], list[int]] = defaultdict(list)
+        for index, p in enumerate(params):
+            shapes[len(p), p.numel() // len(p), p.device, p.dtype].append(index)
+        for (rows, columns, *_), where in shapes.items():
+            update = orthogonalize(torch.stack([ahead[i].reshape(rows, columns) for i in where]))
+            rate = group["lr"] * math.sqrt(max(1.0, rows / columns))
+            for i, one in zip(where, update, strict=True):
+                params[i].add_(one.reshape(params[i].shape), alpha=-rate)
+
+    def _adamw(self, group: dict[str, Any], params: list[nn.Parameter]) -> None:
+        for p in params:
+            if not self.state[p]:
+                self.state[p]["step"] = torch.zeros((), device=p.device)
+                self.state[p]["exp_avg"] = torch.zeros_like(p)
+                self.state[p]["exp_avg_sq"] = torch.zeros_like(p)
+        beta1, beta2 = group["betas"]
+        adamw_step(
+            list(params),
+            [cast(Tensor, p.grad) for p in params],
+            [self.state[p]["exp_avg"] for p in params],
+            [self.state[p]["exp_avg_sq"] for p in params],
+            [],
+            [self.state[p]["step"] for p in params],
+            fused=True,
+            amsgrad=False,
+            beta1=beta1,
+            beta2=beta2,
+            lr=group["lr"],
+            weight_decay=0.0,
+            eps=group["eps"],
+            maximize=False,
+        )
+
+
+def muon_adamw(module: nn.Module, **options: Any) -> torch.optim.Optimizer:
+    """`MuonAdamW` of a module's parameters; the options are its keywords."""
+    return MuonAdamW(module.named_parameters(), **options)
+
+
+def adamw(
+    module: nn.Module,
+    *,
+    lr: float,
+    weight_decay: float = 0.0,
+    betas: Sequence[float] = (0.9, 0.99),
+) -> torch.optim.Optimizer:
+    """AdamW alone; hidden matrices (see this module's rule) are decayed, the rest is not."""
+    hidden, rest = split(module.named_parameters())
+    groups = [
+        {"params": hidden, "weight_decay": weight_decay},
+        {"params": rest, "weight_decay": 0.0},
+    ]
+    return torch.optim.AdamW(groups, lr=lr, betas=(betas[0], betas[1]), fused=True)
+
+
+class WarmupDecay:
+    """The learning rate's factor per step: linear warm-up to 1, then level, then a decay.
+
+    The decay takes the last `decay_steps` (none: all after the warm-up) and ends at `final`.
+
+    Raises:
+        ValueError: `decay` is not constant, linear or cosine, or does not fit in `total_steps`.
+    """
+
+    # In slots rather than in `__dict__`, which LambdaLR would restore over a resumed run's config.
+    __slots__ = ("__dict__", "decay", "decay_steps", "final", "total_steps", "warmup_steps")
+
+    def __init__(
+        self,
+        *,
+        warmup_steps: int,
+        total_steps: int,
+        decay: str = "constant",
+        decay_steps: int | None = None,
+        final: float = 0.0,
+    ) -> None:
+        if decay_steps is None:
+            decay_steps = max(total_steps - warmup_steps, 0)
+        if decay not in ("constant", "linear", "cosine"):
+            raise ValueError(f"decay must be constant, linear or cosine, got {decay!r}")
+        if min(warmup_steps, decay_steps) < 0 or (
+            decay != "constant" and warmup_steps + decay_steps > total_steps
+        ):
+            raise ValueError(
+                f"learning rate: {warmup_steps} steps of warm-up and {decay_steps} of decay do not "
+                f"fit in {total_steps}; shorten one, or leave decay_steps out"
+            )
+        self.warmup_steps, self.total_steps, self.decay = warmup_steps, total_steps, decay
+        self.decay_steps, self.final = decay_steps, final
+
+    def __call__(self, step: int) -> float:
+        """The factor of step `step`, the first being 0; never 0 while the warm-up lasts."""
+        if step < self.warmup_steps:
+            return (step + 1) / (self.warmup_steps + 1)
+        left = min(1.0, max(0.0, (self.total_steps - step) / max(self.decay_steps, 1)))
+        if self.decay == "constant":
+            return 1.0
+        if self.decay == "cosine":
+            left = (1 - math.cos(math.pi * left)) / 2
+        return self.final + (1 - self.final) * left
