@@ -48,6 +48,8 @@ class Uniform(Weight):
     """
 
     def __init__(self, *, space: Target, clip: float | None = None) -> None:
+        if clip is not None and not 0 < clip < 1:
+            raise ValueError(f"Uniform: clip is the least denominator σ, in (0, 1), got {clip}")
         self.space: Target = space
         self.clip = clip
 

@@ -127,8 +127,8 @@ def test_training_and_sampling_share_their_functions() -> None:
     ):
         assert equal(Modes(**{way: 1.0}).draw(clip, seed=3, positions=[5]), asked)
     for way, ask in (
-        ("extend_forward", lambda head, tail: conditioning.extend_forward(head, 8)),
-        ("extend_backward", lambda head, tail: conditioning.extend_backward(tail, 8)),
+        ("extend_forward", lambda head, _: conditioning.extend_forward(head, 8)),
+        ("extend_backward", lambda _, tail: conditioning.extend_backward(tail, 8)),
         ("connect", lambda head, tail: conditioning.connect(head, tail, 8, head.shape[2])),
         (
             "loop",

@@ -135,6 +135,8 @@ def test_a_given_frame_at_the_clean_end_cannot_make_the_loss_infinite() -> None:
     assert loss.tolist() == [1.0]
 
 
-def test_min_snr_refuses_a_gamma_of_zero() -> None:
+def test_impossible_weights_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"least denominator σ, in \(0, 1\), got 400"):
+        Uniform(space="velocity", clip=400.0)
     with pytest.raises(ValueError, match="gamma must be positive, got 0"):
         MinSNR(gamma=0.0)
