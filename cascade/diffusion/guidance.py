@@ -1,0 +1,177 @@
+"""Guidance: how the prompt's prediction is set against the one without it.
+
+Every part works on each sample by itself, so nothing depends on what else is in the batch. Parts
+come composed from YAML: a scale, when it holds (`oscillate`, `interval`), and corrections of the
+result (`zero_star`, `rescale`, `threshold`).
+"""
+
+import copy
+import math
+from collections.abc import Sequence
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from cascade.diffusion.sampler import Step
+
+Video = Float[Tensor, "b c f h w"]
+Scale = Float[Tensor, "b 1 1 1 1"]
+NoiseLevel = Float[Tensor, "#b 1 #f 1 1"] | float
+
+
+class Oscillate:
+    """Full scale for the first `constant` share of the steps, then `low` at every other step.
+
+    (Imagen Video, section 2.6: against the saturation that a high scale brings.)
+    """
+
+    def __init__(self, *, constant: float = 0.1, low: float = 1.0) -> None:
+        if not 0 <= constant <= 1:
+            raise ValueError(f"Oscillate: constant is a share of the steps, got {constant}")
+        self.constant = constant
+        self.low = low
+
+    def __call__(self, scale: float, step: Step) -> float:
+        """The scale at this step."""
+        after = step.index - math.ceil(self.constant * step.count)
+        return self.low if after >= 0 and after % 2 else scale
+
+
+class ZeroStar:
+    """CFG-Zero* (Fan et al. 2025): project the unguided velocity, stand still in the first steps.
+
+    `still` is the share of steps with velocity zero; the velocity is rectified flow's.
+    """
+
+    def __init__(self, *, still: float = 0.04) -> None:
+        if not 0 <= still < 1:
+            raise ValueError(f"ZeroStar: still is a share of the steps below 1, got {still}")
+        self.still = still
+
+    def stands_still(self, step: Step) -> bool:
+        """Whether this is one of the first steps."""
+        return step.index < math.ceil(self.still * step.count)
+
+    def project(self, cond: Video, uncond: Video) -> Video:
+        """S* uncond, with s* = ⟨cond, uncond⟩/‖uncond‖², the multiple nearest to cond."""
+        dims = (1, 2, 3, 4)
+        inner = (cond * uncond).sum(dim=dims, keepdim=True)
+        norm = uncond.square().sum(dim=dims, keepdim=True)
+        return inner / norm.clamp(min=torch.finfo(norm.dtype).tiny) * uncond
+
+
+class DynamicThreshold:
+    """Clip x̂ to ±s and divide by s (Imagen, section 2.3), s the `percentile` of |x̂|, at least 1.
+
+    `ceiling` bounds s: 1 is the static threshold, a plain clip to [-1, 1].
+    """
+
+    def __init__(self, *, percentile: float = 99.5, ceiling: float = math.inf) -> None:
+        if not 0 < percentile <= 100:
+            raise ValueError(f"DynamicThreshold: percentile must lie in (0, 100], got {percentile}")
+        if not ceiling >= 1:
+            raise ValueError(f"DynamicThreshold: ceiling must be at least 1, got {ceiling}")
+        self.percentile = percentile
+        self.ceiling = ceiling
+
+    def __call__(self, x: Video) -> Video:
+        """The thresholded x̂."""
+        size = x.abs().flatten(1)
+        rank = math.ceil(self.percentile / 100 * size.shape[1])
+        bound = size.kthvalue(rank, dim=1).values.clamp(1, self.ceiling)
+        bound = bound[:, None, None, None, None]
+        return x.clamp(-bound, bound) / bound
+
+
+class Guidance:
+    """x̂ = x̂_u + scale (x̂_c − x̂_u) (Ho & Salimans 2022), equal in x, ε and velocity.
+
+    `interval` is the span of diffusion time in which the scale holds (Kynkäänniemi et al. 2024);
+    `rescale` in [0, 1] draws the result's spread back to the conditional's (Lin et al. 2023).
+    """
+
+    def __init__(
+        self,
+        *,
+        scale: float = 1.0,
+        oscillate: Oscillate | None = None,
+        interval: Sequence[float] | None = None,
+        zero_star: ZeroStar | None = None,
+        rescale: float | None = None,
+        threshold: DynamicThreshold | None = None,
+    ) -> None:
+        if interval is not None and (
+            len(interval) != 2 or not 0 <= interval[0] <= interval[1] <= 1
+        ):
+            raise ValueError(f"Guidance: interval is (low, high) in [0, 1], got {tuple(interval)}")
+        if rescale is not None and not 0 <= rescale <= 1:
+            raise ValueError(f"Guidance: rescale must lie in [0, 1], got {rescale}")
+        self.scale = scale
+        self.oscillate = oscillate
+        self.interval = interval
+        self.zero_star = zero_star
+        self.rescale = rescale
+        self.threshold = threshold
+
+    def with_scale(self, scale: float) -> "Guidance":
+        """The same guidance at another scale."""
+        other = copy.copy(self)
+        other.scale = scale
+        return other
+
+    def scale_at(self, step: Step) -> float:
+        """The scale that holds at this step; 1 is no guidance."""
+        if self.interval is not None and not self.interval[0] <= step.t <= self.interval[1]:
+            return 1.0
+        return self.scale if self.oscillate is None else self.oscillate(self.scale, step)
+
+    def needs_uncond(self, step: Step) -> bool:
+        """Whether the prediction without the prompt is used at this step."""
+        still = self.zero_star is not None and self.zero_star.stands_still(step)
+        return not still and self.scale_at(step) != 1.0
+
+    def __call__(
+        self,
+        x_cond: Video,
+        x_uncond: Video | None,
+        *,
+        z: Video,
+        alpha: NoiseLevel,
+        sigma: NoiseLevel,
+        step: Step,
+    ) -> Video:
+        """The guided x̂.
+
+        Args:
+            x_cond: x̂ with the prompt.
+            x_uncond: x̂ without it (or with the negative prompt); None where it is not needed.
+            z: what both were predicted from.
+            alpha: the share of data in z.
+            sigma: the share of noise in z.
+            step: the sampler's.
+
+        Raises:
+            ValueError: `x_uncond` is missing although `needs_uncond(step)`.
+        """
+        if self.zero_star is not None and self.zero_star.stands_still(step):
+            return z / (alpha + sigma)  # the x̂ whose velocity (z/(α + σ) − x̂)/s is zero
+        x = x_cond
+        if self.needs_uncond(step):
+            if x_uncond is None:
+                raise ValueError(
+                    f"Guidance: scale {self.scale_at(step):g} at step {step.index} needs x̂ without "
+                    "the prompt, got none; ask needs_uncond(step) first"
+                )
+            x = self._guided(x_cond, x_uncond, z / (alpha + sigma), self.scale_at(step))
+        return x if self.threshold is None else self.threshold(x)
+
+    def _guided(self, cond: Tensor, uncond: Tensor, still: Tensor, scale: float) -> Tensor:
+        if self.zero_star is not None:
+            uncond = still - self.zero_star.project(still - cond, still - uncond)
+        x = uncond + scale * (cond - uncond)
+        if self.rescale is None:
+            return x
+        spread, wanted = (v.flatten(1).std(dim=1)[:, None, None, None, None] for v in (x, cond))
+        ratio = wanted / spread.clamp(min=torch.finfo(spread.dtype).tiny)
+        return x * (1 + self.rescale * (ratio - 1))

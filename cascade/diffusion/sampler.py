@@ -1,0 +1,224 @@
+"""Samplers: from noise to a clean video by any denoiser, in log-SNR, on any schedule.
+
+All have one signature. They walk λ(t) on evenly spaced t from `start` (1 is pure noise) to 0 and
+return the last x̂. Only the stochastic ones ask for noise, by step number, so that the caller may
+key it. Frames that the user gave are the denoiser's affair.
+"""
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from cascade.diffusion.schedule import Schedule
+
+Video = Float[Tensor, "b c f h w"]
+
+
+@dataclass(frozen=True)
+class Step:
+    """Where the sampler stands: step `index` of `count`, at diffusion time `t` and λ = `logsnr`."""
+
+    index: int
+    count: int
+    t: float
+    logsnr: float
+
+
+Denoise = Callable[[Tensor, Step], Tensor]
+Noise = Callable[[int], Tensor]
+
+
+@dataclass(frozen=True)
+class Level:
+    """A step, with α and σ there."""
+
+    step: Step
+    alpha: float
+    sigma: float
+
+
+def levels(schedule: Schedule, steps: int, start: float = 1.0) -> list[Level]:
+    """The levels at which a sampler of so many steps denoises, the noisiest first.
+
+    Raises:
+        ValueError: no step, or a start outside (0, 1].
+    """
+    if steps < 1:
+        raise ValueError(f"sampler: at least 1 step is needed, got {steps}")
+    if not 0 < start <= 1:
+        raise ValueError(f"sampler: start must lie in (0, 1], 1 is pure noise, got {start}")
+    t = start * (1 - torch.arange(steps, dtype=torch.float64) / steps)
+    logsnr = schedule.logsnr(t)
+    columns = (t, logsnr, schedule.alpha(logsnr), schedule.sigma(logsnr))
+    return [
+        Level(Step(i, steps, t, logsnr), alpha, sigma)
+        for i, (t, logsnr, alpha, sigma) in enumerate(
+            zip(*(column.tolist() for column in columns), strict=True)
+        )
+    ]
+
+
+@dataclass(frozen=True)
+class Walk:
+    """One run of a sampler: its levels, the denoiser and the source of noise."""
+
+    levels: list[Level]
+    denoise: Denoise
+    noise: Noise
+
+    @property
+    def moves(self) -> list[tuple[Level, Level]]:
+        """Every step but the last: from a level to the next cleaner one."""
+        return list(zip(self.levels[:-1], self.levels[1:], strict=True))
+
+
+class Sampler(ABC):
+    """A way from z at the first level to x̂ at the last."""
+
+    def __call__(
+        self,
+        denoise: Denoise,
+        z: Video,
+        *,
+        schedule: Schedule,
+        steps: int,
+        noise: Noise | None = None,
+        start: float = 1.0,
+        on_step: Callable[[Step], None] | None = None,
+    ) -> Video:
+        """Sample.
+
+        Args:
+            denoise: x̂ of z at a step.
+            z: where to start: α x + σ ε at time `start`, which for 1 is noise.
+            schedule: α and σ of λ.
+            steps: how many; Heun denoises twice in each but the last.
+            noise: standard normal noise like z for a step's index, for stochastic samplers.
+            start: the first diffusion time; below 1 a video is changed, not made anew (SDEdit).
+            on_step: told each step when its x̂ is there.
+        """
+
+        def told(z: Tensor, step: Step) -> Tensor:
+            x = denoise(z, step)
+            if on_step is not None:
+                on_step(step)
+            return x
+
+        def silence(index: int) -> Tensor:
+            raise ValueError(
+                f"{type(self).__name__} is stochastic: step {index} needs `noise`, got none"
+            )
+
+        walk = Walk(levels(schedule, steps, start), told if on_step else denoise, noise or silence)
+        return walk.denoise(self._to_last_level(z, walk), walk.levels[-1].step)
+
+    @abstractmethod
+    def _to_last_level(self, z: Tensor, walk: Walk) -> Tensor:
+        """Z at the last level."""
+
+
+class Ancestral(Sampler):
+    """The reverse process of DDPM in continuous time (Imagen Video, eq. 4).
+
+    `gamma` leads the variance from the posterior's (0) to the forward process's (1), geometrically.
+    That is written for variance-preserving σ; others are scaled to it, which changes no result.
+    """
+
+    def __init__(self, *, gamma: float = 0.0) -> None:
+        if not 0 <= gamma <= 1:
+            raise ValueError(f"Ancestral: gamma must lie in [0, 1], got {gamma}")
+        self.gamma = gamma
+
+    def _to_last_level(self, z: Tensor, walk: Walk) -> Tensor:
+        for now, then in walk.moves:
+            x = walk.denoise(z, now.step)
+            ratio = math.exp(now.step.logsnr - then.step.logsnr)
+            std = math.sqrt(1 - ratio) * then.sigma
+            if self.gamma > 0:
+                std *= (_vp_sigma(now) / _vp_sigma(then)) ** self.gamma
+            mean = ratio * (then.alpha / now.alpha) * z + (1 - ratio) * then.alpha * x
+            z = mean + std * walk.noise(now.step.index)
+        return z
+
+
+class DDIM(Sampler):
+    """Song et al. 2021, eq. 12: deterministic at `eta` 0, the ancestral posterior at 1."""
+
+    def __init__(self, *, eta: float = 0.0) -> None:
+        if not 0 <= eta <= 1:
+            raise ValueError(f"DDIM: eta must lie in [0, 1], got {eta}")
+        self.eta = eta
+
+    def _to_last_level(self, z: Tensor, walk: Walk) -> Tensor:
+        for now, then in walk.moves:
+            x = walk.denoise(z, now.step)
+            eps = (z - now.alpha * x) / now.sigma
+            ratio = math.exp(now.step.logsnr - then.step.logsnr)
+            fresh = self.eta * math.sqrt(1 - ratio) * then.sigma
+            z = then.alpha * x + math.sqrt(then.sigma**2 - fresh**2) * eps
+            if fresh > 0:
+                z = z + fresh * walk.noise(now.step.index)
+        return z
+
+
+class Euler(Sampler):
+    """Euler steps of the probability-flow ODE dy/ds = (y − x̂)/s.
+
+    y = z/(α + σ) and s = σ/(α + σ) are the coordinates of rectified flow, which every schedule has.
+    """
+
+    def _to_last_level(self, z: Tensor, walk: Walk) -> Tensor:
+        y = z / _scale(walk.levels[0])
+        for now, then in walk.moves:
+            slope = (y - walk.denoise(y * _scale(now), now.step)) / _time(now)
+            y = y + (_time(then) - _time(now)) * slope
+        return y * _scale(walk.levels[-1])
+
+
+class Heun(Sampler):
+    """Heun's second-order steps of the same ODE as Euler's (Karras et al. 2022, algorithm 1)."""
+
+    def _to_last_level(self, z: Tensor, walk: Walk) -> Tensor:
+        y = z / _scale(walk.levels[0])
+        for now, then in walk.moves:
+            length = _time(then) - _time(now)
+            slope = (y - walk.denoise(y * _scale(now), now.step)) / _time(now)
+            ahead = y + length * slope
+            # The same step, seen from its end.
+            end = Step(now.step.index, now.step.count, then.step.t, then.step.logsnr)
+            slope_ahead = (ahead - walk.denoise(ahead * _scale(then), end)) / _time(then)
+            y = y + length * (slope + slope_ahead) / 2
+        return y * _scale(walk.levels[-1])
+
+
+class DPMSolverPP2M(Sampler):
+    """DPM-Solver++(2M), second order by memory of the last x̂ (Lu et al. 2022, algorithm 2)."""
+
+    def _to_last_level(self, z: Tensor, walk: Walk) -> Tensor:
+        before: tuple[Tensor, float] | None = None
+        for now, then in walk.moves:
+            x = walk.denoise(z, now.step)
+            length = (then.step.logsnr - now.step.logsnr) / 2  # the paper's λ is log(α/σ)
+            ahead = x
+            if before is not None and before[1] > 0:
+                ahead = x + (length / before[1]) / 2 * (x - before[0])
+            z = (then.sigma / now.sigma) * z - then.alpha * math.expm1(-length) * ahead
+            before = x, length
+        return z
+
+
+def _scale(level: Level) -> float:
+    return level.alpha + level.sigma
+
+
+def _time(level: Level) -> float:
+    return level.sigma / (level.alpha + level.sigma)
+
+
+def _vp_sigma(level: Level) -> float:
+    return level.sigma / math.hypot(level.alpha, level.sigma)
