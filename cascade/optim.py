@@ -170,10 +170,11 @@ def adamw(
 class WarmupDecay:
     """The learning rate's factor per step: linear warm-up to 1, then level, then a decay.
 
-    The decay takes the last `decay_steps` (none: all after the warm-up) and ends at `final`.
+    The decay takes the last `decay_steps` (none: all after the warm-up) and ends at `final`. Where
+    both overlap, the smaller factor holds.
 
     Raises:
-        ValueError: `decay` is not constant, linear or cosine, or does not fit in `total_steps`.
+        ValueError: `decay` is not constant, linear or cosine, or longer than the run.
     """
 
     # In slots rather than in `__dict__`, which LambdaLR would restore over a resumed run's config.
@@ -192,23 +193,20 @@ class WarmupDecay:
             decay_steps = max(total_steps - warmup_steps, 0)
         if decay not in ("constant", "linear", "cosine"):
             raise ValueError(f"decay must be constant, linear or cosine, got {decay!r}")
-        if min(warmup_steps, decay_steps) < 0 or (
-            decay != "constant" and warmup_steps + decay_steps > total_steps
-        ):
+        if not (warmup_steps >= 0 and 0 <= decay_steps <= total_steps):
             raise ValueError(
                 f"learning rate: {warmup_steps} steps of warm-up and {decay_steps} of decay do not "
-                f"fit in {total_steps}; shorten one, or leave decay_steps out"
+                f"fit in {total_steps}; set decay_steps to {total_steps} at most, or leave it out"
             )
         self.warmup_steps, self.total_steps, self.decay = warmup_steps, total_steps, decay
         self.decay_steps, self.final = decay_steps, final
 
     def __call__(self, step: int) -> float:
         """The factor of step `step`, the first being 0; never 0 while the warm-up lasts."""
-        if step < self.warmup_steps:
-            return (step + 1) / (self.warmup_steps + 1)
-        left = min(1.0, max(0.0, (self.total_steps - step) / max(self.decay_steps, 1)))
+        warm = min(1.0, (step + 1) / (self.warmup_steps + 1))
         if self.decay == "constant":
-            return 1.0
+            return warm
+        left = min(1.0, max(0.0, (self.total_steps - step) / max(self.decay_steps, 1)))
         if self.decay == "cosine":
             left = (1 - math.cos(math.pi * left)) / 2
-        return self.final + (1 - self.final) * left
+        return min(warm, self.final + (1 - self.final) * left)

@@ -133,6 +133,12 @@ def test_the_warm_up_ends_and_the_decay_arrives() -> None:
     assert [constant(step) for step in (4, 19, 100)] == [1.0, 1.0, 1.0]
 
 
+def test_where_warm_up_and_decay_overlap_the_smaller_holds() -> None:
+    factor = WarmupDecay(warmup_steps=4, total_steps=10, decay="linear", decay_steps=10)
+    assert [factor(step) for step in range(1, 6)] == pytest.approx([0.4, 0.6, 0.7, 0.6, 0.5])
+    assert WarmupDecay(warmup_steps=50, total_steps=2, decay="linear")(0) > 0
+
+
 def test_a_resumed_schedule_is_the_configs_not_the_checkpoints() -> None:
     def scheduler(total: int) -> torch.optim.lr_scheduler.LambdaLR:
         factor = WarmupDecay(warmup_steps=0, total_steps=total, decay="linear")
@@ -144,7 +150,7 @@ def test_a_resumed_schedule_is_the_configs_not_the_checkpoints() -> None:
 
 
 def test_a_schedule_that_does_not_fit_is_refused() -> None:
-    with pytest.raises(ValueError, match="5 steps of warm-up and 8 of decay do not fit in 10"):
-        WarmupDecay(warmup_steps=5, total_steps=10, decay="linear", decay_steps=8)
+    with pytest.raises(ValueError, match="5 steps of warm-up and 12 of decay do not fit in 10"):
+        WarmupDecay(warmup_steps=5, total_steps=10, decay="linear", decay_steps=12)
     with pytest.raises(ValueError, match="got 'step'"):
         WarmupDecay(warmup_steps=5, total_steps=10, decay="step")
