@@ -12,7 +12,7 @@ from torch import Tensor
 
 Target = Literal["x", "eps", "v", "velocity"]
 Video = Float[Tensor, "b c f h w"]
-Level = Float[Tensor, "#b #c #f #h #w"]
+Level = Float[Tensor, "..."]  # a number, or whatever else broadcasts: (b 1 f 1 1)
 
 
 def per_frame(level: Float[Tensor, "b f"]) -> Float[Tensor, "b 1 f 1 1"]:

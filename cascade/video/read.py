@@ -119,27 +119,28 @@ def _decode(path: str | Path) -> Iterator[Shown]:
 
 
 def _shown(path: str | Path, container: InputContainer, stream: VideoStream) -> Iterator[Shown]:
+    aspect, size = stream.sample_aspect_ratio or Fraction(1), None
     first, time, lasting = None, 0.0, 1 / float(stream.average_rate or 25)
+    by_order = container.format.name == "avi"  # has no presentation times, only an order
     for frame in container.decode(stream):
-        if frame.pts is not None and frame.time_base is not None:
-            seconds = float(frame.pts * frame.time_base)
+        stamp = frame.dts if by_order else frame.pts
+        if stamp is not None and frame.time_base is not None:
+            seconds = float(stamp * frame.time_base)
             first = seconds if first is None else first
             time = seconds - first
+        elif size is not None:
+            time += lasting
         if frame.duration and frame.time_base is not None:
             lasting = float(frame.duration * frame.time_base)
-        yield _upright(frame, stream.sample_aspect_ratio or Fraction(1)), time, lasting
-        time += lasting
-    if first is None:
+        size = size or _square(frame, aspect)
+        pixels = frame.to_ndarray(format="rgb24", width=size[0], height=size[1])
+        yield np.ascontiguousarray(np.rot90(pixels, round(frame.rotation / 90))), time, lasting
+    if size is None:
         raise ValueError(f"{path}: holds no frame")
 
 
-def _upright(frame: VideoFrame, aspect: Fraction) -> NDArray[np.uint8]:
-    """RGB pixels, stretched (never shrunk) to square ones, then turned."""
-    width, height = frame.width, frame.height
-    if aspect > 1:
-        width = round(width * aspect)
-    elif 0 < aspect < 1:
-        height = round(height / aspect)
-    pixels = frame.to_ndarray(format="rgb24", width=width, height=height)
-    turns = round(frame.rotation / 90)
-    return np.ascontiguousarray(np.rot90(pixels, turns))
+def _square(frame: VideoFrame, aspect: Fraction) -> tuple[int, int]:
+    """Width and height at which pixels are square: stretched, never shrunk."""
+    if aspect >= 1:
+        return round(frame.width * aspect), frame.height
+    return frame.width, round(frame.height / aspect)

@@ -272,7 +272,22 @@ def test_real_clips_load_at_a_grid_by_time_stamp(media: Path, name: str) -> None
 def test_rotation_and_pixel_aspect_are_applied(media: Path) -> None:
     turned, _ = read_frames(media / "hazards" / "rotated_90.mov")
     assert turned.shape[1:3] == (568, 320)
-    clip = load_clip(
-        media / "hazards" / "sar_2x1.mp4", Grid(frames=1, height=36, width=128, fps=30)
-    )
-    assert clip.shape == (3, 1, 36, 128)
+    assert read_frames(media / "hazards" / "sar_2x1.mp4")[0].shape[1:3] == (360, 1280)
+
+
+@pytest.mark.media
+@pytest.mark.parametrize(
+    ("name", "count"), [("plain_mpeg4_avi.avi", 164), ("edit_list_cut_2.mp4", 56), ("vp9.webm", 24)]
+)
+def test_frames_come_in_the_order_shown(media: Path, name: str, count: int) -> None:
+    frames, times = read_frames(media / "hazards" / name)
+    assert len(frames) == count
+    assert times[0] == 0
+    assert (times.diff() > 0).all()
+
+
+@pytest.mark.media
+def test_what_is_no_sound_video_is_refused(media: Path) -> None:
+    for name in ("audio_only.mp4", "header_only.mp4", "claims_12336x12336.webm", "corrupted.mp4"):
+        with pytest.raises(ValueError, match=name):
+            read_frames(media / "hazards" / name)
