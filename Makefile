@@ -14,7 +14,7 @@ RUN     := $(VENV)/bin/python
 READY   := $(VENV)/.ready-$(EXTRAS)
 
 data = $(if $(DATA),$(if $(wildcard conf/data/$(DATA).yaml),data=$(DATA),data=shards "data.shards='$(DATA)'"))
-experiment = $(if $(EXP),+experiment=$(CASCADE)/$(STAGE)/$(EXP))
+experiment = $(if $(EXP),experiment=$(CASCADE)/$(STAGE)/$(EXP))
 stage = stage=$(CASCADE)/$(STAGE) name=$(NAME) $(data) $(experiment)
 
 .DEFAULT_GOAL := help
@@ -46,10 +46,10 @@ train: $(READY)  ## train STAGE of CASCADE on DATA; the same command goes on whe
 	$(RUN) -m cascade.train $(stage) $(ARGS)
 
 overfit: $(READY)  ## is it learning? one real clip (CLIP=file) must come back
-	$(RUN) -m cascade.overfit $(stage) +debug=overfit $(if $(CLIP),"clip='$(CLIP)'") $(ARGS)
+	$(RUN) -m cascade.overfit $(stage) debug=overfit $(if $(CLIP),"clip='$(CLIP)'") $(ARGS)
 
 smoke: $(READY)  ## two steps of STAGE, shrunk, on the CPU
-	$(RUN) -m cascade.train $(stage) +debug=smoke name=smoke $(ARGS)
+	$(RUN) -m cascade.train $(stage) debug=smoke $(ARGS)
 
 config: $(READY)  ## print the whole config of STAGE
 	@$(RUN) -m cascade.train $(stage) --cfg job --resolve $(ARGS)

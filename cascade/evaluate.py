@@ -7,7 +7,7 @@ and writes `evaluation.json`. A stopped evaluation goes on at the batch where it
 import hashlib
 import json
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ from rich.progress import track
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from cascade.eval.following import following
+from cascade.eval.following import Following, measure
 from cascade.pipeline import Cascade
 from cascade.video import to_uint8
 
@@ -70,41 +70,41 @@ def generate(
     return {s.name: torch.cat([part[s.name] for part in parts]) for s in cascade.stages}
 
 
-def evaluate(
+def follow(
     cascade: Cascade,
+    videos: Mapping[str, UInt8[Tensor, "n c f h w"]],
     prompts: Sequence[tuple[str, Any]],
     parser: Callable[..., Any],
-    *,
-    out: Path,
-    seed: int,
-    batch_size: int,
-) -> dict[str, Any]:
-    """Shares right per attribute and all at once, with 95 % intervals, after each stage."""
-    videos = generate(
-        cascade, [prompt for prompt, _ in prompts], folder=out, seed=seed, batch_size=batch_size
-    )
-    wanted = [attributes.to_dict() for _, attributes in prompts]
-    report = {
-        stage.name: following(list(videos[stage.name]), wanted, parser, fps=stage.target.fps)
+) -> dict[str, Following]:
+    """How well the videos of each stage follow the prompts, (text, attributes) each."""
+    asked = [(text, attributes.to_dict()) for text, attributes in prompts]
+    return {
+        stage.name: measure(
+            videos[stage.name], prompts=asked, parser=parser, fps=stage.target.fps
+        )
         for stage in cascade.stages
     }
-    path = out / "evaluation.json"
-    path.write_text(json.dumps(report, indent=2) + "\n")
-    return {"stages": report, "videos": videos}
+
+
+def write_report(path: Path, report: Mapping[str, Following]) -> None:
+    """Shares with 95 % intervals, confusion and every reading, per stage, as JSON."""
+    content = {stage: following.to_json() for stage, following in report.items()}
+    path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n")
 
 
 @hydra.main(version_base="1.3", config_path=CONF, config_name="evaluate")
 def main(cfg: DictConfig) -> None:
     """The command line."""
-    report = evaluate(
-        open_cascade(cfg),
-        hydra.utils.instantiate(cfg.prompts),
-        hydra.utils.instantiate(cfg.parser),
-        out=Path(cfg.out),
-        seed=cfg.seed,
-        batch_size=cfg.batch_size,
-    )
-    log.info("%s", json.dumps(report["stages"], indent=2))
+    cascade = open_cascade(cfg)
+    prompts = hydra.utils.instantiate(cfg.prompts)
+    out = Path(cfg.out)
+    texts = [text for text, _ in prompts]
+    videos = generate(cascade, texts, folder=out, seed=cfg.seed, batch_size=cfg.batch_size)
+    report = follow(cascade, videos, prompts, hydra.utils.instantiate(cfg.parser))
+    write_report(out / "evaluation.json", report)
+    for stage, following in report.items():
+        shares = "  ".join(f"{name} {share}" for name, share in following.shares().items())
+        log.info("%s: %s", stage, shares)
 
 
 if __name__ == "__main__":

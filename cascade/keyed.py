@@ -27,7 +27,7 @@ def generator(
 
 def uniform(seed: int, position: int, purpose: str) -> float:
     """A number in (0, 1), neither end included."""
-    return (key(seed, position, purpose) + 0.5) / 2.0**63
+    return ((key(seed, position, purpose) >> 11) + 0.5) / 2.0**52
 
 
 def uniforms(seed: int, positions: Sequence[int], purpose: str) -> Float[Tensor, " b"]:

@@ -20,6 +20,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from cascade.bundle import load_weights, save_bundle
 from cascade.callbacks.ema import averages
+from cascade.shrink import shrink
 
 log = logging.getLogger(__name__)
 CONF = str(Path(__file__).resolve().parents[1] / "conf")
@@ -106,13 +107,23 @@ def card(trainer: pl.Trainer, data: Any, sigma_rel: float) -> dict[str, Any]:
     }
 
 
-def train(cfg: DictConfig, run: Path) -> None:
-    """Train, resume or finish the run in folder `run`."""
+def resolved(cfg: DictConfig) -> dict[str, Any]:
+    """The config as plain values; shrunk, where it asks for that."""
+    if cfg.shrink:
+        plain = OmegaConf.to_container(cfg.stage, resolve=True)
+        assert isinstance(plain, dict)
+        cfg = OmegaConf.merge(cfg, {"stage": shrink({str(k): v for k, v in plain.items()})})  # type: ignore[assignment]  # a DictConfig still
     config = OmegaConf.to_container(cfg, resolve=True)
     assert isinstance(config, dict)
-    keep_config(run, {str(name): value for name, value in config.items()})
+    return {str(name): value for name, value in config.items()}
+
+
+def train(cfg: DictConfig, run: Path) -> None:
+    """Train, resume or finish the run in folder `run`."""
+    config = resolved(cfg)
+    keep_config(run, config)
     if (run / "bundle").is_dir():
-        log.info("%s is trained: %s/bundle; another NAME=… trains another", cfg.stage.name, run)
+        log.info("%s is trained: %s/bundle; another NAME=… trains another", config["stage"]["name"], run)
         return
     pl.seed_everything(cfg.seed, workers=True, verbose=False)
     stage = hydra.utils.instantiate(config["stage"], _convert_="all")
@@ -135,7 +146,7 @@ def train(cfg: DictConfig, run: Path) -> None:
     if checkpoint is not None:
         log.info("going on from %s", checkpoint)
     trainer.fit(stage, data, ckpt_path=checkpoint, weights_only=True)
-    if trainer.global_step < cfg.stage.train.steps:
+    if trainer.global_step < config["stage"]["train"]["steps"]:
         trainer.save_checkpoint(run / "checkpoints" / f"{trainer.global_step:08d}.ckpt")
         log.info("stopped at step %d; the same command goes on", trainer.global_step)
         return

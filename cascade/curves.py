@@ -1,0 +1,31 @@
+"""The figures of a run over its steps, read back from its CSV files, over all of its legs."""
+
+import csv
+from pathlib import Path
+
+Curve = list[tuple[int, float]]
+
+
+def read_curves(run: Path) -> dict[str, Curve]:
+    """Metric → (step, value) in order of steps; where legs overlap, the later leg counts."""
+    files = sorted(
+        Path(run).glob("metrics/version_*/metrics.csv"),
+        key=lambda path: int(path.parent.name.rpartition("_")[2]),
+    )
+    curves: dict[str, dict[int, float]] = {}
+    for path in files:
+        with path.open(newline="", encoding="utf-8") as file:
+            for row in csv.DictReader(file):
+                step = row.pop("step", None)
+                row.pop("epoch", None)
+                if not step:
+                    continue
+                for name, value in row.items():
+                    if value:
+                        curves.setdefault(name, {})[int(step)] = float(value)
+    return {name: sorted(points.items()) for name, points in curves.items()}
+
+
+def last_step(run: Path) -> int:
+    """The last step that the run's figures tell of; 0 before the first."""
+    return max((points[-1][0] for points in read_curves(run).values()), default=0)

@@ -1,0 +1,103 @@
+"""Is it learning? One real clip must come back: `python -m cascade.overfit stage=… debug=overfit`.
+
+The clip goes the whole way: into a shard, through index, plan and loader, the training step, the
+average of the weights, the bundle, and out of the sampler. Ends with an error where it falls short.
+"""
+
+import io
+import logging
+import tarfile
+from pathlib import Path
+from typing import Any
+
+import hydra
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import DictConfig, OmegaConf, open_dict
+from rich.console import Console
+from rich.table import Table
+
+from cascade.bundle import load_stage
+from cascade.callbacks.samples import sample_like
+from cascade.eval.fidelity import psnr
+from cascade.train import CONF, train
+from cascade.video import to_float, write_mp4
+
+log = logging.getLogger(__name__)
+
+
+class NotLearningError(RuntimeError):
+    """The clip did not come back."""
+
+
+def one_clip_shard(clip: Path, run: Path) -> Path:
+    """A shard with one video file and the caption beside it.
+
+    Raises:
+        ValueError: the file or its caption is missing.
+    """
+    caption = clip.with_suffix(".txt")
+    for path in (clip, caption):
+        if not path.is_file():
+            raise ValueError(f"overfit: {path} is missing; a clip needs its caption in a .txt")
+    shard = run / "shard" / "00000.tar"
+    shard.parent.mkdir(parents=True, exist_ok=True)
+    part = shard.with_suffix(".part")
+    with tarfile.open(part, "w") as tar:
+        for path in (clip, caption):
+            content = path.read_bytes()
+            info = tarfile.TarInfo(f"{clip.stem.replace('.', '_')}{path.suffix}")
+            info.size = len(content)
+            tar.addfile(info, io.BytesIO(content))
+    part.replace(shard)
+    return shard
+
+
+def judge(run: Path, batch: dict[str, Any], cfg: DictConfig) -> dict[str, float]:
+    """PSNR of the clip that comes back, and of the plain way where there is one."""
+    stage: Any = load_stage(run / "bundle")
+    x = to_float(batch["video"])
+    made = sample_like(stage, batch)
+    write_mp4(run / "clip.mp4", x[0], fps=stage.target.fps)
+    write_mp4(run / "back.mp4", made[0], fps=stage.target.fps)
+    low = stage.reduce(x)
+    if low is None:
+        figures = {"psnr": float(psnr(made, x)), "wanted": cfg.min_psnr}
+    else:
+        own = stage.made
+        plain = float(psnr(own(stage.plain(low)), own(x)))
+        figures = {"psnr": float(psnr(own(made), own(x))), "plain": plain}
+        figures["wanted"] = max(cfg.min_psnr, plain + cfg.min_gain)
+    return figures
+
+
+@hydra.main(version_base="1.3", config_path=CONF, config_name="train")
+def main(cfg: DictConfig) -> None:
+    """The command line."""
+    run = Path(HydraConfig.get().runtime.output_dir)
+    if "clip" not in cfg:
+        raise ValueError("overfit: compose with debug=overfit")
+    if cfg.clip is not None:
+        with open_dict(cfg):
+            cfg.data = OmegaConf.merge(
+                cfg.data, {"shards": str(one_clip_shard(Path(cfg.clip), run)), "make": None}
+            )
+    train(cfg, run)
+    data = hydra.utils.instantiate(OmegaConf.to_container(cfg, resolve=True)["data"], _convert_="all")  # type: ignore[index, call-overload]  # a mapping
+    data.prepare_data()
+    data.setup("fit")
+    figures = judge(run, next(iter(data.val_loader(size=1))), cfg)
+    table = Table(title=f"{cfg.stage.name}: {cfg.clip or 'a clip of the data'}")
+    for name in figures:
+        table.add_column(f"{name} (dB)")
+    table.add_row(*(f"{value:.2f}" for value in figures.values()))
+    Console().print(table)
+    if figures["psnr"] < figures["wanted"]:
+        raise NotLearningError(
+            f"{cfg.stage.name}: the clip came back at {figures['psnr']:.2f} dB, "
+            f"{figures['wanted']:.2f} were wanted; look at {run}/back.mp4 beside clip.mp4, or train "
+            f"longer with ARGS='stage.train.steps=…'"
+        )
+
+
+if __name__ == "__main__":
+    main()

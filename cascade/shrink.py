@@ -1,0 +1,28 @@
+"""A stage's config made tiny, its structure kept: `debug=smoke` trains any stage on a laptop."""
+
+import copy
+from typing import Any
+
+#: What each size of a network shrinks to; a list keeps its length.
+SIZES = {"width": 64, "widths": 64, "depth": 2, "depths": 1, "head_width": 32}
+SIDE = 32
+
+
+def shrink(stage: dict[str, Any], *, steps: int = 2, batch: int = 2) -> dict[str, Any]:
+    """The plain config of a stage with a small network, a small grid, few steps and own text."""
+    small = copy.deepcopy(stage)
+    net = small["net"]
+    for name, size in SIZES.items():
+        if isinstance(net.get(name), list):
+            net[name] = [size] * len(net[name])
+        elif name in net:
+            net[name] = size
+    small["text"] = {"_target_": "cascade.text.ByteText", "width": 64, "depth": 1, "max_bytes": 512}
+    time = small["scale"].get("time", 1)
+    small["target"].update(frames=4 * time, height=SIDE, width=SIDE)
+    small["sampling"]["steps"] = 2
+    small["train"].update(
+        steps=steps, global_batch=batch, crop=None, val_videos=2, val_steps=2, low_from=None
+    )
+    small["train"]["lr_factor"].update(warmup_steps=0, total_steps=steps, decay_steps=None)
+    return small

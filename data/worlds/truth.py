@@ -1,0 +1,16 @@
+"""Ground truth on demand: the clip that a held-out prompt asks for, as the world itself shows it."""
+
+import torch
+from jaxtyping import UInt8
+from torch import Tensor
+
+from cascade.grid import Grid
+from data.worlds.attributes import Attributes
+from data.worlds.shapes import Shapes
+
+
+def shapes_truth(attributes: Attributes, grid: Grid, position: int) -> UInt8[Tensor, "3 f h w"]:
+    """A clip with these attributes on `grid`; `position` keys where it begins and how fast it is."""
+    world = Shapes(duration=grid.duration)
+    state = world.sample(0, position, attributes)
+    return torch.from_numpy(world.render(state, grid)).permute(3, 0, 1, 2)
