@@ -1,0 +1,193 @@
+"""Charts as inline SVG: curves by step, and shares with their intervals.
+
+Colours come from the page's style (`s0`, `s1`, …), so they follow light and dark. Every series has
+a mark of its own beside its colour, and every chart a text that says what it shows.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from itertools import pairwise
+
+from cascade.report.html import Html, join, tag
+
+Points = Sequence[tuple[float, float]]
+
+WIDTH = 720
+DASHES = ("", "7 4", "2 3", "10 3 2 3", "4 2", "1 4")
+SERIES = 6
+"""How many series the style has colours for; more go round."""
+
+
+def ticks(low: float, high: float, count: int = 5) -> list[float]:
+    """Round numbers (1, 2 or 5 times a power of ten) inside [low, high]."""
+    if not high > low:
+        return [low]
+    raw = (high - low) / count
+    power = 10.0 ** math.floor(math.log10(raw))
+    step = next((m * power for m in (1, 2, 5) if m * power >= raw * 0.999), 10 * power)
+    first = math.ceil(low / step - 1e-9)
+    return [i * step for i in range(first, math.floor(high / step + 1e-9) + 1)]
+
+
+def log_ticks(low: float, high: float) -> list[float]:
+    """1, 2 and 5 times the powers of ten inside [low, high]; over long ranges the powers alone."""
+    powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
+    marks = (1, 2, 5) if len(powers) <= 4 else (1,)
+    return [m * 10.0**p for p in powers for m in marks if low <= m * 10.0**p <= high]
+
+
+def thin(points: Points, most: int = 300) -> Points:
+    """At most `most` points: the means of equal runs, so that long noisy curves stay light."""
+    if len(points) <= most:
+        return points
+    bounds = [round(i * len(points) / most) for i in range(most + 1)]
+    runs = [points[a:b] for a, b in pairwise(bounds)]
+    return [(sum(x for x, _ in run) / len(run), sum(y for _, y in run) / len(run)) for run in runs]
+
+
+def lines(series: Mapping[str, Points], *, x_label: str, y_label: str, log_y: bool = False) -> Html:
+    """Curves over one axis; points that are not finite (or not positive, `log_y`) leave a gap."""
+    kept = {
+        name: thin([(x, y) for x, y in points if math.isfinite(y) and (y > 0 or not log_y)])
+        for name, points in series.items()
+    }
+    kept = {name: points for name, points in kept.items() if points}
+    if not kept:
+        return tag("p", "Nothing was recorded.", class_="empty")
+    xs = [x for points in kept.values() for x, _ in points]
+    ys = [y for points in kept.values() for _, y in points]
+    frame = Frame(min(xs), max(xs), min(ys), max(ys), log_y)
+    drawn = [*frame.grid(x_label, y_label)]
+    for i, points in enumerate(kept.values()):
+        path = "M" + "L".join(f"{frame.x(x):.1f} {frame.y(y):.1f}" for x, y in points)
+        dash = DASHES[i % len(DASHES)] or None
+        style = f"line s{i % SERIES}"
+        drawn.append(tag("path", d=path, class_=style, stroke_dasharray=dash))
+        x, y = points[-1]
+        drawn.append(
+            tag("circle", cx=f"{frame.x(x):.1f}", cy=f"{frame.y(y):.1f}", r=3.5, class_=style)
+        )
+    said = "; ".join(f"{name} ends at {points[-1][1]:.4g}" for name, points in kept.items())
+    return join(
+        (
+            legend({name: f"{points[-1][1]:.4g}" for name, points in kept.items()}),
+            svg(drawn, Frame.height, f"{y_label} by {x_label}: {said}"),
+        )
+    )
+
+
+def intervals(rows: Mapping[str, Mapping[str, tuple[float, float, float]]]) -> Html:
+    """Shares as dots with whiskers: row → series → (share, low, high), each in [0, 1]."""
+    names = list(dict.fromkeys(name for row in rows.values() for name in row))
+    left, right, step, gap = 196.0, 560.0, 20.0, 14.0
+    drawn: list[Html] = []
+    top = 10.0
+    for label, row in rows.items():
+        drawn.append(tag("text", label, x=2, y=top + step / 2 + 4, class_="label"))
+        for name, (share, low, high) in row.items():
+            style, y = f"s{names.index(name) % SERIES}", top + step / 2
+            a, b, c = (f"{left + (right - left) * v:.1f}" for v in (low, share, high))
+            said = f"{100 * low:.1f} – {100 * high:.1f}"
+            drawn += [
+                tag("text", name, x=left - 14, y=y + 4, class_="faint end"),
+                tag("line", x1=left, x2=right, y1=y, y2=y, class_="rule"),
+                tag("line", x1=a, x2=c, y1=y, y2=y, class_=f"whisker {style}"),
+                tag("circle", cx=b, cy=y, r=5, class_=f"dot {style}"),
+                tag("text", percent(share), x=right + 58, y=y + 4, class_="value end"),
+                tag("text", said, x=WIDTH, y=y + 4, class_="faint end"),
+            ]
+            top += step
+        top += gap
+    for v in (0, 0.25, 0.5, 0.75, 1):
+        x = left + (right - left) * v
+        drawn.insert(0, tag("line", x1=x, x2=x, y1=4, y2=top - 8, class_="grid"))
+        drawn.append(tag("text", f"{100 * v:.0f} %", x=x, y=top + 8, class_="tick middle"))
+    said = "; ".join(
+        f"{label}, {name}: {percent(share)} ({percent(low)} to {percent(high)})"
+        for label, row in rows.items()
+        for name, (share, low, high) in row.items()
+    )
+    return svg(drawn, top + 16, said)
+
+
+def percent(share: float) -> str:
+    """A share as it is read: whole where it is, else one decimal."""
+    return f"{100 * share:.1f}".removesuffix(".0") + " %"
+
+
+def legend(series: Mapping[str, str]) -> Html:
+    """The series' names with their marks; what follows a name is its last value."""
+    items = []
+    for i, (name, value) in enumerate(series.items()):
+        dash = DASHES[i % len(DASHES)] or None
+        stroke = tag(
+            "line", x1=1, x2=25, y1=6, y2=6, class_=f"line s{i % SERIES}", stroke_dasharray=dash
+        )
+        mark = tag("svg", stroke, width=26, height=12, aria_hidden="true")
+        items.append(tag("li", mark, name, tag("b", value) if value else ""))
+    return tag("ul", *items, class_="legend")
+
+
+def svg(drawn: Sequence[Html], height: float, said: str) -> Html:
+    """A chart that scales with the page and tells a screen reader what it shows."""
+    return tag(
+        "svg",
+        *drawn,
+        class_="chart",
+        viewBox=f"0 0 {WIDTH} {height:g}",
+        role="img",
+        aria_label=said,
+    )
+
+
+class Frame:
+    """The axes of a chart of curves: from values to places."""
+
+    height = 300
+    left, right, top, bottom = 64, WIDTH - 16, 14, 252
+
+    def __init__(self, x0: float, x1: float, y0: float, y1: float, log_y: bool) -> None:
+        self.log_y = log_y
+        if log_y:
+            self.y_ticks = log_ticks(y0 / 1.1, y1 * 1.1)
+            y0, y1 = y0 / 1.1, y1 * 1.1
+        else:
+            pad = 0.06 * (y1 - y0) or abs(y1) * 0.1 or 1.0
+            y0, y1 = (0.0 if 0 <= y0 < 0.4 * y1 else y0 - pad), y1 + pad
+            self.y_ticks = ticks(y0, y1)
+        self.x0, self.x1, self.y0, self.y1 = x0, x1, self._map(y0), self._map(y1)
+        self.x_ticks = ticks(x0, x1, 7)
+
+    def _map(self, y: float) -> float:
+        return math.log10(y) if self.log_y else y
+
+    def x(self, value: float) -> float:
+        """Where a value lies across."""
+        share = (value - self.x0) / (self.x1 - self.x0) if self.x1 > self.x0 else 0.5
+        return self.left + share * (self.right - self.left)
+
+    def y(self, value: float) -> float:
+        """Where a value lies in height."""
+        share = (self._map(value) - self.y0) / (self.y1 - self.y0)
+        return self.bottom - share * (self.bottom - self.top)
+
+    def grid(self, x_label: str, y_label: str) -> list[Html]:
+        """Grid lines, ticks and the axes' names."""
+        drawn = []
+        for value in self.y_ticks:
+            y = f"{self.y(value):.1f}"
+            drawn.append(tag("line", x1=self.left, x2=self.right, y1=y, y2=y, class_="grid"))
+            drawn.append(
+                tag("text", f"{value:g}", x=self.left - 8, y=self.y(value) + 4, class_="tick end")
+            )
+        for value in self.x_ticks:
+            x = f"{self.x(value):.1f}"
+            drawn.append(tag("text", f"{value:,g}", x=x, y=self.bottom + 20, class_="tick middle"))
+        middle = (self.top + self.bottom) / 2
+        turned = f"rotate(-90 14 {middle:g})"
+        return [
+            *drawn,
+            tag("line", x1=self.left, x2=self.right, y1=self.bottom, y2=self.bottom, class_="axis"),
+            tag("text", x_label, x=self.right, y=self.bottom + 40, class_="axis-name end"),
+            tag("text", y_label, x=14, y=middle, class_="axis-name middle", transform=turned),
+        ]

@@ -1,0 +1,96 @@
+"""What goes into a page's tables: cells with a tone, and films."""
+
+import os
+import tempfile
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from jaxtyping import Float
+from torch import Tensor
+
+from cascade.report.html import Html, tag, text
+from cascade.video import write_mp4, write_png
+
+Tone = Literal["good", "bad", "plain"]
+MARKS: dict[Tone, str] = {"good": "✓ ", "bad": "✗ ", "plain": ""}
+
+IMAGES = frozenset({".png", ".jpg", ".jpeg", ".gif", ".webp"})
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A value that is good or bad news; a mark says so beside the colour."""
+
+    value: object
+    tone: Tone = "plain"
+
+    def html(self) -> Html:
+        """The mark and the value."""
+        return tag("span", MARKS[self.tone], self.value, class_=f"tone {self.tone}")
+
+
+@dataclass(frozen=True)
+class Film:
+    """A video to show, with a note below it.
+
+    `video` is a file that browsers play (H.264 as yuv420p, or an image), or pixels in [-1, 1] at
+    `fps`; one frame of pixels is an image.
+    """
+
+    video: Path | Float[Tensor, "3 f h w"]
+    fps: float = 8.0
+    note: object = ""
+
+    def data(self, size: int) -> tuple[bytes, str]:
+        """The file's bytes and suffix; pixels are enlarged by a whole factor to about `size`.
+
+        So each pixel keeps its own colour, which yuv420p would average with its neighbours'.
+        """
+        if isinstance(self.video, Path):
+            return self.video.read_bytes(), self.video.suffix.lower()
+        video = self.video.detach().float().cpu()
+        factor = max(1, round(size / max(video.shape[-2:])))
+        video = video.repeat_interleave(factor, dim=-1).repeat_interleave(factor, dim=-2)
+        still = video.shape[1] == 1
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / ("film.png" if still else "film.mp4")
+            if still:
+                write_png(path, video[:, 0])
+            else:
+                write_mp4(path, video, self.fps)
+            return path.read_bytes(), path.suffix
+
+
+def cell(value: object) -> Html:
+    """A cell's content: a `Cell` with its tone, anything else as text."""
+    return value.html() if isinstance(value, Cell) else text(value)
+
+
+def numeric(values: Iterable[object]) -> bool:
+    """Whether there is a number and nothing but numbers, gaps aside."""
+    inner = [value.value if isinstance(value, Cell) else value for value in values]
+    known = [value for value in inner if value is not None]
+    return bool(known) and all(
+        isinstance(value, int | float) and not isinstance(value, bool) for value in known
+    )
+
+
+def datum(value: object) -> Html:
+    """A table's cell; numbers are set to the right."""
+    return tag("td", cell(value), class_="number" if numeric([value]) else None)
+
+
+def scrolled(table: Html, name: str) -> Html:
+    """A table that scrolls by itself where the window is narrow; the keyboard can reach it."""
+    return tag("div", table, class_="scroll", tabindex="0", role="region", aria_label=name)
+
+
+def replace(path: Path, data: bytes) -> None:
+    """Write a file whole or not at all."""
+    handle, part = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    with os.fdopen(handle, "wb") as stream:
+        stream.write(data)
+    Path(part).chmod(0o644)
+    Path(part).replace(path)
