@@ -3,10 +3,10 @@
 import logging
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from typing import Protocol
 
 from torch.utils.data import DataLoader, Dataset
 
+from data.plan import Rows
 from data.probe import DecodeError
 from data.sample import Batch, Sample, collate
 
@@ -23,13 +23,6 @@ class Failure:
     position: int
     reason: str
     replacement: str
-
-
-class Rows(Protocol):
-    """Which row of the index a position takes."""
-
-    def row(self, position: int, attempt: int = 0) -> int:
-        """The row; `attempt` > 0 is an alternative."""
 
 
 class Batches(Dataset[tuple[Batch, list[Failure]]]):

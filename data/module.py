@@ -21,8 +21,8 @@ from data.caption import Captions
 from data.clip import Clipper
 from data.decode import DEADLINE_S
 from data.index import CACHE_DIR, ensure_index, find_shards, read_about
-from data.loader import Batches, Failure, Loader, Rows
-from data.plan import Fixed, Plan, rank_batch, rank_positions
+from data.loader import Batches, Failure, Loader
+from data.plan import Fixed, Plan, Rows, rank_batch, rank_positions
 from data.probe import MAX_PIXELS
 from data.select import Index, Need, Selection, by_hash, select, split
 from data.source import Source, cached_bytes
@@ -295,8 +295,12 @@ def _count_batches(trainer: pl.Trainer, done: int) -> None:
     """Have Lightning count `done` batches as behind it.
 
     It restores its own count from the checkpoint, which is wrong where the accumulation has
-    changed since, or where it was saved in the midst of one, whose gradients are lost.
+    changed since, or where it was saved in the midst of one, whose gradients are lost. A
+    checkpoint from the end of a batch lacks that batch's completion, which Lightning adds itself.
     """
-    current = trainer.fit_loop.epoch_loop.batch_progress.current
-    for count in ("ready", "started", "processed", "completed"):
-        setattr(current, count, done)
+    progress = trainer.fit_loop.epoch_loop.batch_progress
+    total = vars(progress.total)
+    pending = total["ready"] == total["started"] == total["processed"] == total["completed"] + 1
+    counts = {"ready": done, "started": done, "processed": done, "completed": done - pending}
+    for name, count in counts.items():
+        setattr(progress.current, name, count)

@@ -86,6 +86,9 @@ class Fixed:
         return int(self.rows[place % len(self.rows)])
 
 
+Rows = Plan | Fixed
+
+
 def rank_batch(*, global_batch: int, world: int, accumulate: int) -> int:
     """Samples per rank and micro batch.
 

@@ -1,0 +1,237 @@
+"""The order of a run is one sequence, whoever asks for it and however often it was broken off."""
+
+import contextlib
+import logging
+from pathlib import Path
+
+import pytest
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning.callbacks import ModelCheckpoint, OnExceptionCheckpoint
+
+from cascade.grid import Grid
+from data.module import ShardData
+
+GRID = Grid(frames=4, height=16, width=16, fps=8)
+
+
+def module(shards, **options):
+    options = {"global_batch": 4, "val_share": 0.1, "cache_bytes": 2**24} | options
+    return ShardData(shards=shards, grid=GRID, **options)
+
+
+class Recorder(pl.LightningModule):
+    """Records the keys it is given; dies at a step."""
+
+    def __init__(self, die_at: int = -1, die_in: int = 0):
+        super().__init__()
+        self.die_in = die_in
+        self.weight = torch.nn.Parameter(torch.zeros(()))
+        self.die_at, self.seen, self.validated = die_at, [], []
+
+    def training_step(self, batch):
+        if self.global_step == self.die_at:
+            if self.die_in == 0:
+                raise KeyboardInterrupt
+            self.die_in -= 1
+        self.seen += zip(batch["position"].tolist(), batch["key"], strict=True)
+        return self.weight * batch["video"].float().mean()
+
+    def validation_step(self, batch):
+        self.validated += batch["key"]
+
+    def configure_optimizers(self):
+        return torch.optim.SGD(self.parameters(), lr=0.1)
+
+
+def fit(model, data, folder, *, steps=8, accumulate=1, ckpt=None):
+    trainer = pl.Trainer(
+        max_steps=steps,
+        accumulate_grad_batches=accumulate,
+        accelerator="cpu",
+        callbacks=[
+            ModelCheckpoint(folder, every_n_train_steps=2, save_top_k=-1),
+            OnExceptionCheckpoint(folder, "died"),
+        ],
+        val_check_interval=4,
+        num_sanity_val_steps=0,
+        logger=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+    )
+    with contextlib.suppress(KeyboardInterrupt, SystemExit):
+        trainer.fit(model, data, ckpt_path=ckpt, weights_only=False)
+    return model
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize(("workers", "accumulate"), [(0, 1), (2, 1), (0, 2)])
+def test_resumed_run_equals_unbroken_run(shards, tmp_path, workers, accumulate):
+    def data():
+        return module(shards, num_workers=workers)
+
+    whole = fit(Recorder(), data(), tmp_path / "whole", accumulate=accumulate)
+    assert [p for p, _ in whole.seen] == list(range(8 * 4))
+    fit(Recorder(die_at=5), data(), tmp_path / "broken", accumulate=accumulate)
+    saved = sorted((tmp_path / "broken").glob("*step=4.ckpt"))
+    rest = fit(Recorder(), data(), tmp_path / "rest", accumulate=accumulate, ckpt=saved[0])
+    assert rest.seen == whole.seen[4 * 4 :]
+    assert rest.global_step == 8
+    assert rest.validated
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_accumulation_may_change_at_a_resume(shards, tmp_path):
+    whole = fit(Recorder(), module(shards), tmp_path / "whole")
+    fit(Recorder(die_at=7), module(shards), tmp_path / "broken")
+    saved = next((tmp_path / "broken").glob("*step=6.ckpt"))
+    rest = fit(Recorder(), module(shards), tmp_path / "rest", accumulate=2, ckpt=saved)
+    assert (rest.seen, rest.global_step) == (whole.seen[6 * 4 :], 8)
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("die_in", [0, 1])
+def test_a_step_broken_off_is_done_again_from_its_first_sample(shards, tmp_path, die_in):
+    whole = fit(Recorder(), module(shards), tmp_path / "whole", accumulate=2)
+    dead = Recorder(die_at=5, die_in=die_in)
+    fit(dead, module(shards), tmp_path / "broken", accumulate=2)
+    assert len(dead.seen) == 5 * 4 + 2 * die_in
+    died = tmp_path / "broken" / "died.ckpt"
+    rest = fit(Recorder(), module(shards), tmp_path / "rest", accumulate=2, ckpt=died)
+    assert (rest.seen, rest.global_step) == (whole.seen[5 * 4 :], 8)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_other_data_is_refused_at_a_resume(shards, tmp_path):
+    fit(Recorder(), module(shards), tmp_path, steps=4)
+    saved = next(tmp_path.glob("*step=2.ckpt"))
+    with pytest.raises(ValueError, match="checkpoint's fingerprint is"):
+        fit(Recorder(), module(shards / "00000.tar"), tmp_path / "other", ckpt=saved)
+    with pytest.raises(ValueError, match="checkpoint's seed is 0, this run's is 1"):
+        fit(Recorder(), module(shards, seed=1), tmp_path / "other", ckpt=saved)
+    with pytest.raises(ValueError, match="global_batch=16 does not divide the 8 samples"):
+        fit(Recorder(), module(shards, global_batch=16), tmp_path / "other", ckpt=saved)
+
+
+@pytest.mark.parametrize("world", [2, 4])
+def test_ranks_are_disjoint_and_cover_what_one_process_sees(shards, world):
+    data = module(shards)
+    for name, count in (("train_loader", {"first": 3, "count": 6}), ("val_loader", {})):
+        one = list(getattr(data, name)(**count))
+        ranks = [getattr(data, name)(**count, rank=r, world=world) for r in range(world)]
+        if name == "train_loader":
+            for alone, *parts in zip(one, *ranks, strict=True):
+                assert alone["key"] == [k for p in parts for k in p["key"]]
+                assert torch.equal(alone["video"], torch.cat([p["video"] for p in parts]))
+        else:
+            assert {k for b in one for k in b["key"]} == {
+                k for r in ranks for b in r for k in b["key"]
+            }
+            assert len({len(r) for r in ranks}) == 1
+
+
+def test_one_held_out_sample_on_eight_ranks(shards, caplog):
+    data = module(shards, val_samples=1, global_batch=8)
+    seen = [b["key"] for r in range(8) for b in data.val_loader(rank=r, world=8)]
+    assert len(seen) == 8
+    assert len({k for batch in seen for k in batch}) == 1
+    assert "1 held-out samples on 8 ranks" in caplog.text
+
+
+def test_a_batch_that_the_ranks_do_not_divide_is_refused(shards):
+    with pytest.raises(ValueError, match=r"global_batch=4 is not a multiple of 3 ranks"):
+        module(shards).train_loader(first=0, count=1, world=3)
+
+
+def test_validation_is_held_out_and_fixed(shards):
+    data = module(shards, val_share=0.3)
+    held = [k for b in data.val_loader() for k in b["key"]]
+    trained = {k for b in data.train_loader(first=0, count=20) for k in b["key"]}
+    assert held
+    assert not trained & set(held)
+    assert len(trained) + len(held) == 20
+    assert held == [k for b in module(shards, val_share=0.3, seed=9).val_loader() for k in b["key"]]
+
+
+def test_own_validation_shards(shards):
+    data = module(shards / "00000.tar", val=shards / "00001.tar")
+    assert {k for b in data.val_loader() for k in b["key"]} == {f"clip_{i}" for i in range(12, 20)}
+    assert len({k for b in data.train_loader(first=0, count=3) for k in b["key"]}) == 12
+
+
+def test_cache_changes_nothing(shards):
+    options = {"crop": (2, 8, 8), "align": (1, 2, 2)}
+    plain = module(shards, cache_bytes=0, **options).train_loader(first=0, count=3)
+    cached = module(shards, **options).train_loader(first=0, count=3)
+    for _ in range(2):
+        for a, b in zip(plain, cached, strict=True):
+            assert torch.equal(a["video"], b["video"])
+            assert (a["key"], a["caption"], a["state"]) == (b["key"], b["caption"], b["state"])
+
+
+def test_a_sample_that_fails_is_replaced_and_counted(shards, write_shard, make_clips, tmp_path):
+    samples = make_clips(6)
+    broken = bytearray(samples[2]["mp4"])
+    at = broken.index(b"mdat") + 4
+    half = at + (len(broken) - at) // 3
+    broken[half : half + 400] = bytes(400)
+    samples[2]["mp4"] = bytes(broken)
+    data = module(write_shard(tmp_path / "a.tar", samples), val_share=0.0, global_batch=6)
+    data.setup()
+    if data.dropped:  # The index's first frame was enough to find it.
+        assert sum(data.dropped.values()) == 1
+        return
+    (batch,) = data.train_loader(first=0, count=1)
+    assert "clip_2" not in batch["key"]
+    assert data.failures[0].key == "clip_2"
+
+
+def test_a_shard_changed_under_the_index_is_quarantined(write_shard, make_clips, tmp_path, caplog):
+    path = write_shard(tmp_path / "a.tar", make_clips(4))
+    data = module(path, val_share=0.0, cache_bytes=0)
+    data.setup()
+    whole = path.read_bytes()
+    path.write_bytes(whole.replace(b"moov", b"mooo", 1))
+    (batch,) = data.train_loader(first=0, count=1)
+    assert "clip_0" not in batch["key"]
+    assert {f.key for f in data.failures} == {"clip_0"}
+    assert "clip_0" in caplog.text
+    path.write_bytes(whole.replace(b"moov", b"mooo"))
+    with pytest.raises(ValueError, match="16 samples in a row do not decode"):
+        list(data.train_loader(first=0, count=1))
+
+
+def test_images_and_videos_never_share_a_batch(write_shard, make_clips, make_jpeg, tmp_path):
+    images = [
+        {"__key__": f"image_{i}", "jpg": make_jpeg(), "txt": f"picture {i}"} for i in range(5)
+    ]
+    path = write_shard(tmp_path / "a.tar", make_clips(5) + images)
+    data = module(path, image_share=0.5, global_batch=2, val_share=0.0)
+    frames = [b["video"].shape[2] for b in data.train_loader(first=0, count=10)]
+    assert sorted(frames) == [1] * 5 + [4] * 5
+    without = module(path, global_batch=2, val_share=0.0)
+    assert {b["video"].shape[2] for b in without.train_loader(first=0, count=10)} == {4}
+    assert without.dropped == {"an image, and image_share is 0": 5}
+
+
+def test_shards_are_made_when_they_are_missing(write_shard, make_clips, tmp_path, caplog):
+    caplog.set_level(logging.INFO)
+    made: list[Path] = []
+
+    def make(folder: Path) -> None:
+        made.append(folder)
+        write_shard(folder / "0.tar", make_clips(1))
+
+    for _ in range(2):
+        data = module(tmp_path / "world", make=make, val_share=0.5)
+        data.prepare_data()
+        data.setup()
+    assert made == [tmp_path / "world"]
+    assert "nothing is held out of 1 samples" in caplog.text
+    assert [b["key"] for b in data.val_loader()] == [["clip_0"]]
+    assert next(iter(data.train_loader(first=0, count=1)))["key"] == ["clip_0"] * 4
+
+
+def test_a_run_without_a_length_is_refused(shards):
+    with pytest.raises(ValueError, match="no trainer is attached"):
+        module(shards).train_dataloader()
