@@ -146,9 +146,24 @@ class MuonAdamW(torch.optim.Optimizer):
         )
 
 
-def muon_adamw(module: nn.Module, **options: Any) -> torch.optim.Optimizer:
-    """`MuonAdamW` of a module's parameters; the options are its keywords."""
-    return MuonAdamW(module.named_parameters(), **options)
+def muon_adamw(
+    module: nn.Module,
+    *,
+    muon_lr: float = 0.02,
+    adamw_lr: float = 2e-3,
+    momentum: float = 0.95,
+    betas: Sequence[float] = (0.9, 0.99),
+    weight_decay: float = 0.0,
+) -> torch.optim.Optimizer:
+    """`MuonAdamW` of a module's parameters."""
+    return MuonAdamW(
+        module.named_parameters(),
+        muon_lr=muon_lr,
+        adamw_lr=adamw_lr,
+        momentum=momentum,
+        betas=betas,
+        weight_decay=weight_decay,
+    )
 
 
 def adamw(
