@@ -11,18 +11,17 @@ import statistics
 import sys
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import hydra
 import torch
 from omegaconf import DictConfig, OmegaConf
 
-from cascade import flops
+from cascade.entry import CONF
+from cascade.flops import device_peak, measured_matmul_peak, parameter_count, training_flops
 from cascade.grid import Grid
 
 log = logging.getLogger(__name__)
-CONF = str(Path(__file__).resolve().parents[1] / "conf")
 
 
 def spread(values: list[float]) -> dict[str, float]:
@@ -96,9 +95,9 @@ def bench(cfg: DictConfig) -> dict[str, Any]:
             seconds = timed(one, device)
             if turn >= cfg.bench.warmup:
                 times[name].append(seconds)
-    counted = flops.training_flops(lambda: stage.losses(batch, purpose="bench")[0].mean())
+    counted = training_flops(lambda: stage.losses(batch, purpose="bench")[0].mean())
     step_s = statistics.median(times["training_step_s"])
-    peak = flops.device_peak(device, dtype) or flops.measured_matmul_peak(device, dtype)
+    peak = device_peak(device, dtype) or measured_matmul_peak(device, dtype)
     return {
         "stage": cfg.stage.name,
         "device": torch.cuda.get_device_name() if device.type == "cuda" else "cpu",
@@ -106,7 +105,7 @@ def bench(cfg: DictConfig) -> dict[str, Any]:
         "torch": torch.__version__,
         "grid": str(grid),
         "batch": size,
-        "parameters": flops.parameter_count(stage),
+        "parameters": parameter_count(stage),
         **{name: spread(values) for name, values in times.items()},
         "clips_per_s": size / step_s,
         "training_flops": counted,

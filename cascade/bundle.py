@@ -8,7 +8,6 @@ bundle is a folder of bundles with `cascade.yaml`: their order, and how each is 
 import importlib
 import inspect
 import json
-import os
 import re
 import shutil
 import tempfile
@@ -87,7 +86,7 @@ def save_bundle(
         part.chmod(0o755)
         if folder.exists():
             shutil.rmtree(folder)
-        os.replace(part, folder)
+        part.replace(folder)
     finally:
         shutil.rmtree(part, ignore_errors=True)
     return folder
@@ -159,9 +158,9 @@ def load_weights(module: nn.Module, folder: str | Path) -> None:
     wrong += [f"{name}: missing in the bundle" for name in sorted(wanted.keys() - given.keys())]
     wrong += [f"{name}: unknown to the net" for name in sorted(given.keys() - wanted.keys())]
     if wrong:
-        shown = "; ".join(wrong[:3])
+        shown = "; ".join([*wrong[:3], "…"] if len(wrong) > 3 else wrong)
         raise BundleError(
-            f"{folder}: {len(wrong)} weights do not fit ({shown}{'; …' if len(wrong) > 3 else ''}); "
+            f"{folder}: {len(wrong)} weights do not fit ({shown}); "
             f"use the config that the bundle was trained with, or train anew"
         )
     module.load_state_dict(given)
@@ -183,7 +182,7 @@ def save_cascade(
     text = yaml.safe_dump({"format": FORMAT, "stages": stages}, sort_keys=False)
     part = folder / f".{CASCADE}"
     part.write_text(text, encoding="utf-8")
-    os.replace(part, folder / CASCADE)
+    part.replace(folder / CASCADE)
     return folder
 
 

@@ -24,8 +24,9 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedCo
 from cascade.bundle import save_cascade
 from cascade.curves import last_step, read_curves
 from cascade.demo_page import Result, write_page
+from cascade.entry import CONF, open_cascade
 from cascade.eval.following import Following
-from cascade.evaluate import CONF, follow, generate, open_cascade, write_report
+from cascade.evaluate import follow, generate, write_report
 from cascade.pipeline import Cascade
 
 console = Console()

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from cascade.curves import read_curves
 from cascade.eval.following import Following
+from cascade.report import chart
 from cascade.report.page import Page
 from cascade.report.parts import Cell, Film
 from cascade.train import commit
@@ -99,7 +100,9 @@ def _training(page: Page, cfg: DictConfig) -> None:
         if not curves:
             continue
         page.section(f"Training {stage}")
-        losses = {n: curves[n] for n in ("train/loss", "val/loss") if n in curves}
+        losses: dict[str, chart.Points] = {
+            n: curves[n] for n in ("train/loss", "val/loss") if n in curves
+        }
         if losses:
             page.lines(losses, log_y=True)
         _plain(page, {name: curve[-1][1] for name, curve in curves.items()})

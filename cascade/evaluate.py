@@ -19,23 +19,12 @@ from rich.progress import track
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from cascade.eval.following import Following, measure
+from cascade.entry import CONF, open_cascade
+from cascade.eval.following import Following, following
 from cascade.pipeline import Cascade
 from cascade.video import to_uint8
 
 log = logging.getLogger(__name__)
-CONF = str(Path(__file__).resolve().parents[1] / "conf")
-
-
-def open_cascade(cfg: DictConfig, **options: Any) -> Cascade:
-    """The cascade that a config names: a bundle, or the runs of its stages."""
-    device = cfg.device
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-    options.update(device=device, dtype=getattr(torch, cfg.dtype))
-    if cfg.bundle is not None:
-        return Cascade.from_pretrained(cfg.bundle, **options)
-    return Cascade.from_runs(cfg.paths.runs, cfg.cascade, run=cfg.run, **options)
 
 
 def fingerprint(cascade: Cascade, prompts: Sequence[str], seed: int) -> str:
@@ -59,9 +48,7 @@ def generate(
         path = folder / f"{first:06d}.safetensors"
         rows = prompts[first : first + batch_size]
         if not path.is_file():
-            generators = [
-                torch.Generator().manual_seed(seed + first + i) for i in range(len(rows))
-            ]
+            generators = [torch.Generator().manual_seed(seed + first + i) for i in range(len(rows))]
             made = cascade(rows, generator=generators).stages
             part = path.with_suffix(".part")
             save_file({name: to_uint8(video).contiguous() for name, video in made.items()}, part)
@@ -77,10 +64,11 @@ def follow(
     parser: Callable[..., Any],
 ) -> dict[str, Following]:
     """How well the videos of each stage follow the prompts, (text, attributes) each."""
-    asked = [(text, attributes.to_dict()) for text, attributes in prompts]
+    texts = [text for text, _ in prompts]
+    wanted = [attributes.to_dict() for _, attributes in prompts]
     return {
-        stage.name: measure(
-            videos[stage.name], prompts=asked, parser=parser, fps=stage.target.fps
+        stage.name: following(
+            videos[stage.name], wanted, parser, fps=stage.target.fps, prompts=texts
         )
         for stage in cascade.stages
     }
@@ -88,7 +76,7 @@ def follow(
 
 def write_report(path: Path, report: Mapping[str, Following]) -> None:
     """Shares with 95 % intervals, confusion and every reading, per stage, as JSON."""
-    content = {stage: following.to_json() for stage, following in report.items()}
+    content = {stage: found.to_json() for stage, found in report.items()}
     path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n")
 
 
@@ -102,8 +90,8 @@ def main(cfg: DictConfig) -> None:
     videos = generate(cascade, texts, folder=out, seed=cfg.seed, batch_size=cfg.batch_size)
     report = follow(cascade, videos, prompts, hydra.utils.instantiate(cfg.parser))
     write_report(out / "evaluation.json", report)
-    for stage, following in report.items():
-        shares = "  ".join(f"{name} {share}" for name, share in following.shares().items())
+    for stage, found in report.items():
+        shares = "  ".join(f"{name} {share}" for name, share in found.shares().items())
         log.info("%s: %s", stage, shares)
 
 

@@ -18,8 +18,9 @@ from rich.table import Table
 
 from cascade.bundle import load_stage
 from cascade.callbacks.samples import sample_like
+from cascade.entry import CONF
 from cascade.eval.fidelity import psnr
-from cascade.train import CONF, train
+from cascade.train import resolved, train
 from cascade.video import to_float, write_mp4
 
 log = logging.getLogger(__name__)
@@ -82,7 +83,7 @@ def main(cfg: DictConfig) -> None:
                 cfg.data, {"shards": str(one_clip_shard(Path(cfg.clip), run)), "make": None}
             )
     train(cfg, run)
-    data = hydra.utils.instantiate(OmegaConf.to_container(cfg, resolve=True)["data"], _convert_="all")  # type: ignore[index, call-overload]  # a mapping
+    data = hydra.utils.instantiate(resolved(cfg)["data"], _convert_="all")
     data.prepare_data()
     data.setup("fit")
     figures = judge(run, next(iter(data.val_loader(size=1))), cfg)
@@ -94,8 +95,8 @@ def main(cfg: DictConfig) -> None:
     if figures["psnr"] < figures["wanted"]:
         raise NotLearningError(
             f"{cfg.stage.name}: the clip came back at {figures['psnr']:.2f} dB, "
-            f"{figures['wanted']:.2f} were wanted; look at {run}/back.mp4 beside clip.mp4, or train "
-            f"longer with ARGS='stage.train.steps=…'"
+            f"{figures['wanted']:.2f} were wanted; look at {run}/back.mp4 beside clip.mp4, or "
+            f"train longer with ARGS='stage.train.steps=…'"
         )
 
 

@@ -1,6 +1,6 @@
-"""One line per stage of a cascade, from the meta device: `python -m cascade.params cascade=demo`."""
+"""One line per stage of a cascade, from the meta device: `python -m cascade.params`."""
 
-from pathlib import Path
+from typing import Any
 
 import hydra
 import torch
@@ -10,18 +10,18 @@ from omegaconf import DictConfig
 from rich.console import Console
 from rich.table import Table
 
-CONF = str(Path(__file__).resolve().parents[1] / "conf")
+from cascade.entry import CONF
 
 
-def build_on_meta(choice: str) -> tuple[torch.nn.Module, int]:
+def build_on_meta(choice: str) -> tuple[Any, int]:
     """The stage of config `stage=<choice>` without memory for its weights, and their number."""
     if not GlobalHydra.instance().is_initialized():
         initialize_config_dir(version_base="1.3", config_dir=CONF)
     config = compose("train", overrides=[f"stage={choice}"])["stage"]
     config.pop("train")
     with torch.device("meta"):
-        stage: torch.nn.Module = hydra.utils.instantiate(config, _convert_="all")
-        stage.configure_model()  # type: ignore[operator]  # a stage's own method
+        stage = hydra.utils.instantiate(config, _convert_="all")
+        stage.configure_model()
     return stage, sum(p.numel() for p in stage.parameters())
 
 
@@ -38,7 +38,7 @@ def main(cfg: DictConfig) -> None:
         published = cfg.cascade.get("published", {}).get(name)
         table.add_row(
             name,
-            "×".join(str(side) for side in grid.shape),  # type: ignore[union-attr, operator]  # a Grid
+            "×".join(str(side) for side in grid.shape),
             f"{grid.fps:g}",
             f"{count / 1e6:,.1f} M",
             f"{published / 1e6:,.0f} M" if published else "–",

@@ -8,6 +8,7 @@ batch.
 """
 
 import contextlib
+import itertools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -123,7 +124,7 @@ class Cascade:
         return cls([load_stage(path) for path in paths], sampling=sampling, **options)
 
     def grids(self, *, frames: int | None, height: int | None, width: int | None) -> list[Grid]:
-        """Each stage's grid when the *base* makes frames × height × width (its target's by default).
+        """Each stage's grid when the *base* makes frames × height × width, or its target.
 
         Raises:
             ValueError: a stage cannot run on its grid.
@@ -285,7 +286,7 @@ def check_chain(stages: Sequence[Any]) -> None:
     names = [stage.name for stage in stages]
     if len(set(names)) < len(names):
         raise ValueError(f"the stages of a cascade need names of their own, got {', '.join(names)}")
-    for before, after in zip(stages, stages[1:], strict=False):
+    for before, after in itertools.pairwise(stages):
         if after.augment is None:
             raise ValueError(f"{after.name} is a base stage and can only come first")
         if after.low_grid.fps != before.target.fps:
@@ -305,7 +306,7 @@ def bring_given(given: Given, grid: Grid, device: torch.device) -> Given:
     frames, mask = given.frames.to(device), given.mask.to(device)
     factor = frames.shape[2] // grid.frames
     if factor > 1:
-        any_given = mask.flatten(3).amax((1, 3)).unflatten(1, (grid.frames, factor)) > 0
+        any_given = mask.flatten(3).amax((1, 3)).view(-1, grid.frames, factor) > 0
         first = any_given.float().argmax(2) + factor * torch.arange(grid.frames, device=device)
         frames = _pick(frames, first)
         mask = _pick(mask, first)
@@ -335,7 +336,7 @@ def _seeds(generator: torch.Generator | Sequence[torch.Generator] | None, count:
     """One seed per video, drawn from its generator."""
     if isinstance(generator, Sequence):
         if len(generator) != count:
-            raise ValueError(f"{count} prompts, but {len(generator)} generators; give one or {count}")
+            raise ValueError(f"{count} prompts, {len(generator)} generators; give one or {count}")
         each = list(generator)
     else:
         each = [generator or torch.Generator().manual_seed(torch.seed() % 2**63)] * count

@@ -16,7 +16,7 @@ from rich.progress import Progress
 from cascade import conditioning
 from cascade.conditioning import Given
 from cascade.diffusion.sampler import Step
-from cascade.evaluate import CONF, open_cascade
+from cascade.entry import CONF, open_cascade
 from cascade.grid import Grid
 from cascade.video import load_clip, write_video
 
@@ -79,8 +79,8 @@ def main(cfg: DictConfig) -> None:
     grids = cascade.grids(frames=cfg.frames, height=cfg.height, width=cfg.width)
     given = given_files(cfg, grids[-1])
     if given is not None:
-        count = cfg.num_videos
-        given = Given(given.frames.expand(count, -1, -1, -1, -1), given.mask.expand(count, -1, -1, -1, -1))
+        rows = (cfg.num_videos, -1, -1, -1, -1)
+        given = Given(given.frames.expand(*rows), given.mask.expand(*rows))
     with Progress() as progress:
         tasks = {s.name: progress.add_task(s.name, total=None) for s in cascade.stages}
 

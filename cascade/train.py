@@ -20,10 +20,10 @@ from omegaconf import DictConfig, OmegaConf
 
 from cascade.bundle import load_weights, save_bundle
 from cascade.callbacks.ema import averages
+from cascade.entry import CONF
 from cascade.shrink import shrink
 
 log = logging.getLogger(__name__)
-CONF = str(Path(__file__).resolve().parents[1] / "conf")
 #: What may change between a run's legs: it does not touch the numbers.
 FREE = ("trainer", "callbacks", "logger", "paths", "hydra", "name")
 
@@ -123,7 +123,7 @@ def train(cfg: DictConfig, run: Path) -> None:
     config = resolved(cfg)
     keep_config(run, config)
     if (run / "bundle").is_dir():
-        log.info("%s is trained: %s/bundle; another NAME=… trains another", config["stage"]["name"], run)
+        log.info("already trained: %s/bundle; another NAME=… trains another", run)
         return
     pl.seed_everything(cfg.seed, workers=True, verbose=False)
     stage = hydra.utils.instantiate(config["stage"], _convert_="all")

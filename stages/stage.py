@@ -23,8 +23,8 @@ from cascade.conditioning import Given, text, whole_frames
 from cascade.diffusion.augment import NoiseAugment
 from cascade.diffusion.gaussian import diffuse, per_frame, target, to_x
 from cascade.diffusion.loss import denoising_loss
-from cascade.diffusion.process import Diffusion, Sampling, StartedAt
-from cascade.diffusion.sampler import Step
+from cascade.diffusion.process import Diffusion, Sampling
+from cascade.diffusion.sampler import Step, levels
 from cascade.grid import Grid
 from cascade.text import TextEncoder, TextFeatures
 from cascade.video import to_float
@@ -311,14 +311,14 @@ class Stage(pl.LightningModule, ABC):
         if guidance_scale is not None:
             guidance = guidance.with_scale(guidance_scale)
         without = self.text(list(negative) if negative is not None else [""] * len(captions))
-        schedule = self.diffusion.schedule
+        schedule, entry = self.diffusion.schedule, 1.0
         shape = tuple(cond.given.frames.shape[1:])
         z = keyed.normals(0, seeds, f"{self.name}/start", shape, self.device)
         if start is not None:
-            schedule = StartedAt(schedule, start[1])
-            first = schedule.logsnr(torch.ones((), device=self.device))
-            x = self.codec.encode(start[0].to(self.device))
-            z = diffuse(x, z, schedule.alpha(first), schedule.sigma(first))
+            video, entry = start
+            first = levels(schedule, 1, entry)[0]
+            alpha, sigma = (z.new_full((1,) * z.ndim, a) for a in (first.alpha, first.sigma))
+            z = diffuse(self.codec.encode(video.to(self.device)), z, alpha, sigma)
 
         def denoise(z: Tensor, step: Step) -> Tensor:
             return self._guided(z, step, cond, without, guidance)
@@ -328,6 +328,7 @@ class Stage(pl.LightningModule, ABC):
             z,
             schedule=schedule,
             steps=steps or self.sampling.steps,
+            start=entry,
             noise=lambda i: keyed.normals(0, seeds, f"{self.name}/{i}", shape, self.device),
             on_step=on_step,
         )

@@ -30,9 +30,10 @@ class Diagnostics(pl.Callback):
             return
         self._kept.append((outputs["losses"], outputs["logsnr"]))
         if trainer.global_step % trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]  # set by Trainer
-            losses, logsnr = (torch.cat(part).float().cpu() for part in zip(*self._kept, strict=True))
+            kept = zip(*self._kept, strict=True)
+            losses, logsnr = (torch.cat(part).float().cpu() for part in kept)
             self._kept = []
             bins = torch.bucketize(logsnr, self.edges)
-            for number in bins.unique().tolist():
+            for number in sorted(set(bins.tolist())):
                 pl_module.log(self.names[number], losses[bins == number].mean())
             pl_module.log("train/lr", trainer.optimizers[0].param_groups[0]["lr"])

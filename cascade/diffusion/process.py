@@ -42,28 +42,3 @@ class Sampling:
         self.sampler = sampler
         self.steps = steps
         self.guidance = guidance
-
-
-class StartedAt(Schedule):
-    """A schedule entered at time `start` instead of 1: SDEdit's way into a video (2108.01073)."""
-
-    def __init__(self, schedule: Schedule, start: float) -> None:
-        if not 0 < start <= 1:
-            raise ValueError(f"start {start} must lie in (0, 1]; 1 is pure noise")
-        super().__init__(logsnr_min=schedule.logsnr_min, logsnr_max=schedule.logsnr_max)
-        self._schedule = schedule
-        self._start = start
-
-    def alpha(self, logsnr: Float[Tensor, "*n"]) -> Float[Tensor, "*n"]:
-        """The wrapped schedule's α."""
-        return self._schedule.alpha(logsnr)
-
-    def sigma(self, logsnr: Float[Tensor, "*n"]) -> Float[Tensor, "*n"]:
-        """The wrapped schedule's σ."""
-        return self._schedule.sigma(logsnr)
-
-    def _logsnr(self, t: Tensor) -> Tensor:
-        return self._schedule.logsnr(t * self._start)
-
-    def _time(self, logsnr: Tensor) -> Tensor:
-        return self._schedule.time(logsnr) / self._start

@@ -23,7 +23,7 @@ def ssim(
 ) -> Float[Tensor, " b"]:
     """Structural similarity (Wang et al., 2004), the mean over a clip's frames."""
     count, _, frames, _, _ = made.shape
-    flat = [v.transpose(1, 2).flatten(0, 1).contiguous() for v in (made, wanted)]
-    value = structural_similarity_index_measure(*flat, data_range=2.0, reduction="none")
+    one, other = (v.transpose(1, 2).flatten(0, 1).contiguous() for v in (made, wanted))
+    value = structural_similarity_index_measure(one, other, data_range=2.0, reduction="none")
     assert isinstance(value, Tensor)
     return value.view(count, frames).mean(1)
