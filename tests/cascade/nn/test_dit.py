@@ -154,3 +154,11 @@ def test_xformers_is_optional() -> None:
 def test_a_width_off_the_head_is_refused() -> None:
     with pytest.raises(ValueError, match="got width 64 and head_width 48"):
         dit(head_width=48)
+
+
+def test_mixed_precision_trains() -> None:
+    net = dit(long_skips=True, checkpointing=True)
+    with torch.autocast("cpu", torch.bfloat16):
+        mixed = net(*inputs())
+    mixed.float().square().mean().backward()
+    torch.testing.assert_close(mixed.float(), net(*inputs()), atol=0.1, rtol=0.1)
