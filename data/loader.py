@@ -95,6 +95,12 @@ class Loader:
     def __len__(self) -> int:
         return self.length
 
+    def close(self) -> None:
+        """Stop the workers now; left to the garbage collector, each may hang for five seconds."""
+        workers, self._loader._iterator = self._loader._iterator, None
+        if workers is not None and self._loader.num_workers:
+            workers._shutdown_workers()  # type: ignore[attr-defined]  # torch has no public way
+
     def __iter__(self) -> Iterator[Batch]:
         """Yield the batches, and report what had to be replaced."""
         for batch, failures in self._loader:

@@ -92,6 +92,7 @@ class ShardData(pl.LightningDataModule):
         self.fingerprint = ""
         self._consumed, self._at_step = 0, 0
         self._ready = False
+        self._loaders: list[Loader] = []
 
     def prepare_data(self) -> None:
         """Make the shards if they can be made, and index them; on one process of a machine."""
@@ -208,6 +209,15 @@ class ShardData(pl.LightningDataModule):
             length=len(numbers),
         )
 
+    def teardown(self, stage: str | None = None) -> None:  # noqa: ARG002 Lightning passes it
+        """Stop the worker processes."""
+        while self._loaders:
+            self._loaders.pop().close()
+
+    def on_exception(self, exception: BaseException) -> None:  # noqa: ARG002 Lightning passes it
+        """Stop the worker processes."""
+        self.teardown()
+
     def state_dict(self) -> dict[str, Any]:
         """The position: samples consumed by whole optimizer steps, whatever was read ahead."""
         step = self._trainer().global_step
@@ -277,7 +287,7 @@ class ShardData(pl.LightningDataModule):
         numbers: range,
         length: int,
     ) -> Loader:
-        return Loader(
+        loader = Loader(
             Batches(rows=rows, sample=source, key=source.key, positions=positions),
             numbers=numbers,
             length=length,
@@ -285,6 +295,8 @@ class ShardData(pl.LightningDataModule):
             prefetch=self.prefetch,
             on_failure=self.failures.append,
         )
+        self._loaders.append(loader)
+        return loader
 
 
 def _chunk(positions: Sequence[int], size: int, number: int) -> Sequence[int]:
