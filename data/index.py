@@ -9,7 +9,6 @@ import json
 import logging
 import multiprocessing
 import os
-import re
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from pathlib import Path
@@ -52,48 +51,6 @@ SCHEMA = pa.schema(
         ("reason", pa.string()),  # why it is unfit for every stage; '' where it is fit
     ]
 )
-
-
-def find_shards(spec: str | Path | Sequence[str | Path]) -> list[Path]:
-    """The shards a spec names: a tar, a folder of tars, a glob, `{00..09}` ranges, or a list.
-
-    Raises:
-        ValueError: it names none, or is not a local path.
-    """
-    if isinstance(spec, Sequence) and not isinstance(spec, str):
-        return list(dict.fromkeys(path for one in spec for path in find_shards(one)))
-    found: list[Path] = []
-    for text in _expand(str(spec)):
-        if "://" in text or text.startswith("pipe:"):
-            raise ValueError(
-                f"shards: {text!r} is not a local path; copy the shards, then name them"
-            )
-        path = Path(text).expanduser()
-        if path.is_dir():
-            found += sorted(path.glob("*.tar"))
-        elif path.is_file():
-            found.append(path)
-        elif any(c in text for c in "*?["):
-            base = Path(path.anchor)
-            found += sorted(p for p in base.glob(str(path.relative_to(base))) if p.is_file())
-    if not found:
-        raise ValueError(
-            f"shards: {str(spec)!r} names no tar file; give a tar, a folder, or a glob"
-        )
-    return found
-
-
-def _expand(text: str) -> list[str]:
-    """`a{08..10}.tar` is a08.tar, a09.tar and a10.tar."""
-    match = re.search(r"\{(\d+)\.\.(\d+)\}", text)
-    if match is None:
-        return [text]
-    first, last = match.groups()
-    return [
-        expanded
-        for n in range(int(first), int(last) + 1)
-        for expanded in _expand(f"{text[: match.start()]}{n:0{len(first)}}{text[match.end() :]}")
-    ]
 
 
 def index_path(shard: Path, index_dir: Path | None) -> Path:

@@ -8,7 +8,6 @@ import logging
 from collections import Counter
 from collections.abc import Callable, Sequence
 from functools import partial
-from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
@@ -20,11 +19,13 @@ from cascade.grid import Grid
 from data.caption import Captions
 from data.clip import Clipper
 from data.decode import DEADLINE_S
-from data.index import CACHE_DIR, ensure_index, find_shards, read_about
+from data.index import CACHE_DIR, ensure_index
 from data.loader import Batches, Failure, Loader
 from data.plan import Fixed, Plan, Rows, rank_batch, rank_positions
 from data.probe import MAX_PIXELS
+from data.resume import Progress, count_batches
 from data.select import Index, Need, Selection, by_hash, select, split
+from data.shard import find_shards
 from data.source import Source, cached_bytes
 
 log = logging.getLogger(__name__)
@@ -90,7 +91,7 @@ class ShardData(pl.LightningDataModule):
         self.failures: list[Failure] = []
         self.dropped: Counter[str] = Counter()
         self.fingerprint = ""
-        self._consumed, self._at_step = 0, 0
+        self._progress = Progress(global_batch=global_batch, seed=seed)
         self._ready = False
         self._loaders: list[Loader] = []
 
@@ -109,20 +110,22 @@ class ShardData(pl.LightningDataModule):
         if self._ready:
             return
         self.index, chosen = self._choose(self.shards)
-        held_index, held = self.index, chosen.videos[:0]
-        videos, images = chosen.videos, chosen.images
-        if self.val is not None:
-            held_index, own = self._choose(self.val)
-            held = by_hash(held_index, own.videos)
-        else:
+        self.fingerprint = self.index.fingerprint
+        videos, images, self.held_index = chosen.videos, chosen.images, self.index
+        if self.val is None:
             videos, held = split(self.index, videos, self.val_share)
             images, _ = split(self.index, images, self.val_share)
+        else:
+            self.held_index, own = self._choose(self.val)
+            held = by_hash(self.held_index, own.videos)
         if not len(held):
             log.warning(
-                "data: nothing is held out of %d samples, validation sees them", len(videos)
+                "data: nothing is held out; validation sees %d training samples", len(videos)
             )
             held = videos if len(videos) else images
-        self.held_index, self.held = held_index, held[: self.val_samples]
+        self.held = held[: self.val_samples]
+        if self.image_share and not len(images):
+            log.warning("data: image_share is %g, but no image suits", self.image_share)
         self.plan = Plan(
             videos=videos,
             images=images,
@@ -130,8 +133,6 @@ class ShardData(pl.LightningDataModule):
             global_batch=self.global_batch,
             image_share=self.image_share,
         )
-        if self.image_share and not len(images):
-            log.warning("data: image_share is %g, but no image suits", self.image_share)
         log.info(
             "data: %d videos and %d images to train on, %d to validate on; not used: %s",
             *(len(videos), len(images), len(self.held), dict(self.dropped) or "none"),
@@ -141,13 +142,6 @@ class ShardData(pl.LightningDataModule):
     def _choose(self, spec: Shards) -> tuple[Index, Selection]:
         shards = find_shards(spec)
         paths = ensure_index(shards, index_dir=self.index_dir, cache_dir=self.cache_dir)
-        digest = blake2b(self.fingerprint.encode(), digest_size=16)
-        for shard, path in zip(shards, paths, strict=True):
-            about = read_about(path)
-            digest.update(about["shard_hash"].encode())
-            if about["error"]:
-                log.warning("data: %s: %s", shard, about["error"])
-        self.fingerprint = digest.hexdigest()
         index = Index.load(shards, paths)
         chosen = select(index, self.need)
         self.dropped.update(chosen.dropped)
@@ -161,9 +155,9 @@ class ShardData(pl.LightningDataModule):
             raise ValueError("data: a run needs its length: set trainer.max_steps")
         accumulate = trainer.accumulate_grad_batches
         done = trainer.global_step * accumulate
-        _count_batches(trainer, done)
+        count_batches(trainer, done)
         return self.train_loader(
-            first=self._position(trainer.global_step) * accumulate // self.global_batch,
+            first=self._progress.position(trainer.global_step) * accumulate // self.global_batch,
             count=max(0, steps * accumulate - done),
             done=done,
             rank=trainer.global_rank,
@@ -219,41 +213,17 @@ class ShardData(pl.LightningDataModule):
         self.teardown()
 
     def state_dict(self) -> dict[str, Any]:
-        """The position: samples consumed by whole optimizer steps, whatever was read ahead."""
-        step = self._trainer().global_step
-        return {
-            "consumed": self._position(step),
-            "step": step,
-            "seed": self.seed,
-            "fingerprint": self.fingerprint,
-        }
+        """The position, and of which data."""
+        return self._progress.state_dict(self._trainer().global_step, self.fingerprint)
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Go on from a position.
-
-        Raises:
-            ValueError: it is of other data or another seed, or not a multiple of the batch.
-        """
-        for name, mine in (("seed", self.seed), ("fingerprint", self.fingerprint)):
-            if state_dict[name] != mine:
-                raise ValueError(
-                    f"data: the checkpoint's {name} is {state_dict[name]}, this run's is {mine}; "
-                    "resume with the same data and seed, or start anew with init_from"
-                )
-        if state_dict["consumed"] % self.global_batch:
-            raise ValueError(
-                f"data.global_batch={self.global_batch} does not divide the "
-                f"{state_dict['consumed']} samples that the checkpoint has consumed"
-            )
-        self._consumed, self._at_step = state_dict["consumed"], state_dict["step"]
+        """Go on from a position; of other data or another seed it is refused."""
+        self._progress.load_state_dict(state_dict, self.fingerprint)
 
     def _trainer(self) -> pl.Trainer:
         if self.trainer is None:
             raise ValueError("data: no trainer is attached; use train_loader and val_loader")
         return self.trainer
-
-    def _position(self, step: int) -> int:
-        return self._consumed + (step - self._at_step) * self.global_batch
 
     def _rank_batch(self, trainer: pl.Trainer) -> int:
         return rank_batch(
@@ -301,18 +271,3 @@ class ShardData(pl.LightningDataModule):
 
 def _chunk(positions: Sequence[int], size: int, number: int) -> Sequence[int]:
     return positions[number * size : (number + 1) * size]
-
-
-def _count_batches(trainer: pl.Trainer, done: int) -> None:
-    """Have Lightning count `done` batches as behind it.
-
-    It restores its own count from the checkpoint, which is wrong where the accumulation has
-    changed since, or where it was saved in the midst of one, whose gradients are lost. A
-    checkpoint from the end of a batch lacks that batch's completion, which Lightning adds itself.
-    """
-    progress = trainer.fit_loop.epoch_loop.batch_progress
-    total = vars(progress.total)
-    pending = total["ready"] == total["started"] == total["processed"] == total["completed"] + 1
-    counts = {"ready": done, "started": done, "processed": done, "completed": done - pending}
-    for name, count in counts.items():
-        setattr(progress.current, name, count)

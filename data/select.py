@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
+from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from jaxtyping import Bool, Int64, Shaped
+
+from data.index import read_about
 
 log = logging.getLogger(__name__)
 
@@ -39,16 +42,23 @@ class Index:
 
     shards: Sequence[Path]
     table: pa.Table
+    fingerprint: str = ""
+    """Of the bytes of all shards."""
 
     @classmethod
     def load(cls, shards: Sequence[Path], paths: Sequence[Path]) -> "Index":
-        """Read the sidecars of the shards."""
-        tables = []
-        for number, path in enumerate(paths):
+        """Read the sidecars of the shards; what is wrong with a shard is said."""
+        tables, digest = [], blake2b(digest_size=16)
+        for number, (shard, path) in enumerate(zip(shards, paths, strict=True)):
+            about = read_about(path)
+            digest.update(about["shard_hash"].encode())
+            if about["error"]:
+                log.warning("data: %s: %s", shard, about["error"])
             table = pq.read_table(path, read_dictionary=["kind", "codec", "reason"])
             number_column = pa.array(np.full(table.num_rows, number, dtype=np.int32))
             tables.append(table.replace_schema_metadata(None).append_column("shard", number_column))
-        return cls(shards=shards, table=pa.concat_tables(tables).unify_dictionaries())
+        table = pa.concat_tables(tables).unify_dictionaries()
+        return cls(shards=shards, table=table, fingerprint=digest.hexdigest())
 
     def __len__(self) -> int:
         return int(self.table.num_rows)

@@ -1,8 +1,10 @@
-"""A shard as its tar headers tell it: which bytes are which sample's what; nothing is extracted."""
+"""Shards and their tar headers: which bytes are which sample's what; nothing is extracted."""
 
 import hashlib
+import re
 import tarfile
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -32,6 +34,48 @@ class Scan:
     error: str
 
 
+def find_shards(spec: str | Path | Sequence[str | Path]) -> list[Path]:
+    """The shards a spec names: a tar, a folder of tars, a glob, `{00..09}` ranges, or a list.
+
+    Raises:
+        ValueError: it names none, or is not a local path.
+    """
+    if isinstance(spec, Sequence) and not isinstance(spec, str):
+        return list(dict.fromkeys(path for one in spec for path in find_shards(one)))
+    found: list[Path] = []
+    for text in _expand(str(spec)):
+        if "://" in text or text.startswith("pipe:"):
+            raise ValueError(
+                f"shards: {text!r} is not a local path; copy the shards, then name them"
+            )
+        path = Path(text).expanduser()
+        if path.is_dir():
+            found += sorted(path.glob("*.tar"))
+        elif path.is_file():
+            found.append(path)
+        elif any(c in text for c in "*?["):
+            base = Path(path.anchor)
+            found += sorted(p for p in base.glob(str(path.relative_to(base))) if p.is_file())
+    if not found:
+        raise ValueError(
+            f"shards: {str(spec)!r} names no tar file; give a tar, a folder, or a glob"
+        )
+    return found
+
+
+def _expand(text: str) -> list[str]:
+    """`a{08..10}.tar` is a08.tar, a09.tar and a10.tar."""
+    match = re.search(r"\{(\d+)\.\.(\d+)\}", text)
+    if match is None:
+        return [text]
+    first, last = match.groups()
+    return [
+        expanded
+        for n in range(int(first), int(last) + 1)
+        for expanded in _expand(f"{text[: match.start()]}{n:0{len(first)}}{text[match.end() :]}")
+    ]
+
+
 def read_span(path: Path, span: Span) -> bytes:
     """The bytes of one member."""
     with path.open("rb") as file:
@@ -54,7 +98,7 @@ def scan(path: Path) -> Scan:
     entries: list[Entry] = []
     latest: dict[str, Entry] = {}
     others: Counter[str] = Counter()
-    interleaved = 0
+    interleaved, previous = 0, None
     members, error = _whole_members(path)
     for member in members:
         key, extension = split_name(member.name)
@@ -65,13 +109,13 @@ def scan(path: Path) -> Scan:
             if kind is not None:
                 latest[key] = entry = Entry(key=key, duplicate=again)
                 entries.append(entry)
-        elif kind and entry is not entries[-1]:
-            interleaved += 1
         if entry is None or kind is None or kind in entry.members:
             others[extension if member.isreg() else "not a file"] += 1
             continue
+        interleaved += bool(entry.members) and entry is not previous
         entry.members[kind] = (member.offset_data, member.size)
         entry.extensions.add(extension)
+        previous = entry
     return Scan(entries=entries, others=dict(others), interleaved=interleaved, error=error)
 
 

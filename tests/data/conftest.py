@@ -21,7 +21,7 @@ def mp4(frames: int = 8, height: int = 32, width: int = 40, fps: int = 8, value:
         stream.width, stream.height, stream.pix_fmt = width, height, "yuv444p"
         stream.options = {"crf": "0", "preset": "ultrafast"}
         for i in range(frames):
-            image = np.full((height, width, 3), value + 10 * i, dtype=np.uint8)
+            image = np.full((height, width, 3), (value + 10 * i) % 250, dtype=np.uint8)
             image[:, : width // 2] += 5
             container.mux(stream.encode(av.VideoFrame.from_ndarray(image, format="rgb24")))
         container.mux(stream.encode())
