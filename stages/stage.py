@@ -27,7 +27,7 @@ from cascade.diffusion.process import Diffusion, Sampling
 from cascade.diffusion.sampler import Step, levels
 from cascade.grid import Grid
 from cascade.text import TextEncoder, TextFeatures
-from cascade.video import to_float
+from cascade.video import hold, to_float
 from stages.training import Training
 
 
@@ -189,7 +189,7 @@ class Stage(pl.LightningModule, ABC):
         """The weighted loss of each sample, and the log-SNR it was drawn at."""
         assert self.recipe is not None
         seed, positions = self.recipe.seed, batch["position"].tolist()
-        x = self.codec.encode(to_float(batch["video"]))
+        x = self.codec.encode(self._clip(batch))
         schedule = self.diffusion.schedule
         cond = self._training_condition(x, batch, seed=seed, positions=positions, purpose=purpose)
         u = keyed.uniforms(seed, positions, f"{purpose}/time").to(x.device, torch.float32)
@@ -210,6 +210,11 @@ class Stage(pl.LightningModule, ABC):
             ~cond.frames,
         )
         return loss, drawn
+
+    def _clip(self, batch: dict[str, Any]) -> Float[Tensor, "b 3 f h w"]:
+        """The batch's clips; an image is held for as many frames as the stage takes at least."""
+        x = to_float(batch["video"])
+        return hold(x, self.multiple[0]) if x.shape[2] == 1 else x
 
     def _training_condition(
         self,
@@ -363,7 +368,7 @@ class Stage(pl.LightningModule, ABC):
             low = self.augment(low, level, noise)
         if given is None:
             given = text((count, self.codec.channels, *grid.shape), device=self.device)
-        fps = torch.full((count,), grid.fps, device=self.device)
+        fps = torch.full((count,), float(grid.fps), device=self.device)
         return Condition(
             low=low,
             given=given,

@@ -7,7 +7,7 @@ flow).
 
 from typing import Literal, assert_never
 
-from jaxtyping import Float
+from jaxtyping import Float, Shaped
 from torch import Tensor
 
 Target = Literal["x", "eps", "v", "velocity"]
@@ -15,7 +15,7 @@ Video = Float[Tensor, "b c f h w"]
 Level = Float[Tensor, "..."]  # a number, or whatever else broadcasts: (b 1 f 1 1)
 
 
-def per_frame(level: Float[Tensor, "b f"]) -> Float[Tensor, "b 1 f 1 1"]:
+def per_frame(level: Shaped[Tensor, "b f"]) -> Shaped[Tensor, "b 1 f 1 1"]:
     """One number per frame, shaped to multiply a video."""
     return level[:, None, :, None, None]
 

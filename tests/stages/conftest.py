@@ -1,0 +1,55 @@
+"""Tiny stages of each kind, built as the configs build them."""
+
+from collections.abc import Callable
+from typing import Any
+
+import hydra
+import pytest
+import torch
+from hydra import compose, initialize_config_dir
+from omegaconf import OmegaConf
+
+from cascade.entry import CONF
+from cascade.shrink import shrink
+
+Build = Callable[..., Any]
+
+
+@pytest.fixture
+def build() -> Build:
+    """A shrunk stage of a config, with changes: build("demo/ssr1", train={"text_dropout": 0.5})."""
+
+    def make(choice: str, **changes: Any) -> Any:
+        with initialize_config_dir(version_base="1.3", config_dir=CONF):
+            cfg = compose("train", overrides=[f"stage={choice}"])
+        small = shrink(OmegaConf.to_container(cfg.stage, resolve=True))
+        merged = OmegaConf.to_container(OmegaConf.merge(small, changes))
+        torch.manual_seed(0)
+        stage = hydra.utils.instantiate(merged, _convert_="all")
+        stage.configure_model()
+        for parameter in stage.parameters():  # zero-initialised gates would hide every condition
+            if not parameter.any():
+                torch.nn.init.normal_(parameter, std=0.05)
+        return stage
+
+    return make
+
+
+@pytest.fixture
+def batch() -> Callable[..., dict[str, Any]]:
+    """Random clips in the loader's form."""
+
+    def make(positions: list[int], shape: tuple[int, int, int] = (8, 16, 16)) -> dict[str, Any]:
+        videos = [
+            torch.randint(0, 256, (3, *shape), generator=torch.Generator().manual_seed(p))
+            for p in positions
+        ]
+        return {
+            "video": torch.stack(videos).to(torch.uint8),
+            "fps": torch.full((len(positions),), 8.0),
+            "caption": [f"clip number {p}" for p in positions],
+            "key": [str(p) for p in positions],
+            "position": torch.tensor(positions),
+        }
+
+    return make

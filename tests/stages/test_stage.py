@@ -1,0 +1,229 @@
+"""The one contract of every stage: losses, conditions, sampling."""
+
+import pytest
+import torch
+
+from cascade import conditioning
+from cascade.grid import Grid
+from cascade.video import to_float
+
+STAGES = ["demo/base", "demo/tsr1", "demo/ssr1"]
+GRID = Grid(frames=8, height=16, width=16, fps=8)
+
+
+def low_for(stage, seed=0):
+    x = torch.randn(1, 3, *GRID.shape, generator=torch.Generator().manual_seed(seed)).clamp(-1, 1)
+    return stage.reduce(x)
+
+
+@pytest.mark.parametrize("choice", STAGES)
+def test_a_samples_loss_does_not_depend_on_its_batch(build, batch, choice):
+    stage = build(choice)
+    together, _ = stage.losses(batch([3, 9, 4]), purpose="train")
+    for i, position in enumerate([3, 9, 4]):
+        alone, _ = stage.losses(batch([position]), purpose="train")
+        torch.testing.assert_close(alone[0], together[i], rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("choice", STAGES)
+def test_every_draw_is_keyed_by_position_and_purpose(build, batch, choice):
+    stage = build(choice)
+    one, level = stage.losses(batch([3]), purpose="train")
+    again, same = stage.losses(batch([3]), purpose="train")
+    other, different = stage.losses(batch([3]), purpose="val")
+    torch.testing.assert_close(one, again, rtol=0, atol=0)
+    assert level == same
+    assert level != different
+    assert one != other
+
+
+@pytest.mark.parametrize("choice", STAGES)
+def test_all_parameters_learn(build, batch, choice):
+    stage = build(choice)
+    stage.losses(batch([0, 1, 2, 3]), purpose="train")[0].mean().backward()
+    idle = [name for name, p in stage.named_parameters() if p.grad is None or not p.grad.any()]
+    assert idle == []
+
+
+def test_given_whole_frames_are_clean_told_so_and_cost_nothing(build, batch):
+    modes = {"text": 0.0, "first_last": 1.0}
+    none = dict.fromkeys(
+        ["image", "extend_forward", "extend_backward", "fill_in", "loop", "connect", "region"], 0.0
+    )
+    stage = build("demo/base", train={"modes": {**modes, **none}})
+    told = {}
+
+    def spy(z, logsnr, cond):
+        told.update(z=z, logsnr=logsnr, cond=cond)
+        return torch.zeros_like(z)
+
+    stage.predict = spy
+    clip = batch([5])
+    x = to_float(clip["video"])
+    loss, drawn = stage.losses(clip, purpose="train")
+    ends, top = [0, -1], stage.diffusion.schedule.logsnr_max
+    torch.testing.assert_close(told["z"][:, :, ends], x[:, :, ends])
+    torch.testing.assert_close(told["cond"].given.frames[:, :, ends], x[:, :, ends])
+    assert (told["logsnr"][:, ends] == top).all()
+    assert (told["logsnr"][:, 1:-1] == drawn[:, None]).all()
+    # A network that answers 0 is wrong by x on the frames that were not given, and on no other.
+    sigma = stage.diffusion.schedule.sigma(drawn).clamp(min=0.05)
+    expected = x[:, :, 1:-1].square().mean() / sigma**2
+    torch.testing.assert_close(loss, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_dropped_captions_are_the_empty_caption(build, batch):
+    stage = build("demo/base", train={"text_dropout": 0.4})
+    seen = []
+    text = stage.text.forward
+    stage.text.forward = lambda captions: (seen.extend(captions), text(captions))[1]
+    for first in range(0, 64, 16):
+        stage.losses(batch(list(range(first, first + 16))), purpose="train")
+    dropped = sum(caption == "" for caption in seen)
+    assert 0.25 * 64 < dropped < 0.55 * 64
+    assert all(caption in ("", f"clip number {i}") for i, caption in enumerate(seen))
+
+
+def test_tsr_conditions_on_held_frames(build, batch):
+    stage = build("demo/tsr1", augment={"max_t": 1e-6})
+    x = to_float(batch([1])["video"])
+    cond = stage._training_condition(x, batch([1]), seed=0, positions=[1], purpose="train")
+    for frame in range(8):
+        kept = frame - frame % 2
+        torch.testing.assert_close(cond.low[:, :, frame], x[:, :, kept], atol=0.02, rtol=0)
+
+
+def test_ssr_conditions_on_the_same_frames_at_low_resolution(build, batch):
+    stage = build("demo/ssr1", augment={"max_t": 1e-6})
+    x = to_float(batch([1])["video"])
+    cond = stage._training_condition(x, batch([1]), seed=0, positions=[1], purpose="train")
+    assert cond.low.shape == x.shape
+    again = stage.reduce(cond.low)
+    torch.testing.assert_close(again.mean((3, 4)), x.mean((3, 4)), atol=0.05, rtol=0)
+    assert cond.low.std() < 0.7 * x.std()
+
+
+def test_the_augmentation_level_is_told_to_the_network(build):
+    stage = build("demo/ssr1")
+    low = low_for(stage)
+    options = {"grid": GRID, "seeds": [0], "low": low, "steps": 1}
+    clean = stage.sample(["a"], low_logsnr=20.0, **options)
+    noisy = stage.sample(["a"], low_logsnr=0.0, **options)
+    assert (clean - noisy).abs().max() > 1e-3
+    # The same pixels with another level told: only adaLN can make the difference.
+    quiet = build("demo/ssr1")
+    quiet.augment.__class__.__call__  # the noise itself is the augmentation's
+    scalars = [quiet._scalars(GRID, torch.tensor([8.0]), torch.tensor([v])) for v in (0.0, 8.0)]
+    x = torch.randn(1, 10, *GRID.shape)
+    text = quiet.text(["a"])
+    one, other = (
+        quiet.net(x, torch.zeros(1, 8), text.tokens, text.mask, scalar) for scalar in scalars
+    )
+    assert (one - other).abs().max() > 1e-4
+
+
+@pytest.mark.parametrize("choice", STAGES)
+def test_given_frames_come_back_unchanged(build, choice):
+    stage = build(choice)
+    frames = torch.rand(1, 3, 2, 16, 16) * 2 - 1
+    given = conditioning.fill_in(frames, [0, 5], 8)
+    video = stage.sample(
+        ["a"], grid=GRID, seeds=[0], low=low_for(stage), given=given, guidance_scale=3.0
+    )
+    torch.testing.assert_close(video[:, :, [0, 5]], frames, rtol=0, atol=0)
+    assert (video[:, :, 1] - frames[:, :, 0]).abs().max() > 1e-3
+
+
+@pytest.mark.parametrize("choice", STAGES)
+def test_a_given_region_comes_back_unchanged(build, choice):
+    stage = build(choice)
+    picture = torch.rand(1, 3, *GRID.shape) * 2 - 1
+    mask = torch.zeros(1, 1, *GRID.shape)
+    mask[..., :8, 4:12] = 1
+    given = conditioning.region(picture, mask)
+    video = stage.sample(["a"], grid=GRID, seeds=[0], low=low_for(stage), given=given)
+    kept = mask.expand_as(video) > 0
+    torch.testing.assert_close(video[kept], picture[kept], rtol=0, atol=0)
+    assert (video[~kept] - picture[~kept]).abs().max() > 1e-2
+
+
+@pytest.mark.parametrize("choice", STAGES)
+def test_a_sample_does_not_depend_on_its_batch(build, choice):
+    stage = build(choice)
+    low = None
+    if stage.augment is not None:
+        low = torch.cat([low_for(stage, seed) for seed in (7, 3)])
+    both = stage.sample(["a red ball", "雪"], grid=GRID, seeds=[7, 3], low=low, guidance_scale=4.0)
+    for i, (caption, seed) in enumerate([("a red ball", 7), ("雪", 3)]):
+        one = None if low is None else low[i : i + 1]
+        alone = stage.sample([caption], grid=GRID, seeds=[seed], low=one, guidance_scale=4.0)
+        assert (alone[0] - both[i]).abs().max() <= 2 / 255
+
+
+@pytest.mark.parametrize("choice", STAGES)
+def test_caption_and_seed_change_the_video(build, choice):
+    stage = build(choice)
+    low = low_for(stage)
+    one, caption, seed = (
+        stage.sample([c], grid=GRID, seeds=[s], low=low, steps=2)
+        for c, s in (("a", 0), ("quite another thing", 0), ("a", 1))
+    )
+    assert (one - caption).abs().max() > 1e-4
+    assert (one - seed).abs().max() > 1e-3
+
+
+def test_a_still_image_is_a_clip_of_one_frame(build, batch):
+    for choice in STAGES:
+        stage = build(choice)
+        losses, _ = stage.losses(batch([0, 1], (1, 16, 16)), purpose="train")
+        assert losses.isfinite().all()
+
+
+def test_sampling_refuses_what_does_not_fit(build):
+    base, ssr = build("demo/base"), build("demo/ssr1")
+    with pytest.raises(ValueError, match="frames must be a multiple of 2, got 7"):
+        base.sample(["a"], grid=Grid(frames=7, height=16, width=16, fps=8), seeds=[0])
+    with pytest.raises(ValueError, match="takes no video of a stage before"):
+        base.sample(["a"], grid=GRID, seeds=[0], low=torch.zeros(1, 3, *GRID.shape))
+    with pytest.raises(ValueError, match="needs video of a stage before"):
+        ssr.sample(["a"], grid=GRID, seeds=[0])
+    with pytest.raises(ValueError, match=r"must hand over \(8, 8, 8\), got \(8, 16, 16\)"):
+        ssr.sample(["a"], grid=GRID, seeds=[0], low=torch.zeros(1, 3, *GRID.shape))
+
+
+@pytest.mark.parametrize(
+    ("choice", "scale", "message"),
+    [
+        ("demo/base", {"space": 2}, "a base stage scales nothing"),
+        ("demo/tsr1", {"space": 2}, "temporal super-resolution keeps the pixels"),
+        ("demo/ssr1", {"time": 2}, "spatial super-resolution keeps the frames"),
+    ],
+)
+def test_a_kind_refuses_another_kinds_scale(build, choice, scale, message):
+    with pytest.raises(Exception, match=message):
+        build(choice, scale=scale)
+
+
+def test_ssr_is_measured_beside_bicubic_and_tsr_on_its_new_frames(build, batch):
+    clip = batch([0, 1])
+    x = to_float(clip["video"])
+    for choice, count in (("demo/ssr1", 8), ("demo/tsr1", 4)):
+        stage = build(choice)
+        figures = stage.measure(clip)
+        assert set(figures) == {
+            f"{given}/{way}{name}"
+            for given in ("true", "made")
+            for way in ("", "plain_")
+            for name in ("psnr", "ssim")
+        }
+        assert stage.made(x).shape[2] == count
+    torch.testing.assert_close(build("demo/tsr1").made(x), x[:, :, 1::2])
+
+
+def test_remaking_starts_from_the_clip(build, batch):
+    stage = build("demo/base")
+    x = to_float(batch([2])["video"])
+    near = stage.remake(x, ["a"], seeds=[0], start=0.02)
+    far = stage.remake(x, ["a"], seeds=[0], start=1.0)
+    assert near.shape == x.shape
+    assert (near - far).abs().max() > 1e-2
