@@ -11,6 +11,7 @@ import multiprocessing
 import os
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -204,7 +205,7 @@ def _captioned(shard: Path, entry: Entry) -> bool:
 
 
 def _probe(data: bytes) -> dict[str, Any]:
-    """The header, and the size of the first frame as it decodes.
+    """The header, and the size of the first frame as PyAV decodes it, which sees damage.
 
     Raises:
         DecodeError: with the reason.
@@ -212,7 +213,7 @@ def _probe(data: bytes) -> dict[str, Any]:
     if not data:
         raise DecodeError("the video or image has no bytes")
     header = read_header(data)
-    height, width = decode(data, header, [0.0]).shape[1:3]
+    height, width = decode(data, replace(header, decord=False), [0.0]).shape[1:3]
     return {
         "kind": header.kind,
         "width": width,

@@ -37,8 +37,9 @@ class ShardData(pl.LightningDataModule):
     """Training and validation clips of one stage from WebDataset shards.
 
     `grid` is the stage's nominal target; `crop` (frames, height, width) is what it trains on, at
-    the grid's scale, in steps of `align`. `min_size` (height, width) is the grid's unless given.
-    `make` fills an empty or missing folder of shards.
+    the grid's scale, in steps of `align`; without `random_crop` always the first window and the
+    middle. `min_size` (height, width) is the grid's unless given. `make` is called with the folder of
+    the shards before anything else: it writes what is missing there, and nothing where none is.
     """
 
     def __init__(
@@ -53,6 +54,7 @@ class ShardData(pl.LightningDataModule):
         val_samples: int = 64,
         crop: Sequence[int] | None = None,
         align: Sequence[int] = (1, 1, 1),
+        random_crop: bool = True,
         image_share: float = 0.0,
         min_size: Sequence[int] | None = None,
         allow_upscale: bool = False,
@@ -87,7 +89,7 @@ class ShardData(pl.LightningDataModule):
             captions=require_captions,
         )
         clipper = partial(Clipper, grid=grid, crop=crop, align=align, seed=seed)
-        self.clippers = {True: clipper(random=True), False: clipper(random=False)}
+        self.clippers = {True: clipper(random=random_crop), False: clipper(random=False)}
         self.failures: list[Failure] = []
         self.dropped: Counter[str] = Counter()
         self.fingerprint = ""
@@ -98,9 +100,7 @@ class ShardData(pl.LightningDataModule):
     def prepare_data(self) -> None:
         """Make the shards if they can be made, and index them; on one process of a machine."""
         if self.make is not None and isinstance(self.shards, str | Path):
-            folder = Path(self.shards)
-            if not folder.suffix and not any(folder.glob("*.tar")):
-                self.make(folder)
+            self.make(Path(self.shards))
         for spec in (self.shards, self.val):
             if spec is not None:
                 ensure_index(find_shards(spec), index_dir=self.index_dir, cache_dir=self.cache_dir)
