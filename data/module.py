@@ -11,9 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytorch_lightning as pl
-from jaxtyping import Int64
 
 from cascade.grid import Grid
 from data.caption import Captions
@@ -21,12 +19,12 @@ from data.clip import Clipper
 from data.decode import DEADLINE_S
 from data.index import CACHE_DIR, ensure_index
 from data.loader import Batches, Failure, Loader
-from data.plan import Fixed, Plan, Rows, rank_batch, rank_positions
+from data.plan import Fixed, Plan, Rows, held_positions, rank_batch, rank_positions
 from data.probe import MAX_PIXELS
 from data.resume import Progress, count_batches
 from data.select import Index, Need, Selection, by_hash, select, split
 from data.shard import find_shards
-from data.source import Source, cached_bytes
+from data.source import Source
 
 log = logging.getLogger(__name__)
 
@@ -38,8 +36,8 @@ class ShardData(pl.LightningDataModule):
 
     `grid` is the stage's nominal target; `crop` (frames, height, width) is what it trains on, at
     the grid's scale, in steps of `align`; without `random_crop` always the first window and the
-    middle. `min_size` (height, width) is the grid's unless given. `make` is called with the folder of
-    the shards before anything else: it writes what is missing there, and nothing where none is.
+    middle. `min_size` (height, width) is the grid's unless given. `make` is called with the folder
+    of the shards before anything else: it writes what is missing there, and nothing else.
     """
 
     def __init__(
@@ -74,11 +72,9 @@ class ShardData(pl.LightningDataModule):
         self.shards, self.val, self.grid, self.global_batch = shards, val, grid, global_batch
         self.seed, self.val_share, self.val_samples = seed, val_share, val_samples
         self.crop, self.align, self.image_share = crop, align, image_share
-        self.captions, self.cache_bytes = captions or Captions(), cache_bytes
         self.num_workers, self.prefetch, self.max_steps = num_workers, prefetch, max_steps
         self.index_dir = None if index_dir is None else Path(index_dir)
         self.cache_dir, self.make = Path(cache_dir), make
-        self.deadline_s, self.max_pixels = deadline_s, max_pixels
         height, width = (0, 0) if allow_upscale else (min_size or (grid.height, grid.width))
         self.need = Need(
             frames=(crop or grid.shape)[0],
@@ -89,7 +85,16 @@ class ShardData(pl.LightningDataModule):
             captions=require_captions,
         )
         clipper = partial(Clipper, grid=grid, crop=crop, align=align, seed=seed)
-        self.clippers = {True: clipper(random=random_crop), False: clipper(random=False)}
+        source = partial(
+            Source,
+            captions=captions or Captions(),
+            seed=seed,
+            cache_bytes=cache_bytes,
+            deadline_s=deadline_s,
+            max_pixels=max_pixels,
+        )
+        self._train_source = partial(source, clipper=clipper(random=random_crop))
+        self._val_source = partial(source, clipper=clipper(random=False))
         self.failures: list[Failure] = []
         self.dropped: Counter[str] = Counter()
         self.fingerprint = ""
@@ -173,7 +178,7 @@ class ShardData(pl.LightningDataModule):
         size = size or rank_batch(global_batch=self.global_batch, world=world, accumulate=1)
         return self._loader(
             rows=self.plan,
-            source=self._source(self.index, self.plan.all_rows(), random=True),
+            source=self._train_source(index=self.index, rows=self.plan.all_rows()),
             positions=partial(rank_positions, rank=rank, world=world, size=size),
             numbers=range(first, first + count),
             length=count + done,
@@ -190,17 +195,15 @@ class ShardData(pl.LightningDataModule):
         """The held-out samples of a rank; ranks get equally many, so some twice if need be."""
         self.setup()
         size = size or rank_batch(global_batch=self.global_batch, world=world, accumulate=1)
-        each = -(-len(self.held) // world)
-        if each * world != len(self.held):
+        if len(self.held) % world:
             log.warning("data: %d held-out samples on %d ranks: some twice", len(self.held), world)
-        mine = [p % len(self.held) for p in range(rank * each, (rank + 1) * each)]
-        numbers = range(-(-each // size))
+        chunks = held_positions(len(self.held), rank=rank, world=world, size=size)
         return self._loader(
             rows=Fixed(self.held, seed=self.seed),
-            source=self._source(self.held_index, self.held, random=False),
-            positions=partial(_chunk, mine, size),
-            numbers=numbers,
-            length=len(numbers),
+            source=self._val_source(index=self.held_index, rows=self.held),
+            positions=chunks.__getitem__,
+            numbers=range(len(chunks)),
+            length=len(chunks),
         )
 
     def teardown(self, stage: str | None = None) -> None:  # noqa: ARG002 Lightning passes it
@@ -232,22 +235,6 @@ class ShardData(pl.LightningDataModule):
             accumulate=trainer.accumulate_grad_batches,
         )
 
-    def _source(self, index: Index, rows: Int64[np.ndarray, " n"], *, random: bool) -> Source:
-        """Videos are kept decoded where all of them fit into the cache."""
-        clipper = self.clippers[random]
-        needed = cached_bytes(index, rows, clipper)
-        if self.cache_bytes and needed > self.cache_bytes:
-            log.info("data: no cache, it would take %.3g bytes", needed)
-        return Source(
-            index=index,
-            clipper=clipper,
-            captions=self.captions,
-            seed=self.seed,
-            cache_bytes=self.cache_bytes if needed <= self.cache_bytes else 0,
-            deadline_s=self.deadline_s,
-            max_pixels=self.max_pixels,
-        )
-
     def _loader(
         self,
         *,
@@ -267,7 +254,3 @@ class ShardData(pl.LightningDataModule):
         )
         self._loaders.append(loader)
         return loader
-
-
-def _chunk(positions: Sequence[int], size: int, number: int) -> Sequence[int]:
-    return positions[number * size : (number + 1) * size]

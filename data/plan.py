@@ -108,3 +108,13 @@ def rank_positions(micro: int, *, rank: int, world: int, size: int) -> range:
     """Positions of one rank in micro batch number `micro`: its contiguous slice."""
     first = (micro * world + rank) * size
     return range(first, first + size)
+
+
+def held_positions(count: int, *, rank: int, world: int, size: int) -> list[list[int]]:
+    """Positions of one rank's validation batches: equally many per rank, so some twice if need be.
+
+    Ranks take contiguous slices of the `count` held-out samples, in batches of `size`.
+    """
+    each = -(-count // world)
+    mine = [position % count for position in range(rank * each, (rank + 1) * each)]
+    return [mine[at : at + size] for at in range(0, each, size)]

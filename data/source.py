@@ -1,5 +1,6 @@
 """Rows of the index to samples: a byte range, decoded, cut to a clip, with caption and state."""
 
+import logging
 from collections import OrderedDict
 
 import numpy as np
@@ -14,6 +15,8 @@ from data.probe import MAX_PIXELS, DecodeError, Header, read_header
 from data.sample import Sample, read_state
 from data.select import Index, clip_length
 from data.shard import read_span
+
+log = logging.getLogger(__name__)
 
 _CHUNK_BYTES = 2**27
 
@@ -49,12 +52,16 @@ def cached_bytes(index: Index, rows: Int64[np.ndarray, " n"], clipper: Clipper) 
 
 
 class Source:
-    """Makes the sample of a row at a position; with `cache_bytes`, videos are kept decoded."""
+    """Makes the sample of a row at a position.
+
+    Videos are kept decoded where all of `rows` fit into `cache_bytes`.
+    """
 
     def __init__(
         self,
         *,
         index: Index,
+        rows: Int64[np.ndarray, " n"],
         clipper: Clipper,
         captions: Captions,
         seed: int,
@@ -68,7 +75,10 @@ class Source:
         self.seed = seed
         self.deadline_s = deadline_s
         self.max_pixels = max_pixels
-        self.cache = ClipCache(cache_bytes) if cache_bytes else None
+        needed = cached_bytes(index, rows, clipper) if cache_bytes else 0
+        self.cache = ClipCache(cache_bytes) if 0 < needed <= cache_bytes else None
+        if needed > cache_bytes:
+            log.info("data: %.3g bytes of decoded videos are more than cache_bytes", needed)
 
     def key(self, row: int) -> str:
         """The key of a row."""

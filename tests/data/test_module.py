@@ -169,7 +169,7 @@ def test_cache_changes_nothing(shards):
             assert (a["key"], a["caption"], a["state"]) == (b["key"], b["caption"], b["state"])
 
 
-def test_a_sample_that_fails_in_training_is_replaced_named_and_counted(
+def test_a_sample_that_fails_is_replaced_named_and_counted(
     write_shard, make_clips, tmp_path, caplog
 ):
     path = write_shard(tmp_path / "a.tar", make_clips(4))
@@ -219,3 +219,31 @@ def test_shards_are_made_when_they_are_missing(write_shard, make_clips, tmp_path
 def test_a_run_without_a_length_is_refused(shards):
     with pytest.raises(ValueError, match="no trainer is attached"):
         module(shards).train_dataloader()
+
+
+@pytest.mark.media
+def test_real_clips_of_every_size_make_one_batch(media, write_shard, tmp_path):
+    files = [p for p in sorted((media / "clips").iterdir()) if p.stat().st_size < 600_000]
+    samples = [
+        {
+            "__key__": path.stem,
+            path.suffix[1:]: path.read_bytes(),
+            "txt": path.with_suffix(".txt").read_text(),
+        }
+        for path in files
+        if path.suffix != ".txt"
+    ]
+    data = module(write_shard(tmp_path / "clips.tar", samples), global_batch=8, cache_bytes=0)
+    assert data.dropped == {}
+    batch = next(iter(data.train_loader(first=0, count=1)))
+    assert batch["video"].shape == (8, 3, 4, 16, 16)
+    assert all(batch["caption"])
+    assert data.failures == []
+
+
+@pytest.mark.media
+def test_sprites_train_by_their_path_alone(media, tmp_path):
+    data = module(media / "sprites" / "00000.tar", cache_dir=tmp_path, cache_bytes=0)
+    batch = next(iter(data.train_loader(first=0, count=1)))
+    assert all(state["key"] == key for state, key in zip(batch["state"], batch["key"], strict=True))
+    assert len(data.held) + len(data.plan.all_rows()) == 200
