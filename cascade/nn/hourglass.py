@@ -130,7 +130,11 @@ class Hourglass(nn.Module):
                 self.ups.append(nn.Linear(widths[level + 1], 4 * width))
         self.last_modulation = nn.Linear(vector, 2 * widths[0])
         self.out = nn.Linear(widths[0], out_channels * patch**2)
-        for layer in (*self.modulations, self.last_modulation, self.out):
+        self.direct_modulation = nn.Linear(vector, in_channels * patch**2)
+        self.direct = nn.Linear(in_channels * patch**2, out_channels * patch**2, bias=False)
+        ours = (self.last_modulation, self.direct_modulation, self.out)
+        nn.init.zeros_(self.direct.weight)
+        for layer in (*self.modulations, *ours):
             nn.init.zeros_(cast(Tensor, layer.weight))
             nn.init.zeros_(cast(Tensor, layer.bias))
 
@@ -172,7 +176,8 @@ class Hourglass(nn.Module):
             (linear(vector).unflatten(-1, (3, -1)), memory)
             for linear, memory in zip(self.modulations, memories, strict=True)
         ]
-        x = self.embed(unshuffle(x.permute(0, 2, 3, 4, 1).to(self.embed.weight.dtype), self.patch))
+        cells = unshuffle(x.permute(0, 2, 3, 4, 1).to(self.embed.weight.dtype), self.patch)
+        x = self.embed(cells)
         skips: list[Tensor] = []
         for level, blocks in enumerate(self.down_blocks):
             x = self._run(blocks, x, *levels[level], mask)
@@ -183,7 +188,9 @@ class Hourglass(nn.Module):
             x = skips.pop() + shuffle(self.ups[level](x), 2)
             x = self._run(self.up_blocks[level], x, *levels[level], mask)
         shift, scale = self.last_modulation(vector).chunk(2, dim=-1)
-        x = self.out(modulated(x, shift, scale))
+        # Straight from the input's cells, as the noise level allows: what is right already.
+        direct = self.direct(cells * (1 + self.direct_modulation(vector)))
+        x = self.out(modulated(x, shift, scale)) + direct
         return shuffle(x, self.patch).permute(0, 4, 1, 2, 3)
 
     def _run(
