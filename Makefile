@@ -2,6 +2,7 @@
 SHELL   := /bin/bash
 PYTHON  ?= python3
 VENV    ?= .venv
+PEER    ?= .venv-peer
 EXTRAS  ?= dev,slurm
 CASCADE ?= demo
 STAGE   ?= base
@@ -18,7 +19,7 @@ experiment = $(if $(EXP),experiment=$(CASCADE)/$(STAGE)/$(EXP))
 stage = stage=$(CASCADE)/$(STAGE) name=$(NAME) $(data) $(experiment)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check train overfit smoke config params sample evaluate bench clean
+.PHONY: help setup demo test check train overfit smoke config params sample evaluate bench peer clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -65,6 +66,9 @@ evaluate: $(READY)  ## how well the trained CASCADE follows held-out prompts
 
 bench: $(READY)  ## speed of STAGE as JSON: training step, sampling, loader
 	@$(RUN) -m cascade.bench $(stage) $(ARGS)
+
+peer: $(READY)  ## speed and quality beside imagen-pytorch, in an environment of its own (PEER)
+	$(RUN) tests/peers/imagen_pytorch.py --venv $(PEER) $(ARGS)
 
 clean:  ## remove the environment and caches; runs stay
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .coverage*

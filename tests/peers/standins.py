@@ -1,0 +1,45 @@
+"""Stand-ins for what imagen-pytorch imports, but a comparison never runs.
+
+Its import asks the network for T5's width (a default argument), and torchvision's wheel on PyPI is
+built for CUDA and fails beside a CPU build of torch. Text comes embedded and clips come decoded, so
+nothing of transformers, torchvision and datasets is ever called.
+"""
+
+import sys
+from importlib.machinery import ModuleSpec
+from types import ModuleType, SimpleNamespace
+from typing import Any
+
+
+class T5Config:
+    """Knows a width, which the caller overrides."""
+
+    d_model = 512
+
+    @classmethod
+    def from_pretrained(cls, name: str) -> "T5Config":  # noqa: ARG003 every name is as good
+        """A config without asking the network."""
+        return cls()
+
+
+def install() -> None:
+    """Put the stand-ins where imports look first."""
+    _module(
+        "transformers",
+        T5Config=T5Config,
+        T5Tokenizer=None,
+        T5EncoderModel=None,
+        logging=SimpleNamespace(set_verbosity_error=lambda: None),
+    )
+    _module("torchvision", transforms=_module("torchvision.transforms"))
+    files = _module("datasets.utils.file_utils", get_datasets_user_agent=str)
+    _module("datasets", utils=_module("datasets.utils", file_utils=files))
+
+
+def _module(name: str, **content: Any) -> ModuleType:
+    module = ModuleType(name)
+    module.__spec__ = ModuleSpec(name, None, is_package=True)
+    module.__path__ = []
+    vars(module).update(content)
+    sys.modules[name] = module
+    return module
