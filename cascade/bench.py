@@ -17,7 +17,7 @@ import hydra
 import torch
 from omegaconf import DictConfig, OmegaConf
 
-from cascade.entry import CONF
+from cascade.entry import CONF, check_stage
 from cascade.flops import device_peak, measured_matmul_peak, parameter_count, training_flops
 from cascade.grid import Grid
 
@@ -123,4 +123,5 @@ def main(cfg: DictConfig) -> None:
 
 
 if __name__ == "__main__":
+    check_stage(sys.argv[1:])
     main()

@@ -6,6 +6,7 @@ average of the weights, the bundle, and out of the sampler. Ends with an error w
 
 import io
 import logging
+import sys
 import tarfile
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from rich.table import Table
 
 from cascade.bundle import load_stage
 from cascade.callbacks.samples import sample_like
-from cascade.entry import CONF
+from cascade.entry import CONF, check_stage
 from cascade.eval.fidelity import psnr
 from cascade.train import resolved, train
 from cascade.video import to_float, write_mp4
@@ -101,4 +102,5 @@ def main(cfg: DictConfig) -> None:
 
 
 if __name__ == "__main__":
+    check_stage(sys.argv[1:])
     main()

@@ -18,7 +18,7 @@ def build_on_meta(choice: str) -> tuple[Any, int]:
     if not GlobalHydra.instance().is_initialized():
         initialize_config_dir(version_base="1.3", config_dir=CONF)
     config = compose("train", overrides=[f"stage={choice}"])["stage"]
-    config.pop("train")
+    config = {name: value for name, value in config.items() if name != "train"}
     with torch.device("meta"):
         stage = hydra.utils.instantiate(config, _convert_="all")
         stage.configure_model()

@@ -6,11 +6,14 @@ a changed config is refused with the difference. A finished run leaves a bundle.
 
 import json
 import logging
+import netrc
 import os
 import platform
 import subprocess
+import sys
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlparse
 
 import hydra
 import pytorch_lightning as pl
@@ -20,7 +23,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from cascade.bundle import load_weights, save_bundle
 from cascade.callbacks.ema import averages
-from cascade.entry import CONF
+from cascade.entry import CONF, check_stage
 from cascade.shrink import shrink
 
 log = logging.getLogger(__name__)
@@ -112,10 +115,20 @@ def resolved(cfg: DictConfig) -> dict[str, Any]:
     if cfg.shrink:
         plain = OmegaConf.to_container(cfg.stage, resolve=True)
         assert isinstance(plain, dict)
-        cfg = OmegaConf.merge(cfg, {"stage": shrink({str(k): v for k, v in plain.items()})})  # type: ignore[assignment]  # a DictConfig still
+        cfg = OmegaConf.merge(cfg, {"stage": shrink(plain, **cfg.shrink)})  # type: ignore[assignment]  # a DictConfig still
     config = OmegaConf.to_container(cfg, resolve=True)
     assert isinstance(config, dict)
     return {str(name): value for name, value in config.items()}
+
+
+def wandb_key() -> bool:
+    """Whether W&B has a key on this machine, in the environment or in netrc."""
+    host = urlparse(os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai")).hostname or ""
+    try:
+        known = netrc.netrc(os.environ.get("NETRC")).authenticators(host) is not None
+    except (OSError, netrc.NetrcParseError):
+        known = False
+    return known or bool(os.environ.get("WANDB_API_KEY"))
 
 
 def train(cfg: DictConfig, run: Path) -> None:
@@ -136,6 +149,8 @@ def train(cfg: DictConfig, run: Path) -> None:
     for callback in callbacks:
         if isinstance(callback, pl.callbacks.ModelCheckpoint):
             callback.dirpath = str(run / "checkpoints")
+    if not wandb_key():
+        os.environ.setdefault("WANDB_MODE", "offline")
     trainer: pl.Trainer = hydra.utils.instantiate(
         config["trainer"],
         callbacks=callbacks,
@@ -169,4 +184,5 @@ def main(cfg: DictConfig) -> None:
 
 
 if __name__ == "__main__":
+    check_stage(sys.argv[1:])
     main()

@@ -120,16 +120,21 @@ class Stage(pl.LightningModule, ABC):
     # Network ------------------------------------------------------------------------------------
 
     def configure_model(self) -> None:
-        """Build the network, once (here, so that a sharding strategy can wrap it as it is made)."""
+        """Build the network, once (here, so that a sharding strategy can wrap it as it is made).
+
+        Its first weights depend on the recipe's seed alone, not on what else was drawn before.
+        """
         if self.net is not None:
             return
         low = 0 if self.augment is None else self.codec.channels
-        self.net = self._build(
-            in_channels=2 * self.codec.channels + low + 1,
-            out_channels=self.codec.channels,
-            text_width=self.text.width,
-            num_scalars=len(self.scalars),
-        )
+        with torch.random.fork_rng():
+            torch.manual_seed(0 if self.recipe is None else self.recipe.seed)
+            self.net = self._build(
+                in_channels=2 * self.codec.channels + low + 1,
+                out_channels=self.codec.channels,
+                text_width=self.text.width,
+                num_scalars=len(self.scalars),
+            )
 
     @property
     def multiple(self) -> tuple[int, int, int]:
@@ -251,7 +256,7 @@ class Stage(pl.LightningModule, ABC):
         """The mean loss; each sample's own loss and log-SNR beside it for whoever watches."""
         losses, logsnr = self.losses(batch, purpose="train")
         loss = losses.mean()
-        self.log("train/loss", loss, prog_bar=True)
+        self.log("train/loss", loss, prog_bar=True, sync_dist=True)
         return {"loss": loss, "losses": losses.detach(), "logsnr": logsnr}
 
     def validation_step(self, batch: dict[str, Any], _: int) -> None:

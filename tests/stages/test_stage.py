@@ -112,7 +112,6 @@ def test_the_augmentation_level_is_told_to_the_network(build):
     assert (clean - noisy).abs().max() > 1e-3
     # The same pixels with another level told: only adaLN can make the difference.
     quiet = build("demo/ssr1")
-    quiet.augment.__class__.__call__  # the noise itself is the augmentation's
     scalars = [quiet._scalars(GRID, torch.tensor([8.0]), torch.tensor([v])) for v in (0.0, 8.0)]
     x = torch.randn(1, 10, *GRID.shape)
     text = quiet.text(["a"])

@@ -1,0 +1,166 @@
+"""Bundles: what is saved comes back; what is damaged, foreign or untrained is refused."""
+
+import json
+
+import pytest
+import torch
+import yaml
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from cascade.bundle import (
+    BundleError,
+    check_targets,
+    load_stage,
+    load_weights,
+    read_cascade,
+    read_stage,
+    save_bundle,
+    save_cascade,
+)
+
+NET = {
+    "_target_": "cascade.nn.hourglass.Hourglass",
+    "in_channels": 4,
+    "out_channels": 3,
+    "text_width": 64,
+    "num_scalars": 1,
+    "widths": [64],
+    "depths": [1],
+}
+
+
+def save(folder, *, steps=7, stage=NET):
+    from cascade.nn.hourglass import Hourglass
+
+    torch.manual_seed(0)
+    net = Hourglass(**{name: value for name, value in NET.items() if name != "_target_"})
+    card = {"steps": steps, "commit": "abc"}
+    return save_bundle(folder, stage=stage, weights=net.state_dict(), card=card), net
+
+
+def test_a_stage_comes_back_as_it_was(tmp_path):
+    folder, net = save(tmp_path / "bundle")
+    again = load_stage(folder)
+    assert not again.training
+    for name, value in net.state_dict().items():
+        torch.testing.assert_close(again.state_dict()[name], value, rtol=0, atol=0)
+    assert sorted(p.name for p in folder.iterdir()) == [
+        "card.json",
+        "model.safetensors",
+        "stage.yaml",
+    ]
+
+
+def test_a_bundle_holds_no_training_and_no_path(tmp_path):
+    folder, _ = save(tmp_path / "bundle", stage={**NET, "train": {"seed": 0}})
+    text = (folder / "stage.yaml").read_text()
+    assert "train" not in text
+    assert str(tmp_path) not in text
+
+
+@pytest.mark.parametrize(
+    "target",
+    [
+        "os.system",
+        "builtins.eval",
+        "cascade.bundle.save_bundle",
+        "cascade.train.subprocess.run",
+        "cascade.video.write_mp4",
+        "cascade.nn.dit.torch.load",
+        "cascade.nn.dit.checkpoint",
+        "stages.stage.pl.Trainer",
+        "cascade..nn.dit.DiT",
+        3,
+    ],
+)
+def test_a_bundle_builds_nothing_but_parts_of_a_stage(tmp_path, target):
+    folder, _ = save(tmp_path / "bundle")
+    path = folder / "stage.yaml"
+    content = yaml.safe_load(path.read_text())
+    content["stage"]["head_width"] = [{"_target_": target, "command": f"touch {tmp_path}/done"}]
+    path.write_text(yaml.safe_dump(content))
+    with pytest.raises(BundleError, match="a bundle may only build the parts of a stage"):
+        load_stage(folder)
+    assert not (tmp_path / "done").exists()
+
+
+def test_a_bundle_may_not_interpolate(tmp_path):
+    with pytest.raises(BundleError, match="may not interpolate"):
+        check_targets({"name": "${oc.env:HOME}"}, where="stage.yaml")
+    with pytest.raises(BundleError, match="may not interpolate"):
+        save(tmp_path / "bundle", stage={**NET, "patch": "${oc.env:HOME}"})
+
+
+def test_yaml_tags_run_nothing(tmp_path):
+    folder, _ = save(tmp_path / "bundle")
+    (folder / "stage.yaml").write_text(
+        f"format: 1\nstage: !!python/object/apply:os.system ['touch {tmp_path}/done']\n"
+    )
+    with pytest.raises(yaml.YAMLError):
+        read_stage(folder)
+    assert not (tmp_path / "done").exists()
+
+
+def test_an_untrained_stage_is_refused(tmp_path):
+    folder, _ = save(tmp_path / "bundle", steps=0)
+    with pytest.raises(BundleError, match="was never trained"):
+        load_stage(folder)
+
+
+def test_another_width_is_refused_with_both(tmp_path):
+    folder, _ = save(tmp_path / "bundle")
+    content = yaml.safe_load((folder / "stage.yaml").read_text())
+    content["stage"]["widths"] = [128]
+    (folder / "stage.yaml").write_text(yaml.safe_dump(content))
+    with pytest.raises(BundleError, match=r"\(64,\) in the bundle, \(128,\) in the net|64.*128"):
+        load_stage(folder)
+
+
+def test_missing_and_unknown_weights_are_named(tmp_path):
+    folder, net = save(tmp_path / "bundle")
+    weights = load_file(folder / "model.safetensors")
+    weights["surplus"] = weights.pop("out.bias")
+    save_file(weights, folder / "model.safetensors")
+    with pytest.raises(BundleError, match=r"out\.bias: missing.*surplus: unknown"):
+        load_weights(net, folder)
+
+
+def test_a_folder_that_is_no_bundle_is_refused(tmp_path):
+    with pytest.raises(BundleError, match="is not a bundle: it has no model.safetensors"):
+        load_stage(tmp_path)
+
+
+def test_another_format_is_refused(tmp_path):
+    folder, _ = save(tmp_path / "bundle")
+    content = yaml.safe_load((folder / "stage.yaml").read_text())
+    (folder / "stage.yaml").write_text(yaml.safe_dump({**content, "format": 99}))
+    with pytest.raises(BundleError, match="format 99.*reads format 1"):
+        load_stage(folder)
+
+
+def test_saving_again_replaces_whole(tmp_path):
+    save(tmp_path / "bundle", steps=1)
+    folder, _ = save(tmp_path / "bundle", steps=2)
+    assert json.loads((folder / "card.json").read_text())["steps"] == 2
+    assert [path.name for path in tmp_path.iterdir()] == ["bundle"]
+
+
+def test_a_cascade_bundle_keeps_order_and_sampling(tmp_path):
+    one, _ = save(tmp_path / "one")
+    other, _ = save(tmp_path / "other")
+    folder = save_cascade(
+        tmp_path / "cascade",
+        bundles={"ssr1": one, "base": other},
+        sampling={"base": {"steps": 4}},
+    )
+    entries = read_cascade(folder)
+    assert [entry["bundle"].name for entry in entries] == ["ssr1", "base"]
+    assert entries[1]["steps"] == 4
+    assert isinstance(load_stage(entries[0]["bundle"]), nn.Module)
+
+
+def test_a_cascade_bundle_names_only_folders_beside_it(tmp_path):
+    (tmp_path / "cascade.yaml").write_text("format: 1\nstages:\n- bundle: ../elsewhere\n")
+    with pytest.raises(BundleError, match="must name a folder beside it"):
+        read_cascade(tmp_path)

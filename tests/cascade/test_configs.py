@@ -1,0 +1,122 @@
+"""Every config composes, and every `_target_` takes the keys that it is given."""
+
+import inspect
+import itertools
+from pathlib import Path
+
+import hydra
+import pytest
+from hydra import compose, initialize_config_dir
+from omegaconf import OmegaConf
+
+from cascade.entry import CONF
+from cascade.params import build_on_meta
+from cascade.pipeline import check_chain
+
+STAGES = sorted(
+    str(path.relative_to(Path(CONF) / "stage").with_suffix(""))
+    for path in Path(CONF).glob("stage/*/*.yaml")
+)
+CASCADES = sorted(path.stem for path in Path(CONF).glob("cascade/*.yaml"))
+EXPERIMENTS = sorted(
+    str(path.relative_to(Path(CONF) / "experiment").with_suffix(""))
+    for path in Path(CONF).glob("experiment/*/*/*.yaml")
+)
+
+
+@pytest.fixture(autouse=True)
+def conf():
+    with initialize_config_dir(version_base="1.3", config_dir=CONF):
+        yield
+
+
+def nodes(node, where=""):
+    """Every mapping with a `_target_`, and where it stands."""
+    if isinstance(node, dict):
+        if "_target_" in node:
+            yield where, node
+        for name, value in node.items():
+            yield from nodes(value, f"{where}.{name}")
+
+
+def check_targets(config):
+    count = 0
+    for where, node in nodes(config):
+        found = hydra.utils.get_object(node["_target_"])
+        keys = {k: None for k in node if not k.startswith("_")}
+        signature = inspect.signature(found)
+        try:
+            signature.bind_partial(**keys)
+        except TypeError as error:
+            pytest.fail(f"{where}: {node['_target_']}: {error}")
+        if not node.get("_partial_"):
+            missing = [
+                name
+                for name, p in signature.parameters.items()
+                if p.default is p.empty
+                and p.kind in (p.KEYWORD_ONLY, p.POSITIONAL_OR_KEYWORD)
+                and name not in keys
+            ]
+            assert missing == [], f"{where}: {node['_target_']} also needs {missing}"
+        count += 1
+    return count
+
+
+@pytest.mark.parametrize("stage", STAGES)
+@pytest.mark.parametrize("trainer", ["auto", "cpu", "cpu2", "gpu", "ddp"])
+def test_every_stage_composes_with_every_trainer(stage, trainer):
+    cfg = compose("train", overrides=[f"stage={stage}", f"trainer={trainer}", "logger=[]"])
+    config = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)
+    assert check_targets(config) > 15
+    assert config["data"]["global_batch"] == config["stage"]["train"]["global_batch"]
+
+
+@pytest.mark.parametrize("experiment", EXPERIMENTS)
+def test_every_experiment_composes_with_its_own_stage(experiment):
+    cascade, stage, _ = experiment.split("/")
+    overrides = [f"stage={cascade}/{stage}", f"experiment={experiment}", "logger=[]"]
+    cfg = compose("train", overrides=overrides)
+    assert check_targets(OmegaConf.to_container(cfg, resolve=True)) > 15
+
+
+@pytest.mark.parametrize("root", ["demo", "evaluate", "sample", "params", "bench"])
+@pytest.mark.parametrize("cascade", CASCADES)
+def test_every_root_composes(root, cascade):
+    extra = ["prompt=a"] if root == "sample" else []
+    overrides = extra if root == "bench" else [f"cascade={cascade}", *extra]
+    cfg = compose(root, overrides=[*overrides, *(["logger=[]"] if root == "bench" else [])])
+    check_targets(OmegaConf.to_container(cfg, resolve=True))
+
+
+@pytest.mark.parametrize("cascade", CASCADES)
+def test_the_stages_of_every_cascade_meet(cascade):
+    names = compose("params", overrides=[f"cascade={cascade}"])["cascade"]["stages"]
+    assert sorted(f"{cascade}/{name}" for name in names) == [
+        s for s in STAGES if s.startswith(cascade + "/")
+    ]
+    stages = [build_on_meta(f"{cascade}/{name}")[0] for name in names]
+    check_chain(stages)
+    for stage, name in zip(stages, names, strict=True):
+        assert stage.name == name
+        stage.check_grid(stage.target)
+    for before, after in itertools.pairwise(stages):
+        assert after.low_grid == before.target
+
+
+def test_imagen_video_has_the_published_sizes():
+    chain = compose("params", overrides=["cascade=imagen_video"])["cascade"]
+    for name in chain["stages"]:
+        _, count = build_on_meta(f"imagen_video/{name}")
+        assert 0.9 < count / chain["published"][name] < 1.1, name
+
+
+@pytest.mark.parametrize("stage", [s for s in STAGES if not s.endswith("base")])
+def test_a_crop_is_wider_than_what_a_pixel_sees(stage):
+    built, _ = build_on_meta(stage)
+    cfg = compose("train", overrides=[f"stage={stage}"])["stage"]
+    if cfg["train"]["crop"] is not None:
+        _, pixels = built.net.receptive_field
+        crop = cfg["train"]["crop"]
+        if tuple(crop[1:]) != built.target.shape[1:]:
+            assert 2 * pixels < min(crop[1:])
+        built.check_grid(type(built.target)(frames=crop[0], height=crop[1], width=crop[2], fps=1))

@@ -1,0 +1,166 @@
+"""The pipeline: trained stages joined, the same video for the same seed, clear refusals."""
+
+import pytest
+import torch
+
+from cascade import conditioning
+from cascade.bundle import BundleError, save_cascade
+from cascade.conditioning import Given
+from cascade.grid import Grid
+from cascade.pipeline import Cascade, bring_given
+
+CHAIN = {"name": "demo", "stages": ["base", "tsr1", "ssr1"], "sampling": {}}
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory, bundle_of):
+    folder = tmp_path_factory.mktemp("runs")
+    for stage in CHAIN["stages"]:
+        bundle_of(f"demo/{stage}", folder / "demo" / stage / "default" / "bundle")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def cascade(runs):
+    return Cascade.from_runs(runs, CHAIN)
+
+
+def seeded(number):
+    return torch.Generator().manual_seed(number)
+
+
+def test_each_stage_works_on_what_the_one_before_made(cascade):
+    out = cascade("a red ball", generator=seeded(0))
+    assert {name: tuple(video.shape) for name, video in out.stages.items()} == {
+        "base": (1, 3, 4, 16, 16),
+        "tsr1": (1, 3, 8, 16, 16),
+        "ssr1": (1, 3, 8, 32, 32),
+    }
+    assert out.grid == Grid(frames=8, height=32, width=32, fps=8)
+    assert out.videos.abs().max() <= 1
+
+
+def test_the_same_seed_gives_the_same_video_whatever_else_is_in_the_batch(cascade):
+    alone = cascade("a red ball", generator=seeded(5)).videos[0]
+    prompts = ["a red ball", "something else that is much longer", ""]
+    first = cascade(prompts, generator=seeded(5)).videos[0]
+    generators = [seeded(8), seeded(5)]
+    second = cascade(["other", "a red ball"], generator=generators).videos[1]
+    parts = cascade(prompts, generator=seeded(5), batch_size=2).videos[0]
+    other = cascade("a red ball", generator=seeded(6)).videos[0]
+    for video in (first, second, parts):
+        assert (video - alone).abs().max() <= 2 / 255
+    assert (other - alone).abs().max() > 0.05
+
+
+def test_sizes_and_durations_are_chosen_when_called(cascade):
+    out = cascade("a", generator=seeded(0), frames=6, height=8, width=24, num_inference_steps=1)
+    assert out.videos.shape == (1, 3, 12, 16, 48)
+
+
+def test_output_types(cascade):
+    options = {"generator": None, "num_inference_steps": 1}
+    video = cascade("a", **{**options, "generator": seeded(0)}).videos
+    array = cascade("a", **{**options, "generator": seeded(0)}, output_type="np").videos
+    levels = cascade("a", **{**options, "generator": seeded(0)}, output_type="uint8").videos
+    assert array.shape == levels.shape == (1, 8, 32, 32, 3)
+    assert levels.dtype == torch.uint8
+    torch.testing.assert_close(
+        torch.from_numpy(array), video.permute(0, 2, 3, 4, 1) / 2 + 0.5, atol=1e-6, rtol=0
+    )
+    with pytest.raises(Exception, match="output_type|violates"):
+        cascade("a", output_type="film")
+
+
+def test_steps_and_guidance_are_chosen_per_stage(cascade):
+    seen = {}
+    cascade(
+        "a",
+        generator=seeded(0),
+        num_inference_steps=[1, 2, 3],
+        on_step=lambda name, step: seen.update({name: step.count}),
+    )
+    assert seen == {"base": 1, "tsr1": 2, "ssr1": 3}
+    plain = cascade("a", generator=seeded(0), guidance_scale=1.0).stages["base"]
+    strong = cascade("a", generator=seeded(0), guidance_scale=[9.0, 1.0, 1.0]).stages["base"]
+    away = cascade("a", "b", generator=seeded(0), guidance_scale=[9.0, 1.0, 1.0]).stages["base"]
+    assert (plain - strong).abs().max() > 1e-3
+    assert (away - strong).abs().max() > 1e-4
+    with pytest.raises(ValueError, match="steps: 3 stages, but 2 values"):
+        cascade("a", num_inference_steps=[1, 2])
+
+
+def test_a_given_image_survives_to_the_last_stage(cascade):
+    image = torch.rand(1, 3, 1, 32, 32) * 2 - 1
+    out = cascade("a", generator=seeded(0), given=conditioning.image(image, 8))
+    torch.testing.assert_close(out.videos[:, :, :1], image)
+    with pytest.raises(ValueError, match=r"last stage's grid \(8, 32, 32\), got \(4, 32, 32\)"):
+        cascade("a", given=conditioning.image(image, 4))
+
+
+def test_given_frames_reach_earlier_stages_in_their_own_interval():
+    frames = torch.arange(8.0).view(1, 1, 8, 1, 1).expand(1, 3, 8, 4, 4) / 8
+    mask = torch.zeros(1, 1, 8, 4, 4)
+    mask[:, :, [0, 7]] = 1
+    low = bring_given(
+        Given(frames * mask, mask), Grid(frames=4, height=2, width=2, fps=4), torch.device("cpu")
+    )
+    assert low.mask[0, 0, :, 0, 0].tolist() == [1, 0, 0, 1]
+    torch.testing.assert_close(low.frames[0, 0, :, 0, 0], torch.tensor([0.0, 0, 0, 7 / 8]))
+
+
+@pytest.mark.parametrize("prompt", ["", "雪の上を走る小さな犬"])
+def test_empty_and_chinese_prompts_are_prompts(cascade, prompt):
+    assert cascade(prompt, generator=seeded(0), num_inference_steps=1).videos.isfinite().all()
+
+
+def test_a_prompt_of_10000_characters_is_refused_with_both_lengths(cascade):
+    with pytest.raises(ValueError, match="reads at most 512 bytes of UTF-8, the prompt has 10000"):
+        cascade("x" * 10_000)
+    with pytest.raises(ValueError, match="the prompt has 10000"):
+        cascade("a", "x" * 10_000)
+
+
+def test_counts_that_differ_are_refused(cascade):
+    with pytest.raises(ValueError, match="2 prompts, but 3 negative prompts"):
+        cascade(["a", "b"], ["c", "d", "e"])
+    with pytest.raises(ValueError, match="2 prompts, 1 generators"):
+        cascade(["a", "b"], generator=[seeded(0)])
+    with pytest.raises(ValueError, match="no prompt was given"):
+        cascade([])
+
+
+def test_odd_sizes_are_refused_with_the_nearest_that_fits(cascade):
+    with pytest.raises(ValueError, match=r"height must be a multiple of 4, got 15.*fits is 16"):
+        cascade("a", height=15)
+
+
+def test_stages_that_do_not_meet_are_refused(runs):
+    paths = {s: runs / "demo" / s / "default" / "bundle" for s in CHAIN["stages"]}
+    with pytest.raises(ValueError, match="starts with a base stage"):
+        Cascade.from_pretrained([paths["ssr1"]])
+    with pytest.raises(ValueError, match=r"do not meet: base makes 4 .*ssr1 takes 8"):
+        Cascade.from_pretrained([paths["base"], paths["ssr1"]])
+    with pytest.raises(ValueError, match="names of their own"):
+        Cascade.from_pretrained([paths["base"], paths["base"]])
+
+
+def test_a_cascade_bundle_runs_as_its_stages_do(runs, cascade, tmp_path):
+    paths = {s: runs / "demo" / s / "default" / "bundle" for s in CHAIN["stages"]}
+    folder = save_cascade(tmp_path / "c", bundles=paths, sampling={"base": {"steps": 1}})
+    joined = Cascade.from_pretrained(folder)
+    wanted = cascade("a", generator=seeded(1), num_inference_steps=[1, 2, 2]).videos
+    torch.testing.assert_close(joined("a", generator=seeded(1)).videos, wanted)
+
+
+def test_a_missing_stage_says_how_to_train_it(tmp_path):
+    with pytest.raises(BundleError, match="make train STAGE=base CASCADE=demo"):
+        Cascade.from_runs(tmp_path, CHAIN)
+
+
+def test_offload_and_bfloat16_give_nearly_the_same_video(runs, cascade):
+    wanted = cascade("a", generator=seeded(2)).videos
+    options = {"dtype": torch.bfloat16, "offload": True}
+    half = Cascade.from_runs(runs, CHAIN, **options)("a", generator=seeded(2)).videos
+    assert half.dtype == torch.float32
+    assert (half - wanted).abs().mean() < 0.05

@@ -1,0 +1,180 @@
+"""Training for real, in processes of its own: resumed, killed, spread over two processes."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from cascade.bundle import load_stage, read_card
+from cascade.curves import read_curves
+from cascade.train import differences
+from data.worlds.write import make_shapes
+
+STEPS = 8
+
+
+@pytest.fixture(scope="module")
+def shards(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("shards")
+    make_shapes(folder, clips=24, shard_size=12)
+    return folder
+
+
+@pytest.fixture
+def command(tmp_path, shards):
+    """The command line of a small run named `name`, with further overrides."""
+
+    def make(name: str, *overrides: str, stage: str = "demo/base") -> list[str]:
+        return [
+            *(sys.executable, "-m", "cascade.train", f"stage={stage}", "debug=smoke"),
+            *(f"name={name}", f"paths.runs={tmp_path}", f"data.shards={shards}", "data.make=null"),
+            *("logger=csv", "trainer.enable_progress_bar=false"),
+            *("shrink.steps=8", "shrink.batch=4", "trainer.val_check_interval=8"),
+            *("callbacks.samples.every_n_steps=8", *overrides),
+        ]
+
+    return make
+
+
+def run(command, check=True):
+    env = {**os.environ, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=300)
+    if check:
+        assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    return done
+
+
+def losses(folder: Path):
+    return read_curves(folder)["train/loss"]
+
+
+@pytest.mark.slow
+def test_a_killed_run_goes_on_as_if_it_had_not_been(command, tmp_path):
+    run(command("whole"))
+    process = subprocess.Popen(
+        command("killed"), env={**os.environ, "OMP_NUM_THREADS": "1"}, stderr=subprocess.DEVNULL
+    )
+    folder = tmp_path / "demo/base/killed"
+    deadline = time.monotonic() + 120
+    while not list(folder.glob("checkpoints/*3.ckpt")) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert not (folder / "bundle").exists()
+    run(command("killed"))
+    whole = tmp_path / "demo/base/whole"
+    assert len(losses(whole)) == STEPS
+    assert losses(folder) == losses(whole)  # to the last bit
+    one, other = (load_file(f / "bundle/model.safetensors") for f in (whole, folder))
+    assert all(torch.equal(one[name], other[name]) for name in one)
+    # Once more: it is finished, and says so.
+    assert "already trained" in run(command("killed")).stdout
+
+
+@pytest.mark.slow
+def test_two_processes_equal_one(command, tmp_path):
+    run(command("one"))
+    run(command("two", "trainer.devices=2", "+trainer.strategy=ddp"))
+    one, two = (losses(tmp_path / "demo/base" / name) for name in ("one", "two"))
+    assert [step for step, _ in one] == [step for step, _ in two] == list(range(STEPS))
+    for (_, a), (_, b) in zip(one, two, strict=True):
+        assert abs(a - b) < 1e-5
+
+
+@pytest.mark.slow
+def test_accumulation_equals_a_larger_batch(command, tmp_path):
+    run(command("whole"))
+    run(command("halves", "trainer.accumulate_grad_batches=2"))
+    one, two = (
+        load_file(tmp_path / "demo/base" / name / "bundle/model.safetensors")
+        for name in ("whole", "halves")
+    )
+    for name, value in one.items():
+        torch.testing.assert_close(two[name], value, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.slow
+def test_a_changed_config_is_refused_and_weights_can_be_taken_over(command, tmp_path):
+    run(command("first"))
+    changed = command("first", "stage.train.text_dropout=0.5", "seed=1")
+    refused = run(changed, check=False)
+    assert refused.returncode != 0
+    assert "stage.train.text_dropout: 0.1 → 0.5" in refused.stderr
+    assert "seed: 0 → 1" in refused.stderr
+    assert "init_from=" in refused.stderr
+    bundle = tmp_path / "demo/base/first/bundle"
+    taken = command("second", f"init_from={bundle}", "stage.train.text_dropout=0.5")
+    run(taken)
+    assert losses(tmp_path / "demo/base/second")[0] != losses(tmp_path / "demo/base/first")[0]
+    wide = run(command("third", f"init_from={bundle}", stage="demo/ssr1"), check=False)
+    assert wide.returncode != 0
+    assert "weights do not fit" in wide.stderr
+
+
+@pytest.mark.slow
+def test_a_run_leaves_figures_samples_and_a_bundle_that_samples(command, tmp_path):
+    run(command("ssr", stage="demo/ssr1"))
+    folder = tmp_path / "demo/ssr1/ssr"
+    curves = read_curves(folder)
+    assert {"train/loss", "train/lr", "val/loss", "val/true/psnr", "val/made/plain_ssim"} <= {
+        *curves
+    }
+    assert any(name.startswith("train/loss_logsnr/") for name in curves)
+    captions = json.loads((folder / "samples/00000008/captions.json").read_text())
+    assert [(folder / "samples/00000008" / name).stat().st_size > 500 for name in captions]
+    card = read_card(folder / "bundle")
+    assert card["steps"] == STEPS
+    assert card["data"]
+    assert card["figures"]["val/loss"] > 0
+    stage = load_stage(folder / "bundle")
+    x = torch.zeros(1, 3, *stage.low_grid.shape)
+    assert stage.sample(["a"], grid=stage.target, seeds=[0], low=x).isfinite().all()
+
+
+@pytest.mark.slow
+def test_wandb_runs_offline_with_csv_beside_it(command, tmp_path):
+    env_free = [part for part in command("wb") if part != "logger=csv"]
+    env = {**os.environ, "OMP_NUM_THREADS": "1"}
+    env.pop("WANDB_API_KEY", None)
+    done = subprocess.run(env_free, env=env, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr[-3000:]
+    folder = tmp_path / "demo/base/wb"
+    files = list(folder.glob("wandb/offline-run-*/run-*.wandb"))
+    assert len(files) == 1
+    assert files[0].stat().st_size > 1000
+    assert list(folder.glob("wandb/offline-run-*/files/media/videos/samples_*.mp4"))
+    assert len(losses(folder)) == STEPS
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["stage=demo/nothing"], "there are demo/base, demo/ssr1, demo/tsr1"),
+        (["stage=nowhere/base"], "nowhere/base"),
+        (["stage=demo/base", "stage.train.step=3"], "Key 'step' is not in struct"),
+        (["stage=demo/base", "+stage.colour=red"], "colour"),
+        (["stage=demo/base", "data=nothing"], "shapes"),
+    ],
+)
+def test_an_unknown_key_stage_or_cascade_is_an_error(overrides, message, tmp_path):
+    command = [sys.executable, "-m", "cascade.train", *overrides, f"paths.runs={tmp_path}"]
+    done = run([*command, "logger=csv"], check=False)
+    assert done.returncode != 0
+    assert message in done.stderr + done.stdout
+
+
+def test_differences_name_every_key():
+    old = {"a": 1, "b": {"c": [1], "d": 2}}
+    assert differences(old, {"a": 1, "b": {"c": [1], "d": 2}}) == []
+    assert differences(old, {"a": 2, "b": {"c": [1], "e": 2}}) == [
+        "a: 1 → 2",
+        "b.d: 2 → 'nothing'",
+        "b.e: 'nothing' → 2",
+    ]
