@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any, cast
 
 import torch
+import torch.distributed as dist
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.optim.adamw import adamw as adamw_step
@@ -47,6 +48,21 @@ def orthogonalize(x: Float[Tensor, "n rows columns"]) -> Float[Tensor, "n rows c
         gram = x @ x.mT
         x = torch.baddbmm(x, torch.baddbmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
     return x.mT if tall else x
+
+
+def orthogonalize_shared(x: Float[Tensor, "n rows columns"]) -> Float[Tensor, "n rows columns"]:
+    """`orthogonalize`, the matrices divided among the processes that hold the same ones."""
+    if not dist.is_initialized() or dist.get_world_size() == 1:
+        return orthogonalize(x)
+    world, rank = dist.get_world_size(), dist.get_rank()
+    each = -(-len(x) // world)
+    mine = x.new_zeros(each, *x.shape[1:])
+    own = x[rank * each : (rank + 1) * each]
+    if len(own):
+        mine[: len(own)] = orthogonalize(own)
+    parts = [torch.empty_like(mine) for _ in range(world)]
+    dist.all_gather(parts, mine)
+    return torch.cat(parts)[: len(x)]
 
 
 class MuonAdamW(torch.optim.Optimizer):
@@ -116,7 +132,7 @@ class MuonAdamW(torch.optim.Optimizer):
         for index, p in enumerate(params):
             shapes[len(p), p.numel() // len(p), p.device, p.dtype].append(index)
         for (rows, columns, *_), where in shapes.items():
-            update = orthogonalize(torch.stack([ahead[i].reshape(rows, columns) for i in where]))
+            update = orthogonalize_shared(torch.stack([ahead[i].reshape(rows, columns) for i in where]))
             rate = group["lr"] * math.sqrt(max(1.0, rows / columns))
             for i, one in zip(where, update, strict=True):
                 params[i].add_(one.reshape(params[i].shape), alpha=-rate)

@@ -54,14 +54,15 @@ def given_video(cfg: DictConfig, grid: Grid) -> Given:
         raise ValueError(f"way={cfg.way}: must be one of {', '.join(WAYS)}")
     known = min(max(round(grid.frames * cfg.share), 1), grid.frames - 1)
     source = Grid(frames=known, height=grid.height, width=grid.width, fps=grid.fps)
-    video = load_clip(cfg.video, source)[None]
+    video = load_clip(cfg.video, source, from_end=cfg.way in ("extend_forward", "connect"))[None]
     if cfg.way == "extend_forward":
         return conditioning.extend_forward(video, grid.frames)
     if cfg.way == "extend_backward":
         return conditioning.extend_backward(video, grid.frames)
     overlap = max(known // 2, 1)
     if cfg.way == "loop":
-        return conditioning.loop(video, grid.frames, overlap)
+        both = torch.cat([video, load_clip(cfg.video, source, from_end=True)[None]], dim=2)
+        return conditioning.loop(both, grid.frames, overlap)
     if cfg.to is None:
         raise ValueError("way=connect joins two videos: name the second with to=…")
     return conditioning.connect(video, load_clip(cfg.to, source)[None], grid.frames, overlap)

@@ -46,6 +46,10 @@ class TextEncoder(nn.Module, ABC):
             ValueError: with both lengths and the way out.
         """
 
+    @abstractmethod
+    def prepare(self) -> None:
+        """Load what encoding needs, so that a missing file fails before the first step."""
+
 
 class _TextBlock(nn.Module):
     """Self-attention and MLP, each after a norm."""
@@ -130,6 +134,9 @@ class ByteText(TextEncoder):
                 f"ByteText: reads at most {self.max_bytes} bytes of UTF-8, the prompt has {size}; "
                 "shorten it, or train with a larger text.max_bytes"
             )
+
+    def prepare(self) -> None:
+        """Nothing: the weights are the stage's own."""
 
     def forward(self, captions: Sequence[str]) -> TextFeatures:
         """One begin token and one token per word."""
@@ -223,6 +230,10 @@ class T5Text(TextEncoder):
                 f"T5Text: reads at most {self.max_tokens} tokens, the prompt has {size}; "
                 "shorten it, or train with a larger text.max_tokens"
             )
+
+    def prepare(self) -> None:
+        """Load tokenizer and encoder."""
+        self.load()
 
     @torch.no_grad()
     def forward(self, captions: Sequence[str]) -> TextFeatures:

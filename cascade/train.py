@@ -113,8 +113,7 @@ def card(trainer: pl.Trainer, data: Any, sigma_rel: float) -> dict[str, Any]:
 def resolved(cfg: DictConfig) -> dict[str, Any]:
     """The config as plain values; shrunk, where it asks for that."""
     if cfg.shrink:
-        plain = OmegaConf.to_container(cfg.stage, resolve=True)
-        assert isinstance(plain, dict)
+        plain: Any = OmegaConf.to_container(cfg.stage, resolve=True)
         cfg = OmegaConf.merge(cfg, {"stage": shrink(plain, **cfg.shrink)})  # type: ignore[assignment]  # a DictConfig still
     config = OmegaConf.to_container(cfg, resolve=True)
     assert isinstance(config, dict)

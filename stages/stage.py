@@ -136,6 +136,14 @@ class Stage(pl.LightningModule, ABC):
                 num_scalars=len(self.scalars),
             )
 
+    def setup(self, stage: str) -> None:  # noqa: ARG002 (Lightning passes it)
+        """Fail before the first step where files are missing or the grid does not fit."""
+        self.text.prepare()
+        self.check_grid(self.target)
+        if self.recipe is not None and self.recipe.crop is not None:
+            frames, height, width = self.recipe.crop
+            self.check_grid(Grid(frames=frames, height=height, width=width, fps=self.target.fps))
+
     @property
     def multiple(self) -> tuple[int, int, int]:
         """What frames, height and width of this stage's videos must be multiples of."""

@@ -55,10 +55,12 @@ def read_frames(path: str | Path) -> tuple[UInt8[Tensor, "f h w 3"], Float[Tenso
     return torch.stack(frames), torch.tensor(times, dtype=torch.float64)
 
 
-def load_clip(path: str | Path, grid: Grid) -> Float[Tensor, "3 f h w"]:
+def load_clip(
+    path: str | Path, grid: Grid, *, from_end: bool = False
+) -> Float[Tensor, "3 f h w"]:
     """The first `grid.duration` of a video, or a picture for a grid of one frame, on the grid.
 
-    At each time of the grid the frame on show is taken; space is cropped at the centre to the
+    With `from_end` it is the last `grid.duration`. At each time of the grid the frame on show is taken; space is cropped at the centre to the
     grid's aspect ratio, then resampled.
 
     Raises:
@@ -67,7 +69,11 @@ def load_clip(path: str | Path, grid: Grid) -> Float[Tensor, "3 f h w"]:
     if Path(path).suffix.lower() in IMAGE_SUFFIXES:
         shown, end = [read_image(path)], 0.0
     else:
-        shown, end = _on_show(path, frame_times(grid).tolist())
+        wanted = frame_times(grid)
+        if from_end:
+            *_, (_, time, lasting) = _decode(path)
+            wanted = wanted + max(time + lasting - grid.duration, 0.0)
+        shown, end = _on_show(path, wanted.tolist())
     if len(shown) < grid.frames:
         raise ValueError(
             f"{path}: lasts {end:.3f} s, but {grid} begins its last frame at "

@@ -291,3 +291,11 @@ def test_what_is_no_sound_video_is_refused(media: Path) -> None:
     for name in ("audio_only.mp4", "header_only.mp4", "claims_12336x12336.webm", "corrupted.mp4"):
         with pytest.raises(ValueError, match=name):
             read_frames(media / "hazards" / name)
+
+
+def test_a_clip_may_be_the_last_seconds_of_a_video(tmp_path):
+    levels = torch.linspace(-1, 1, 20).view(1, 20, 1, 1).expand(3, 20, 16, 16)
+    write_mp4(tmp_path / "a.mp4", levels, fps=10)
+    grid = Grid(frames=5, height=16, width=16, fps=10)
+    last = load_clip(tmp_path / "a.mp4", grid, from_end=True)
+    torch.testing.assert_close(last.mean((0, 2, 3)), levels[0, -5:, 0, 0], atol=0.03, rtol=0)
