@@ -76,6 +76,7 @@ def measure_speed(chosen: argparse.Namespace, progress: Progress) -> dict[str, A
                     progress.advance(task)
                 by_batch = figures[name]["by_batch"]
                 figures[name]["batch"] = max(by_batch, key=by_batch.__getitem__)
+                progress.console.log(f"{workload}, {name}: clips/s by batch {by_batch}")
             check_parameters({name: one["parameters"] for name, one in figures.items()})
             rounds: dict[str, list[dict[str, Any]]] = {name: [] for name in sides}
             for _ in range(chosen.rounds):
@@ -171,6 +172,10 @@ def measure_quality(chosen: argparse.Namespace, progress: Progress) -> dict[str,
                     of=chosen.train_s,
                 )
                 runs[name]["legs"].append({**leg, "spent": time.perf_counter() - began})
+                progress.console.log(
+                    f"{name}: {leg['seconds']:.0f} s, step {leg['steps']}, loss {leg['loss']:.4f}, "
+                    f"{leg['cores']:.2f} cores"
+                )
                 progress.advance(task)
         for name, side in sides.items():
             runs[name]["shown"] = []
@@ -182,6 +187,7 @@ def measure_quality(chosen: argparse.Namespace, progress: Progress) -> dict[str,
                 videos = torch.from_numpy(np.load(path))
                 result = following(videos, wanted, parse, fps=FPS, prompts=texts)
                 runs[name]["shown"].append({**settings, **answer, **result.to_json()})
+                progress.console.log(f"{name}: {settings}: all right {result.share()}")
                 progress.advance(task)
     return {"clips": clips, "runs": runs}
 
@@ -219,8 +225,8 @@ def arguments() -> argparse.Namespace:
 
 def main() -> None:
     """Measure, write, print."""
-    chosen, console = arguments(), Console()
-    console.width = max(console.width, 150)  # the tables stay whole in a log
+    chosen, console = arguments(), Console(log_path=False)
+    console.width = max(console.width, 175)  # the tables stay whole in a log
     chosen.out.mkdir(parents=True, exist_ok=True)
     report: dict[str, Any] = {
         "peer": PEER,

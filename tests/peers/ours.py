@@ -33,6 +33,9 @@ class FrozenWords(TextEncoder):
     def check(self, prompt: str) -> None:
         """No prompt is too long."""
 
+    def prepare(self) -> None:
+        """Nothing: a vector is drawn when its word first comes."""
+
     def forward(self, captions: Sequence[str]) -> TextFeatures:
         """One vector per word."""
         return TextFeatures(*embed(captions))

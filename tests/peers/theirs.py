@@ -66,7 +66,7 @@ class Theirs(Side):
         self.taken += 1
         return loss
 
-    def sample(self, captions: list[str], *, first: int, **settings: Any) -> Tensor:  # noqa: ARG002 its noise has no key
+    def sample(self, captions: list[str], *, first: int, **settings: Any) -> Tensor:
         imagen = self.trainer.imagen
         imagen.hparams = [hp._replace(num_sample_steps=settings["steps"]) for hp in imagen.hparams]
         tokens, mask = embed(captions)
