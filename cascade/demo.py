@@ -44,9 +44,9 @@ class Training:
     task: TaskID | None = None
 
     def start(self) -> None:
-        """Start or go on; what it says goes into `train.log`."""
+        """Start or go on; what it says goes into `output.log`."""
         self.folder.mkdir(parents=True, exist_ok=True)
-        with (self.folder / "train.log").open("ab") as file:
+        with (self.folder / "output.log").open("ab") as file:
             self.process = subprocess.Popen(
                 self.command, stdout=file, stderr=file, env={**os.environ, "OMP_NUM_THREADS": "1"}
             )
@@ -59,7 +59,7 @@ class Training:
     def check(self) -> None:
         """Refuse to go on after a failure, with the end of its log."""
         if self.process is not None and self.process.poll() not in (None, 0):
-            tail = (self.folder / "train.log").read_text(errors="replace").splitlines()[-25:]
+            tail = (self.folder / "output.log").read_text(errors="replace").splitlines()[-25:]
             raise RuntimeError(f"stage {self.stage} failed:\n" + "\n".join(tail))
 
 

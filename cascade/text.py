@@ -4,6 +4,7 @@ The result for one caption never depends on the others in its batch.
 """
 
 import importlib
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import Any, NamedTuple, cast
@@ -19,6 +20,7 @@ from cascade.nn.block import Mlp
 from cascade.nn.embed import fourier
 
 PAD_BYTE = 256
+PUNCTUATION = re.compile(rb"[!-/:-@\[-`{-~]")  # each a word of its own
 
 
 class TextFeatures(NamedTuple):
@@ -118,10 +120,9 @@ class ByteText(TextEncoder):
                 f"ByteText: width must be a multiple of head_width, got {width} and {head_width}"
             )
         self.width, self.max_bytes, self.word_bytes = width, max_bytes, word_bytes
-        self.letters = nn.Embedding(PAD_BYTE + 1, width // 2, padding_idx=PAD_BYTE)
-        self.spelling = nn.Parameter(0.3 * torch.randn(word_bytes, width // 2))
-        self.mix = nn.Conv1d(width // 2, width, 3, padding=1)
-        self.word = nn.Linear(width, width)
+        self.letters = nn.Embedding(PAD_BYTE + 1, width, padding_idx=PAD_BYTE)
+        self.spelling = nn.Parameter(torch.randn(word_bytes, width))
+        self.word = Mlp(width, 2.0)
         self.begin = nn.Parameter(torch.randn(width))
         self.place = nn.Linear(fourier(torch.zeros(1)).shape[-1], width, bias=False)
         self.blocks = nn.ModuleList(_TextBlock(width, width // head_width) for _ in range(depth))
@@ -142,7 +143,8 @@ class ByteText(TextEncoder):
         """One begin token and one token per word."""
         encoded = [caption.encode("utf-8", errors="replace") for caption in captions]
         self.truncated += sum(len(caption) > self.max_bytes for caption in encoded)
-        words = split_words([caption[: self.max_bytes] for caption in encoded], self.word_bytes)
+        cut = [PUNCTUATION.sub(rb" \g<0> ", caption[: self.max_bytes]) for caption in encoded]
+        words = split_words(cut, self.word_bytes)
         device, count = self.begin.device, int(words.place.max(initial=-1)) + 2
         caption, place, which = (
             torch.from_numpy(a).to(device) for a in (words.caption, words.place, words.which)
@@ -159,11 +161,15 @@ class ByteText(TextEncoder):
         return TextFeatures(x * mask.unsqueeze(-1), mask)
 
     def _spell(self, letters: Int[Tensor, "words letters"]) -> Float[Tensor, "words d"]:
-        """The mean over a word of its bytes, each seen with its neighbours and its place."""
+        """A word's vector, of about unit size: its letters, each bound to its place by a product.
+
+        Products of zero mean keep different words nearly orthogonal from the first step on; sums
+        through an activation share a large common part, and captions are told apart late.
+        """
         here = (letters != PAD_BYTE).unsqueeze(-1)
-        x = (self.letters(letters) + self.spelling) * here
-        x = F.gelu(self.mix(x.transpose(1, 2))).transpose(1, 2) * here
-        return cast(Tensor, self.word(x.sum(1) / here.sum(1).clamp(min=1).to(x.dtype).sqrt()))
+        x = (self.letters(letters) * self.spelling).sum(1)
+        x = x / here.sum(1).clamp(min=1).to(x.dtype).sqrt()
+        return cast(Tensor, x + self.word(F.layer_norm(x, x.shape[-1:])))
 
 
 class T5Text(TextEncoder):

@@ -15,7 +15,7 @@ from torch.utils.checkpoint import checkpoint
 
 from cascade.nn.attention import Segments, TextMemory
 from cascade.nn.block import Block, modulated
-from cascade.nn.embed import NUM_BANDS, Condition, masked_mean, position_features, rotary
+from cascade.nn.embed import NUM_BANDS, Condition, pooled, position_features, rotary
 from cascade.nn.patch import Triple, in_patches, patchify, unpatchify
 
 
@@ -86,7 +86,7 @@ class DiT(nn.Module):
         """The prediction for a batch of one shape."""
         shape = in_patches(x.shape[2:], self.multiple, name="DiT")
         tokens = self._tokens(x, shape)
-        vector = self.condition(logsnr, scalars, masked_mean(text, text_mask)).unsqueeze(2)
+        vector = self.condition(logsnr, scalars, pooled(text, text_mask)).unsqueeze(2)
         memory, mask = self.memory(text), self.memory.mask(text_mask)
         tokens = self._trunk(tokens, vector, self._turns(shape, x.device), memory, mask, None)
         return unpatchify(tokens, shape, self.multiple)
@@ -111,7 +111,7 @@ class DiT(nn.Module):
             self.condition(
                 one.unsqueeze(0),
                 scalar.unsqueeze(0),
-                words.sum(0, keepdim=True) / max(len(words), 1),
+                words.sum(0, keepdim=True) / max(len(words), 1) ** 0.5,
             ).repeat_interleave(shape[1] * shape[2], dim=1)
             for one, scalar, words, shape in zip(logsnr, scalars, text, shapes, strict=True)
         ]

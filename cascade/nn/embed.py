@@ -23,10 +23,10 @@ def fourier(x: Float[Tensor, "*shape"]) -> Float32[Tensor, "*shape bands"]:
     return torch.cat((angle.sin(), angle.cos()), dim=-1)
 
 
-def masked_mean(text: Float[Tensor, "b l d"], mask: Bool[Tensor, "b l"]) -> Float[Tensor, "b d"]:
-    """The mean of the tokens that are there; zero where there is none."""
+def pooled(text: Float[Tensor, "b l d"], mask: Bool[Tensor, "b l"]) -> Float[Tensor, "b d"]:
+    """The sum of the n tokens that are there over √n, as large as one of them; zero without any."""
     weight = mask.unsqueeze(-1).type_as(text)
-    return (text * weight).sum(1) / weight.sum(1).clamp(min=1)
+    return (text * weight).sum(1) / weight.sum(1).clamp(min=1).sqrt()
 
 
 class Condition(nn.Module):

@@ -20,7 +20,7 @@ from torch.utils.checkpoint import checkpoint
 
 from cascade.nn.attention import CrossAttention, TextMemory
 from cascade.nn.block import modulated
-from cascade.nn.embed import Condition, masked_mean
+from cascade.nn.embed import Condition, pooled
 from cascade.nn.patch import Triple, in_patches
 
 
@@ -168,7 +168,7 @@ class Hourglass(nn.Module):
     ) -> Float[Tensor, "b c_out f h w"]:
         """The prediction for a batch of one shape."""
         in_patches(x.shape[2:], self.multiple, name="Hourglass")
-        vector = self.condition(logsnr, scalars, masked_mean(text, text_mask))[:, :, None, None]
+        vector = self.condition(logsnr, scalars, pooled(text, text_mask))[:, :, None, None]
         mask = TextMemory.mask(text_mask)
         memories = [None] * (len(self.modulations) - len(self.memories))
         memories += [memory(text) for memory in self.memories]
