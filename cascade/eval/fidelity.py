@@ -1,21 +1,21 @@
 """How near a video comes to the one it should be: PSNR and SSIM per clip, in [-1, 1] pixels."""
 
+import torch
 from jaxtyping import Float
 from torch import Tensor
-from torchmetrics.functional.image import (
-    peak_signal_noise_ratio,
-    structural_similarity_index_measure,
-)
+from torchmetrics.functional.image import structural_similarity_index_measure
+
+
+#: The error that rounding to 8 bits makes, in [-1, 1] pixels; nothing is told apart below it.
+ROUNDING = (2 / 255) ** 2 / 12
 
 
 def psnr(
     made: Float[Tensor, "b c f h w"], wanted: Float[Tensor, "b c f h w"]
 ) -> Float[Tensor, " b"]:
-    """Peak signal-to-noise ratio in dB, over all pixels of a clip."""
-    value: Tensor = peak_signal_noise_ratio(
-        made, wanted, data_range=2.0, dim=(1, 2, 3, 4), reduction="none"
-    )
-    return value
+    """Peak signal-to-noise ratio in dB over all pixels of a clip, 58.9 dB (8 bits) at most."""
+    mse = (made - wanted).square().mean((1, 2, 3, 4))
+    return 10 * torch.log10(4 / mse.clamp(min=ROUNDING))
 
 
 def ssim(
