@@ -13,6 +13,8 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from cascade import keyed
+from cascade.grid import Grid
+from cascade.video import resize
 
 Frames = Float[Tensor, "b c k h w"]
 Clip = Float[Tensor, "b c f h w"]
@@ -119,6 +121,27 @@ def region(video: Clip, mask: Float[Tensor, "b 1 f h w"]) -> Given:
     """A part of each frame to keep, where `mask` is 1: the rest is painted anew."""
     mask = (mask > 0).to(video)
     return Given(video * mask, mask)
+
+
+def bring(given: Given, grid: Grid, device: torch.device) -> Given:
+    """What was fixed, brought from the last stage's grid to the grid of an earlier stage.
+
+    In time a frame stands for an interval; the first in it that has anything given is taken. In
+    space frames are resized, antialiased, and a region counts where it covers a pixel whole.
+    """
+    frames, mask = given.frames.to(device), given.mask.to(device)
+    factor = frames.shape[2] // grid.frames
+    if factor > 1:
+        known = mask.flatten(3).amax((1, 3)).view(-1, grid.frames, factor) > 0
+        first = known.float().argmax(2) + factor * torch.arange(grid.frames, device=device)
+        frames, mask = (
+            x.gather(2, first[:, None, :, None, None].expand(-1, x.shape[1], -1, *x.shape[3:]))
+            for x in (frames, mask)
+        )
+    if frames.shape[3:] != (grid.height, grid.width):
+        frames = resize(frames, grid.height, grid.width)
+        mask = (resize(mask, grid.height, grid.width) > 1 - 1e-3).to(frames)
+    return Given(frames * mask, mask)
 
 
 class Modes:

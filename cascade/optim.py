@@ -132,7 +132,9 @@ class MuonAdamW(torch.optim.Optimizer):
         for index, p in enumerate(params):
             shapes[len(p), p.numel() // len(p), p.device, p.dtype].append(index)
         for (rows, columns, *_), where in shapes.items():
-            update = orthogonalize_shared(torch.stack([ahead[i].reshape(rows, columns) for i in where]))
+            update = orthogonalize_shared(
+                torch.stack([ahead[i].reshape(rows, columns) for i in where])
+            )
             rate = group["lr"] * math.sqrt(max(1.0, rows / columns))
             for i, one in zip(where, update, strict=True):
                 params[i].add_(one.reshape(params[i].shape), alpha=-rate)

@@ -20,10 +20,10 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from cascade.bundle import CASCADE, BundleError, load_stage, read_cascade
-from cascade.conditioning import Given
+from cascade.conditioning import Given, bring
 from cascade.diffusion.sampler import Step
 from cascade.grid import Grid
-from cascade.video import resize, to_uint8
+from cascade.video import to_uint8
 
 OutputType = Literal["pt", "np", "uint8"]
 
@@ -241,7 +241,7 @@ class Cascade:
                     seeds=seeds,
                     negative=negatives,
                     low=low,
-                    given=given and bring_given(given, grid, stage.device),
+                    given=given and bring(given, grid, stage.device),
                     steps=steps[i],
                     guidance_scale=scales[i],
                     low_logsnr=self.sampling[i].get("low_logsnr"),
@@ -295,30 +295,6 @@ def check_chain(stages: Sequence[Any]) -> None:
                 f"{before.target.fps:g} frames per second, {after.name} takes "
                 f"{after.low_grid.fps:g} (it makes {after.target} with {after.scale})"
             )
-
-
-def bring_given(given: Given, grid: Grid, device: torch.device) -> Given:
-    """Given frames and regions brought from the last stage's grid to an earlier stage's.
-
-    In time each frame stands for an interval; the first frame in it that has anything given is
-    taken. In space frames are resized, antialiased, and a region counts where it covers a pixel.
-    """
-    frames, mask = given.frames.to(device), given.mask.to(device)
-    factor = frames.shape[2] // grid.frames
-    if factor > 1:
-        any_given = mask.flatten(3).amax((1, 3)).view(-1, grid.frames, factor) > 0
-        first = any_given.float().argmax(2) + factor * torch.arange(grid.frames, device=device)
-        frames = _pick(frames, first)
-        mask = _pick(mask, first)
-    if frames.shape[3:] != (grid.height, grid.width):
-        frames = resize(frames, grid.height, grid.width)
-        mask = (resize(mask, grid.height, grid.width) > 1 - 1e-3).to(frames)
-    return Given(frames * mask, mask)
-
-
-def _pick(x: Float[Tensor, "b c f h w"], index: Tensor) -> Float[Tensor, "b c g h w"]:
-    picked = index[:, None, :, None, None].expand(-1, x.shape[1], -1, *x.shape[3:])
-    return x.gather(2, picked)
 
 
 def _rows(given: Given, rows: slice) -> Given:

@@ -9,57 +9,26 @@ keyed by (seed, position, purpose).
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import pytorch_lightning as pl
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from cascade import keyed
 from cascade.codec import Codec
-from cascade.conditioning import Given, text, whole_frames
+from cascade.conditioning import Given, text
 from cascade.diffusion.augment import NoiseAugment
-from cascade.diffusion.gaussian import diffuse, per_frame, target, to_x
+from cascade.diffusion.gaussian import diffuse, per_frame, target
 from cascade.diffusion.loss import denoising_loss
 from cascade.diffusion.process import Diffusion, Sampling
 from cascade.diffusion.sampler import Step, levels
 from cascade.grid import Grid
-from cascade.text import TextEncoder, TextFeatures
+from cascade.text import TextEncoder
 from cascade.video import hold, to_float
+from stages.condition import Condition, Denoiser, Scale, scalars, take
 from stages.training import Training
-
-
-@dataclass(frozen=True, kw_only=True)
-class Scale:
-    """How many times the frames (`time`) and the height and width (`space`) a stage makes."""
-
-    time: int = 1
-    space: int = 1
-
-
-@dataclass(frozen=True)
-class Condition:
-    """All that a denoising step is told, besides z and its log-SNR."""
-
-    low: Float[Tensor, "b c f h w"] | None
-    given: Given
-    text: TextFeatures
-    scalars: Float[Tensor, "b k"]
-
-    @property
-    def frames(self) -> Bool[Tensor, "b f"]:
-        """The frames that the user fixed whole."""
-        return whole_frames(self.given.mask)
-
-
-def take(batch: dict[str, Any], rows: Sequence[int]) -> dict[str, Any]:
-    """The batch's samples with these numbers."""
-    return {
-        name: value[list(rows)] if isinstance(value, Tensor) else [value[i] for i in rows]
-        for name, value in batch.items()
-    }
 
 
 class Stage(pl.LightningModule, ABC):
@@ -169,31 +138,6 @@ class Stage(pl.LightningModule, ABC):
         out: Tensor = self.net(x, logsnr, cond.text.tokens, cond.text.mask, cond.scalars)
         return out
 
-    def _scalars(
-        self, grid: Grid, fps: Float[Tensor, " b"], level: Float[Tensor, " b"] | None
-    ) -> Float[Tensor, "b k"]:
-        """The numbers told by adaLN, each brought to about unit size."""
-        values = {
-            "fps": torch.log(fps / 8),
-            "height": torch.full_like(fps, math.log(grid.height / 64)),
-            "width": torch.full_like(fps, math.log(grid.width / 64)),
-        }
-        if level is not None:
-            values["augment"] = level.to(fps) / 8
-        return torch.stack([values[name] for name in self.scalars], dim=1)
-
-    def _clamp(
-        self,
-        z: Float[Tensor, "b c f h w"],
-        logsnr: Float[Tensor, " b"],
-        cond: Condition,
-    ) -> tuple[Float[Tensor, "b c f h w"], Float[Tensor, "b f"]]:
-        """Given frames stay as they are, at the highest log-SNR; the others stay noisy."""
-        frames = cond.frames
-        z = torch.where(per_frame(frames), cond.given.frames, z)
-        top = torch.full_like(logsnr, self.diffusion.schedule.logsnr_max)
-        return z, torch.where(frames, top[:, None], logsnr[:, None])
-
     # Training -----------------------------------------------------------------------------------
 
     def losses(
@@ -257,7 +201,7 @@ class Stage(pl.LightningModule, ABC):
             low=low,
             given=self.recipe.modes.draw(x, seed=seed, positions=positions),
             text=self.text(captions),
-            scalars=self._scalars(grid, batch["fps"].to(x), level),
+            scalars=scalars(self.scalars, grid, batch["fps"].to(x), level),
         )
 
     def training_step(self, batch: dict[str, Any], _: int) -> dict[str, Tensor]:
@@ -338,9 +282,13 @@ class Stage(pl.LightningModule, ABC):
             alpha, sigma = (z.new_full((1,) * z.ndim, a) for a in (first.alpha, first.sigma))
             z = diffuse(self.codec.encode(video.to(self.device)), z, alpha, sigma)
 
-        def denoise(z: Tensor, step: Step) -> Tensor:
-            return self._guided(z, step, cond, without, guidance)
-
+        denoise = Denoiser(
+            predict=self.predict,
+            diffusion=self.diffusion,
+            condition=cond,
+            without=without,
+            guidance=guidance,
+        )
         x = self.sampling.sampler(
             denoise,
             z,
@@ -386,31 +334,8 @@ class Stage(pl.LightningModule, ABC):
             low=low,
             given=given,
             text=self.text(list(captions)),
-            scalars=self._scalars(grid, fps, level),
+            scalars=scalars(self.scalars, grid, fps, level),
         )
-
-    def _guided(
-        self,
-        z: Float[Tensor, "b c f h w"],
-        step: Step,
-        cond: Condition,
-        without: TextFeatures,
-        guidance: Any,
-    ) -> Float[Tensor, "b c f h w"]:
-        """x̂ for noisy `z`, with guidance, given frames kept."""
-        schedule = self.diffusion.schedule
-        logsnr = torch.full((z.shape[0],), step.logsnr, device=z.device)
-        z, logsnr_f = self._clamp(z, logsnr, cond)
-        alpha, sigma = per_frame(schedule.alpha(logsnr_f)), per_frame(schedule.sigma(logsnr_f))
-
-        def x_hat(features: TextFeatures) -> Tensor:
-            told = Condition(cond.low, cond.given, features, cond.scalars)
-            out = self.predict(z, logsnr_f, told).float()
-            return to_x(self.diffusion.target, out, z, alpha, sigma)
-
-        other = x_hat(without) if guidance.needs_uncond(step) else None
-        x = guidance(x_hat(cond.text), other, z=z, alpha=alpha, sigma=sigma, step=step)
-        return torch.where(per_frame(cond.frames), cond.given.frames, x)
 
     def remake(
         self,

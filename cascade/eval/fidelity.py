@@ -5,7 +5,6 @@ from jaxtyping import Float
 from torch import Tensor
 from torchmetrics.functional.image import structural_similarity_index_measure
 
-
 #: The error that rounding to 8 bits makes, in [-1, 1] pixels; nothing is told apart below it.
 ROUNDING = (2 / 255) ** 2 / 12
 

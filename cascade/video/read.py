@@ -55,13 +55,11 @@ def read_frames(path: str | Path) -> tuple[UInt8[Tensor, "f h w 3"], Float[Tenso
     return torch.stack(frames), torch.tensor(times, dtype=torch.float64)
 
 
-def load_clip(
-    path: str | Path, grid: Grid, *, from_end: bool = False
-) -> Float[Tensor, "3 f h w"]:
+def load_clip(path: str | Path, grid: Grid, *, from_end: bool = False) -> Float[Tensor, "3 f h w"]:
     """The first `grid.duration` of a video, or a picture for a grid of one frame, on the grid.
 
-    With `from_end` it is the last `grid.duration`. At each time of the grid the frame on show is taken; space is cropped at the centre to the
-    grid's aspect ratio, then resampled.
+    With `from_end` it is the last `grid.duration`. At each time of the grid the frame on show is
+    taken; space is cropped at the centre to the grid's aspect ratio, then resampled.
 
     Raises:
         ValueError: the video ends before the grid's last frame, or cannot be read.

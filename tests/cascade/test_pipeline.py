@@ -5,9 +5,9 @@ import torch
 
 from cascade import conditioning
 from cascade.bundle import BundleError, save_cascade
-from cascade.conditioning import Given
+from cascade.conditioning import Given, bring
 from cascade.grid import Grid
-from cascade.pipeline import Cascade, bring_given
+from cascade.pipeline import Cascade
 
 CHAIN = {"name": "demo", "stages": ["base", "tsr1", "ssr1"], "sampling": {}}
 
@@ -102,7 +102,7 @@ def test_given_frames_reach_earlier_stages_in_their_own_interval():
     frames = torch.arange(8.0).view(1, 1, 8, 1, 1).expand(1, 3, 8, 4, 4) / 8
     mask = torch.zeros(1, 1, 8, 4, 4)
     mask[:, :, [0, 7]] = 1
-    low = bring_given(
+    low = bring(
         Given(frames * mask, mask), Grid(frames=4, height=2, width=2, fps=4), torch.device("cpu")
     )
     assert low.mask[0, 0, :, 0, 0].tolist() == [1, 0, 0, 1]
