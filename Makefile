@@ -7,7 +7,7 @@ EXTRAS  ?= dev,slurm
 CASCADE ?= demo
 STAGE   ?= base
 NAME    ?= default
-DATA    ?=
+DATA    ?= $(if $(filter single_gpu,$(CASCADE)),shapes128)
 EXP     ?=
 ARGS    ?=
 PROMPT  ?= a small red circle moves left on a black background
@@ -19,7 +19,7 @@ experiment = $(if $(EXP),experiment=$(CASCADE)/$(STAGE)/$(EXP))
 stage = stage=$(CASCADE)/$(STAGE) name=$(NAME) $(data) $(experiment)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check train overfit smoke config params sample evaluate bench peer clean
+.PHONY: help setup demo test coverage check train overfit smoke config params sample evaluate bench peer clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -36,6 +36,9 @@ demo: $(READY)  ## the whole job on this machine: shards, three stages, videos, 
 
 test: $(READY)  ## run the tests (TESTS='-m "not slow"' for the fast ones)
 	$(RUN) -m pytest $(TESTS)
+
+coverage: $(READY)  ## the tests, and which lines they reach
+	$(RUN) -m pytest --cov --cov-report=term:skip-covered $(TESTS)
 
 check: $(READY)  ## style, types, architecture
 	$(RUN) -m ruff check .
