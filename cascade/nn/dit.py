@@ -56,7 +56,11 @@ class DiT(nn.Module):
         self.embed = nn.Linear(in_channels * volume, width)
         self.position = nn.Linear(3 * 2 * NUM_BANDS, width, bias=False)
         self.condition = Condition(
-            width=width, text_width=text_width, num_scalars=num_scalars, stride=frames
+            width=width,
+            text_width=text_width,
+            num_scalars=num_scalars,
+            stride=frames,
+            timed=True,
         )
         self.memory = TextMemory(text_width, width)
         self.modulation = nn.Linear(width, 6 * width)

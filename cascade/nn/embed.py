@@ -33,12 +33,23 @@ class Condition(nn.Module):
     """The vector that modulates a network, one per sample and frame, or per `stride` frames.
 
     Log-SNR per frame (its features averaged over the frames of a patch), the sample's scalars and
-    its pooled text, each by a linear layer, summed, then a two-layer MLP.
+    its pooled text, each by a linear layer, summed, then a two-layer MLP. With `timed` also the
+    frame's own place in the video: where text and time meet in one vector, motion is learned from
+    text soon; a network that must not know absolute positions leaves it out.
     """
 
-    def __init__(self, *, width: int, text_width: int, num_scalars: int, stride: int = 1) -> None:
+    def __init__(
+        self,
+        *,
+        width: int,
+        text_width: int,
+        num_scalars: int,
+        stride: int = 1,
+        timed: bool = False,
+    ) -> None:
         super().__init__()
         self.stride = stride
+        self.time = nn.Linear(2 * NUM_BANDS, width) if timed else None
         self.noise = nn.Linear(2 * NUM_BANDS, width)
         self.scalars = nn.Linear(2 * NUM_BANDS * num_scalars, width) if num_scalars else None
         self.text = nn.Linear(text_width, width)
@@ -57,6 +68,10 @@ class Condition(nn.Module):
         if self.scalars is not None:
             sample = sample + self.scalars(fourier(scalars).flatten(1).to(dtype))
         vector = self.noise(noise.to(dtype)) + sample.unsqueeze(1)
+        if self.time is not None:
+            count = noise.shape[1]
+            place = (2 * torch.arange(count, device=noise.device) + 1) / count - 1
+            vector = vector + self.time(fourier(place).to(dtype))
         return F.silu(self.hidden(F.silu(vector)))
 
 
