@@ -18,6 +18,11 @@ data = $(if $(DATA),$(if $(wildcard conf/data/$(DATA).yaml),data=$(DATA),data=sh
 experiment = $(if $(EXP),experiment=$(CASCADE)/$(STAGE)/$(EXP))
 stage = stage=$(CASCADE)/$(STAGE) name=$(NAME) $(data) $(experiment)
 
+export PROMPT
+smoke: NAME = smoke
+smoke: DATA = smoke
+overfit: NAME = overfit
+
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test coverage check train overfit smoke config params sample evaluate bench peer clean
 
@@ -62,7 +67,7 @@ params: $(READY)  ## one line per stage of CASCADE: parameters, grid, from the m
 	@$(RUN) -m cascade.params cascade=$(CASCADE) $(ARGS)
 
 sample: $(READY)  ## a video for PROMPT from the trained CASCADE
-	$(RUN) -m cascade.sample cascade=$(CASCADE) "prompt='$(PROMPT)'" $(ARGS)
+	$(RUN) -m cascade.sample cascade=$(CASCADE) 'prompt=$${oc.env:PROMPT}' $(ARGS)
 
 evaluate: $(READY)  ## how well the trained CASCADE follows held-out prompts
 	$(RUN) -m cascade.evaluate cascade=$(CASCADE) $(ARGS)

@@ -17,7 +17,7 @@ import hydra
 import torch
 from omegaconf import DictConfig, OmegaConf
 
-from cascade.entry import CONF, check_stage
+from cascade.entry import CONF, check_choices, explained
 from cascade.flops import device_peak, measured_matmul_peak, parameter_count, training_flops
 from cascade.grid import Grid
 
@@ -87,7 +87,8 @@ def bench(cfg: DictConfig) -> dict[str, Any]:
         data = hydra.utils.instantiate(config["data"], _convert_="all")
         data.prepare_data()
         data.setup("fit")
-        loader = iter(data.train_dataloader())
+        batches = cfg.bench.warmup + cfg.bench.rounds
+        loader = iter(data.train_loader(first=0, count=batches))
         work["load_batch_s"] = lambda: next(loader)
     times: dict[str, list[float]] = {name: [] for name in work}
     for turn in range(cfg.bench.warmup + cfg.bench.rounds):
@@ -117,11 +118,12 @@ def bench(cfg: DictConfig) -> dict[str, Any]:
 
 
 @hydra.main(version_base="1.3", config_path=CONF, config_name="bench")
+@explained()
 def main(cfg: DictConfig) -> None:
     """The command line."""
     sys.stdout.write(json.dumps(bench(cfg), indent=2) + "\n")
 
 
 if __name__ == "__main__":
-    check_stage(sys.argv[1:])
+    check_choices(sys.argv[1:])
     main()

@@ -24,7 +24,7 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedCo
 from cascade.bundle import save_cascade
 from cascade.curves import last_step, read_curves
 from cascade.demo_page import Result, write_page
-from cascade.entry import CONF, open_cascade
+from cascade.entry import CONF, check_choices, open_cascade
 from cascade.eval.following import Following
 from cascade.evaluate import follow, generate, write_report
 from cascade.pipeline import Cascade
@@ -192,4 +192,5 @@ def main(cfg: DictConfig) -> None:
 
 
 if __name__ == "__main__":
+    check_choices(sys.argv[1:])
     main()

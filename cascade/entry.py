@@ -1,10 +1,13 @@
 """What the command lines share: where the configs are, and the cascade that a config names."""
 
-from collections.abc import Sequence
+import contextlib
+import os
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
+from hydra.errors import InstantiationException
 from omegaconf import DictConfig
 
 from cascade.pipeline import Cascade
@@ -12,20 +15,40 @@ from cascade.pipeline import Cascade
 CONF = str(Path(__file__).resolve().parents[1] / "conf")
 
 
-def check_stage(arguments: Sequence[str]) -> None:
-    """Refuse `stage=…` where there is no such config, naming those that there are.
+def check_choices(arguments: Sequence[str]) -> None:
+    """Refuse a stage, cascade, data or experiment that has no config, naming those that there are.
 
     Raises:
         SystemExit: with the message for the user.
     """
-    known = sorted(
-        str(path.relative_to(Path(CONF) / "stage").with_suffix(""))
-        for path in Path(CONF).glob("stage/*/*.yaml")
-    )
     for argument in arguments:
-        name, _, choice = argument.partition("=")
-        if name == "stage" and choice not in known:
-            raise SystemExit(f"stage={choice}: no such stage; there are {', '.join(known)}")
+        group, _, choice = argument.partition("=")
+        if group not in ("stage", "cascade", "data", "experiment") or choice == "null":
+            continue
+        folder = Path(CONF) / group
+        known = sorted(
+            str(path.relative_to(folder).with_suffix(""))
+            for path in folder.rglob("*.yaml")
+            if not path.name.startswith("_")
+        )
+        if choice not in known:
+            raise SystemExit(f"{group}={choice}: no such {group}; there are {', '.join(known)}")
+
+
+@contextlib.contextmanager
+def explained() -> Iterator[None]:
+    """A user's mistake ends in its message alone; HYDRA_FULL_ERROR=1 shows where it was found.
+
+    Raises:
+        SystemExit: with the message.
+    """
+    try:
+        yield
+    except (ValueError, FileNotFoundError, InstantiationException) as error:
+        if os.environ.get("HYDRA_FULL_ERROR") == "1":
+            raise
+        told = error.__cause__ if isinstance(error, InstantiationException) else error
+        raise SystemExit(f"error: {told or error}") from error
 
 
 def open_cascade(cfg: DictConfig, **options: Any) -> Cascade:

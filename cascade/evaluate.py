@@ -7,6 +7,7 @@ and writes `evaluation.json`. A stopped evaluation goes on at the batch where it
 import hashlib
 import json
 import logging
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ from rich.progress import track
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from cascade.entry import CONF, open_cascade
+from cascade.entry import CONF, check_choices, explained, open_cascade
 from cascade.eval.following import Following, following
 from cascade.pipeline import Cascade
 from cascade.video import to_uint8
@@ -81,6 +82,7 @@ def write_report(path: Path, report: Mapping[str, Following]) -> None:
 
 
 @hydra.main(version_base="1.3", config_path=CONF, config_name="evaluate")
+@explained()
 def main(cfg: DictConfig) -> None:
     """The command line."""
     cascade = open_cascade(cfg)
@@ -96,4 +98,5 @@ def main(cfg: DictConfig) -> None:
 
 
 if __name__ == "__main__":
+    check_choices(sys.argv[1:])
     main()

@@ -19,7 +19,7 @@ from rich.table import Table
 
 from cascade.bundle import load_stage
 from cascade.callbacks.samples import sample_like
-from cascade.entry import CONF, check_stage
+from cascade.entry import CONF, check_choices, explained
 from cascade.eval.fidelity import psnr
 from cascade.train import resolved, train
 from cascade.video import to_float, write_mp4
@@ -27,7 +27,7 @@ from cascade.video import to_float, write_mp4
 log = logging.getLogger(__name__)
 
 
-class NotLearningError(RuntimeError):
+class NotLearningError(ValueError):
     """The clip did not come back."""
 
 
@@ -73,6 +73,7 @@ def judge(run: Path, batch: dict[str, Any], cfg: DictConfig) -> dict[str, float]
 
 
 @hydra.main(version_base="1.3", config_path=CONF, config_name="train")
+@explained()
 def main(cfg: DictConfig) -> None:
     """The command line."""
     run = Path(HydraConfig.get().runtime.output_dir)
@@ -102,5 +103,5 @@ def main(cfg: DictConfig) -> None:
 
 
 if __name__ == "__main__":
-    check_stage(sys.argv[1:])
+    check_choices(sys.argv[1:])
     main()

@@ -1,5 +1,6 @@
 """One line per stage of a cascade, from the meta device: `python -m cascade.params`."""
 
+import sys
 from typing import Any
 
 import hydra
@@ -10,7 +11,7 @@ from omegaconf import DictConfig
 from rich.console import Console
 from rich.table import Table
 
-from cascade.entry import CONF
+from cascade.entry import CONF, check_choices
 
 
 def build_on_meta(choice: str) -> tuple[Any, int]:
@@ -48,4 +49,5 @@ def main(cfg: DictConfig) -> None:
 
 
 if __name__ == "__main__":
+    check_choices(sys.argv[1:])
     main()

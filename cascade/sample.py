@@ -6,6 +6,7 @@ clip to go on from (`way=` extend_forward, extend_backward, loop, or connect wit
 
 import logging
 import re
+import sys
 from pathlib import Path
 
 import hydra
@@ -16,7 +17,7 @@ from rich.progress import Progress
 from cascade import conditioning
 from cascade.conditioning import Given
 from cascade.diffusion.sampler import Step
-from cascade.entry import CONF, open_cascade
+from cascade.entry import CONF, check_choices, explained, open_cascade
 from cascade.grid import Grid
 from cascade.video import load_clip, write_video
 
@@ -74,8 +75,11 @@ def file_name(prompt: str) -> str:
 
 
 @hydra.main(version_base="1.3", config_path=CONF, config_name="sample")
+@explained()
 def main(cfg: DictConfig) -> None:
     """The command line."""
+    if cfg.format not in ("mp4", "gif"):
+        raise ValueError(f"format={cfg.format}: videos are written as mp4 or gif")
     cascade = open_cascade(cfg, offload=cfg.offload)
     grids = cascade.grids(frames=cfg.frames, height=cfg.height, width=cfg.width)
     given = given_files(cfg, grids[-1])
@@ -108,4 +112,5 @@ def main(cfg: DictConfig) -> None:
 
 
 if __name__ == "__main__":
+    check_choices(sys.argv[1:])
     main()

@@ -20,14 +20,22 @@ import hydra
 import pytorch_lightning as pl
 import torch
 from hydra.core.hydra_config import HydraConfig
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf, open_dict
 
 from cascade.bundle import load_weights, save_bundle
 from cascade.callbacks.ema import averages
-from cascade.entry import CONF, check_stage
+from cascade.entry import CONF, check_choices, explained
 from cascade.shrink import shrink
 
 log = logging.getLogger(__name__)
+#: Warnings of Lightning that are not so here: the loader's position is in the checkpoint.
+EXPECTED = (
+    ".*LeafSpec.*",
+    ".*your dataloader is not resumable.*",
+    ".*Checkpoint directory .* exists and is not empty.*",
+    ".*weights_only.*",
+    ".*smaller than the logging interval.*",
+)
 #: What may change between a run's legs: it does not touch the numbers.
 FREE = ("trainer", "callbacks", "logger", "paths", "hydra", "name")
 
@@ -49,22 +57,22 @@ def differences(old: Any, new: Any, *, where: str = "") -> list[str]:
 
 
 def keep_config(run: Path, config: dict[str, Any]) -> None:
-    """Write the run's config, or hold this one against it.
+    """Write the run's config, or hold this one against it once something was trained with that.
 
     Raises:
         ConfigChangedError: naming every difference and the ways out.
     """
     path = run / "config.json"
     numbers = {name: value for name, value in config.items() if name not in FREE}
-    if path.is_file():
+    started = newest_checkpoint(run) is not None or (run / "bundle").is_dir()
+    if path.is_file() and started:
         changed = differences(json.loads(path.read_text()), numbers)
         if changed:
             lines = "\n  ".join(changed)
-            raise ConfigChangedError(
-                f"{run} was started with another config:\n  {lines}\n"
-                f"Go on with the old one, choose another NAME=…, or start from its weights by "
-                f"ARGS='init_from={run}/bundle'"
-            )
+            out = "Go on with the old one, or choose another NAME=…"
+            if (run / "bundle").is_dir():
+                out += f", or start from its weights: NAME=… ARGS='init_from={run}/bundle'"
+            raise ConfigChangedError(f"{run} was trained with another config:\n  {lines}\n{out}")
     elif int(os.environ.get("LOCAL_RANK", "0")) == 0:
         run.mkdir(parents=True, exist_ok=True)
         part = run / ".config.json"
@@ -74,7 +82,10 @@ def keep_config(run: Path, config: dict[str, Any]) -> None:
 
 def newest_checkpoint(run: Path) -> Path | None:
     """The run's checkpoint with the highest step; none at the start."""
-    return max((run / "checkpoints").glob("*.ckpt"), default=None)
+    found = (run / "checkpoints").glob("*.ckpt")
+    return max(
+        found, key=lambda p: (int(p.stem.partition("-")[0]), p.stat().st_mtime), default=None
+    )
 
 
 def commit() -> str | None:
@@ -115,7 +126,9 @@ def resolved(cfg: DictConfig) -> dict[str, Any]:
     """The config as plain values; shrunk, where it asks for that."""
     if cfg.shrink:
         plain: Any = OmegaConf.to_container(cfg.stage, resolve=True)
-        cfg = OmegaConf.merge(cfg, {"stage": shrink(plain, **cfg.shrink)})  # type: ignore[assignment]  # a DictConfig still
+        cfg = cfg.copy()
+        with open_dict(cfg):
+            cfg.stage = shrink(plain, **cfg.shrink)
     config = OmegaConf.to_container(cfg, resolve=True)
     assert isinstance(config, dict)
     return {str(name): value for name, value in config.items()}
@@ -139,7 +152,10 @@ def train(cfg: DictConfig, run: Path) -> None:
         log.info("already trained: %s/bundle; another NAME=… trains another", run)
         return
     pl.seed_everything(cfg.seed, workers=True, verbose=False)
+    for expected in EXPECTED:
+        warnings.filterwarnings("ignore", message=expected)
     stage = hydra.utils.instantiate(config["stage"], _convert_="all")
+    stage.text.prepare()  # a missing file is told before any shard is made
     data = hydra.utils.instantiate(config["data"], _convert_="all")
     checkpoint = newest_checkpoint(run)
     if checkpoint is None and cfg.init_from is not None:
@@ -178,13 +194,13 @@ def train(cfg: DictConfig, run: Path) -> None:
 
 
 @hydra.main(version_base="1.3", config_path=CONF, config_name="train")
+@explained()
 def main(cfg: DictConfig) -> None:
     """The command line."""
     logging.getLogger("pytorch_lightning.utilities.rank_zero").setLevel(logging.WARNING)
-    warnings.filterwarnings("ignore", message=".*LeafSpec.*")  # Lightning's own use of torch
     train(cfg, Path(HydraConfig.get().runtime.output_dir))
 
 
 if __name__ == "__main__":
-    check_stage(sys.argv[1:])
+    check_choices(sys.argv[1:])
     main()

@@ -43,7 +43,9 @@ def find_shards(spec: str | Path | Sequence[str | Path]) -> list[Path]:
     if isinstance(spec, Sequence) and not isinstance(spec, str):
         return list(dict.fromkeys(path for one in spec for path in find_shards(one)))
     found: list[Path] = []
-    for text in _expand(str(spec)):
+    missing: list[str] = []
+    texts = _expand(str(spec))
+    for text in texts:
         if "://" in text or text.startswith("pipe:"):
             raise ValueError(
                 f"shards: {text!r} is not a local path; copy the shards, then name them"
@@ -56,6 +58,13 @@ def find_shards(spec: str | Path | Sequence[str | Path]) -> list[Path]:
         elif any(c in text for c in "*?["):
             base = Path(path.anchor)
             found += sorted(p for p in base.glob(str(path.relative_to(base))) if p.is_file())
+        else:
+            missing.append(text)
+    if found and missing:
+        raise ValueError(
+            f"shards: {len(missing)} of the {len(texts)} that {str(spec)!r} names are missing: "
+            f"{', '.join(missing[:3])}{' …' if len(missing) > 3 else ''}; name those that there are"
+        )
     if not found:
         raise ValueError(
             f"shards: {str(spec)!r} names no tar file; give a tar, a folder, or a glob"

@@ -3,9 +3,9 @@
     python tests/gpu/single_gpu.py --out DIR [--seconds 120] [--stages base,tsr1,ssr1,ssr2]
 
 Per stage: a benchmark (training step, sampling, FLOPs, share of the device's matrix peak), then the
-real `cascade.train` for so many seconds, resumed if it was stopped, with its sample videos. First of
-all packed attention (xformers) is held against unpacked in bfloat16. `--small` shrinks every stage,
-so that the script itself can be tried on a CPU.
+real `cascade.train` for so many seconds, resumed if it was stopped, with its sample videos. First
+of all packed attention (xformers) is held against unpacked in bfloat16. `--small` shrinks every
+stage, so that the script itself can be tried on a CPU.
 """
 
 import argparse
