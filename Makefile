@@ -16,7 +16,7 @@ READY   := $(VENV)/.ready-$(EXTRAS)
 
 data = $(if $(DATA),$(if $(wildcard conf/data/$(DATA).yaml),data=$(DATA),data=shards "data.shards='$(DATA)'"))
 experiment = $(if $(EXP),experiment=$(CASCADE)/$(STAGE)/$(EXP))
-stage = stage=$(CASCADE)/$(STAGE) name=$(NAME) $(data) $(experiment)
+stage = stage=$(CASCADE)/$(STAGE) "name='$(NAME)'" $(data) $(experiment)
 
 export PROMPT
 smoke: NAME = smoke

@@ -26,6 +26,10 @@ WEIGHTS, STAGE, CARD, CASCADE = "model.safetensors", "stage.yaml", "card.json", 
 _ROOMS = re.compile(r"(cascade\.(grid|text|codec|nn\.\w+|diffusion\.\w+)|stages\.\w+)")
 
 
+#: What a cascade may say of how a stage is sampled.
+SAMPLING = ("steps", "guidance_scale", "low_logsnr")
+
+
 class BundleError(ValueError):
     """A bundle that cannot be used, with the reason and the way out."""
 
@@ -43,6 +47,8 @@ def check_targets(node: Any, *, where: str) -> None:
         for name, value in node.items():
             if name == "_target_":
                 _check_target(value, where=where)
+            if name == "download" and value:
+                raise BundleError(f"{where}: a bundle may not ask for a download")
             check_targets(value, where=f"{where}.{name}")
     elif isinstance(node, Sequence) and not isinstance(node, str):
         for i, value in enumerate(node):
@@ -74,6 +80,12 @@ def save_bundle(
 ) -> Path:
     """Write a bundle, whole or not at all; `stage` is the stage's plain config without `train`."""
     folder = Path(folder)
+    spoiled = [name for name, value in weights.items() if not value.isfinite().all()]
+    if spoiled:
+        raise BundleError(
+            f"{folder}: {len(spoiled)} weights are not finite ({spoiled[0]}, …), so nothing was "
+            f"saved; go back to an earlier checkpoint, or train with a lower rate"
+        )
     config = {name: value for name, value in stage.items() if name != "train"}
     check_targets(config, where=STAGE)
     folder.parent.mkdir(parents=True, exist_ok=True)
@@ -195,8 +207,12 @@ def read_cascade(folder: Path) -> list[dict[str, Any]]:
     if not isinstance(content, dict) or content.get("format") != FORMAT:
         raise BundleError(f"{path}: this Cascade reads format {FORMAT}")
     entries = []
-    for entry in content.get("stages", []):
-        if Path(entry["bundle"]).name != entry["bundle"]:
-            raise BundleError(f"{path}: {entry['bundle']!r} must name a folder beside it")
+    for entry in content.get("stages") or []:
+        name = entry.get("bundle") if isinstance(entry, dict) else None
+        if not isinstance(name, str) or not re.fullmatch(r"\w[\w.-]*", name):
+            raise BundleError(f"{path}: {name!r} must name a folder beside it")
+        unknown = set(entry) - {"bundle", *SAMPLING}
+        if unknown:
+            raise BundleError(f"{path}: unknown {', '.join(sorted(unknown))}; known: {SAMPLING}")
         entries.append({**entry, "bundle": Path(folder) / entry["bundle"]})
     return entries

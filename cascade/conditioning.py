@@ -27,6 +27,24 @@ class Given:
     frames: Float[Tensor, "b c f h w"]
     mask: Float[Tensor, "b 1 f h w"]
 
+    def check(self, shape: Sequence[int]) -> None:
+        """Refuse what does not fit videos of `shape`, (b, c, f, h, w).
+
+        Raises:
+            ValueError: another shape, a mask other than 0 and 1, pixels outside [-1, 1].
+        """
+        batch, _, *grid = shape
+        if tuple(self.frames.shape) != tuple(shape) or tuple(self.mask.shape) != (batch, 1, *grid):
+            raise ValueError(
+                f"given frames must live on the last stage's grid: frames {tuple(shape)} and mask "
+                f"{(batch, 1, *grid)}, got {tuple(self.frames.shape)} and {tuple(self.mask.shape)}"
+            )
+        if not ((self.mask == 0) | (self.mask == 1)).all():
+            raise ValueError("given frames: the mask must be 0 or 1 everywhere")
+        inside = torch.where(self.mask > 0, self.frames, 0.0)
+        if not (inside.abs() <= 1 + 1e-3).all():
+            raise ValueError("given frames: pixels must be finite and in [-1, 1]")
+
     def paste(self, x: Clip) -> Clip:
         """`x` with what was fixed put over it."""
         return torch.where(self.mask > 0, self.frames, x)
@@ -129,7 +147,8 @@ def bring(given: Given, grid: Grid, device: torch.device) -> Given:
     In time a frame stands for an interval; the first in it that has anything given is taken. In
     space frames are resized, antialiased, and a region counts where it covers a pixel whole.
     """
-    frames, mask = given.frames.to(device), given.mask.to(device)
+    mask = given.mask.to(device)
+    frames = torch.where(mask > 0, given.frames.to(device), 0.0)
     factor = frames.shape[2] // grid.frames
     if factor > 1:
         known = mask.flatten(3).amax((1, 3)).view(-1, grid.frames, factor) > 0

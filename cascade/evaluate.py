@@ -28,13 +28,24 @@ from cascade.video import to_uint8
 log = logging.getLogger(__name__)
 
 
+def settings(part: Any) -> Any:
+    """A part of a stage as plain values: its class and what it was made with, all the way down."""
+    if hasattr(part, "__dict__"):
+        inner = {name: settings(value) for name, value in sorted(vars(part).items())}
+        return {"class": type(part).__qualname__, **inner}
+    return repr(part)
+
+
 def fingerprint(cascade: Cascade, prompts: Sequence[str], seed: int) -> str:
     """A hash of all that the videos depend on: weights, sampling, prompts, seed."""
     digest = hashlib.blake2b(digest_size=8)
     for stage in cascade.stages:
         for name, value in sorted(stage.state_dict().items()):
             digest.update(name.encode() + value.cpu().contiguous().numpy().tobytes())
-    digest.update(json.dumps([cascade.sampling, list(prompts), seed], default=str).encode())
+        parts = (stage.target, stage.sampling, stage.diffusion)
+        digest.update(json.dumps([settings(part) for part in parts]).encode())
+    told = [cascade.sampling, list(prompts), seed, str(cascade.dtype)]
+    digest.update(json.dumps(told, default=str).encode())
     return digest.hexdigest()
 
 
@@ -46,8 +57,8 @@ def generate(
     folder.mkdir(parents=True, exist_ok=True)
     parts = []
     for first in track(range(0, len(prompts), batch_size), description="generating"):
-        path = folder / f"{first:06d}.safetensors"
         rows = prompts[first : first + batch_size]
+        path = folder / f"{first:06d}-{len(rows)}.safetensors"
         if not path.is_file():
             generators = [torch.Generator().manual_seed(seed + first + i) for i in range(len(rows))]
             made = cascade(rows, generator=generators).stages

@@ -9,6 +9,7 @@ batch.
 
 import contextlib
 import itertools
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -131,9 +132,9 @@ class Cascade:
         """
         target = self.stages[0].target
         grid = Grid(
-            frames=frames or target.frames,
-            height=height or target.height,
-            width=width or target.width,
+            frames=target.frames if frames is None else frames,
+            height=target.height if height is None else height,
+            width=target.width if width is None else width,
             fps=target.fps,
         )
         grids = []
@@ -190,15 +191,14 @@ class Cascade:
             for text in {*prompts, *negatives}:
                 stage.text.check(text)
         grids = self.grids(frames=frames, height=height, width=width)
-        if given is not None and tuple(given.frames.shape[2:]) != grids[-1].shape:
-            raise ValueError(
-                f"given frames must live on the last stage's grid {grids[-1].shape}, "
-                f"got {tuple(given.frames.shape[2:])}"
-            )
+        if given is not None:
+            given.check((len(prompts), 3, *grids[-1].shape))
         seeds = _seeds(generator, len(prompts))
         steps = self._settings(num_inference_steps, "steps")
         scales = self._settings(guidance_scale, "guidance_scale")
-        count = batch_size or len(prompts)
+        count = len(prompts) if batch_size is None else batch_size
+        if count < 1:
+            raise ValueError(f"batch_size must be positive, got {batch_size}")
         parts: list[dict[str, Tensor]] = []
         for first in range(0, len(prompts), count):
             rows = slice(first, first + count)
@@ -272,6 +272,9 @@ class Cascade:
         values = list(value) if isinstance(value, Sequence) else [value] * len(self.stages)
         if len(values) != len(self.stages):
             raise ValueError(f"{name}: {len(self.stages)} stages, but {len(values)} values")
+        least = 1 if name == "steps" else -math.inf
+        if not all(one is None or (math.isfinite(one) and one >= least) for one in values):
+            raise ValueError(f"{name} must be finite and steps at least 1, got {values}")
         return values
 
 
@@ -315,7 +318,10 @@ def _seeds(generator: torch.Generator | Sequence[torch.Generator] | None, count:
             raise ValueError(f"{count} prompts, {len(generator)} generators; give one or {count}")
         each = list(generator)
     else:
-        each = [generator or torch.Generator().manual_seed(torch.seed() % 2**63)] * count
+        if generator is None:
+            generator = torch.Generator()
+            generator.seed()
+        each = [generator] * count
     return [
         int(torch.randint(2**62, (1,), generator=one, device=one.device).item()) for one in each
     ]

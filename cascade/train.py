@@ -4,6 +4,8 @@ The run lives in `runs/<cascade>/<stage>/<name>`. The same command again goes on
 a changed config is refused with the difference. A finished run leaves a bundle.
 """
 
+import contextlib
+import fcntl
 import json
 import logging
 import netrc
@@ -12,6 +14,8 @@ import platform
 import subprocess
 import sys
 import warnings
+import zipfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlparse
@@ -22,7 +26,7 @@ import torch
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf, open_dict
 
-from cascade.bundle import load_weights, save_bundle
+from cascade.bundle import load_weights, read_stage, save_bundle
 from cascade.callbacks.ema import averages
 from cascade.entry import CONF, check_choices, explained
 from cascade.shrink import shrink
@@ -36,6 +40,8 @@ EXPECTED = (
     ".*weights_only.*",
     ".*smaller than the logging interval.*",
 )
+FREE_DATA = ("num_workers", "prefetch", "cache_bytes", "index_dir", "cache_dir")
+FIXED_TRAINER = ("precision", "gradient_clip_val", "gradient_clip_algorithm")
 #: What may change between a run's legs: it does not touch the numbers.
 FREE = ("trainer", "callbacks", "logger", "paths", "hydra", "name")
 
@@ -64,6 +70,8 @@ def keep_config(run: Path, config: dict[str, Any]) -> None:
     """
     path = run / "config.json"
     numbers = {name: value for name, value in config.items() if name not in FREE}
+    numbers["data"] = {k: v for k, v in config["data"].items() if k not in FREE_DATA}
+    numbers["trainer"] = {k: v for k, v in config["trainer"].items() if k in FIXED_TRAINER}
     started = newest_checkpoint(run) is not None or (run / "bundle").is_dir()
     if path.is_file() and started:
         changed = differences(json.loads(path.read_text()), numbers)
@@ -75,14 +83,19 @@ def keep_config(run: Path, config: dict[str, Any]) -> None:
             raise ConfigChangedError(f"{run} was trained with another config:\n  {lines}\n{out}")
     elif int(os.environ.get("LOCAL_RANK", "0")) == 0:
         run.mkdir(parents=True, exist_ok=True)
-        part = run / ".config.json"
+        part = run / f".config.{platform.node()}.{os.getpid()}.json"
         part.write_text(json.dumps(numbers, indent=2, ensure_ascii=False))
         part.replace(path)
 
 
 def newest_checkpoint(run: Path) -> Path | None:
-    """The run's checkpoint with the highest step; none at the start."""
-    found = (run / "checkpoints").glob("*.ckpt")
+    """The run's whole checkpoint with the highest step; none at the start."""
+    found = []
+    for path in (run / "checkpoints").glob("*.ckpt"):
+        if zipfile.is_zipfile(path):
+            found.append(path)
+        else:
+            log.warning("%s is not whole and is left out; the one before it counts", path)
     return max(
         found, key=lambda p: (int(p.stem.partition("-")[0]), p.stat().st_mtime), default=None
     )
@@ -147,7 +160,33 @@ def wandb_key() -> bool:
 def train(cfg: DictConfig, run: Path) -> None:
     """Train, resume or finish the run in folder `run`."""
     config = resolved(cfg)
-    keep_config(run, config)
+    with locked(run):
+        keep_config(run, config)
+        _train(cfg, config, run)
+
+
+@contextlib.contextmanager
+def locked(run: Path) -> Iterator[None]:
+    """The run's folder for this process and its ranks alone.
+
+    Raises:
+        ValueError: another process trains in it.
+    """
+    if int(os.environ.get("LOCAL_RANK", "0")) or int(os.environ.get("SLURM_PROCID", "0")):
+        yield
+        return
+    run.mkdir(parents=True, exist_ok=True)
+    with (run / ".lock").open("a") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise ValueError(
+                f"{run}: another process trains here; wait for it, or choose another NAME=…"
+            ) from error
+        yield
+
+
+def _train(cfg: DictConfig, config: dict[str, Any], run: Path) -> None:
     if (run / "bundle").is_dir():
         log.info("already trained: %s/bundle; another NAME=… trains another", run)
         return
@@ -159,6 +198,7 @@ def train(cfg: DictConfig, run: Path) -> None:
     data = hydra.utils.instantiate(config["data"], _convert_="all")
     checkpoint = newest_checkpoint(run)
     if checkpoint is None and cfg.init_from is not None:
+        read_stage(cfg.init_from)
         stage.configure_model()
         load_weights(stage, cfg.init_from)
     callbacks = [hydra.utils.instantiate(c, _convert_="all") for c in config["callbacks"].values()]

@@ -113,8 +113,8 @@ def rank_positions(micro: int, *, rank: int, world: int, size: int) -> range:
 def held_positions(count: int, *, rank: int, world: int, size: int) -> list[list[int]]:
     """Positions of one rank's validation batches: equally many per rank, so some twice if need be.
 
-    Ranks take contiguous slices of the `count` held-out samples, in batches of `size`.
+    Ranks take the `count` held-out samples in turn, in batches of `size`: each has early ones.
     """
     each = -(-count // world)
-    mine = [position % count for position in range(rank * each, (rank + 1) * each)]
+    mine = [position % count for position in range(rank, each * world, world)]
     return [mine[at : at + size] for at in range(0, each, size)]

@@ -140,8 +140,14 @@ def _whole_members(path: Path) -> tuple[list[tarfile.TarInfo], str]:
                 if member.offset_data + member.size > size:
                     return members, f"truncated inside {member.name}"
                 members.append(member)
+            end = tar.offset
     except tarfile.TarError as error:
         return members, f"not a whole tar: {error}"
+    # tarfile stops without a word at a damaged header, and at an end mark with another tar behind.
     with path.open("rb") as file:
+        file.seek(end)
+        while block := file.read(1 << 20):
+            if block.strip(b"\0"):
+                return members, f"unreadable from byte {end}: {size - end} bytes were not read"
         file.seek(max(0, size - len(_MARK)))
         return members, "" if file.read() == _MARK else "truncated: the end mark is missing"

@@ -146,7 +146,7 @@ class Stage(pl.LightningModule, ABC):
         """The weighted loss of each sample, and the log-SNR it was drawn at."""
         assert self.recipe is not None
         seed, positions = self.recipe.seed, batch["position"].tolist()
-        x = self.codec.encode(self._clip(batch))
+        x = self.codec.encode(self.clip(batch))
         schedule = self.diffusion.schedule
         cond = self._training_condition(x, batch, seed=seed, positions=positions, purpose=purpose)
         u = keyed.uniforms(seed, positions, f"{purpose}/time").to(x.device, torch.float32)
@@ -168,7 +168,7 @@ class Stage(pl.LightningModule, ABC):
         )
         return loss, drawn
 
-    def _clip(self, batch: dict[str, Any]) -> Float[Tensor, "b 3 f h w"]:
+    def clip(self, batch: dict[str, Any]) -> Float[Tensor, "b 3 f h w"]:
         """The batch's clips; an image is held for as many frames as the stage takes at least."""
         x = to_float(batch["video"])
         return hold(x, self.multiple[0]) if x.shape[2] == 1 else x
@@ -216,7 +216,11 @@ class Stage(pl.LightningModule, ABC):
         assert self.recipe is not None
         losses, _drawn = self.losses(batch, purpose="val")
         self._log_mean("val/loss", losses)
-        few = [i for i, p in enumerate(batch["position"].tolist()) if p < self.recipe.val_videos]
+        # Every rank must have a figure to share, or the others wait for it.
+        first = max(
+            self.recipe.val_videos, self.trainer.world_size if self.recipe.val_videos else 0
+        )
+        few = [i for i, p in enumerate(batch["position"].tolist()) if p < first]
         if few:
             for name, values in self.measure(take(batch, few)).items():
                 self._log_mean(f"val/{name}", values)
@@ -293,7 +297,7 @@ class Stage(pl.LightningModule, ABC):
             denoise,
             z,
             schedule=schedule,
-            steps=steps or self.sampling.steps,
+            steps=self.sampling.steps if steps is None else steps,
             start=entry,
             noise=lambda i: keyed.normals(0, seeds, f"{self.name}/{i}", shape, self.device),
             on_step=on_step,

@@ -14,7 +14,6 @@ from torch import Tensor
 from cascade.bundle import load_stage
 from cascade.eval.fidelity import psnr, ssim
 from cascade.grid import Grid
-from cascade.video import to_float
 from stages.stage import Stage
 
 
@@ -34,7 +33,7 @@ class SuperResolution(Stage):
         """PSNR and SSIM per clip, this stage's and the plain way's, on true and on made input."""
         assert self.recipe is not None
         assert self.augment is not None
-        x = to_float(batch["video"])
+        x = self.clip(batch)
         true = self.reduce(x)
         if true is None:
             return {}

@@ -33,6 +33,11 @@ class Diagnostics(pl.Callback):
             kept = zip(*self._kept, strict=True)
             losses, logsnr = (torch.cat(part).float().cpu() for part in kept)
             self._kept = []
+            if not losses.isfinite().all():
+                raise ValueError(
+                    f"stage {pl_module.name}: the loss is not finite at step "
+                    f"{trainer.global_step}; lower the learning rate, or look at the last clips"
+                )
             bins = torch.bucketize(logsnr, self.edges)
             for number in sorted(set(bins.tolist())):
                 pl_module.log(self.names[number], losses[bins == number].mean())

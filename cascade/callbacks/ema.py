@@ -22,11 +22,19 @@ class EMA(pl.Callback):
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Begin from the weights as they are, or go on where the checkpoint stopped."""
+        self._begin(trainer, pl_module)
+
+    def _begin(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        """Once; a run that resumes at its last step validates without training first."""
+        if self._ema is not None:
+            return
         self._step = trainer.global_step
-        self._ema = PowerEMA(pl_module, sigma_rels=self.sigma_rels)
+        self._ema = PowerEMA(module, sigma_rels=self.sigma_rels)
         if self._loaded is not None:
             self._ema.load_state_dict(self._loaded)
             self._loaded = None
+        elif self._step:
+            raise ValueError(f"step {self._step} is resumed without its averages; start anew")
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, *_: Any
@@ -39,10 +47,11 @@ class EMA(pl.Callback):
 
     @contextmanager
     def lent(self, module: pl.LightningModule) -> Iterator[None]:
-        """Inside, `module` has the averaged weights."""
-        if self._ema is None or self._step == 0:
+        """Inside, `module` has the averaged weights; its own before the first step."""
+        if self._step == 0:
             yield
             return
+        assert self._ema is not None
         with self._ema.swapped(module, self.sigma_rels[0]):
             yield
 
@@ -51,8 +60,9 @@ class EMA(pl.Callback):
         with self.lent(module):
             return {name: value.detach().clone() for name, value in module.state_dict().items()}
 
-    def on_validation_start(self, _trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+    def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Validate the averaged weights."""
+        self._begin(trainer, pl_module)
         self._lent = self.lent(pl_module)
         self._lent.__enter__()
 

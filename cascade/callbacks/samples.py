@@ -12,7 +12,7 @@ from torch import Tensor
 
 from cascade.callbacks.ema import averages
 from cascade.grid import Grid
-from cascade.video import to_float, write_mp4
+from cascade.video import write_mp4
 
 
 class Samples(pl.Callback):
@@ -78,7 +78,7 @@ class Samples(pl.Callback):
 @torch.no_grad()
 def sample_like(stage: Any, batch: dict[str, Any], *, steps: int | None = None) -> Tensor:
     """Videos for a batch's captions on its grid; later stages start from its clips, reduced."""
-    x = to_float(batch["video"])
+    x = stage.clip(batch)
     _, _, frames, height, width = x.shape
     grid = Grid(frames=frames, height=height, width=width, fps=stage.target.fps)
     videos: Tensor = stage.sample(

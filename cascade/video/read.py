@@ -69,7 +69,8 @@ def load_clip(path: str | Path, grid: Grid, *, from_end: bool = False) -> Float[
     else:
         wanted = frame_times(grid)
         if from_end:
-            *_, (_, time, lasting) = _decode(path)
+            for _, time, lasting in _decode(path):  # noqa: B007 (only the last one counts)
+                pass
             wanted = wanted + max(time + lasting - grid.duration, 0.0)
         shown, end = _on_show(path, wanted.tolist())
     if len(shown) < grid.frames:

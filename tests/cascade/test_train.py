@@ -79,6 +79,26 @@ def test_a_killed_run_goes_on_as_if_it_had_not_been(command, tmp_path):
 
 
 @pytest.mark.slow
+def test_ctrl_c_saves_at_the_step_and_the_run_goes_on_exactly(command, tmp_path):
+    run(command("whole"))
+    env = {**os.environ, "OMP_NUM_THREADS": "1"}
+    often = command("asked", "callbacks.checkpoint.every_n_train_steps=1000")
+    process = subprocess.Popen(often, env=env, stdout=subprocess.PIPE, text=True)
+    folder = tmp_path / "demo/base/asked"
+    deadline = time.monotonic() + 120
+    while not list(folder.glob("metrics/version_0/*.csv")) and time.monotonic() < deadline:
+        time.sleep(0.005)
+    process.send_signal(signal.SIGINT)
+    said, _ = process.communicate(timeout=120)
+    assert process.returncode == 0
+    if not (folder / "bundle").exists():  # a fast machine may have finished first
+        assert "the same command goes on" in said
+        assert len(list(folder.glob("checkpoints/*.ckpt"))) == 1
+        run(often)
+    assert losses(folder) == losses(tmp_path / "demo/base/whole")
+
+
+@pytest.mark.slow
 def test_two_processes_equal_one(command, tmp_path):
     run(command("one"))
     run(command("two", "trainer.devices=2", "+trainer.strategy=ddp"))

@@ -70,8 +70,7 @@ def stage_row(name: str, options: argparse.Namespace) -> dict[str, object]:
     folder = options.out / "runs/single_gpu" / name / "default"
     began, first = time.monotonic(), last_step(folder)
     trainer = [] if options.small else ["trainer=gpu"]
-    minutes, seconds = divmod(options.seconds, 60)
-    limit = f"trainer.max_time=00:00:{minutes:02d}:{seconds:02d}"
+    limit = f"callbacks.interrupt.leg_s={options.seconds}"
     run("cascade.train", *common, *trainer, limit, "trainer.enable_progress_bar=false")
     curves = read_curves(folder)
     for clip in sorted(folder.glob("samples/*/0.mp4"))[-1:]:
