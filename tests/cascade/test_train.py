@@ -71,7 +71,10 @@ def test_a_killed_run_goes_on_as_if_it_had_not_been(command, tmp_path):
     run(command("killed"))
     whole = tmp_path / "demo/base/whole"
     assert len(losses(whole)) == STEPS
-    assert losses(folder) == losses(whole)  # to the last bit
+    found, wanted = dict(losses(folder)), dict(losses(whole))
+    # To the last bit; only the row of the very step whose checkpoint the kill followed may lack.
+    assert all(wanted[step] == value for step, value in found.items())
+    assert len(wanted) - len(found) <= 1
     one, other = (load_file(f / "bundle/model.safetensors") for f in (whole, folder))
     assert all(torch.equal(one[name], other[name]) for name in one)
     # Once more: it is finished, and says so.
