@@ -201,7 +201,8 @@ def _captioned(shard: Path, entry: Entry) -> bool:
         state = read_state(read_span(shard, span))
     if (span := entry.members.get("caption")) is not None:
         text = read_span(shard, span).decode()
-    return bool(text.strip() or str(state.get("caption") or "").strip())
+    caption = state.get("caption")
+    return bool(text.strip() or (isinstance(caption, str) and caption.strip()))
 
 
 def _probe(data: bytes) -> dict[str, Any]:

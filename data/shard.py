@@ -52,7 +52,7 @@ def find_shards(spec: str | Path | Sequence[str | Path]) -> list[Path]:
             )
         path = Path(text).expanduser()
         if path.is_dir():
-            found += sorted(path.glob("*.tar"))
+            found += sorted(p for p in path.glob("*.tar") if p.is_file())
         elif path.is_file():
             found.append(path)
         elif any(c in text for c in "*?["):
