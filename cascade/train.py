@@ -43,7 +43,7 @@ EXPECTED = (
 FREE_DATA = ("num_workers", "prefetch", "cache_bytes", "index_dir", "cache_dir")
 FIXED_TRAINER = ("precision", "gradient_clip_val", "gradient_clip_algorithm")
 #: What may change between a run's legs: it does not touch the numbers.
-FREE = ("trainer", "callbacks", "logger", "paths", "hydra", "name")
+FREE = ("trainer", "callbacks", "logger", "paths", "hydra", "name", "min_psnr", "min_gain")
 
 
 class ConfigChangedError(ValueError):

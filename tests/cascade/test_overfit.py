@@ -1,0 +1,52 @@
+"""Overfitting: one clip goes the whole way and is judged, with a message where it falls short."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from cascade.overfit import one_clip_shard
+from cascade.video import read_frames, write_mp4
+from data.shard import scan
+
+
+@pytest.fixture
+def clip(tmp_path):
+    levels = torch.linspace(-1, 1, 20).view(1, 20, 1, 1).expand(3, 20, 40, 40)
+    write_mp4(tmp_path / "ramp.mp4", levels, fps=8)
+    (tmp_path / "ramp.txt").write_text("it grows light")
+    return tmp_path / "ramp.mp4"
+
+
+def test_the_shard_holds_the_clip_and_its_caption(clip, tmp_path):
+    found = scan(one_clip_shard(clip, tmp_path / "run"))
+    assert [entry.key for entry in found.entries] == ["ramp"]
+    assert set(found.entries[0].members) == {"video", "caption"}
+    assert found.error == ""
+
+
+def test_a_clip_without_its_caption_is_refused(clip, tmp_path):
+    clip.with_suffix(".txt").unlink()
+    with pytest.raises(ValueError, match=r"ramp\.txt is missing; a clip needs its caption"):
+        one_clip_shard(clip, tmp_path / "run")
+
+
+@pytest.mark.slow
+def test_a_clip_is_judged_beside_the_plain_way(clip, tmp_path):
+    command = [sys.executable, "-m", "cascade.overfit", "stage=demo/ssr1", "debug=overfit"]
+    command += [f"clip={clip}", f"paths.runs={tmp_path}", "logger=csv", "stage.train.steps=4"]
+    command += ["trainer.enable_progress_bar=false", "name=overfit"]
+    env = {**os.environ, "OMP_NUM_THREADS": "1"}
+    options = {"env": env, "capture_output": True, "text": True, "timeout": 200}
+    passed = subprocess.run([*command, "min_psnr=0", "min_gain=-99"], **options)
+    assert passed.returncode == 0, passed.stderr[-2000:]
+    assert "plain" in passed.stdout
+    run = tmp_path / "demo/ssr1/overfit"
+    frames, _ = read_frames(run / "clip.mp4")
+    assert frames.shape == read_frames(run / "back.mp4")[0].shape
+    failed = subprocess.run([*command, "min_psnr=99", "min_gain=-99"], **options)
+    assert failed.returncode != 0
+    assert "99.00 were wanted; look at" in failed.stderr
+    assert "Traceback" not in failed.stderr
