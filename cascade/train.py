@@ -40,10 +40,12 @@ EXPECTED = (
     ".*weights_only.*",
     ".*smaller than the logging interval.*",
 )
-FREE_DATA = ("num_workers", "prefetch", "cache_bytes", "index_dir", "cache_dir")
-FIXED_TRAINER = ("precision", "gradient_clip_val", "gradient_clip_algorithm")
-#: What may change between a run's legs: it does not touch the numbers.
+#: What may change between a run's legs, since it does not touch the numbers: whole groups, …
 FREE = ("trainer", "callbacks", "logger", "paths", "hydra", "name", "min_psnr", "min_gain")
+#: … keys of `data`, …
+FREE_DATA = ("num_workers", "prefetch", "cache_bytes", "index_dir", "cache_dir")
+#: … and all of `trainer` but these.
+FIXED_TRAINER = ("precision", "gradient_clip_val", "gradient_clip_algorithm")
 
 
 class ConfigChangedError(ValueError):
