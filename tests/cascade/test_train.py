@@ -112,6 +112,18 @@ def test_two_processes_equal_one(command, tmp_path):
 
 
 @pytest.mark.slow
+def test_two_processes_validate_together_and_legs_advance(command, tmp_path):
+    ranks = ["trainer.devices=2", "+trainer.strategy=ddp", "data.val_share=0.3"]
+    two = command("two", *ranks, "data.val_samples=4", stage="demo/ssr1")
+    run([*two, "callbacks.interrupt.leg_s=0"])
+    folder = tmp_path / "demo/ssr1/two"
+    assert [path.name for path in folder.glob("checkpoints/*")] == ["00000001.ckpt"]
+    run(two)  # a rank without a figure to share would wait for ever
+    assert (folder / "bundle").is_dir()
+    assert "val/made/psnr" in read_curves(folder)
+
+
+@pytest.mark.slow
 def test_accumulation_equals_a_larger_batch(command, tmp_path):
     run(command("whole"))
     run(command("halves", "trainer.accumulate_grad_batches=2"))
