@@ -29,6 +29,6 @@ class BaseStage(Stage):
         """Refused: nothing comes before a base."""
         raise ValueError(f"{self.name}: a base takes no video to expand, got {tuple(low.shape)}")
 
-    def measure(self, batch: dict[str, Any]) -> dict[str, Float[Tensor, " b"]]:  # noqa: ARG002 (see below)
+    def measure(self, batch: dict[str, Any]) -> dict[str, Float[Tensor, " b"]]:  # noqa: ARG002 (clips tell nothing)
         """None: how well a base follows its prompts is measured on its samples, not on clips."""
         return {}

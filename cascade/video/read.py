@@ -3,6 +3,7 @@
 So a variable frame rate is read as it plays.
 """
 
+from collections import deque
 from collections.abc import Iterator
 from fractions import Fraction
 from pathlib import Path
@@ -69,8 +70,7 @@ def load_clip(path: str | Path, grid: Grid, *, from_end: bool = False) -> Float[
     else:
         wanted = frame_times(grid)
         if from_end:
-            for _, time, lasting in _decode(path):  # noqa: B007 (only the last one counts)
-                pass
+            ((_, time, lasting),) = deque(_decode(path), maxlen=1)
             wanted = wanted + max(time + lasting - grid.duration, 0.0)
         shown, end = _on_show(path, wanted.tolist())
     if len(shown) < grid.frames:
