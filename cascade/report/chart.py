@@ -1,10 +1,11 @@
-"""Charts as inline SVG: curves by step, and shares with their intervals.
+"""Charts as inline SVG: curves by step, shares with their intervals, and histograms.
 
 Colours come from the page's style (`s0`, `s1`, …), so they follow light and dark. Every series has
 a mark of its own beside its colour, and every chart a text that says what it shows.
 """
 
 import math
+from bisect import bisect_right
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
 
@@ -108,6 +109,58 @@ def intervals(rows: Mapping[str, Mapping[str, tuple[float, float, float]]]) -> H
         for name, (share, low, high) in row.items()
     )
     return svg(drawn, top + 16, said)
+
+
+def histogram(
+    values: Sequence[float],
+    *,
+    label: str,
+    unit: str = "",
+    bins: int = 24,
+    marks: Mapping[str, float] | None = None,
+) -> Html:
+    """How many values lie where, in at most about `bins` bars between round numbers.
+
+    `marks` are named values, such as a threshold, drawn as lines. What is not finite is left out,
+    and counted in the chart's text.
+    """
+    finite = sorted(value for value in values if math.isfinite(value))
+    marks = marks or {}
+    if not finite:
+        return tag("p", "Nothing was recorded.", class_="empty")
+    span = [finite[0], finite[-1], *marks.values()]
+    edges = _edges(min(span), max(span), bins)
+    counts = [0] * (len(edges) - 1)
+    for value in finite:
+        counts[min(bisect_right(edges, value), len(counts)) - 1] += 1
+    frame = Frame(edges[0], edges[-1], 0.0, float(max(counts)), False)
+    drawn = frame.grid(f"{label}, {unit}" if unit else label, "count")
+    for count, (a, b) in zip(counts, pairwise(edges), strict=True):
+        x, y = frame.x(a), frame.y(count)
+        size = {"width": f"{frame.x(b) - x - 1:.1f}", "height": f"{frame.bottom - y:.1f}"}
+        told = tag("title", f"{a:.4g} to {b:.4g}: {count}")
+        drawn.append(tag("rect", told, x=f"{x + 0.5:.1f}", y=f"{y:.1f}", class_="bar", **size))
+    for i, value in enumerate(marks.values(), start=1):
+        x, style, dash = frame.x(value), f"line s{i % SERIES}", DASHES[i % len(DASHES)] or None
+        ends = {"x1": f"{x:.1f}", "x2": f"{x:.1f}", "y1": frame.top, "y2": frame.bottom}
+        drawn.append(tag("line", **ends, class_=style, stroke_dasharray=dash))
+    middle, lost = finite[len(finite) // 2], len(values) - len(finite)
+    said = f"{label}: {len(finite)} values from {finite[0]:.4g} to {finite[-1]:.4g}"
+    said += f", median {middle:.4g}" + (f", {lost} without a value" if lost else "")
+    said += "".join(f"; {name} at {value:.4g}" for name, value in marks.items())
+    named = {name: f"{value:.4g} {unit}".strip() for name, value in marks.items()}
+    heading = legend({f"median of {len(finite)}": f"{middle:.4g} {unit}".strip(), **named})
+    return join((heading, svg(drawn, Frame.height, said)))
+
+
+def _edges(low: float, high: float, bins: int) -> list[float]:
+    """Round numbers, equally far apart, that hold [low, high] between them."""
+    if not high > low:
+        low, high = low - (abs(low) or 1.0) / 2, high + (abs(high) or 1.0) / 2
+    inner = ticks(low, high, bins)
+    step = inner[1] - inner[0]
+    first, last = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
+    return [i * step for i in range(first, last + 1)]
 
 
 def percent(share: float) -> str:

@@ -104,6 +104,20 @@ class Page:
         """Shares with their intervals: row → series → (share, low, high)."""
         return self._figure(chart.intervals(rows), caption)
 
+    def histogram(
+        self,
+        values: Sequence[float],
+        *,
+        label: str,
+        unit: str = "",
+        bins: int = 24,
+        marks: Mapping[str, float] | None = None,
+        caption: str = "",
+    ) -> "Page":
+        """How many values lie where; `marks` are named values, such as a threshold."""
+        drawn = chart.histogram(values, label=label, unit=unit, bins=bins, marks=marks)
+        return self._figure(drawn, caption)
+
     def films(
         self,
         columns: Sequence[str],

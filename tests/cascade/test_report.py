@@ -3,11 +3,12 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 import av
+import numpy as np
 import pytest
 import torch
 
 from cascade.report import Cell, Film, Page
-from cascade.report.chart import lines, log_ticks, percent, thin, ticks
+from cascade.report.chart import histogram, lines, log_ticks, percent, thin, ticks
 from cascade.report.html import VOID, Html, tag, text
 
 NASTY = '<script>alert("1")</script> & \'"'
@@ -58,6 +59,7 @@ def full(folder: Path) -> Page:
     page.table([NASTY, "n"], [[NASTY, 1], ["b", None]], caption=NASTY)
     page.lines({NASTY: [(0, 1.0), (1, 0.5)]}, x_label=NASTY, y_label=NASTY, caption=NASTY)
     page.intervals({NASTY: {NASTY: (0.5, 0.4, 0.6)}}, caption=NASTY)
+    page.histogram([1.0, 2.0], label=NASTY, unit=NASTY, marks={NASTY: 1.5}, caption=NASTY)
     page.section("Two")
     page.films([NASTY, "b"], [(NASTY, [film(), None])], caption=NASTY)
     page.gallery([(NASTY, film(0.5)), ("still", film(frames=1))])
@@ -104,7 +106,7 @@ def test_videos_loop_silently_and_have_a_name(tmp_path: Path):
 def test_every_chart_says_what_it_shows():
     page = full(Path())
     charts = [a for a in read(page.html()).all("svg") if a.get("role") == "img"]
-    assert len(charts) == 2
+    assert len(charts) == 3
     assert "50 % (40 % to 60 %)" in str(charts[1]["aria-label"])
     assert "ends at 0.5" in str(charts[0]["aria-label"])
 
@@ -151,6 +153,32 @@ def test_ticks_are_round_and_inside():
     assert ticks(3, 3) == [3]
     assert log_ticks(0.02, 1.2) == pytest.approx([0.02, 0.05, 0.1, 0.2, 0.5, 1.0])
     assert [percent(0.5), percent(0.1234), percent(1)] == ["50 %", "12.3 %", "100 %"]
+
+
+def test_a_histogram_counts_every_value_once_between_round_edges():
+    values = [*np.random.default_rng(0).gamma(2.0, 3.0, size=1000).tolist(), 0.0, float("nan")]
+    drawn = histogram(values, label="length", unit="s", bins=20, marks={"least": 1.5})
+    bars = re.findall(r"<title>([-0-9.e]+) to ([-0-9.e]+): (\d+)</title>", drawn)
+    edges = [float(a) for a, _, _ in bars] + [float(bars[-1][1])]
+    expected, _ = np.histogram([v for v in values if v == v], edges)
+    assert [int(count) for _, _, count in bars] == expected.tolist()
+    assert sum(expected) == 1001
+    assert 8 < len(bars) <= 22
+    assert "1001 values" in drawn
+    assert "1 without a value; least at 1.5" in drawn
+
+
+@pytest.mark.parametrize("values", [[3.0], [0.0, 0.0], [-2.0, -2.0], [1e-9, 2e-9], [5, 5_000_000]])
+def test_a_histogram_holds_values_of_any_size(values):
+    drawn = histogram(values, label="x")
+    counts = [int(n) for n in re.findall(r": (\d+)</title>", drawn)]
+    assert sum(counts) == len(values)
+    assert "nan" not in drawn
+    assert 'width="-' not in drawn
+
+
+def test_a_histogram_of_nothing_says_so():
+    assert "Nothing was recorded" in histogram([float("nan")], label="x", marks={"limit": 1})
 
 
 def test_long_curves_are_thinned_to_means():
