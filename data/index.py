@@ -19,14 +19,16 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from rich.progress import track
 
+from data import store
 from data.decode import decode
 from data.probe import DecodeError, read_header
 from data.sample import read_state
-from data.shard import Entry, Scan, read_span, scan, shard_hash
+from data.shard import Entry, Scan, scan
+from data.store import read_span
 
 log = logging.getLogger(__name__)
 
-VERSION = 1
+VERSION = 2
 CACHE_DIR = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "cascade" / "index"
 _TITLE = "Indexing shards"
 _POOL_FROM_BYTES = 64 * 2**20
@@ -54,26 +56,33 @@ SCHEMA = pa.schema(
 )
 
 
-def index_path(shard: Path, index_dir: Path | None) -> Path:
-    """Where the index of a shard lies: beside it, or in a folder of its folder's in `index_dir`."""
-    name = f"{shard.stem}.index.parquet"
+def index_path(shard: str, index_dir: Path | None) -> Path:
+    """Where the index of a shard lies: beside it, or in a folder of its folder's in `index_dir`.
+
+    Raises:
+        ValueError: nothing can lie beside a remote shard.
+    """
+    name = f"{store.name(shard)}.index.parquet"
     if index_dir is None:
-        return shard.with_name(name)
-    folder = hashlib.blake2b(str(shard.resolve().parent).encode(), digest_size=6).hexdigest()
+        if store.is_remote(shard):
+            raise ValueError(f"{shard}: its index needs a folder: give data.index_dir")
+        return Path(shard).with_name(name)
+    folder = hashlib.blake2b(store.folder(shard).encode(), digest_size=6).hexdigest()
     return index_dir / folder / name
 
 
 def ensure_index(
-    shards: Sequence[Path], *, index_dir: Path | None = None, cache_dir: Path = CACHE_DIR
+    shards: Sequence[str], *, index_dir: Path | None = None, cache_dir: Path = CACHE_DIR
 ) -> list[Path]:
     """The index of every shard, built where it is missing or stale; one path per shard."""
     paths = [_place(shard, index_dir, cache_dir) for shard in shards]
     stale = [(s, p) for s, p in zip(shards, paths, strict=True) if not is_fresh(s, p)]
+    store.forget()
     if not stale:
         return paths
-    elsewhere = {p.parent for s, p in stale if p.parent != s.parent}
+    elsewhere = {p.parent for s, p in stale if str(p.parent) != store.folder(s)}
     log.info("indexing %d of %d shards%s", len(stale), len(shards), _at(elsewhere))
-    large = len(stale) > 1 and sum(s.stat().st_size for s, _ in stale) >= _POOL_FROM_BYTES
+    large = len(stale) > 1 and sum(store.size(s) for s, _ in stale) >= _POOL_FROM_BYTES
     if large and (workers := min(len(stale), len(os.sched_getaffinity(0)))) > 1:
         with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn")) as pool:
             jobs = [pool.submit(build_index, s, p) for s, p in stale]
@@ -89,17 +98,21 @@ def _at(folders: set[Path]) -> str:
     return f" into {', '.join(map(str, sorted(folders)))}" if folders else ""
 
 
-def _place(shard: Path, index_dir: Path | None, cache_dir: Path) -> Path:
+def _place(shard: str, index_dir: Path | None, cache_dir: Path) -> Path:
     """Beside the shard where an index is, or may be written; else in the cache folder."""
+    if index_dir is None and store.is_remote(shard):
+        return index_path(shard, cache_dir)
     beside = index_path(shard, index_dir)
-    folder = shard.parent
+    folder = Path(shard).parent
+    if index_dir is not None:
+        return beside
     writable = os.access(folder, os.W_OK) and folder.stat().st_mode & 0o222
-    if index_dir is not None or writable or is_fresh(shard, beside):
+    if writable or is_fresh(shard, beside):
         return beside
     return index_path(shard, cache_dir)
 
 
-def is_fresh(shard: Path, path: Path) -> bool:
+def is_fresh(shard: str, path: Path) -> bool:
     """Whether the index at `path` is of this format and of this very shard.
 
     A shard of the same size and modification time is taken for the same; one of another time, such
@@ -112,10 +125,19 @@ def is_fresh(shard: Path, path: Path) -> bool:
     except (pa.ArrowException, OSError, ValueError) as error:
         log.warning("%s: the index does not read (%s), building it again", path, error)
         return False
-    stat = shard.stat()
-    if about["version"] != VERSION or about["shard_size"] != stat.st_size:
+    found = store.identity(shard)
+    if about["version"] != VERSION or about["shard_size"] != found.size:
         return False
-    return bool(about["modified"] == stat.st_mtime_ns or about["shard_hash"] == shard_hash(shard))
+    return bool(about["mark"] == found.mark or about["shard_hash"] == shard_hash(shard))
+
+
+def shard_hash(shard: str) -> str:
+    """BLAKE2b of the whole file."""
+    digest = hashlib.blake2b(digest_size=16)
+    with store.open_shard(shard) as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
 
 
 def read_about(path: Path) -> dict[str, Any]:
@@ -127,13 +149,13 @@ def read_about(path: Path) -> dict[str, Any]:
     return dict(about)
 
 
-def build_index(shard: Path, path: Path) -> None:
+def build_index(shard: str, path: Path) -> None:
     """Write the index of a shard."""
-    stat, found = shard.stat(), scan(shard)
+    found, identity = scan(shard), store.identity(shard)
     about = {
         "version": VERSION,
-        "shard_size": stat.st_size,
-        "modified": stat.st_mtime_ns,
+        "shard_size": identity.size,
+        "mark": identity.mark,
         "shard_hash": shard_hash(shard),
         "others": found.others,
         "interleaved": found.interleaved,
@@ -161,7 +183,7 @@ def _complaint(found: Scan) -> str:
     return "; ".join(words)
 
 
-def _row(shard: Path, entry: Entry) -> dict[str, Any]:
+def _row(shard: str, entry: Entry) -> dict[str, Any]:
     """One sample's line: where it lies, and what it is or why it is unfit."""
     nowhere = (-1, 0)
     media = entry.members.get("video") or entry.members.get("image") or nowhere
@@ -195,7 +217,7 @@ def _row(shard: Path, entry: Entry) -> dict[str, Any]:
         return row | {"reason": str(error)}
 
 
-def _captioned(shard: Path, entry: Entry) -> bool:
+def _captioned(shard: str, entry: Entry) -> bool:
     text, state = "", {}
     if (span := entry.members.get("state")) is not None:
         state = read_state(read_span(shard, span))

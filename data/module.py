@@ -23,8 +23,8 @@ from data.plan import Fixed, Plan, Rows, held_positions, rank_batch, rank_positi
 from data.probe import MAX_PIXELS
 from data.resume import Progress, count_batches
 from data.select import Index, Need, Selection, by_hash, select, split
-from data.shard import find_shards
 from data.source import Source
+from data.store import find_shards
 
 log = logging.getLogger(__name__)
 

@@ -40,13 +40,13 @@ class Need:
 class Index:
     """The indices of all shards as one table; `shard` is each row's place in `shards`."""
 
-    shards: Sequence[Path]
+    shards: Sequence[str]
     table: pa.Table
     fingerprint: str = ""
     """Of the bytes of all shards."""
 
     @classmethod
-    def load(cls, shards: Sequence[Path], paths: Sequence[Path]) -> "Index":
+    def load(cls, shards: Sequence[str], paths: Sequence[Path]) -> "Index":
         """Read the sidecars of the shards; what is wrong with a shard is said."""
         tables, digest = [], blake2b(digest_size=16)
         for number, (shard, path) in enumerate(zip(shards, paths, strict=True)):

@@ -14,7 +14,7 @@ from data.decode import DEADLINE_S, decode
 from data.probe import MAX_PIXELS, DecodeError, Header, read_header
 from data.sample import Sample, read_state
 from data.select import Index, clip_length
-from data.shard import read_span
+from data.store import read_span
 
 log = logging.getLogger(__name__)
 

@@ -21,7 +21,7 @@ def clip(tmp_path):
 
 
 def test_the_shard_holds_the_clip_and_its_caption(clip, tmp_path):
-    found = scan(one_clip_shard(clip, tmp_path / "run"))
+    found = scan(str(one_clip_shard(clip, tmp_path / "run")))
     assert [entry.key for entry in found.entries] == ["ramp"]
     assert set(found.entries[0].members) == {"video", "caption"}
     assert found.error == ""

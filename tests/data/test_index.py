@@ -17,12 +17,12 @@ from data.index import (
     read_about,
 )
 from data.sample import read_state, role, split_name
-from data.shard import find_shards
+from data.store import find_shards
 
 
 def rows(shard):
     path = shard.with_suffix(".index.parquet")
-    build_index(shard, path)
+    build_index(str(shard), path)
     return pq.read_table(path).to_pylist(), read_about(path)
 
 
@@ -153,19 +153,19 @@ def test_links_and_paths_out_of_the_tar_are_only_counted(tmp_path, make_mp4):
 
 def test_a_changed_shard_is_indexed_again(tmp_path, write_shard, make_clips, caplog):
     shard = write_shard(tmp_path / "a.tar", make_clips(1))
-    (path,) = ensure_index([shard])
-    assert is_fresh(shard, path)
+    (path,) = ensure_index([str(shard)])
+    assert is_fresh(str(shard), path)
     assert pq.read_schema(path).equals(SCHEMA)
     data = bytearray(shard.read_bytes())
     data[data.index(b"caption 0")] = ord("C")
     shard.write_bytes(data)
-    assert not is_fresh(shard, path)
-    ensure_index([shard])
-    assert is_fresh(shard, path)
+    assert not is_fresh(str(shard), path)
+    ensure_index([str(shard)])
+    assert is_fresh(str(shard), path)
     shard.write_bytes(data)  # another time, the same bytes
-    assert is_fresh(shard, path)
+    assert is_fresh(str(shard), path)
     path.write_bytes(b"PAR1")
-    assert not is_fresh(shard, path)
+    assert not is_fresh(str(shard), path)
     assert "does not read" in caplog.text
     assert [p.name for p in tmp_path.iterdir() if p.name.startswith(".")] == []
 
@@ -177,31 +177,30 @@ def test_a_folder_that_cannot_be_written_gets_its_index_elsewhere(
     shard = write_shard(tmp_path / "ro" / "a.tar", make_clips(1))
     shard.parent.chmod(0o555)
     cache = tmp_path / "cache"
-    (path,) = ensure_index([shard], cache_dir=cache)
-    assert path == index_path(shard, cache)
+    (path,) = ensure_index([str(shard)], cache_dir=cache)
+    assert path == index_path(str(shard), cache)
     assert str(path.parent) in caplog.text
     assert [p.name for p in shard.parent.iterdir()] == ["a.tar"]
-    (path,) = ensure_index([shard], index_dir=tmp_path / "given")
+    (path,) = ensure_index([str(shard)], index_dir=tmp_path / "given")
     assert path.is_relative_to(tmp_path / "given")
     shard.parent.chmod(0o755)
 
 
 def test_ways_to_name_shards(shards, tmp_path):
-    both = [shards / "00000.tar", shards / "00001.tar"]
+    both = [str(shards / "00000.tar"), str(shards / "00001.tar")]
     assert find_shards(str(shards)) == find_shards(f"{shards}/*.tar") == both
     assert find_shards(f"{shards}/{{00000..00001}}.tar") == find_shards(both) == both
     assert find_shards([shards, both[0]]) == both
     with pytest.raises(ValueError, match="names no tar file"):
         find_shards(tmp_path)
-    for remote in ("s3://bucket/{00..01}.tar", "pipe:curl x"):
-        with pytest.raises(ValueError, match="is not a local path"):
-            find_shards(remote)
+    with pytest.raises(ValueError, match="runs something"):
+        find_shards("pipe:curl x")
 
 
 @pytest.mark.media
 def test_video2dataset_shard(media, tmp_path):
     path = tmp_path / "v.parquet"
-    build_index(media / "video2dataset" / "00000.tar", path)
+    build_index(str(media / "video2dataset" / "00000.tar"), path)
     found = pq.read_table(path).to_pylist()
     assert [r["kind"] for r in found] == ["image"] * 3 + ["video"] * 3
     assert {r["reason"] for r in found} == {""}

@@ -17,7 +17,8 @@ def need(**options):
     return Need(**({"frames": 8, "fps": 8.0, "min_height": 32, "min_width": 32} | options))
 
 
-def index(*shards):
+def index(*paths):
+    shards = [str(path) for path in paths]
     return Index.load(shards, ensure_index(shards))
 
 
