@@ -29,6 +29,7 @@ from data.shared import SharedFile
 
 MEMORY_BYTES = 4 * 2**30
 _START_S = 120.0
+_CHILDREN = 3
 # What is sent to a whole job at its end is for the parent to answer; the child goes with it.
 _FOR_THE_PARENT = {
     signal.SIGINT,
@@ -94,7 +95,7 @@ class Sandbox:
         """
         self._disown_after_fork()
         try:
-            kind, value = self._running().ask((function, args, kwargs), deadline_s)
+            kind, value = self._hand_over((function, args, kwargs)).receive(deadline_s)
         except BaseException:
             self.close()
             raise
@@ -109,6 +110,16 @@ class Sandbox:
         """End the child; a later call starts another."""
         self._end_child()
         self._child, self._end_child = None, _nothing
+
+    def _hand_over(self, work: object) -> "_Child":
+        """The child that took the work; one that was killed while idle is replaced."""
+        for _ in range(_CHILDREN):
+            child = self._running()
+            with contextlib.suppress(BrokenPipeError, ConnectionResetError, EOFError):
+                child.hand_over(work)
+                return child
+            self.close()
+        raise RuntimeError(f"{_CHILDREN} processes of the sandbox in a row died before any work")
 
     def _running(self) -> "_Child":
         if self._child is None or self._child.process.poll() is not None:
@@ -151,18 +162,22 @@ class _Child:
             signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
             theirs.close()
         try:
-            self._receive(_START_S)
+            self.receive(_START_S)
         except SandboxError as error:
             self.end()
             raise RuntimeError(f"the sandbox's process does not start: {error}") from error
 
-    def ask(self, work: Any, deadline_s: float) -> tuple[str, Any]:
-        """Its answer: ("result", value) or ("error", exception)."""
-        with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # told when receiving
-            self.pipe.send(work)
-        return self._receive(deadline_s)
+    def hand_over(self, work: object) -> None:
+        """Give it work; it says that it takes it.
 
-    def _receive(self, deadline_s: float) -> tuple[str, Any]:
+        Raises:
+            OSError, EOFError: it is gone.
+        """
+        self.pipe.send(work)
+        self.pipe.recv()
+
+    def receive(self, deadline_s: float) -> tuple[str, Any]:
+        """Its answer: ("result", value) or ("error", exception)."""
         end = time.monotonic() + deadline_s
         while True:
             try:
@@ -211,6 +226,7 @@ def serve(descriptor: int, parent: int, memory_bytes: int | None) -> None:
             request = _pipe.recv_bytes()
         except EOFError:
             return
+        _pipe.send(("taken", None))
         _pipe.send_bytes(_answer(request, memory_bytes))
 
 
