@@ -23,7 +23,7 @@ from torch import Tensor, nn
 FORMAT = 1
 WEIGHTS, STAGE, CARD, CASCADE = "model.safetensors", "stage.yaml", "card.json", "cascade.yaml"
 #: The only modules whose classes a bundle may name; functions are never called.
-_ROOMS = re.compile(r"(cascade\.(grid|text|codec|nn\.\w+|diffusion\.\w+)|stages\.\w+)")
+_ROOMS = re.compile(r"(cascade\.(grid|text|t5|codec|nn\.\w+|diffusion\.\w+)|stages\.\w+)")
 
 
 #: What a cascade may say of how a stage is sampled.
@@ -78,7 +78,10 @@ def save_bundle(
     weights: Mapping[str, Tensor],
     card: Mapping[str, Any],
 ) -> Path:
-    """Write a bundle, whole or not at all; `stage` is the stage's plain config without `train`."""
+    """Write a bundle, whole or not at all; `stage` is the stage's plain config.
+
+    What only training needs is left out of it: `train`, and where stored embeddings lie.
+    """
     folder = Path(folder)
     spoiled = [name for name, value in weights.items() if not value.isfinite().all()]
     if spoiled:
@@ -87,6 +90,8 @@ def save_bundle(
             f"saved; go back to an earlier checkpoint, or train with a lower rate"
         )
     config = {name: value for name, value in stage.items() if name != "train"}
+    text = {name: value for name, value in config.get("text", {}).items() if name != "embeddings"}
+    config |= {"text": text} if text else {}
     check_targets(config, where=STAGE)
     folder.parent.mkdir(parents=True, exist_ok=True)
     part = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}."))

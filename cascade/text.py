@@ -1,13 +1,12 @@
-"""Text encoders behind one interface: bytes trained with the stage, or a frozen T5.
+"""Text encoders behind one interface, and the one that reads bytes and is trained with its stage.
 
 The result for one caption never depends on the others in its batch.
 """
 
-import importlib
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import Any, NamedTuple, cast
+from typing import NamedTuple, cast
 
 import numpy as np
 import torch
@@ -21,6 +20,9 @@ from cascade.nn.embed import fourier
 
 PAD_BYTE = 256
 PUNCTUATION = re.compile(rb"[!-/:-@\[-`{-~]")  # each a word of its own
+
+
+Known = Sequence[Float[Tensor, "_l d"] | None]
 
 
 class TextFeatures(NamedTuple):
@@ -37,8 +39,11 @@ class TextEncoder(nn.Module, ABC):
     truncated: int = 0
 
     @abstractmethod
-    def forward(self, captions: Sequence[str]) -> TextFeatures:
-        """Encode; what is longer than the encoder reads is cut, and counted."""
+    def forward(self, captions: Sequence[str], known: Known | None = None) -> TextFeatures:
+        """Encode; what is longer than the encoder reads is cut, and counted.
+
+        `known` holds, per caption, the embedding that was fetched ahead, (l, width), or None.
+        """
 
     @abstractmethod
     def check(self, prompt: str) -> None:
@@ -51,6 +56,10 @@ class TextEncoder(nn.Module, ABC):
     @abstractmethod
     def prepare(self) -> None:
         """Load what encoding needs, so that a missing file fails before the first step."""
+
+    def identity(self) -> dict[str, str]:
+        """What a bundle records of the encoder that its stage was trained with, as arguments."""
+        return {}
 
 
 class _TextBlock(nn.Module):
@@ -139,8 +148,17 @@ class ByteText(TextEncoder):
     def prepare(self) -> None:
         """Nothing: the weights are the stage's own."""
 
-    def forward(self, captions: Sequence[str]) -> TextFeatures:
-        """One begin token and one token per word."""
+    def forward(self, captions: Sequence[str], known: Known | None = None) -> TextFeatures:
+        """One begin token and one token per word.
+
+        Raises:
+            ValueError: embeddings came with the batch; this encoder is trained, so there are none.
+        """
+        if known is not None:
+            raise ValueError(
+                "ByteText: is trained with its stage, so it takes no stored embeddings; use "
+                "text=t5, or leave them out of the data"
+            )
         encoded = [caption.encode("utf-8", errors="replace") for caption in captions]
         self.truncated += sum(len(caption) > self.max_bytes for caption in encoded)
         cut = [PUNCTUATION.sub(rb" \g<0> ", caption[: self.max_bytes]) for caption in encoded]
@@ -170,93 +188,3 @@ class ByteText(TextEncoder):
         x = (self.letters(letters) * self.spelling).sum(1)
         x = x / here.sum(1).clamp(min=1).to(x.dtype).sqrt()
         return cast(Tensor, x + self.word(F.layer_norm(x, x.shape[-1:])))
-
-
-class T5Text(TextEncoder):
-    """A frozen T5 encoder, from a folder, or from the hub when `download` is asked for.
-
-    It is loaded at first use and is no part of the stage: not among its parameters, its state, its
-    averages or its checkpoints; only its device follows. `width` is stated, so that a stage can be
-    built and counted on a machine without the files.
-    """
-
-    def __init__(
-        self,
-        *,
-        name: str,
-        width: int,
-        max_tokens: int = 256,
-        download: bool = False,
-        dtype: str = "bfloat16",
-    ) -> None:
-        super().__init__()
-        self.name, self.width, self.max_tokens = name, width, max_tokens
-        self.download, self.dtype = download, dtype
-        self.register_buffer("anchor", torch.empty(0), persistent=False)  # moves with the stage
-        self._loaded: tuple[Any, Any] | None = None  # a tuple, which nn.Module does not look into
-
-    def load(self) -> tuple[Any, Any]:
-        """The tokenizer and the encoder.
-
-        Raises:
-            ValueError: transformers or the files are missing, or the width is not the one stated.
-        """
-        if self._loaded is None:
-            try:
-                transformers = importlib.import_module("transformers")
-            except ImportError as error:
-                raise ValueError(
-                    "T5Text: needs transformers; install it by pip install 'cascade[text]'"
-                ) from error
-            source = {"local_files_only": not self.download}
-            try:
-                tokenizer = transformers.AutoTokenizer.from_pretrained(self.name, **source)
-                encoder = transformers.T5EncoderModel.from_pretrained(
-                    self.name, dtype=getattr(torch, self.dtype), **source
-                )
-            except (OSError, ValueError) as error:
-                raise ValueError(
-                    f"T5Text: no T5 encoder and tokenizer at {self.name!r} on this machine; name "
-                    f"a folder that has them, or allow it with download=true ({error})"
-                ) from error
-            if encoder.config.d_model != self.width:
-                raise ValueError(
-                    f"T5Text: {self.name!r} has width {encoder.config.d_model}, the stage states "
-                    f"{self.width}; set text.width={encoder.config.d_model}"
-                )
-            self._loaded = tokenizer, encoder.eval().requires_grad_(False)
-        return self._loaded
-
-    def check(self, prompt: str) -> None:
-        """Refuse a prompt of more than `max_tokens` tokens."""
-        tokenizer, _ = self.load()
-        size = len(tokenizer(prompt)["input_ids"])
-        if size > self.max_tokens:
-            raise ValueError(
-                f"T5Text: reads at most {self.max_tokens} tokens, the prompt has {size}; "
-                "shorten it, or train with a larger text.max_tokens"
-            )
-
-    def prepare(self) -> None:
-        """Load tokenizer and encoder."""
-        self.load()
-
-    @torch.no_grad()
-    def forward(self, captions: Sequence[str]) -> TextFeatures:
-        """The encoder's last hidden states; the empty caption is T5's end token alone."""
-        tokenizer, encoder = self.load()
-        device = cast(Tensor, self.anchor).device
-        ids = tokenizer(list(captions))["input_ids"]
-        self.truncated += sum(len(one) > self.max_tokens for one in ids)
-        # Cut before the end token, as the tokenizer itself would.
-        ids = [
-            one if len(one) <= self.max_tokens else [*one[: self.max_tokens - 1], one[-1]]
-            for one in ids
-        ]
-        tokens = nn.utils.rnn.pad_sequence([torch.tensor(one) for one in ids], batch_first=True)
-        lengths = torch.tensor([len(one) for one in ids])
-        mask = (torch.arange(tokens.shape[1]) < lengths.unsqueeze(1)).to(device)
-        if encoder.device != device:
-            encoder.to(device)
-        out = encoder(input_ids=tokens.to(device), attention_mask=mask.long()).last_hidden_state
-        return TextFeatures((out * mask.unsqueeze(-1)).clone(), mask)

@@ -228,7 +228,7 @@ def _train(cfg: DictConfig, config: dict[str, Any], run: Path) -> None:
     if trainer.is_global_zero:
         save_bundle(
             run / "bundle",
-            stage=config["stage"],
+            stage=config["stage"] | {"text": config["stage"]["text"] | stage.text.identity()},
             weights=ema.weights(stage),
             card=card(trainer, data, ema.sigma_rels[0]),
         )

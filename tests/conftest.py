@@ -21,3 +21,17 @@ def media() -> Path:
     if not folder:
         pytest.skip("left out: CASCADE_MEDIA names no folder of real videos")
     return Path(folder)
+
+
+@pytest.fixture(scope="session")
+def tiny_t5(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a T5 encoder of width 16 with random weights, and a tokenizer of bytes."""
+    transformers = pytest.importorskip("transformers")
+    folder = tmp_path_factory.mktemp("t5")
+    torch.manual_seed(0)
+    config = transformers.T5Config(
+        vocab_size=384, d_model=16, d_kv=8, d_ff=32, num_layers=1, num_heads=2
+    )
+    transformers.T5EncoderModel(config).save_pretrained(folder)
+    transformers.ByT5Tokenizer().save_pretrained(folder)
+    return folder
