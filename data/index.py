@@ -1,43 +1,49 @@
 """The sidecar index: one Parquet beside each shard with where its samples lie and what they are.
 
-From it everything is decided before anything is decoded. It is built once, written atomically, and
-built again when its format or its shard has changed.
+From it everything is decided before anything is decoded. Run `python -m data.index shards=…
+depth=full`, or let training build it. It is written whole or not at all; a build that was killed
+goes on where it was; an index is built again when its format, its depth or its shard has changed.
 """
 
 import hashlib
 import json
 import logging
-import multiprocessing
 import os
-from collections.abc import Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from dataclasses import replace
+import time
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+import hydra
 import pyarrow as pa
 import pyarrow.parquet as pq
-from rich.progress import track
+from omegaconf import DictConfig, OmegaConf
+from rich.console import Console
+from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
 
+from cascade.entry import CONF, explained
 from data import store
-from data.decode import decode
-from data.probe import DecodeError, read_header
-from data.sample import read_state
-from data.shard import Entry, Scan, scan
-from data.store import read_span
+from data.indexer import DEPTHS, Depth, Inspectors, cores, examine
+from data.journal import Journal
+from data.summary import print_summary
 
 log = logging.getLogger(__name__)
 
-VERSION = 2
+VERSION = 3
 CACHE_DIR = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "cascade" / "index"
-_TITLE = "Indexing shards"
-_POOL_FROM_BYTES = 64 * 2**20
+_ABOUT = b"cascade.index"
+_ASK_AT_ONCE = 16
+_READ_AT_ONCE = 4
+_STALE_PART_S = 3600
+
+_WORD = pa.dictionary(pa.int32(), pa.string())
 
 SCHEMA = pa.schema(
     [
         ("key", pa.string()),
         ("hash", pa.uint64()),  # of the key: decides the held-out split
-        ("kind", pa.string()),  # what the bytes are, whatever the name says: video, image or ''
+        ("kind", _WORD),  # what the bytes are, whatever the name says: video, image or ''
         ("offset", pa.int64()),
         ("size", pa.int64()),
         ("caption_offset", pa.int64()),  # -1: no such member
@@ -50,10 +56,25 @@ SCHEMA = pa.schema(
         ("frames", pa.int32()),
         ("fps", pa.float32()),
         ("duration", pa.float64()),
-        ("codec", pa.string()),
-        ("reason", pa.string()),  # why it is unfit for every stage; '' where it is fit
+        ("codec", _WORD),
+        ("decord", pa.bool_()),  # a full inspection vouches for decord's frames
+        ("reason", _WORD),  # why it is unfit for every stage; '' where it is fit
     ]
 )
+"""One line per sample, in one row group: few columns of 10,000 lines read in a millisecond.
+
+`kind`, `codec` and `reason` come as dictionary arrays: numbers, and each word once per file.
+"""
+
+_STORED = {
+    "compression": "zstd",
+    "use_dictionary": ["kind", "codec", "reason", "width", "height", "frames", "fps"],
+    "column_encoding": {
+        "key": "DELTA_BYTE_ARRAY",
+        **dict.fromkeys(("offset", "caption_offset", "state_offset"), "DELTA_BINARY_PACKED"),
+    },
+    "write_statistics": False,
+}
 
 
 def index_path(shard: str, index_dir: Path | None) -> Path:
@@ -72,51 +93,76 @@ def index_path(shard: str, index_dir: Path | None) -> Path:
 
 
 def ensure_index(
-    shards: Sequence[str], *, index_dir: Path | None = None, cache_dir: Path = CACHE_DIR
+    shards: Sequence[str],
+    *,
+    depth: Depth = "keyframes",
+    index_dir: Path | None = None,
+    cache_dir: Path = CACHE_DIR,
+    workers: int | None = None,
 ) -> list[Path]:
-    """The index of every shard, built where it is missing or stale; one path per shard."""
-    paths = [_place(shard, index_dir, cache_dir) for shard in shards]
-    stale = [(s, p) for s, p in zip(shards, paths, strict=True) if not is_fresh(s, p)]
+    """The index of every shard, built where it is missing or stale; one path per shard.
+
+    `depth` is how far each clip is tried: its header and first frame, all key frames, or all
+    frames; a deeper index serves too. `workers` clips are decoded at once, by default one per core.
+
+    Raises:
+        ValueError: no such depth, or shards that cannot be read; the others are indexed then.
+    """
+    if depth not in DEPTHS:
+        raise ValueError(f"index: depth={depth}: no such depth; there are {', '.join(DEPTHS)}")
+
+    def look(shard: str) -> _Look | str:
+        try:
+            found = store.identity(shard)
+            path = _place(shard, found, depth, index_dir, cache_dir)
+            return _Look(shard, found, path, is_fresh(shard, found, path, depth))
+        except OSError as error:
+            return str(error)
+
+    with ThreadPoolExecutor(_ASK_AT_ONCE) as pool:
+        looks = list(pool.map(look, shards))
+    if lost := [one for one in looks if isinstance(one, str)]:
+        raise ValueError(_unread(lost, len(shards)))
+    seen = [one for one in looks if not isinstance(one, str)]
+    if stale := [one for one in seen if not one.fresh]:
+        folders = {str(o.path.parent) for o in stale if str(o.path.parent) != store.folder(o.shard)}
+        into = f" into {', '.join(sorted(folders))}" if folders else ""
+        log.info("indexing %d of %d shards (%s)%s", len(stale), len(shards), depth, into)
+        _build_all(stale, depth=depth, workers=workers or cores())
     store.forget()
-    if not stale:
-        return paths
-    elsewhere = {p.parent for s, p in stale if str(p.parent) != store.folder(s)}
-    log.info("indexing %d of %d shards%s", len(stale), len(shards), _at(elsewhere))
-    large = len(stale) > 1 and sum(store.size(s) for s, _ in stale) >= _POOL_FROM_BYTES
-    if large and (workers := min(len(stale), len(os.sched_getaffinity(0)))) > 1:
-        with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn")) as pool:
-            jobs = [pool.submit(build_index, s, p) for s, p in stale]
-            for job in track(as_completed(jobs), description=_TITLE, total=len(jobs)):
-                job.result()
-    else:
-        for shard, path in track(stale, description=_TITLE):
-            build_index(shard, path)
-    return paths
+    return [one.path for one in seen]
 
 
-def _at(folders: set[Path]) -> str:
-    return f" into {', '.join(map(str, sorted(folders)))}" if folders else ""
+class _Look(NamedTuple):
+    shard: str
+    found: store.Identity
+    path: Path
+    fresh: bool
 
 
-def _place(shard: str, index_dir: Path | None, cache_dir: Path) -> Path:
+def _unread(failed: Sequence[str], count: int) -> str:
+    told = "; ".join(failed[:3]) + (" …" if len(failed) > 3 else "")
+    return f"index: {len(failed)} of {count} shards cannot be read: {told}"
+
+
+def _place(
+    shard: str, found: store.Identity, depth: Depth, index_dir: Path | None, cache_dir: Path
+) -> Path:
     """Beside the shard where an index is, or may be written; else in the cache folder."""
-    if index_dir is None and store.is_remote(shard):
-        return index_path(shard, cache_dir)
-    beside = index_path(shard, index_dir)
-    folder = Path(shard).parent
-    if index_dir is not None:
-        return beside
+    if index_dir is not None or store.is_remote(shard):
+        return index_path(shard, index_dir or cache_dir)
+    beside, folder = index_path(shard, None), Path(shard).parent
     writable = os.access(folder, os.W_OK) and folder.stat().st_mode & 0o222
-    if writable or is_fresh(shard, beside):
+    if writable or is_fresh(shard, found, beside, depth):
         return beside
     return index_path(shard, cache_dir)
 
 
-def is_fresh(shard: str, path: Path) -> bool:
-    """Whether the index at `path` is of this format and of this very shard.
+def is_fresh(shard: str, found: store.Identity, path: Path, depth: Depth) -> bool:
+    """Whether the index at `path` is of this format, deep enough and of this very shard.
 
-    A shard of the same size and modification time is taken for the same; one of another time, such
-    as a copy, is hashed.
+    A shard of the same size and time stamp (or ETag) is taken for the same; one of another time,
+    such as a copy, is hashed, once.
     """
     if not path.is_file():
         return False
@@ -125,17 +171,24 @@ def is_fresh(shard: str, path: Path) -> bool:
     except (pa.ArrowException, OSError, ValueError) as error:
         log.warning("%s: the index does not read (%s), building it again", path, error)
         return False
-    found = store.identity(shard)
     if about["version"] != VERSION or about["shard_size"] != found.size:
         return False
-    return bool(about["mark"] == found.mark or about["shard_hash"] == shard_hash(shard))
+    if DEPTHS.index(about["depth"]) < DEPTHS.index(depth):
+        return False
+    if about["mark"] == found.mark:
+        return True
+    if about["shard_hash"] != _hash(shard):
+        return False
+    if os.access(path.parent, os.W_OK):
+        table = pq.read_table(path)
+        write_index(path, {n: table[n] for n in SCHEMA.names}, about | {"mark": found.mark})
+    return True
 
 
-def shard_hash(shard: str) -> str:
-    """BLAKE2b of the whole file."""
+def _hash(shard: str) -> str:
     digest = hashlib.blake2b(digest_size=16)
     with store.open_shard(shard) as file:
-        while block := file.read(1 << 20):
+        while block := file.read(2**20):
             digest.update(block)
     return digest.hexdigest()
 
@@ -143,106 +196,115 @@ def shard_hash(shard: str) -> str:
 def read_about(path: Path) -> dict[str, Any]:
     """What an index says of its shard: its hash, what was not read, where it is damaged."""
     metadata = pq.read_schema(path).metadata or {}
-    about = json.loads(metadata.get(b"cascade.index", b"{}"))
+    about = json.loads(metadata.get(_ABOUT, b"{}"))
     if "version" not in about:
         raise ValueError("no cascade.index in its metadata")
     return dict(about)
 
 
-def build_index(shard: str, path: Path) -> None:
-    """Write the index of a shard."""
-    found, identity = scan(shard), store.identity(shard)
-    about = {
-        "version": VERSION,
-        "shard_size": identity.size,
-        "mark": identity.mark,
-        "shard_hash": shard_hash(shard),
-        "others": found.others,
-        "interleaved": found.interleaved,
-        "error": _complaint(found),
-    }
-    rows = [_row(shard, entry) for entry in found.entries]
-    table = pa.Table.from_pylist(rows, SCHEMA)
-    table = table.replace_schema_metadata({"cascade.index": json.dumps(about)})
+def write_index(path: Path, columns: Mapping[str, Any], about: Mapping[str, Any]) -> None:
+    """Write an index whole: every column of SCHEMA as a sequence, an array or an Arrow array."""
+    arrays = [
+        column if isinstance(column, pa.Array | pa.ChunkedArray) else pa.array(column, field.type)
+        for field in SCHEMA
+        for column in [columns.get(field.name, [])]
+    ]
+    table = pa.Table.from_arrays(arrays, schema=SCHEMA.with_metadata({_ABOUT: json.dumps(about)}))
     path.parent.mkdir(parents=True, exist_ok=True)
+    for part in path.parent.glob(f".{path.name}.*"):
+        if time.time() - part.stat().st_mtime > _STALE_PART_S:
+            part.unlink(missing_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        pq.write_table(table, temporary)
+        pq.write_table(table, temporary, **_STORED)
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
 
 
-def _complaint(found: Scan) -> str:
-    """What is wrong with a shard as a whole, or ''."""
-    words = [found.error] if found.error else []
-    if found.interleaved:
-        words.append(f"{found.interleaved} members lie apart from their sample's others")
-    if not found.entries:
-        words.append("it holds no sample")
-    return "; ".join(words)
-
-
-def _row(shard: str, entry: Entry) -> dict[str, Any]:
-    """One sample's line: where it lies, and what it is or why it is unfit."""
-    nowhere = (-1, 0)
-    media = entry.members.get("video") or entry.members.get("image") or nowhere
-    caption = entry.members.get("caption", nowhere)
-    state = entry.members.get("state", nowhere)
-    digest = hashlib.blake2b(entry.key.encode(errors="surrogateescape"), digest_size=8).digest()
-    row: dict[str, Any] = {
-        "key": entry.key.encode(errors="replace").decode(),
-        "hash": int.from_bytes(digest, "big"),
-        "kind": "",
-        "offset": media[0],
-        "size": media[1],
-        "caption_offset": caption[0],
-        "caption_size": caption[1],
-        "state_offset": state[0],
-        "state_size": state[1],
-        "captioned": False,
-        **dict.fromkeys(("width", "height", "frames"), 0),
-        **dict.fromkeys(("fps", "duration"), 0.0),
-        "codec": "",
-        "reason": "duplicate key" if entry.duplicate else "",
-    }
-    if row["reason"]:
-        return row
-    if media == nowhere:
-        return row | {"reason": "caption or json without a video or image"}
-    try:
-        row["captioned"] = _captioned(shard, entry)
-        return row | _probe(read_span(shard, media))
-    except ValueError as error:
-        return row | {"reason": str(error)}
-
-
-def _captioned(shard: str, entry: Entry) -> bool:
-    text, state = "", {}
-    if (span := entry.members.get("state")) is not None:
-        state = read_state(read_span(shard, span))
-    if (span := entry.members.get("caption")) is not None:
-        text = read_span(shard, span).decode()
-    caption = state.get("caption")
-    return bool(text.strip() or (isinstance(caption, str) and caption.strip()))
-
-
-def _probe(data: bytes) -> dict[str, Any]:
-    """The header, and the size of the first frame as PyAV decodes it, which sees damage.
+def build_index(
+    shard: str,
+    found: store.Identity,
+    path: Path,
+    inspectors: Inspectors,
+    on_bytes: Callable[[int], None] = lambda _: None,
+) -> None:
+    """Write the index of a shard.
 
     Raises:
-        DecodeError: with the reason.
+        OSError: the shard cannot be read.
     """
-    if not data:
-        raise DecodeError("the video or image has no bytes")
-    header = read_header(data)
-    height, width = decode(data, replace(header, decord=False), [0.0]).shape[1:3]
-    return {
-        "kind": header.kind,
-        "width": width,
-        "height": height,
-        "frames": header.frames,
-        "fps": header.fps,
-        "duration": header.duration,
-        "codec": header.codec,
+    head = {
+        "version": VERSION,
+        "depth": inspectors.depth,
+        "shard_size": found.size,
+        "mark": found.mark,
     }
+    journal = Journal(path.with_name(f".{path.name.removesuffix('.parquet')}.part"), head)
+    try:
+        examined = examine(
+            shard, found.size, journal=journal, inspectors=inspectors, on_bytes=on_bytes
+        )
+    finally:
+        journal.close()
+    columns = examined.columns()
+    write_index(path, columns, head | examined.about(columns["reason"]))
+    journal.remove()
+
+
+def _build_all(jobs: Sequence[_Look], *, depth: Depth, workers: int) -> None:
+    """Build the indices, a few shards read and `workers` clips tried at once."""
+    failed: list[str] = []
+    columns = (
+        *(TextColumn("Indexing"), BarColumn(), DownloadColumn(), TimeRemainingColumn()),
+        TextColumn("{task.fields[tried]} clips tried, {task.fields[unfit]} unfit"),
+    )
+    with (
+        Progress(*columns, console=Console(stderr=True)) as bar,
+        Inspectors(depth=depth, workers=workers) as inspectors,
+        ThreadPoolExecutor(min(_READ_AT_ONCE, len(jobs))) as pool,
+    ):
+        task = bar.add_task("", total=sum(job.found.size for job in jobs), tried=0, unfit=0)
+
+        def walked(count: int) -> None:
+            bar.update(task, advance=count, tried=inspectors.tried, unfit=inspectors.unfit)
+
+        futures = [
+            pool.submit(build_index, job.shard, job.found, job.path, inspectors, walked)
+            for job in jobs
+        ]
+        try:
+            for future in as_completed(futures):
+                try:
+                    future.result()
+                except OSError as error:
+                    failed.append(str(error))
+                walked(0)
+        except BaseException:
+            inspectors.stop()
+            pool.shutdown(cancel_futures=True)
+            raise
+    if failed:
+        raise ValueError(_unread(failed, len(jobs)))
+
+
+@hydra.main(version_base="1.3", config_path=CONF, config_name="index")
+def main(cfg: DictConfig) -> None:
+    """The command line."""
+    with explained():
+        if OmegaConf.is_missing(cfg, "shards"):
+            raise ValueError("index: which shards? make index SHARDS='/data/{000..099}.tar'")
+        spec = OmegaConf.to_container(cfg)["shards"]  # type: ignore[call-overload,index]
+        shards = store.find_shards(spec)
+        paths = ensure_index(
+            shards,
+            depth=cfg.depth,
+            index_dir=None if cfg.index_dir is None else Path(cfg.index_dir),
+            cache_dir=Path(cfg.cache_dir),
+            workers=cfg.workers,
+        )
+        print_summary(shards, [read_about(path) for path in paths], Console())
+
+
+if __name__ == "__main__":
+    main()

@@ -1,23 +1,138 @@
-"""Shards and their tar headers: which bytes are which sample's what; nothing is extracted."""
+"""The members of a tar put together to samples: by their key, wherever they lie, never by order."""
 
-import tarfile
+import re
 from collections import Counter
 from dataclasses import dataclass, field
+from pathlib import PurePosixPath
 
 from data.sample import Role, role, split_name
 from data.store import Span, open_shard, size
+from data.tar import Member, Walk
 
-_MARK = bytes(2 * tarfile.BLOCKSIZE)
+DUPLICATE = "duplicate key"
+AMBIGUOUS = "duplicate key whose members lie apart: which belongs to which cannot be told"
+CUT = "the shard is cut off behind it, so that it may not be whole"
+DOTTED = "a dot in its key: the format ends a key at the first dot (rename ID.3.mp4 to ID_3.mp4)"
+OUTSIDE = "its name leads out of the shard (absolute, or with ..)"
+
+_METADATA = re.compile(r"__[^/]*__($|/)")
+_MEDIA = ("video", "image")
+_MAX_WORDS = 32
 
 
 @dataclass(kw_only=True)
 class Entry:
-    """The members of one key, as (offset, size); `duplicate` where the shard had the key before."""
+    """The members of one key, as (offset, size); `flaw` is why it is not to be used, or ''."""
 
     key: str
     members: dict[Role, Span] = field(default_factory=dict)
     extensions: set[str] = field(default_factory=set)
-    duplicate: bool = False
+    apart: bool = False
+    flaw: str = ""
+
+    @property
+    def media(self) -> Span | None:
+        """Where its video lies, or, where it has none, its image."""
+        return self.members.get("video") or self.members.get("image")
+
+
+class Grouping:
+    """Samples of the members given in order.
+
+    Members of a key that come apart are put together again and counted. A key that brings the same
+    member again begins another entry, with a flaw; a second video or image is not read.
+    """
+
+    def __init__(self) -> None:
+        self.entries: list[Entry] = []
+        self.interleaved = 0
+        self._others: Counter[str] = Counter()
+        self._latest: dict[str, Entry] = {}
+        self._previous: Entry | None = None
+        self._dotted: list[tuple[str, str]] = []
+        self._ambiguous: set[str] = set()
+
+    @property
+    def others(self) -> dict[str, int]:
+        """What was not read, counted."""
+        most = self._others.most_common(_MAX_WORDS)
+        rest = self._others.total() - sum(count for _, count in most)
+        return dict(most) | ({"of more kinds": rest} if rest else {})
+
+    def add(self, member: Member) -> Role | None:
+        """What the member is in its sample; None where it is not to be read."""
+        key, extension = split_name(member.name)
+        last = extension.rpartition(".")[2]
+        kind = role(last)
+        word = f"*.{last[:16]}" if last != extension else extension[:16] or "no extension"
+        path = PurePosixPath(member.name)
+        if member.kind in ("folder", "device"):
+            word = member.kind
+        elif _METADATA.match(member.name):
+            word = "metadata of webdataset"
+        elif path.name.startswith("."):
+            word = "hidden file"
+        elif kind and (path.is_absolute() or ".." in path.parts):
+            entry = self._entry(key)
+            if not entry.flaw:
+                entry.flaw = OUTSIDE
+                return None
+            word = "name that leads out of the shard"
+        elif kind in _MEDIA and member.kind != "file":
+            entry = self._entry(key)
+            entry.flaw = entry.flaw or f"its {kind} is a {member.kind}, which is never followed"
+            return None
+        elif member.kind != "file":
+            word = member.kind
+        elif kind in _MEDIA and last != extension:
+            self._dotted.append((key, extension))
+            return None
+        elif kind and last == extension:
+            return self._join(key, extension, kind, (member.offset, member.size))
+        self._others[word] += 1
+        return None
+
+    def _entry(self, key: str) -> Entry:
+        if key not in self._latest:
+            self._latest[key] = Entry(key=key)
+            self.entries.append(self._latest[key])
+        return self._latest[key]
+
+    def _join(self, key: str, extension: str, kind: Role, span: Span) -> Role | None:
+        entry = self._entry(key)
+        if extension in entry.extensions:
+            if entry.apart:
+                self._ambiguous.add(key)
+            entry = self._latest[key] = Entry(key=key, flaw=DUPLICATE)
+            self.entries.append(entry)
+        if kind in entry.members:
+            self._others[f"{extension}, a second {kind}"] += 1
+            return None
+        if entry.members and entry is not self._previous:
+            self.interleaved += 1
+            entry.apart = True
+            if entry.flaw == DUPLICATE:
+                self._ambiguous.add(key)
+        entry.members[kind] = span
+        entry.extensions.add(extension)
+        self._previous = entry
+        return None if entry.flaw else kind
+
+    def finish(self, *, cut: bool) -> None:
+        """Judge what only the end tells; `cut` where members are missing behind the last one."""
+        for key, extension in self._dotted:
+            if key in self._latest and self._latest[key].media:
+                self._others[f"*.{extension.rpartition('.')[2]}"] += 1
+            else:
+                stem = extension.rpartition(".")[0]
+                self.entries.append(Entry(key=f"{key}.{stem}", flaw=DOTTED))
+        for entry in self.entries:
+            self._others["image beside a video"] += {"video", "image"} <= entry.members.keys()
+            if entry.key in self._ambiguous:
+                entry.flaw = AMBIGUOUS
+        self._others = +self._others
+        if cut and self._previous is not None:
+            self._previous.flaw = self._previous.flaw or CUT
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,55 +146,16 @@ class Scan:
 
 
 def scan(shard: str) -> Scan:
-    """The entries of a shard; of a truncated one those that are whole, with the error named.
-
-    Members of a key that come apart are put together again and counted as interleaved. A key that
-    brings the same member again begins a duplicate entry; a second video or image is not read.
-    """
-    entries: list[Entry] = []
-    latest: dict[str, Entry] = {}
-    others: Counter[str] = Counter()
-    interleaved, previous = 0, None
-    members, error = _whole_members(shard)
-    for member in members:
-        key, extension = split_name(member.name)
-        kind = role(extension) if member.isreg() and not member.issparse() else None
-        entry = latest.get(key)
-        if entry is None or (kind and extension in entry.extensions):
-            again = entry is not None
-            if kind is not None:
-                latest[key] = entry = Entry(key=key, duplicate=again)
-                entries.append(entry)
-        if entry is None or kind is None or kind in entry.members:
-            others[extension if member.isreg() else "not a file"] += 1
-            continue
-        interleaved += bool(entry.members) and entry is not previous
-        entry.members[kind] = (member.offset_data, member.size)
-        entry.extensions.add(extension)
-        previous = entry
-    return Scan(entries=entries, others=dict(others), interleaved=interleaved, error=error)
-
-
-def _whole_members(shard: str) -> tuple[list[tarfile.TarInfo], str]:
-    """The members that lie in the file to their last byte, and how the file is damaged, or ''."""
-    total = size(shard)
-    members: list[tarfile.TarInfo] = []
-    if total == 0:
-        return [], "the file is empty"
-    try:
-        with open_shard(shard) as file, tarfile.open(fileobj=file, mode="r:") as tar:
-            for member in tar:
-                if member.offset_data + member.size > total:
-                    return members, f"truncated inside {member.name}"
-                members.append(member)
-            end = tar.offset
-    except tarfile.TarError as error:
-        return members, f"not a whole tar: {error}"
-    # tarfile stops without a word at a damaged header, and at an end mark with another tar behind.
+    """The entries of a shard; of a truncated one those that are whole, with the error named."""
+    grouping = Grouping()
     with open_shard(shard) as file:
-        file.seek(end)
-        while block := file.read(1 << 20):
-            if block.strip(b"\0"):
-                return members, f"unreadable from byte {end}: {total - end} bytes were not read"
-        file.seek(max(0, total - len(_MARK)))
-        return members, "" if file.read() == _MARK else "truncated: the end mark is missing"
+        walk = Walk(file, size(shard))
+        for member in walk:
+            grouping.add(member)
+    grouping.finish(cut=walk.cut)
+    return Scan(
+        entries=grouping.entries,
+        others=grouping.others,
+        interleaved=grouping.interleaved,
+        error=walk.error,
+    )

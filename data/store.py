@@ -7,11 +7,12 @@ import functools
 import io
 import os
 import re
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
-from typing import Any, BinaryIO, NamedTuple, TypeVar, cast
+from typing import NamedTuple
 from urllib.parse import urlsplit
+
+from data import remote
 
 Span = tuple[int, int]
 """(offset, size) in bytes."""
@@ -24,15 +25,8 @@ SCHEMES = frozenset(
 )
 """Schemes that name bytes somewhere; those of fsspec that wrap, refer or run are not among them."""
 
-_T = TypeVar("_T")
 _OPEN_SHARDS = 128
 _LOCAL_BUFFER = 2**20
-_REMOTE_BUFFER = 2**23
-_RETRIES_S = (0.5, 1.0, 2.0)
-_MARKS = (
-    *("ETag", "etag", "Content-MD5", "md5Hash", "Digest"),
-    *("LastModified", "Last-Modified", "updated", "last_modified", "mtime", "created"),
-)
 
 
 class Identity(NamedTuple):
@@ -122,57 +116,10 @@ def _find_remote(url: str) -> list[str]:
     if not _is_glob(url):
         if url.endswith(".tar") or (url.startswith("http") and not url.endswith("/")):
             return [url]
-        files, path = _remote(url)
-        if not files.isdir(path):
+        if not remote.is_folder(url):
             return [url]
         url = f"{url.rstrip('/')}/*.tar"
-    files, path = _remote(url)
-    return sorted(str(files.unstrip_protocol(name)) for name in files.glob(path))
-
-
-def _remote(url: str) -> tuple[Any, str]:
-    """The file system of a URL, and the path there; fsspec keeps one for each process.
-
-    Raises:
-        ValueError: its library is missing.
-    """
-    from fsspec.core import url_to_fs
-
-    options: dict[str, Any] = {}
-    try:
-        if url.startswith("http"):
-            import aiohttp
-
-            wait = aiohttp.ClientTimeout(total=600, sock_connect=15, sock_read=60)
-            options["client_kwargs"] = {"timeout": wait}
-        files, path = url_to_fs(url, **options)
-    except ImportError as error:
-        raise ValueError(f"shards: {url}: {error}; pip install what it names") from error
-    return files, str(path)
-
-
-def _tried(url: str, ask: Callable[[Any, str], _T]) -> _T:
-    """The answer of a file system, asked again where the network fails.
-
-    Raises:
-        OSError: naming the URL; FileNotFoundError where there is no such shard.
-    """
-    files, path = _remote(url)
-    failures: tuple[type[Exception], ...] = (OSError, TimeoutError)
-    if url.startswith("http"):
-        import aiohttp
-
-        failures = (*failures, aiohttp.ClientError)
-    for wait in (*_RETRIES_S, None):
-        try:
-            return ask(files, path)
-        except FileNotFoundError as error:
-            raise FileNotFoundError(f"{url}: there is no such shard") from error
-        except failures as error:
-            if wait is None or isinstance(error, PermissionError):
-                raise OSError(f"{url}: {error or type(error).__name__}") from error
-        time.sleep(wait)
-    raise AssertionError
+    return remote.glob(url)
 
 
 def identity(shard: str) -> Identity:
@@ -184,11 +131,7 @@ def identity(shard: str) -> Identity:
     if not is_remote(shard):
         stat = Path(shard).stat()
         return Identity(stat.st_size, str(stat.st_mtime_ns))
-    info = _tried(shard, lambda files, path: files.info(path))
-    if info.get("size") is None:
-        raise OSError(f"{shard}: the server does not tell its size, so no part of it can be read")
-    mark = next((f"{name} {info[name]}" for name in _MARKS if info.get(name)), "")
-    return Identity(int(info["size"]), mark)
+    return Identity(*remote.describe(shard))
 
 
 def size(shard: str) -> int:
@@ -204,7 +147,7 @@ def read_span(shard: str, span: Span) -> bytes:
     """
     offset, count = span
     if is_remote(shard):
-        return _request(shard, offset, count)
+        return remote.read(shard, offset, count)
     file = _local(shard)
     left = os.fstat(file.descriptor).st_size - offset
     if count > left:  # before anything is allocated for a claimed size
@@ -215,20 +158,6 @@ def read_span(shard: str, span: Span) -> bytes:
         if not more:
             raise OSError(f"{shard}: it was cut while it was read")
         data += more
-    return data
-
-
-def _request(url: str, offset: int, count: int) -> bytes:
-    if not count:
-        return b""
-    data: bytes = _tried(
-        url, lambda files, path: files.cat_file(path, start=offset, end=offset + count)
-    )
-    if len(data) != count:
-        raise OSError(
-            f"{url}: {count} bytes at {offset} were asked for, {len(data)} came: it has changed, "
-            "or its server gives no ranges; copy the shards, then name the copies"
-        )
     return data
 
 
@@ -251,43 +180,15 @@ def forget() -> None:
     _local.cache_clear()
 
 
-def open_shard(shard: str) -> BinaryIO:
+def open_shard(shard: str) -> io.BufferedReader:
     """A shard as a file, best read in order; a remote one comes by large ranges.
 
     Raises:
         OSError: there is no such shard, or its server gives no ranges.
     """
     if not is_remote(shard):
-        return Path(shard).open("rb", buffering=_LOCAL_BUFFER)
-    return cast(BinaryIO, io.BufferedReader(_Ranges(shard), _REMOTE_BUFFER))
-
-
-class _Ranges(io.RawIOBase):
-    """A remote shard as a file."""
-
-    def __init__(self, url: str) -> None:
-        self._url, self._size, self._at = url, size(url), 0
-        _request(url, 0, min(self._size, 1))  # a server without ranges is refused before the rest
-
-    def readable(self) -> bool:
-        return True
-
-    def seekable(self) -> bool:
-        return True
-
-    def tell(self) -> int:
-        return self._at
-
-    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
-        start = {os.SEEK_SET: 0, os.SEEK_CUR: self._at, os.SEEK_END: self._size}[whence]
-        self._at = max(0, start + offset)
-        return self._at
-
-    def readinto(self, buffer: Any) -> int:
-        count = max(0, min(len(buffer), self._size - self._at))
-        buffer[:count] = _request(self._url, self._at, count)
-        self._at += count
-        return count
+        return io.BufferedReader(io.FileIO(shard), _LOCAL_BUFFER)
+    return remote.open_ranges(shard)
 
 
 def name(shard: str) -> str:

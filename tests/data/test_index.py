@@ -3,27 +3,31 @@
 import io
 import json
 import logging
+import os
+import subprocess
+import sys
 import tarfile
+import time
+from pathlib import Path
+from typing import ClassVar
 
+import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from data.index import (
-    SCHEMA,
-    build_index,
-    ensure_index,
-    index_path,
-    is_fresh,
-    read_about,
-)
+from data import indexer
+from data.index import SCHEMA, ensure_index, index_path, is_fresh, read_about, write_index
 from data.sample import read_state, role, split_name
-from data.store import find_shards
+from data.store import identity
 
 
-def rows(shard):
-    path = shard.with_suffix(".index.parquet")
-    build_index(str(shard), path)
+def rows(shard, depth="probe"):
+    (path,) = ensure_index([str(shard)], depth=depth)
     return pq.read_table(path).to_pylist(), read_about(path)
+
+
+def fresh(shard, path, depth="probe"):
+    return is_fresh(str(shard), identity(str(shard)), path, depth)
 
 
 def tar(path, members):
@@ -104,19 +108,9 @@ def test_every_unfit_sample_has_its_reason(tmp_path, make_mp4, make_jpeg):
     assert "json does not parse" in by_key["badjson"]["reason"]
     picture = by_key["picture"]
     assert (picture["kind"], picture["codec"], picture["frames"]) == ("image", "jpeg", 1)
-    assert about["others"] == {"npy": 1, "3.mp4": 1}
-
-
-def test_interleaved_members_find_their_sample(tmp_path, make_mp4):
-    one, two = make_mp4(frames=2), make_mp4(frames=3)
-    names = [("a.mp4", one), ("b.mp4", two), ("a.txt", b"one"), ("b.txt", b"two")]
-    found, about = rows(tar(tmp_path / "a.tar", names))
-    assert [(r["key"], r["frames"], r["captioned"]) for r in found] == [
-        ("a", 2, True),
-        ("b", 3, True),
-    ]
-    assert about["interleaved"] == 2
-    assert "lie apart" in about["error"]
+    assert about["others"] == {"npy": 1}
+    assert about["fit"] == sum(not r["reason"] for r in found) == 5
+    assert sum(about["unfit"].values()) == len(found) - 5
 
 
 @pytest.mark.parametrize("share", [0.2, 0.33, 0.5, 0.7])
@@ -126,46 +120,32 @@ def test_a_truncated_shard_gives_what_is_whole(shards, tmp_path, share):
     cut = tmp_path / "cut.tar"
     cut.write_bytes(data[: int(len(data) * share)])
     found, about = rows(cut)
-    assert "truncated" in about["error"] or "not a whole tar" in about["error"]
+    assert "truncated" in about["error"]
     assert 0 < len(found) < 12
+    assert found[-1]["reason"]
     assert [r["offset"] for r in found[:-1]] == [r["offset"] for r in whole[: len(found) - 1]]
     for row in found:
         assert row["offset"] + row["size"] <= cut.stat().st_size
 
 
-def test_empty_and_foreign_files(tmp_path):
-    (tmp_path / "empty.tar").touch()
-    (tmp_path / "text.tar").write_text("no tar at all" * 100)
-    assert "the file is empty" in rows(tmp_path / "empty.tar")[1]["error"]
-    assert "not a whole tar" in rows(tmp_path / "text.tar")[1]["error"]
-    assert "holds no sample" in rows(tar(tmp_path / "none.tar", []))[1]["error"]
-
-
-def test_links_and_paths_out_of_the_tar_are_only_counted(tmp_path, make_mp4):
-    path = tmp_path / "a.tar"
-    with tarfile.open(path, "w") as file:
-        link = tarfile.TarInfo("evil.mp4")
-        link.type, link.linkname = tarfile.SYMTYPE, "/etc/passwd"
-        file.addfile(link)
-    tar_rows, about = rows(path)
-    assert (tar_rows, about["others"]) == ([], {"not a file": 1})
-
-
 def test_a_changed_shard_is_indexed_again(tmp_path, write_shard, make_clips, caplog):
     shard = write_shard(tmp_path / "a.tar", make_clips(1))
-    (path,) = ensure_index([str(shard)])
-    assert is_fresh(str(shard), path)
+    (path,) = ensure_index([str(shard)], depth="probe")
+    assert fresh(shard, path)
     assert pq.read_schema(path).equals(SCHEMA)
     data = bytearray(shard.read_bytes())
     data[data.index(b"caption 0")] = ord("C")
     shard.write_bytes(data)
-    assert not is_fresh(str(shard), path)
-    ensure_index([str(shard)])
-    assert is_fresh(str(shard), path)
+    assert not fresh(shard, path)
+    ensure_index([str(shard)], depth="probe")
+    assert fresh(shard, path)
     shard.write_bytes(data)  # another time, the same bytes
-    assert is_fresh(str(shard), path)
+    before = read_about(path)
+    assert fresh(shard, path)
+    assert read_about(path) == before | {"mark": identity(str(shard)).mark}  # not hashed again
+    assert pq.read_schema(path).equals(SCHEMA)
     path.write_bytes(b"PAR1")
-    assert not is_fresh(str(shard), path)
+    assert not fresh(shard, path)
     assert "does not read" in caplog.text
     assert [p.name for p in tmp_path.iterdir() if p.name.startswith(".")] == []
 
@@ -177,7 +157,7 @@ def test_a_folder_that_cannot_be_written_gets_its_index_elsewhere(
     shard = write_shard(tmp_path / "ro" / "a.tar", make_clips(1))
     shard.parent.chmod(0o555)
     cache = tmp_path / "cache"
-    (path,) = ensure_index([str(shard)], cache_dir=cache)
+    (path,) = ensure_index([str(shard)], depth="probe", cache_dir=cache)
     assert path == index_path(str(shard), cache)
     assert str(path.parent) in caplog.text
     assert [p.name for p in shard.parent.iterdir()] == ["a.tar"]
@@ -186,21 +166,190 @@ def test_a_folder_that_cannot_be_written_gets_its_index_elsewhere(
     shard.parent.chmod(0o755)
 
 
-def test_ways_to_name_shards(shards, tmp_path):
-    both = [str(shards / "00000.tar"), str(shards / "00001.tar")]
-    assert find_shards(str(shards)) == find_shards(f"{shards}/*.tar") == both
-    assert find_shards(f"{shards}/{{00000..00001}}.tar") == find_shards(both) == both
-    assert find_shards([shards, both[0]]) == both
-    with pytest.raises(ValueError, match="names no tar file"):
-        find_shards(tmp_path)
-    with pytest.raises(ValueError, match="runs something"):
-        find_shards("pipe:curl x")
+class Counting(indexer.Decoder):
+    """Counts what it tries; `found` is what it finds, or raises."""
+
+    tried: ClassVar[list[bytes]] = []
+    depths: ClassVar[set[str]] = set()
+    slow = 0.0
+
+    def inspect(self, data, depth):
+        self.tried.append(data)
+        self.depths.add(depth)
+        time.sleep(self.slow)
+        return super().inspect(data, depth)
 
 
-@pytest.mark.media
-def test_video2dataset_shard(media, tmp_path):
-    path = tmp_path / "v.parquet"
-    build_index(str(media / "video2dataset" / "00000.tar"), path)
-    found = pq.read_table(path).to_pylist()
-    assert [r["kind"] for r in found] == ["image"] * 3 + ["video"] * 3
-    assert {r["reason"] for r in found} == {""}
+@pytest.fixture
+def counting(monkeypatch):
+    """A decoder that counts, in the place of the one that indexing uses."""
+    fresh_class = type("Fresh", (Counting,), {"tried": [], "depths": set()})
+    monkeypatch.setattr(indexer, "Decoder", fresh_class)
+    return fresh_class
+
+
+def test_a_deeper_index_serves_and_a_lesser_one_is_rebuilt(
+    tmp_path, write_shard, make_clips, counting
+):
+    shard = write_shard(tmp_path / "a.tar", make_clips(3))
+    for depth, tries in (
+        ("keyframes", 3),
+        ("probe", 3),
+        ("full", 6),
+        ("keyframes", 6),
+        ("full", 6),
+    ):
+        _, about = rows(shard, depth)
+        assert len(counting.tried) == tries
+    assert about["depth"] == "full"
+    assert counting.depths == {"keyframes", "full"}
+
+
+def test_a_kill_costs_no_clip_that_was_tried(tmp_path, write_shard, make_clips, counting):
+    """SIGKILL inside a shard, several times: nothing half written, nothing tried twice."""
+    clips = make_clips(60)
+    shard = write_shard(tmp_path / "a" / "0.tar", clips)
+    script = (
+        "import sys, time; from data import indexer, index\n"
+        "class Slow(indexer.Decoder):\n"
+        "    def inspect(self, *given):\n"
+        "        time.sleep(0.02)\n"
+        "        return super().inspect(*given)\n"
+        "indexer.Decoder = Slow\n"
+        "index.ensure_index([sys.argv[1]], depth='probe', workers=2)\n"
+    )
+    part = shard.with_name(".0.index.part")
+    known = 0
+    for wait in (5, 17):
+        child = subprocess.Popen(
+            [sys.executable, "-c", script, str(shard)], stderr=subprocess.DEVNULL
+        )
+        while not part.exists() or part.read_bytes().count(b"\n") - 1 < known + wait:
+            assert child.poll() is None
+            time.sleep(0.002)
+        child.kill()
+        child.wait()
+        assert sorted(p.name for p in shard.parent.iterdir()) == [".0.index.part", "0.tar"]
+        assert part.read_bytes().count(b"\n") - 1 >= known + wait
+        known = part.read_bytes().count(b"\n") - 1
+    with part.open("ab") as file:
+        file.write(b"[123, 45, {half a line")
+    found, _ = rows(shard)
+    assert len(counting.tried) == 60 - known
+    assert sorted(p.name for p in shard.parent.iterdir()) == ["0.index.parquet", "0.tar"]
+    whole = write_shard(tmp_path / "b" / "0.tar", [])
+    whole.write_bytes(shard.read_bytes())
+    os.utime(whole, ns=(0, identity(str(shard)).mark and int(identity(str(shard)).mark)))
+    assert rows(whole)[0] == found
+    assert whole.with_suffix(".index.parquet").read_bytes() == (
+        shard.with_suffix(".index.parquet").read_bytes()
+    )
+
+
+def test_what_was_found_in_another_shard_or_at_another_depth_is_not_taken(
+    tmp_path, write_shard, make_clips, counting
+):
+    shard = write_shard(tmp_path / "a.tar", make_clips(2))
+    part = shard.with_name(".a.index.part")
+    part.write_text('{"version": 0}\n[2048, 5, {}]\n')
+    rows(shard)
+    assert len(counting.tried) == 2
+    assert not part.exists()
+
+
+def test_an_error_of_ours_stops_all_and_the_next_try_goes_on(
+    tmp_path, write_shard, make_clips, counting, monkeypatch
+):
+    shards = [write_shard(tmp_path / f"{i}.tar", make_clips(30, first=30 * i)) for i in range(3)]
+    inspect = counting.inspect
+
+    def broken(self, data, depth):
+        if len(self.tried) == 40:
+            raise KeyError("a mistake in the program")
+        return inspect(self, data, depth)
+
+    monkeypatch.setattr(counting, "inspect", broken)
+    with pytest.raises(KeyError, match="a mistake"):
+        ensure_index([str(s) for s in shards], depth="probe", workers=1)
+    assert len(counting.tried) == 40
+    monkeypatch.setattr(counting, "inspect", inspect)
+    ensure_index([str(s) for s in shards], depth="probe")
+    assert len(counting.tried) == 90
+
+
+def test_shards_that_cannot_be_read_do_not_hold_up_the_others(
+    tmp_path, write_shard, make_clips, monkeypatch
+):
+    shards = [write_shard(tmp_path / f"{i}.tar", make_clips(2)) for i in range(3)]
+    open_shard = indexer.open_shard
+
+    def failing(shard):
+        if shard.endswith("1.tar"):
+            raise OSError(f"{shard}: the disk has gone")
+        return open_shard(shard)
+
+    monkeypatch.setattr(indexer, "open_shard", failing)
+    with pytest.raises(
+        ValueError, match=r"1 of 3 shards cannot be read: .*1\.tar: the disk has gone"
+    ):
+        ensure_index([str(s) for s in shards], depth="probe")
+    assert [p.name for p in sorted(tmp_path.glob("*.parquet"))] == [
+        "0.index.parquet",
+        "2.index.parquet",
+    ]
+
+
+def test_texts_and_clips_of_monstrous_size_are_refused(tmp_path, make_mp4, monkeypatch):
+    monkeypatch.setattr(indexer, "MAX_CLIP_BYTES", 2000)
+    members = [("a.mp4", bytes(2001)), ("b.mp4", b""), ("b.txt", bytes(2**20 + 1))]
+    found, _ = rows(tar(tmp_path / "a.tar", members))
+    assert [r["reason"] for r in found] == [
+        "2001 bytes, more than 2000",
+        "its caption has 1048577 bytes, more than 1048576",
+    ]
+
+
+def test_an_index_of_columns_is_read_by_columns(tmp_path):
+    n = 5
+    columns = {
+        "key": [f"k{i}" for i in range(n)],
+        "hash": np.arange(n, dtype=np.uint64) + 2**63,
+        "kind": ["video"] * n,
+        "reason": ["", "damaged", "", "damaged", "short"],
+        **{name: np.arange(n) for name in SCHEMA.names if SCHEMA.field(name).type == "int64"},
+        **{name: np.arange(n, dtype=np.int32) for name in ("width", "height", "frames")},
+        "fps": np.full(n, 24.0),
+        "duration": np.full(n, 1.5),
+        "codec": ["h264"] * n,
+        "captioned": [True] * n,
+        "decord": [False] * n,
+    }
+    path = tmp_path / "deep" / "a.index.parquet"
+    write_index(path, columns, {"version": 0})
+    table = pq.ParquetFile(path).read(["hash", "reason", "decord"])
+    reason = table["reason"].chunk(0)
+    assert reason.indices.to_pylist() == [0, 1, 0, 1, 2]
+    assert reason.dictionary.to_pylist() == ["", "damaged", "short"]
+    assert table["hash"].to_pylist()[-1] == 2**63 + 4
+
+
+def test_the_command(tmp_path, write_shard, make_clips, make_mp4):
+    """It writes the indices, and ends with every reason and its count; a mistake is one line."""
+    samples = make_clips(2)
+    samples[1]["mp4"] = samples[1]["mp4"][:400]
+    write_shard(tmp_path / "0.tar", samples)
+    (tmp_path / "1.tar").touch()
+    command = [sys.executable, "-m", "data.index"]
+    options = {"capture_output": True, "text": True, "cwd": Path(__file__).parents[2]}
+    done = subprocess.run([*command, f"shards={tmp_path}", "depth=probe"], **options)
+    assert done.returncode == 0, done.stderr
+    for said in ("2 shards, 2 samples", "1 │ fit", "1 │ unfit: ", "1.tar: the file is empty"):
+        assert said in done.stdout
+    assert len(list(tmp_path.glob("*.index.parquet"))) == 2
+    for given, said in (
+        ([], "which shards? make index SHARDS='/data/{000..099}.tar'"),
+        ([f"shards={tmp_path}", "depth=deep"], "depth=deep: no such depth; there are probe, "),
+    ):
+        done = subprocess.run([*command, *given], **options)
+        assert done.returncode == 1
+        assert done.stderr.startswith(f"error: index: {said}")
