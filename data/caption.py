@@ -1,40 +1,131 @@
-"""Which of its captions a sample is trained with: drawn by weight among those it has."""
+"""Which of its captions a sample is trained with, and the captions that were made for a shard."""
 
+import json
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
+
 from cascade.keyed import uniform
+from data.sample import read_state
+from data.store import read_span
 
 TEXT = "txt"
+KEY = "key"
+DEFAULT = {"long": 0.95, "short": 0.05}
+_NOTE = b"cascade.captions"
 
 
 class Captions:
-    """Weights of the sources: `txt` is the text beside the video, others are keys of its json.
+    """Weights of a caption's sources, drawn among those that a sample has.
 
-    Where a sample has none of them, its text or the json's `caption` is taken.
+    `txt` is the text beside the video; other names are those of the shard's new captions, then keys
+    of the sample's json. Without weights the long of the new captions is drawn 95 times in 100 and
+    the short one 5 times. A sample that has none of the names falls back on its text, then on its
+    json's `caption`.
     """
 
     def __init__(self, **weights: float) -> None:
-        self.weights = weights or {TEXT: 1.0}
+        self.weights = weights or DEFAULT
         if min(self.weights.values()) < 0 or not sum(self.weights.values()) > 0:
             raise ValueError(f"data.captions: weights must be positive, got {weights}")
 
-    def __call__(self, text: str, state: Mapping[str, Any], *, seed: int, position: int) -> str:
-        """The caption at this position."""
-        found = {n: self._read(n, text, state) for n, w in self.weights.items() if w > 0}
-        found = {n: caption for n, caption in found.items() if caption}
-        if not found:
-            return self._read(TEXT, text, state) or self._read("caption", text, state)
-        left = uniform(seed, position, "caption") * sum(self.weights[n] for n in found)
-        for name, caption in found.items():
-            left -= self.weights[name]
+    def __call__(
+        self,
+        text: str,
+        state: Mapping[str, Any],
+        made: Mapping[str, str] | None = None,
+        *,
+        seed: int,
+        position: int,
+    ) -> str:
+        """The caption at this position; empty where the sample has none."""
+        found = self.found(text, state, made)
+        left = uniform(seed, position, "caption") * sum(found.values())
+        for caption, weight in found.items():
+            left -= weight
             if left <= 0:
                 return caption
-        return caption
+        return next(reversed(found), "")
 
-    @staticmethod
-    def _read(name: str, text: str, state: Mapping[str, Any]) -> str:
-        if name == TEXT:
-            return text.strip()
-        value = state.get(name)
-        return value.strip() if isinstance(value, str) else ""
+    def found(
+        self, text: str, state: Mapping[str, Any], made: Mapping[str, str] | None = None
+    ) -> dict[str, float]:
+        """The captions that may be drawn for a sample, each with its weight."""
+        found: dict[str, float] = {}
+        for name, weight in self.weights.items():
+            caption = _read(name, text, state, made or {})
+            if caption and weight > 0:
+                found[caption] = found.get(caption, 0.0) + weight
+        plain = _read(TEXT, text, state, {}) or _read("caption", text, state, {})
+        return found or ({plain: 1.0} if plain else {})
+
+
+def _read(name: str, text: str, state: Mapping[str, Any], made: Mapping[str, str]) -> str:
+    if name == TEXT:
+        return text.strip()
+    value = made.get(name) or state.get(name)
+    return value.strip() if isinstance(value, str) else ""
+
+
+def captions_path(index: Path) -> Path:
+    """Where the new captions of a shard lie: beside its index."""
+    return index.with_name(index.name.removesuffix(".index.parquet") + ".captions.parquet")
+
+
+def read_captions(path: Path) -> dict[str, dict[str, str]]:
+    """The new captions of a shard: key → name → caption; none where there is no such file.
+
+    Raises:
+        ValueError: the file is no Parquet of captions.
+    """
+    if not path.is_file():
+        return {}
+    try:
+        rows = pq.read_table(path).to_pylist()
+    except (pa.ArrowException, OSError) as error:
+        raise ValueError(f"{path}: does not read: {error}; delete it, and make it again") from error
+    if rows and not all(isinstance(v, str | None) for v in rows[0].values()):
+        raise ValueError(f"{path}: holds something else than captions")
+    return {
+        str(row.pop(KEY)): {name: caption for name, caption in row.items() if caption}
+        for row in rows
+    }
+
+
+def read_note(path: Path) -> dict[str, Any]:
+    """What was noted beside the captions when they were written."""
+    if not path.is_file():
+        return {}
+    metadata = pq.read_schema(path).metadata or {}
+    return dict(json.loads(metadata.get(_NOTE, b"{}")))
+
+
+def write_captions(
+    path: Path, captions: Mapping[str, Mapping[str, str]], *, note: Mapping[str, Any]
+) -> None:
+    """Write the new captions of a shard, whole or not at all."""
+    names = list(dict.fromkeys(name for one in captions.values() for name in one))
+    schema = pa.schema([(name, pa.string()) for name in (KEY, *names)])
+    rows = [{KEY: key, **one} for key, one in captions.items()]
+    table = pa.Table.from_pylist(rows, schema)
+    part = path.with_name(f".{path.name}")
+    pq.write_table(table.replace_schema_metadata({_NOTE: json.dumps(note)}), part)
+    part.replace(path)
+
+
+def read_beside(shard: str, row: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
+    """The text and the json beside a video, by its line in the index; empty where there is none.
+
+    Raises:
+        OSError: the shard does not read.
+        ValueError: the text is no UTF-8, or the json is none.
+    """
+    text, state = "", {}
+    if row["caption_offset"] >= 0:
+        text = read_span(shard, (row["caption_offset"], row["caption_size"])).decode()
+    if row["state_offset"] >= 0:
+        state = read_state(read_span(shard, (row["state_offset"], row["state_size"])))
+    return text, state

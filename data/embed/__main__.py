@@ -1,0 +1,86 @@
+"""The command line: `python -m data.embed shards=… encoder=…`; the same command goes on."""
+
+import shutil
+from pathlib import Path
+
+import hydra
+import torch
+from omegaconf import DictConfig
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+from cascade.embeddings import SUFFIX
+from cascade.entry import CONF, explained
+from data.embed.embedder import Embedder, embeddings_path
+from data.index import ensure_index
+from data.store import find_shards
+
+
+def check_disk(left: dict[Path, int]) -> None:
+    """Refuse what the disks cannot hold.
+
+    Raises:
+        ValueError: with both sizes.
+    """
+    wanted: dict[int, int] = {}
+    for folder, size in left.items():
+        device = folder.stat().st_dev
+        wanted[device] = wanted.get(device, 0) + size
+    for folder in left:
+        size, free = wanted[folder.stat().st_dev], shutil.disk_usage(folder).free
+        if size > free:
+            raise ValueError(
+                f"embeddings: {size / 1e9:.3g} GB are to be written to the disk of {folder}, which "
+                f"has {free / 1e9:.3g} GB left; free some, or keep the sidecars elsewhere with "
+                "index_dir=…"
+            )
+
+
+def embed(cfg: DictConfig) -> None:
+    """Make all embeddings that a config asks for."""
+    console, shards = Console(), find_shards(cfg.shards)
+    device = cfg.device
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    embedder = Embedder(
+        encoder=cfg.encoder,
+        captions=hydra.utils.instantiate(cfg.captions),
+        max_tokens=cfg.max_tokens,
+        dtype=cfg.dtype,
+        download=cfg.download,
+        device=device,
+        batch_tokens=cfg.batch_tokens,
+        replace=cfg.replace,
+    )
+    index_dir = None if cfg.index_dir is None else Path(cfg.index_dir)
+    indices = ensure_index(shards, index_dir=index_dir, cache_dir=Path(cfg.cache_dir))
+    found = embedder.forecast(shards, indices)
+    todo = sum(found.left.values())
+    console.print(
+        f"{found.texts:,} captions in {len(shards)} shards, {found.tokens:,} tokens of width "
+        f"{embedder.text.width}: {found.bytes / 1e9:.3g} GB, of which {todo / 1e9:.3g} GB are yet "
+        f"to be written; {found.cut:,} captions are cut at {cfg.max_tokens} tokens"
+    )
+    check_disk(found.left)
+    columns = (TextColumn("{task.description}"), BarColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console) as progress:
+        for shard, index in zip(shards, indices, strict=True):
+            work = embedder.work(shard, index)
+            if work is not None:
+                embedder.make(work, progress=progress)
+            embedder.share(embeddings_path(index), found.shared)
+    console.print(
+        f"{len(shards)} files *{SUFFIX}, encoder {embedder.made.fingerprint}; train with them by "
+        f"stage.text.embeddings=<their folder>"
+    )
+
+
+@hydra.main(version_base="1.3", config_path=CONF, config_name="embeddings")
+@explained()
+def main(cfg: DictConfig) -> None:
+    """The command line."""
+    embed(cfg)
+
+
+if __name__ == "__main__":
+    main()
