@@ -9,7 +9,7 @@ import hashlib
 import json
 import logging
 import os
-import time
+import secrets
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
@@ -35,7 +35,6 @@ CACHE_DIR = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "ca
 _ABOUT = b"cascade.index"
 _ASK_AT_ONCE = 16
 _READ_AT_ONCE = 4
-_STALE_PART_S = 3600
 
 _WORD = pa.dictionary(pa.int32(), pa.string())
 
@@ -211,10 +210,7 @@ def write_index(path: Path, columns: Mapping[str, Any], about: Mapping[str, Any]
     ]
     table = pa.Table.from_arrays(arrays, schema=SCHEMA.with_metadata({_ABOUT: json.dumps(about)}))
     path.parent.mkdir(parents=True, exist_ok=True)
-    for part in path.parent.glob(f".{path.name}.*"):
-        if time.time() - part.stat().st_mtime > _STALE_PART_S:
-            part.unlink(missing_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
     try:
         pq.write_table(table, temporary, **_STORED)
         temporary.replace(path)
