@@ -1,0 +1,30 @@
+"""`python -m data.ingest from=… to=…`: shards of what people have."""
+
+from pathlib import Path
+
+import hydra
+from hydra.utils import instantiate
+from omegaconf import DictConfig
+
+from cascade.entry import CONF, explained
+from data.ingest.recipe import Recipe
+from data.ingest.run import make_shards
+
+_SECTIONS = ("shots", "windows", "encoding", "measures", "filters", "packing")
+
+
+@hydra.main(version_base="1.3", config_path=CONF, config_name="shards")
+def main(cfg: DictConfig) -> None:
+    """Make the shards that the config asks for."""
+    with explained():
+        make_shards(
+            str(cfg["from"]),
+            None if cfg.to is None else Path(cfg.to),
+            Recipe(**{name: instantiate(cfg[name]) for name in _SECTIONS}),
+            instantiate(cfg.cluster, _convert_="all"),
+            instantiate(cfg.run),
+        )
+
+
+if __name__ == "__main__":
+    main()

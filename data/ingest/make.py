@@ -1,0 +1,52 @@
+"""What the process that can be killed is asked to do: a source in, a part and its record out."""
+
+import importlib
+
+import av
+
+from data.ingest.part import Part, Record, dropped
+from data.ingest.picture import is_picture, make_picture
+from data.ingest.read import claimed_s
+from data.ingest.recipe import Recipe
+from data.ingest.video import make_video
+from data.probe import DecodeError
+
+
+def make_part(file: str, part: str, recipe: Recipe, *, thumbnails: bool) -> Record:
+    """Write the clips of a source to `part`, if it has any; the record of its windows.
+
+    Raises:
+        OSError: the part cannot be written.
+    """
+    av.logging.set_level(None)
+    try:
+        with Part(part) as out:
+            make = make_picture if is_picture(file) else make_video
+            return make(file, out, recipe, thumbnails=thumbnails)
+    except DecodeError as error:
+        return dropped("unreadable", str(error), claimed_s(file))
+
+
+def check_libraries() -> None:
+    """Import what sources are read with.
+
+    Raises:
+        ValueError: one of them does not import, with the way out.
+    """
+    for name in ("cv2", "scenedetect.detectors", "imagehash", "rapidocr_onnxruntime"):
+        try:
+            importlib.import_module(name)
+        except ImportError as error:
+            raise ValueError(
+                f"shards: {name} does not import ({error}); {_way_out(error)}"
+            ) from error
+
+
+def _way_out(error: ImportError) -> str:
+    if "libGL" in str(error) or "libgthread" in str(error):
+        return (
+            "OpenCV wants a library for windows that this machine lacks: take its build without "
+            "them (pip uninstall -y opencv-python; pip install opencv-python-headless), or install "
+            "the library (Debian, Ubuntu: apt-get install libgl1 libglib2.0-0)"
+        )
+    return "install what making shards needs: pip install 'cascade[shards]'"

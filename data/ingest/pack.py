@@ -1,0 +1,144 @@
+"""Parts to shards, in the order of the sources, as far as they are done without a gap.
+
+What goes where follows from the records alone. So a run that goes on repeats the decisions, finds
+which shards stand already, and writes the others from the parts that still wait.
+"""
+
+import json
+import tarfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from data.ingest.duplicates import Duplicates
+from data.ingest.folder import Folder
+from data.ingest.part import Record
+from data.ingest.recipe import Recipe
+from data.ingest.sources import OURS, Source
+
+
+@dataclass(frozen=True, kw_only=True)
+class Placed:
+    """A sample with its place: everything but the bytes of its clip, which wait in a part."""
+
+    key: str
+    source: int
+    member: str
+    extension: str
+    texts: dict[str, bytes]
+
+    def read(self, part: tarfile.TarFile) -> dict[str, Any]:
+        """The sample, whole, for webdataset's writer."""
+        data = part.extractfile(self.member)
+        assert data is not None, f"{self.member} is no file in the part of {self.key}"
+        return {"__key__": self.key, self.extension: data.read(), **self.texts}
+
+
+class Listener(Protocol):
+    """Who hears of every source once, in order, when it is decided what is kept of it."""
+
+    def hear(self, source: Source, record: Record) -> None:
+        """A source and its record, duplicates named."""
+
+
+class Packer:
+    """Writes shards of a set size; `advance` as far as the sources are done."""
+
+    def __init__(
+        self, folder: Folder, sources: list[Source], recipe: Recipe, prefix: str, listener: Listener
+    ) -> None:
+        self._folder, self._sources, self._recipe = folder, sources, recipe
+        self._prefix, self._listener = prefix, listener
+        limit = recipe.filters.duplicate
+        self._duplicates = None if limit is None else Duplicates(limit)
+        self.next = 0
+        """The first source that is not done."""
+        self.shards: list[Path] = []
+        self._full: list[Placed] = []
+        self._bytes = 0
+        self._unpacked = 0
+
+    def advance(self) -> None:
+        """Place the clips of all sources that are done up to the first that is not."""
+        while self.next < len(self._sources):
+            record = self._folder.record(self.next)
+            if record is None:
+                return
+            source = self._sources[self.next]
+            for row in record["windows"]:
+                if not row["reason"]:
+                    self._place(source, record, row)
+            self._listener.hear(source, record)
+            self.next += 1
+        self._close()
+
+    def _place(self, source: Source, record: Record, row: Record) -> None:
+        key = f"{self._prefix}-{source.digest}-{row['window']:04d}"
+        first = self._duplicates.of(key, row["hashes"]) if self._duplicates else ""
+        if first:
+            row |= {"reason": "duplicate", "duplicate_of": first}
+            return
+        row["key"] = key
+        texts = {"json": _state(source, record, row)}
+        if source.caption:
+            texts["txt"] = source.caption.encode(errors="replace")
+        size = row["bytes"] + sum(map(len, texts.values()))
+        packing = self._recipe.packing
+        if self._full and (
+            len(self._full) == packing.samples or self._bytes + size > packing.bytes
+        ):
+            self._close()
+        self._bytes += size
+        self._full.append(
+            Placed(
+                key=key,
+                source=self.next,
+                member=f"{row['window']:04d}.{row['extension']}",
+                extension=row["extension"],
+                texts=texts,
+            )
+        )
+
+    def _close(self) -> None:
+        """Write the shard that is full, where it does not stand yet; its parts are done with."""
+        if self._full:
+            path = self._folder.to / f"{self._prefix}-{len(self.shards):06d}.tar"
+            if not path.exists():
+                _write(path, self._full, self._folder)
+            self.shards.append(path)
+        self._full, self._bytes = [], 0
+        for number in range(self._unpacked, self.next):
+            self._folder.part(number).unlink(missing_ok=True)
+        self._unpacked = self.next
+
+
+def _state(source: Source, record: Record, row: Record) -> bytes:
+    """The json of a sample: the source's own columns, and under one key what we say of the clip."""
+    clip = {
+        "source": source.path,
+        **{name: row[name] for name in ("window", "start", "end", "width", "height")},
+        **{name: row[name] for name in ("frames", "fps")},
+        "original": {name: record[name] for name in ("codec", "width", "height", "duration")},
+        "written_anew": record["written_anew"],
+        "scores": row["scores"],
+        "hashes": row["hashes"],
+    }
+    return json.dumps({**source.columns, OURS: clip}).encode()
+
+
+def _write(path: Path, samples: list[Placed], folder: Folder) -> None:
+    """Write a shard whole or not at all: the same samples give the same bytes."""
+    from webdataset import TarWriter
+
+    scratch = path.with_name(f".{path.name}.part")
+    opened: tuple[int, tarfile.TarFile] | None = None
+    with scratch.open("wb") as stream, TarWriter(stream, mtime=0, encoder=False) as shard:
+        for sample in samples:
+            if opened is None or opened[0] != sample.source:
+                if opened is not None:
+                    opened[1].close()
+                opened = sample.source, tarfile.open(folder.part(sample.source))  # noqa: SIM115
+            shard.write(sample.read(opened[1]))
+    if opened is not None:
+        opened[1].close()
+    scratch.replace(path)

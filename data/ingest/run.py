@@ -1,0 +1,147 @@
+"""The whole of `make shards`: find, claim, work, pack, index, report; each time as far as it is."""
+
+import dataclasses
+import logging
+import re
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from data.index import ensure_index
+from data.ingest.folder import Folder
+from data.ingest.pack import Packer
+from data.ingest.recipe import Recipe
+from data.ingest.sources import Sources, find_sources, is_shards
+from data.ingest.tally import Tally
+from data.ingest.work import Bench, Cluster, Job
+from data.store import find_shards
+
+log = logging.getLogger(__name__)
+
+_THUMBNAILED = 20  # sources with thumbnails for each that the report shows
+_NAME = re.compile(r"[A-Za-z0-9_-]+")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """What does not change the bytes: patience, memory, how far ahead, how many thumbnails."""
+
+    deadline_s: float
+    memory_gb: float | None
+    ahead: int
+    thumbnails: int
+
+
+def make_shards(
+    place: str, to: Path | None, recipe: Recipe, cluster: Cluster, settings: Settings
+) -> list[str]:
+    """Make shards of what lies at `place`, or go on with it; shards already made are indexed.
+
+    Raises:
+        ValueError: nothing to read, nothing kept, or `to` holds something else.
+    """
+    if "://" in place or is_shards(Path(place).expanduser()):
+        shards = find_shards(place)
+        log.info("%s: shards already, %d of them: they are only indexed", place, len(shards))
+        ensure_index(shards, depth="full")
+        return shards
+    if to is None:
+        raise ValueError(f"to: where shall the shards of {place} be written? Name a folder")
+    source = Path(place).expanduser()
+    recipe = _named(recipe, source)
+    found, folder = find_sources(source), Folder(to.expanduser())
+    with folder.locked():
+        folder.claim(recipe, found)
+        if folder.done:
+            log.info("%s: made already; report in %s", folder.to, folder.report)
+        else:
+            _make(folder, found, recipe, cluster, settings)
+        shards = sorted(str(path) for path in folder.to.glob("*.tar"))
+        ensure_index(shards, depth="full")
+        shutil.rmtree(folder.work)
+    return shards
+
+
+def _named(recipe: Recipe, source: Path) -> Recipe:
+    """The recipe with its prefix, by default after what the shards are made from."""
+    prefix = recipe.packing.prefix
+    if prefix is None:
+        prefix = "-".join(_NAME.findall(source.absolute().stem)) or "clips"
+    if not _NAME.fullmatch(prefix):
+        raise ValueError(
+            f"packing.prefix {prefix!r} becomes part of keys, which take letters, digits, - and _"
+        )
+    return dataclasses.replace(recipe, packing=dataclasses.replace(recipe.packing, prefix=prefix))
+
+
+def _make(
+    folder: Folder, found: Sources, recipe: Recipe, cluster: Cluster, settings: Settings
+) -> None:
+    """Work and pack until everything stands, then write the report."""
+    count, shown = len(found.sources), settings.thumbnails
+    memory = settings.memory_gb
+    bench = Bench(
+        deadline_s=settings.deadline_s,
+        memory_bytes=None if memory is None else int(memory * 2**30),
+        thumbnails=min(1.0, _THUMBNAILED * shown / count),
+    )
+    tally = Tally(rows=folder.work / "clips.jsonl", shown=shown)
+    prefix = str(recipe.packing.prefix)
+    packer = Packer(folder, found.sources, recipe, prefix, tally)
+    job = Job(
+        folder=folder,
+        sources=found.sources,
+        recipe=recipe,
+        bench=bench,
+        may_begin=lambda number: number < packer.next + settings.ahead,
+    )
+    done = folder.recorded()
+    todo = [number for number in range(count) if number not in done]
+    log.info("%s: %d sources, %d to do", folder.to, count, len(todo))
+    with _bar() as bar:
+        line = bar.add_task("sources", total=count, said="")
+        packer.advance()
+        bar.update(line, completed=packer.next)
+        for _ in cluster.work(job, todo):
+            packer.advance()
+            bar.update(line, completed=packer.next, said=_said(tally, packer))
+        packer.advance()
+        bar.update(line, completed=packer.next, said=_said(tally, packer))
+    tally.close()
+    write = _write_report(folder, recipe, tally, packer, found)
+    log.info("%s", write)
+    if not packer.shards:
+        raise ValueError(
+            f"from: of {count} sources no clip was kept; {folder.report / 'index.html'} says why"
+        )
+
+
+def _write_report(
+    folder: Folder, recipe: Recipe, tally: Tally, packer: Packer, found: Sources
+) -> str:
+    from data.ingest.page import write_report  # brings torch
+
+    write_report(folder, recipe, tally, packer.shards, found.others)
+    lost = {reason: each.count for reason, each in (*tally.windows.items(), *tally.sources.items())}
+    dropped = ", ".join(f"{count} {reason}" for reason, count in sorted(lost.items())) or "nothing"
+    return (
+        f"{folder.to}: {tally.kept} clips ({tally.seconds:.0f} s) in {len(packer.shards)} shards; "
+        f"dropped: {dropped}; report: {folder.report / 'index.html'}"
+    )
+
+
+def _said(tally: Tally, packer: Packer) -> str:
+    lost = sum(each.count for each in (*tally.windows.values(), *tally.sources.values()))
+    return f"{tally.kept} clips kept, {lost} dropped, {len(packer.shards)} shards"
+
+
+def _bar() -> Progress:
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[said]}"),
+        TimeRemainingColumn(),
+    )

@@ -1,0 +1,140 @@
+"""Sources spread over a Slurm array, by submitit; who submits it packs what is done."""
+
+import json
+import shutil
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from data.ingest.folder import Folder, read_sources, whole
+from data.ingest.recipe import Recipe
+from data.ingest.work import Bench, Job, work_through
+
+_LOOKS_AFTER_THE_END = 3  # a file system shared over the network tells late
+
+
+class Slurm:
+    """An array of at most `array` tasks; what they leave, the same command goes on with."""
+
+    def __init__(
+        self,
+        *,
+        partition: str | None,
+        account: str | None,
+        array: int,
+        cpus: int,
+        minutes: int,
+        memory_gb_per_cpu: int | None,
+        setup: list[str],
+        poll_s: float,
+    ) -> None:
+        if min(array, cpus, minutes) < 1 or poll_s <= 0:
+            raise ValueError(
+                f"cluster: array {array}, cpus {cpus}, minutes {minutes} and poll_s {poll_s:g} "
+                "must be positive"
+            )
+        self._array, self._cpus, self._poll_s = array, cpus, poll_s
+        self._parameters: dict[str, Any] = {
+            "slurm_partition": partition,
+            "slurm_account": account,
+            "timeout_min": minutes,
+            "cpus_per_task": cpus,
+            "slurm_mem_per_cpu": memory_gb_per_cpu and f"{memory_gb_per_cpu}G",
+            "slurm_setup": [str(line) for line in setup] or None,
+            "slurm_array_parallelism": array,
+        }
+
+    def work(self, job: Job, numbers: list[int]) -> Iterator[None]:
+        """Submit the array, or join the one that runs still; a step at every look at it.
+
+        Raises:
+            ValueError: there is no Slurm here, or the array ended before all was done.
+        """
+        if not numbers:
+            return
+        if shutil.which("sbatch") is None:
+            raise ValueError("cluster: slurm needs sbatch on the PATH; run this on a login node")
+        note = job.folder.work / "slurm.json"
+        if note.exists() and _is_active(running := json.loads(note.read_bytes())["array"]):
+            yield from self._wait(running)
+            numbers = sorted(set(numbers) - job.folder.recorded())
+            if not numbers:
+                return
+        job.folder.clear_scratch()
+        array = self._submit(job, numbers)
+        whole(note, json.dumps({"array": array}).encode())
+        yield from self._wait(array)
+        left = set(numbers) - job.folder.recorded()
+        if left:
+            raise ValueError(
+                f"cluster: array {array} ended with {len(left)} of {len(numbers)} sources undone; "
+                f"its logs are in {job.folder.work / 'slurm'}; the same command goes on"
+            )
+
+    def _submit(self, job: Job, numbers: list[int]) -> str:
+        import submitit
+
+        executor = submitit.AutoExecutor(folder=job.folder.work / "slurm", cluster="slurm")
+        set_here = {name: value for name, value in self._parameters.items() if value is not None}
+        executor.update_parameters(name="shards", **set_here)
+        count = min(self._array, len(numbers))
+        tasks = [
+            Task(
+                to=str(job.folder.to.absolute()),
+                numbers=numbers[i::count],
+                recipe=job.recipe,
+                bench=job.bench,
+                workers=self._cpus,
+            )
+            for i in range(count)
+        ]
+        with executor.batch():
+            jobs = [executor.submit(task) for task in tasks]
+        return str(jobs[0].job_id).partition("_")[0]
+
+    def _wait(self, array: str) -> Iterator[None]:
+        ended = 0
+        while ended < _LOOKS_AFTER_THE_END:
+            time.sleep(self._poll_s)
+            ended = 0 if _is_active(array) else ended + 1
+            yield
+
+
+class Task:
+    """One task of the array; requeued, it goes on with what is not done."""
+
+    def __init__(
+        self, *, to: str, numbers: list[int], recipe: Recipe, bench: Bench, workers: int
+    ) -> None:
+        self._to, self._numbers, self._workers = to, numbers, workers
+        self._recipe, self._bench = recipe, bench
+
+    def __call__(self) -> None:
+        """Make the parts of its sources."""
+        folder = Folder(Path(self._to))
+        sources = read_sources(folder.to)
+        job = Job(folder=folder, sources=sources, recipe=self._recipe, bench=self._bench)
+        left = [n for n in self._numbers if not folder.record_path(n).exists()]
+        for _ in work_through(job, left, self._workers):
+            pass
+
+    def checkpoint(self) -> Any:
+        """What submitit queues again when the task is preempted or runs out of time."""
+        import submitit
+
+        return submitit.helpers.DelayedSubmission(self)
+
+
+def _is_active(array: str) -> bool:
+    """Whether some task of an array waits or runs; a queue that does not answer is asked again."""
+    asked = subprocess.run(
+        ["squeue", "--noheader", "--jobs", array, "--format=%T"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if asked.returncode == 0:
+        return bool(asked.stdout.strip())
+    return "Invalid job id" not in asked.stderr

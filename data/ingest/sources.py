@@ -1,0 +1,221 @@
+"""What there is to read: a folder of videos and images, a list of them, or shards already made."""
+
+import hashlib
+import json
+import os
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+VIDEOS = (
+    *("mp4", "m4v", "mov", "mkv", "webm", "avi", "gif", "ts", "m2ts", "mts", "mpg", "mpeg"),
+    *("flv", "wmv", "3gp", "ogv", "mxf"),
+)
+IMAGES = ("jpg", "jpeg", "png", "webp", "bmp", "tif", "tiff")
+MEDIA = frozenset((*VIDEOS, *IMAGES))
+LISTS = ("csv", "jsonl", "parquet")
+OURS = "clip"
+"""The key of a sample's json that is ours; all others are the source's own."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Source:
+    """A file to read, and what is said of it; `refused` says why it is not even tried."""
+
+    path: str
+    """As the list or the folder names it."""
+    file: str
+    """Where it lies."""
+    size: int
+    modified: int
+    caption: str
+    columns: dict[str, Any]
+    refused: str = ""
+
+    @property
+    def digest(self) -> str:
+        """Of its path: what its clips' keys are made of."""
+        return hashlib.blake2b(self.path.encode(errors="replace"), digest_size=8).hexdigest()
+
+    def line(self) -> str:
+        """The source as a line of JSON."""
+        return json.dumps(asdict(self), sort_keys=True)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sources:
+    """The sources in their order, and how many other files lay among them, by their suffix."""
+
+    sources: list[Source]
+    others: dict[str, int] = field(default_factory=dict)
+
+
+def is_shards(place: Path) -> bool:
+    """Whether these are shards: a tar, a glob or range of tars, or a folder with nothing else.
+
+    Raises:
+        ValueError: a folder holds both shards and media.
+    """
+    if not place.is_dir():
+        return place.suffix == ".tar"
+    tars = any(place.glob("*.tar"))
+    if tars and (media := next(_media(place, Counter()), None)) is not None:
+        raise ValueError(
+            f"from: {place} holds shards and also {media.name}; name a folder of only one kind"
+        )
+    return tars
+
+
+def find_sources(place: Path) -> Sources:
+    """The sources of a folder or list.
+
+    Raises:
+        ValueError: there is none, or the list does not read.
+    """
+    if place.is_dir():
+        others: Counter[str] = Counter()
+        files = sorted(_media(place, others), key=lambda file: file.relative_to(place).as_posix())
+        found = Sources(sources=[_beside(place, file) for file in files], others=dict(others))
+    elif place.is_file() and place.suffix[1:].lower() in LISTS:
+        found = Sources(sources=list(_listed(place)))
+    else:
+        raise ValueError(
+            f"from: {place} is no folder, no list ({', '.join(LISTS)}) and no tar; name one"
+        )
+    if not found.sources:
+        raise ValueError(
+            f"from: {place} names no video and no image; what is read: {', '.join(sorted(MEDIA))}"
+        )
+    digests = Counter(source.digest for source in found.sources if not source.refused)
+    for digest, count in digests.most_common(1):
+        if count > 1:
+            names = [source.path for source in found.sources if source.digest == digest]
+            raise ValueError(f"from: {names} have one hash; rename one of them")
+    return found
+
+
+def _media(folder: Path, others: Counter[str]) -> Iterator[Path]:
+    """Media files below the folder; others are counted, hidden ones too."""
+    for root, folders, names in os.walk(folder, followlinks=False):
+        others["hidden folders"] += sum(name.startswith(".") for name in folders)
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        captioned = {Path(name).stem for name in names if _suffix(name) in MEDIA}
+        for name in names:
+            suffix, file = _suffix(name), Path(root) / name
+            if suffix in MEDIA and not name.startswith(".") and file.is_file():
+                yield file
+            elif suffix not in ("txt", "json") or file.stem not in captioned:
+                others[f".{suffix}" if suffix else "no suffix"] += 1
+    others += Counter()
+
+
+def _suffix(name: str) -> str:
+    return Path(name).suffix[1:].lower()
+
+
+def _beside(folder: Path, file: Path) -> Source:
+    """A file with the caption and the columns that lie beside it."""
+    path = file.relative_to(folder).as_posix()
+    caption, columns, refused = "", {}, ""
+    try:
+        if (text := file.with_suffix(".json")).is_file():
+            columns = json.loads(text.read_bytes())
+            if not isinstance(columns, dict):
+                raise ValueError(f"holds a {type(columns).__name__}, not an object")
+            caption = columns.get("caption") or ""
+        if (text := file.with_suffix(".txt")).is_file():
+            caption = text.read_text(encoding="utf-8").strip()
+    except (ValueError, RecursionError) as error:
+        columns, refused = {}, f"{text.name} does not read: {error}"
+    return _source(path, file, caption, columns, refused)
+
+
+def _listed(place: Path) -> Iterator[Source]:
+    """The rows of a list, each path once."""
+    seen: dict[str, int] = {}
+    for number, row in enumerate(_rows(place), start=1):
+        path = row.pop("path", None)
+        if not isinstance(path, str) or not path:
+            raise ValueError(
+                f"{place}: row {number} has no text in column 'path' but {path!r}; its columns are "
+                f"{sorted({*row, 'path'})}"
+            )
+        caption = row.pop("caption", None)
+        refused = f"is listed again; row {seen[path]} counts" if path in seen else ""
+        seen.setdefault(path, number)
+        if "://" in path:
+            refused = "names a URL; download it and list the file"
+        yield _source(path, place.parent / path, caption or "", row, refused)
+
+
+def _source(path: str, file: Path, caption: Any, columns: dict[str, Any], refused: str) -> Source:
+    if OURS in columns:
+        raise ValueError(
+            f"{path}: the column {OURS!r} is what a shard's json keeps for the clip itself; "
+            "give yours another name"
+        )
+    if not isinstance(caption, str) and not refused:
+        refused = f"its caption is a {type(caption).__name__}, not a text"
+    size = modified = 0
+    try:
+        about = file.stat()
+        size, modified = about.st_size, about.st_mtime_ns
+        if not file.is_file():
+            refused = refused or "is not a file"
+    except (OSError, ValueError) as error:
+        refused = refused or f"cannot be read: {getattr(error, 'strerror', None) or error}"
+    return Source(
+        path=path,
+        file=str(file.absolute()),
+        size=size,
+        modified=modified,
+        caption=caption.strip() if isinstance(caption, str) else "",
+        columns=json.loads(json.dumps(columns, default=str)),
+        refused=refused,
+    )
+
+
+def _rows(place: Path) -> Iterable[dict[str, Any]]:
+    """The rows of a list as they stand.
+
+    Raises:
+        ValueError: it does not parse.
+    """
+    kind = place.suffix[1:].lower()
+    if kind == "jsonl":
+        yield from _json_lines(place)
+        return
+    import pyarrow as pa
+    import pyarrow.csv
+    import pyarrow.parquet
+
+    try:
+        if kind == "csv":
+            texts = {"path": pa.string(), "caption": pa.string()}
+            table = pyarrow.csv.read_csv(
+                place,
+                parse_options=pyarrow.csv.ParseOptions(newlines_in_values=True),
+                convert_options=pyarrow.csv.ConvertOptions(column_types=texts),
+            )
+        else:
+            table = pyarrow.parquet.read_table(place)
+    except pa.ArrowException as error:
+        raise ValueError(f"{place}: is no {kind} that reads: {error}") from error
+    for batch in table.to_batches(max_chunksize=10_000):
+        yield from batch.to_pylist()
+
+
+def _json_lines(place: Path) -> Iterator[dict[str, Any]]:
+    with place.open(encoding="utf-8") as lines:
+        for number, line in enumerate(lines, start=1):
+            if not line.strip():
+                continue
+            try:
+                row = json.loads(line)
+            except (ValueError, RecursionError) as error:
+                raise ValueError(f"{place}: line {number} is no JSON: {error}") from error
+            if not isinstance(row, dict):
+                raise ValueError(f"{place}: line {number} is a {type(row).__name__}, not an object")
+            yield row

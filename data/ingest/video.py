@@ -1,0 +1,148 @@
+"""From a video to its clips: read once to decide, and again to encode what is kept."""
+
+from fractions import Fraction
+
+import av
+import numpy as np
+
+from data.ingest.cut import Window, above, cut_windows, judge
+from data.ingest.encode import Encoder, frame_rate
+from data.ingest.look import perceptual_hash, text_share
+from data.ingest.part import Part, Record, thumbnail
+from data.ingest.read import Reel, frames, opened, picture, reel_of, shrunk, whole_file
+from data.ingest.recipe import Recipe
+from data.ingest.sound import why_not
+from data.ingest.survey import survey
+
+_THUMBNAILS = 4
+_LOOK_SIDE = 256
+
+
+def make_video(file: str, out: Part, recipe: Recipe, *, thumbnails: bool) -> Record:
+    """The record of a video, its clips added to `out`.
+
+    Raises:
+        DecodeError: it does not read, with the reason.
+    """
+    found = survey(file, recipe)
+    reel = found.reel
+    windows = cut_windows(reel.times, reel.end, found.cuts, recipe.windows)
+    for window in windows:
+        judge(window, found, recipe.filters)
+    changed = why_not(file, reel, windows, recipe)
+    rate = frame_rate(reel.times, reel.end, recipe.encoding.max_fps)
+    shown = _sampled(windows) if thumbnails else []
+    rows = [_row(window, reel) for window in windows]
+    wanted = [window for window in windows if not window.reason or window.number in shown]
+    clips = [
+        _Clip(window, reel, recipe, rate, anew=bool(changed), shown=window.number in shown)
+        for window in wanted
+    ]
+    _second_reading(file, out, clips, rows)
+    return {
+        "kind": "video",
+        "codec": reel.codec,
+        "width": reel.width,
+        "height": reel.height,
+        "fps": float(rate),
+        "duration": round(reel.end, 4),
+        "written_anew": changed,
+        "windows": rows,
+    }
+
+
+def _sampled(windows: list[Window]) -> list[int]:
+    """The windows whose thumbnails are kept: the first few kept ones and dropped ones."""
+    kept = [window.number for window in windows if not window.reason]
+    dropped = [window.number for window in windows if window.reason and window.last > window.first]
+    return kept[:_THUMBNAILS] + dropped[:_THUMBNAILS]
+
+
+def _row(window: Window, reel: Reel) -> Record:
+    return {
+        "window": window.number,
+        "start": round(window.start, 4),
+        "end": round(window.end, 4),
+        "reason": window.reason,
+        "width": reel.width,
+        "height": reel.height,
+        "scores": window.scores,
+    }
+
+
+def _second_reading(file: str, out: Part, clips: list["_Clip"], rows: list[Record]) -> None:
+    """Encode the windows that are kept, and look at frames of those that are kept or shown."""
+    if not clips:
+        return
+    with opened(file) as (container, stream):
+        coming = enumerate(frames(container, stream, reel_of(container, stream)))
+        for clip in clips:
+            for i, (_, frame) in coming:
+                clip.add(i, frame)
+                if i >= clip.window.last - 1:
+                    break
+            data = clip.finish(file, rows[clip.window.number])
+            if data is not None:
+                out.add(f"{clip.window.number:04d}.mp4", data)
+
+
+class _Clip:
+    """A window while its frames come by."""
+
+    def __init__(
+        self,
+        window: Window,
+        reel: Reel,
+        recipe: Recipe,
+        rate: Fraction,
+        *,
+        anew: bool,
+        shown: bool,
+    ) -> None:
+        self.window = window
+        self._reel, self._recipe, self._rate, self._shown = reel, recipe, rate, shown
+        self._looks = window.looks(recipe.measures.looks)
+        self._repeats = window.repeats(reel.times, rate)
+        self._encoder: Encoder | None = None
+        if anew and not window.reason:
+            self._encoder = Encoder(reel, rate, recipe.encoding)
+        self._hashes: list[str] = []
+        self._text: list[float] = []
+        self._thumbnail = ""
+
+    def add(self, i: int, frame: av.VideoFrame) -> None:
+        """A frame of the video, by its number; those before the window are passed over."""
+        if i < self.window.first:
+            return
+        if i in self._looks:
+            self._look(i, frame)
+        if self._encoder is not None:
+            self._encoder.add(frame, int(self._repeats[i - self.window.first]))
+
+    def finish(self, file: str, row: Record) -> bytes | None:
+        """The clip's bytes, its row filled in; None where it is dropped."""
+        window, reel = self.window, self._reel
+        if self._text:
+            window.scores["text"] = round(float(np.mean(self._text)), 4)
+            if above(window.scores["text"], self._recipe.filters.text):
+                window.drop("text")
+        row |= {"reason": window.reason, "hashes": self._hashes, "thumbnail": self._thumbnail}
+        if window.reason:
+            return None
+        if self._encoder is None:
+            data, count = whole_file(file), len(reel.times)
+        else:
+            data, count = self._encoder.finish(), self._encoder.frames
+            row |= {"width": self._encoder.width, "height": self._encoder.height}
+        row |= {"frames": count, "fps": float(self._rate), "extension": "mp4", "bytes": len(data)}
+        return data
+
+    def _look(self, i: int, frame: av.VideoFrame) -> None:
+        reel, side = self._reel, self._recipe.measures.text_side
+        size = shrunk(reel.width, reel.height, max(side or 0, _LOOK_SIDE))
+        pixels = picture(frame, reel, size, "rgb24")
+        self._hashes += [perceptual_hash(pixels)] * self._looks.count(i)
+        if side is not None and not self.window.reason and i in (self._looks[0], self._looks[-1]):
+            self._text.append(text_share(pixels, side))
+        if self._shown and i == self._looks[len(self._looks) // 2]:
+            self._thumbnail = thumbnail(pixels)
