@@ -6,14 +6,13 @@ goes on where it was; an index is built again when its format, its depth or its 
 """
 
 import hashlib
-import json
 import logging
 import os
-import secrets
-from collections.abc import Callable, Mapping, Sequence
+import time
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import hydra
 import pyarrow as pa
@@ -24,56 +23,28 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeR
 
 from cascade.entry import CONF, explained
 from data import store
+from data.index_file import SCHEMA, VERSION, read_about, write_index
 from data.indexer import DEPTHS, Depth, Inspectors, cores, examine
 from data.journal import Journal
 from data.summary import print_summary
 
+__all__ = [
+    "CACHE_DIR",
+    "SCHEMA",
+    "VERSION",
+    "ensure_index",
+    "index_path",
+    "is_fresh",
+    "read_about",
+    "write_index",
+]
+
 log = logging.getLogger(__name__)
 
-VERSION = 3
 CACHE_DIR = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "cascade" / "index"
-_ABOUT = b"cascade.index"
 _ASK_AT_ONCE = 16
 _READ_AT_ONCE = 4
-
-_WORD = pa.dictionary(pa.int32(), pa.string())
-
-SCHEMA = pa.schema(
-    [
-        ("key", pa.string()),
-        ("hash", pa.uint64()),  # of the key: decides the held-out split
-        ("kind", _WORD),  # what the bytes are, whatever the name says: video, image or ''
-        ("offset", pa.int64()),
-        ("size", pa.int64()),
-        ("caption_offset", pa.int64()),  # -1: no such member
-        ("caption_size", pa.int64()),
-        ("state_offset", pa.int64()),
-        ("state_size", pa.int64()),
-        ("captioned", pa.bool_()),  # by the txt, or by the json's `caption`
-        ("width", pa.int32()),  # as shown: upright, the sample aspect ratio applied
-        ("height", pa.int32()),
-        ("frames", pa.int32()),
-        ("fps", pa.float32()),
-        ("duration", pa.float64()),
-        ("codec", _WORD),
-        ("decord", pa.bool_()),  # a full inspection vouches for decord's frames
-        ("reason", _WORD),  # why it is unfit for every stage; '' where it is fit
-    ]
-)
-"""One line per sample, in one row group: few columns of 10,000 lines read in a millisecond.
-
-`kind`, `codec` and `reason` come as dictionary arrays: numbers, and each word once per file.
-"""
-
-_STORED = {
-    "compression": "zstd",
-    "use_dictionary": ["kind", "codec", "reason", "width", "height", "frames", "fps"],
-    "column_encoding": {
-        "key": "DELTA_BYTE_ARRAY",
-        **dict.fromkeys(("offset", "caption_offset", "state_offset"), "DELTA_BINARY_PACKED"),
-    },
-    "write_statistics": False,
-}
+_SAY_EVERY_S = 60.0
 
 
 def index_path(shard: str, index_dir: Path | None) -> Path:
@@ -124,7 +95,7 @@ def ensure_index(
         raise ValueError(_unread(lost, len(shards)))
     seen = [one for one in looks if not isinstance(one, str)]
     if stale := [one for one in seen if not one.fresh]:
-        folders = {str(o.path.parent) for o in stale if str(o.path.parent) != store.folder(o.shard)}
+        folders = {str(one.path.parent) for one in stale if not _is_beside(one)}
         into = f" into {', '.join(sorted(folders))}" if folders else ""
         log.info("indexing %d of %d shards (%s)%s", len(stale), len(shards), depth, into)
         _build_all(stale, depth=depth, workers=workers or cores())
@@ -137,6 +108,10 @@ class _Look(NamedTuple):
     found: store.Identity
     path: Path
     fresh: bool
+
+
+def _is_beside(one: _Look) -> bool:
+    return not store.is_remote(one.shard) and one.path.parent == Path(one.shard).parent
 
 
 def _unread(failed: Sequence[str], count: int) -> str:
@@ -192,32 +167,6 @@ def _hash(shard: str) -> str:
     return digest.hexdigest()
 
 
-def read_about(path: Path) -> dict[str, Any]:
-    """What an index says of its shard: its hash, what was not read, where it is damaged."""
-    metadata = pq.read_schema(path).metadata or {}
-    about = json.loads(metadata.get(_ABOUT, b"{}"))
-    if "version" not in about:
-        raise ValueError("no cascade.index in its metadata")
-    return dict(about)
-
-
-def write_index(path: Path, columns: Mapping[str, Any], about: Mapping[str, Any]) -> None:
-    """Write an index whole: every column of SCHEMA as a sequence, an array or an Arrow array."""
-    arrays = [
-        column if isinstance(column, pa.Array | pa.ChunkedArray) else pa.array(column, field.type)
-        for field in SCHEMA
-        for column in [columns.get(field.name, [])]
-    ]
-    table = pa.Table.from_arrays(arrays, schema=SCHEMA.with_metadata({_ABOUT: json.dumps(about)}))
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
-    try:
-        pq.write_table(table, temporary, **_STORED)
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
 def build_index(
     shard: str,
     found: store.Identity,
@@ -269,13 +218,17 @@ def _build_all(jobs: Sequence[_Look], *, depth: Depth, workers: int) -> None:
             pool.submit(build_index, job.shard, job.found, job.path, inspectors, walked)
             for job in jobs
         ]
+        said = time.monotonic()
         try:
-            for future in as_completed(futures):
+            for done, future in enumerate(as_completed(futures), 1):
                 try:
                     future.result()
                 except OSError as error:
                     failed.append(str(error))
                 walked(0)
+                if time.monotonic() - said > _SAY_EVERY_S:
+                    said = time.monotonic()
+                    log.info("indexed %d of %d shards", done, len(jobs))
         except BaseException:
             inspectors.stop()
             pool.shutdown(cancel_futures=True)

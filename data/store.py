@@ -200,6 +200,6 @@ def name(shard: str) -> str:
 def folder(shard: str) -> str:
     """What a shard lies in: an absolute path, or a URL without its query."""
     if not is_remote(shard):
-        return str(Path(shard).resolve().parent)
+        return str(Path(shard).parent.resolve())
     parts = urlsplit(shard)
     return f"{parts.scheme}://{parts.netloc}{PurePosixPath(parts.path).parent}"

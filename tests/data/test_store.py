@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from data import remote, store
-from data.index import ensure_index, read_about
+from data.index import ensure_index, index_path, read_about
 from data.store import find_shards, identity, open_shard, read_span, size
 
 BYTES = bytes(range(256)) * 400
@@ -115,6 +115,7 @@ def test_a_claimed_size_allocates_nothing(tmp_path):
         read_span(str(tmp_path / "a.tar"), (0, 10**16))
 
 
+@pytest.mark.skipif(not Path("/proc/self/fd").is_dir(), reason="counts descriptors in /proc")
 def test_a_local_shard_is_opened_once_and_read_by_forked_processes_too(tmp_path):
     paths = [tmp_path / f"{i}.tar" for i in range(3)]
     for i, path in enumerate(paths):
@@ -176,6 +177,11 @@ def test_ways_to_name_local_shards(shards, tmp_path):
     assert find_shards(f"{shards}/{{00000..00001}}.tar") == find_shards(both) == both
     assert find_shards([shards, both[0]]) == both
     assert find_shards(f"file://{both[0]}") == both[:1]
+    for name, target in (("x", both[0]), ("y", both[1])):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "link.tar").symlink_to(target)
+    links = find_shards(tmp_path / "?" / "link.tar")
+    assert len({index_path(one, tmp_path) for one in links}) == 2
     with pytest.raises(ValueError, match="1 of the 3 that .* names are missing: .*00002"):
         find_shards(f"{shards}/{{00000..00002}}.tar")
     with pytest.raises(ValueError, match="names no tar file"):
