@@ -1,149 +1,147 @@
 """Bytes to frames at wanted times: the frame nearest by presentation time stamp, upright, in RGB.
 
-decord reads what it can be trusted with, through a file in memory; everything else, and everything
-on a machine without decord, is read by PyAV in presentation order. A frame that does not decode is
-an error, never its neighbour.
+Decoding happens in a sandbox, so a video may crash or hang it; both are errors with a reason. What
+comes back either is what PyAV decodes, or is refused: PyAV reads, strictly, and decord only what a
+full inspection has vouched for. Videos and frames go through shared memory.
 """
 
-import io
 import logging
-import os
-import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
+from dataclasses import replace
+from itertools import count
+from typing import Any
 
-import av
 import numpy as np
 import torch
-from jaxtyping import Float64, Int64, UInt8
-from PIL import Image, ImageOps
+from jaxtyping import Float64, UInt8
 from torch import Tensor
 
-from data.probe import DecodeError, Header, check_size, video_stream
-
-try:
-    import decord
-
-    decord.logging.set_level(decord.logging.QUIET)
-except ImportError:
-    decord = None
+from data.inspection import Depth, Inspection, inspect_media
+from data.media import Media, open_media, read_frames
+from data.probe import MAX_PIXELS, DecodeError, Header, Timing
+from data.sandbox import MEMORY_BYTES, Sandbox, SandboxError
 
 log = logging.getLogger(__name__)
 
 DEADLINE_S = 30.0
-_SEEK_FROM_S = 1.0
 
 
-def nearest(
-    times: Float64[np.ndarray, " f"], wanted: Float64[np.ndarray, " n"]
-) -> Int64[np.ndarray, " n"]:
-    """Index of the frame nearest to each wanted time; of two equally near, the earlier."""
-    return np.searchsorted((times[1:] + times[:-1]) / 2, wanted).astype(np.int64)
+class Decoder:
+    """Reads one video or image after another, in a process of its own that starts when needed.
+
+    Each is given up on when it makes no progress for `deadline_s`, claims frames of more than
+    `max_pixels`, or wants more than `memory_bytes`.
+    """
+
+    def __init__(
+        self,
+        *,
+        deadline_s: float = DEADLINE_S,
+        max_pixels: int = MAX_PIXELS,
+        memory_bytes: int | None = MEMORY_BYTES,
+    ) -> None:
+        self.deadline_s, self.max_pixels = deadline_s, max_pixels
+        self._sandbox = Sandbox(memory_bytes=memory_bytes)
+        self._numbers = count()
+        self._media: Media | None = None
+
+    def open(self, data: bytes, *, decord: bool = False) -> Timing:
+        """When the frames of a video or image are shown.
+
+        `decord` is for a video that a full inspection has vouched for, and for no other.
+
+        Raises:
+            DecodeError: with the reason.
+        """
+        media = self._put(data, decord=decord)
+        try:
+            timing: Timing = self._call(open_media, media)
+        except DecodeError as error:
+            media = self._without_decord(media, error)
+            timing = self._call(open_media, media)
+        self._media = media
+        return timing
+
+    def frames(
+        self, wanted_s: Sequence[float] | Float64[np.ndarray, " n"]
+    ) -> UInt8[Tensor, "n h w c"]:
+        """The frames nearest to these times, in seconds from the first, of what was opened last.
+
+        Upright, with square pixels, all of one size. Their memory is used again by the next call:
+        scale or clone them at once.
+
+        Raises:
+            DecodeError: with the reason.
+        """
+        if self._media is None:
+            raise RuntimeError("Decoder.frames: nothing is open")
+        wanted = np.asarray(wanted_s, dtype=np.float64)
+        try:
+            return self._read(self._media, wanted)
+        except DecodeError as error:
+            self._media = self._without_decord(self._media, error)
+            return self._read(self._media, wanted)
+
+    def inspect(self, data: bytes, depth: Depth) -> Inspection:
+        """What a video or image is, after its first frame, key frames or all frames were read.
+
+        Raises:
+            DecodeError: it cannot be read, with the reason.
+        """
+        media = self._put(data, decord=False)
+        try:
+            return self._inspect(media, depth, beside_decord=True)
+        except SandboxError:
+            if depth != "full":
+                raise
+            return self._inspect(media, depth, beside_decord=False)  # it may be decord that failed
+
+    def close(self) -> None:
+        """End the process; a later call starts another."""
+        self._sandbox.close()
+
+    def _read(self, media: Media, wanted: Float64[np.ndarray, " n"]) -> UInt8[Tensor, "n h w c"]:
+        memory = self._sandbox.share("frames")
+        shape, back = self._call(read_frames, media, wanted, memory.path)
+        frames = torch.frombuffer(memory.view(int(np.prod(shape))), dtype=torch.uint8).view(shape)
+        return frames if back == list(range(shape[0])) else frames[back]
+
+    def _without_decord(self, media: Media, error: DecodeError) -> Media:
+        """The same, to be read by PyAV; one that PyAV has refused stays refused."""
+        if not media.decord:
+            raise error
+        log.warning("decord fails on a video that was vouched for (%s); PyAV reads it", error)
+        return replace(media, decord=False)
+
+    def _inspect(self, media: Media, depth: Depth, *, beside_decord: bool) -> Inspection:
+        found: Inspection = self._call(inspect_media, media, depth, beside_decord=beside_decord)
+        return found
+
+    def _put(self, data: bytes, *, decord: bool) -> Media:
+        self._media = None
+        if not data:
+            raise DecodeError("the video or image has no bytes")
+        self._sandbox.share("frames")
+        memory = self._sandbox.share("media")
+        memory.write(data)
+        return Media(
+            path=memory.path, number=next(self._numbers), max_pixels=self.max_pixels, decord=decord
+        )
+
+    def _call(self, function: Any, *args: Any, **kwargs: Any) -> Any:
+        return self._sandbox.call(function, *args, deadline_s=self.deadline_s, **kwargs)
 
 
 def decode(
     data: bytes,
-    header: Header,
+    header: Header,  # noqa: ARG001
     wanted: Sequence[float] | Float64[np.ndarray, " n"],
     *,
     deadline_s: float = DEADLINE_S,
 ) -> UInt8[Tensor, "n h w c"]:
-    """The frames nearest to the wanted times, in seconds from the first frame shown.
-
-    Raises:
-        DecodeError: with the reason.
-    """
-    if header.kind == "image":
-        return _read_image(data).expand(len(wanted), -1, -1, -1)
-    frames, back = np.unique(
-        nearest(header.times, np.asarray(wanted, dtype=np.float64)), return_inverse=True
-    )
-    pixels = None
-    if decord is not None and header.decord:
-        pixels = _by_decord(data, header, frames)
-    if pixels is None:
-        pixels = _by_pyav(data, header, frames, time.monotonic() + deadline_s)
-    return torch.from_numpy(pixels if len(back) == len(frames) else pixels[back])
-
-
-def _read_image(data: bytes) -> UInt8[Tensor, "1 h w c"]:
-    try:
-        with Image.open(io.BytesIO(data)) as image:
-            check_size(*image.size)
-            pixels = np.array(ImageOps.exif_transpose(image).convert("RGB"))
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise DecodeError(f"image does not decode: {error}") from error
-    return torch.from_numpy(pixels)[None]
-
-
-@contextmanager
-def _memory_file(data: bytes) -> Iterator[str]:
-    """A path to the bytes without a disk; decord's BytesIO reader crashes the process."""
-    descriptor = os.memfd_create("clip")
-    try:
-        with os.fdopen(descriptor, "wb", closefd=False) as file:
-            file.write(data)
-        yield f"/proc/self/fd/{descriptor}"
-    finally:
-        os.close(descriptor)
-
-
-def _by_decord(
-    data: bytes, header: Header, frames: Int64[np.ndarray, " n"]
-) -> UInt8[np.ndarray, "n h w c"] | None:
-    """None where decord refuses, or counts other frames than the container shows."""
-    try:
-        with _memory_file(data) as path:
-            reader = decord.VideoReader(path, num_threads=1)
-            if len(reader) != header.frames:
-                return None
-            pixels: UInt8[np.ndarray, "n h w c"] = reader.get_batch(frames).asnumpy()
-    except (decord.DECORDError, RuntimeError) as error:
-        log.debug("decord refuses, PyAV reads instead: %s", error)
-        return None
-    return pixels
-
-
-def _by_pyav(
-    data: bytes, header: Header, frames: Int64[np.ndarray, " n"], deadline: float
-) -> UInt8[np.ndarray, "n h w c"]:
-    wanted = header.pts[frames]
-    try:
-        found = {}
-        if not header.sequential and header.times[frames[0]] > _SEEK_FROM_S:
-            found = _read(data, header, wanted, deadline, seek=True)
-        if len(found) < len(wanted):
-            found = _read(data, header, wanted, deadline, seek=False)
-    except (av.FFmpegError, MemoryError) as error:
-        raise DecodeError(f"does not decode: {error}") from error
-    for at, index in zip(wanted.tolist(), frames.tolist(), strict=True):
-        if at not in found:
-            raise DecodeError(f"frame {index} of {header.frames} does not decode")
-    return np.stack([found[at] for at in wanted.tolist()])
-
-
-def _read(
-    data: bytes, header: Header, wanted: Int64[np.ndarray, " n"], deadline: float, *, seek: bool
-) -> dict[int, UInt8[np.ndarray, "h w c"]]:
-    """Decoded frames by time stamp, of those wanted; after a seek that fell short, fewer."""
-    remaining: set[int] = set(wanted.tolist())
-    found: dict[int, UInt8[np.ndarray, "h w c"]] = {}
-    with av.open(io.BytesIO(data), "r") as container:
-        stream = video_stream(container)
-        if seek:
-            container.seek(int(wanted[0]), stream=stream, backward=True)
-        for frame in container.decode(stream):
-            if time.monotonic() > deadline:
-                raise DecodeError("decoding passes its deadline")
-            if frame.pts is not None and frame.pts in remaining and not frame.is_corrupt:
-                remaining.discard(frame.pts)
-                found[frame.pts] = _upright(frame, header)
-            if not remaining:
-                break
-    return found
-
-
-def _upright(frame: av.VideoFrame, header: Header) -> UInt8[np.ndarray, "h w c"]:
-    """The frame in RGB at the size shown, its rotation applied."""
-    pixels = frame.to_ndarray(format="rgb24", width=header.width, height=header.height)
-    return np.ascontiguousarray(np.rot90(pixels, k=round(frame.rotation / 90) % 4))
+    """The frames nearest to the wanted times; for callers that have no Decoder yet."""
+    decoder = Decoder(deadline_s=deadline_s)
+    decoder.open(data)
+    frames = decoder.frames(wanted).clone()
+    decoder.close()
+    return frames

@@ -1,29 +1,76 @@
-"""What a video or image says of itself: its size, its time stamps, and how it may be read.
+"""What a video or image says of itself: its size, its packets and their time stamps.
 
-Time stamps come from the packets, without decoding, so a header costs about a millisecond.
+They come from the container, without decoding, so a header costs a few milliseconds.
 """
 
 import io
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from fractions import Fraction
 from typing import Literal
 
 import av
 import numpy as np
-from jaxtyping import Float64, Int64
+from jaxtyping import Bool, Float64, Int64
 from PIL import Image
 
 MAX_PIXELS = 8192 * 4320
 MIN_SIDE = 8
 
 _IMAGE_MAGIC = (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n")
-# decord 0.6.0 hangs on transport streams, returns neighbours in AVI, reads neither AV1 nor GIF, and
-# rounds deep colour otherwise than PyAV does.
+_IMAGE_FORMATS = ("JPEG", "PNG", "WEBP")
+# decord 0.6.0 hangs on transport streams, returns neighbours in AVI (and beside edit lists and open
+# groups of pictures), and does not know the others.
 _NOT_FOR_DECORD = frozenset({"mpegts", "avi", "gif", "ogg"})
-_CODECS_NOT_FOR_DECORD = frozenset({"libdav1d", "av1", "libaom-av1", "gif"})
+# A playlist in disguise would open other files, or a connection.
+OPTIONS = {
+    "format_whitelist": "mov,matroska,webm,avi,mpegts,mpeg,flv,asf,ogg,gif",
+    "protocol_whitelist": "file",
+}
 
 
 class DecodeError(ValueError):
     """A video or image that cannot be read; its text is the reason."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Timing:
+    """When the frames of a video are shown; an image is one frame of a second."""
+
+    kind: Literal["video", "image"]
+    times: Float64[np.ndarray, " f"]
+    """Seconds from the first frame shown; from decord in single precision."""
+    duration: float
+    """Seconds from the first frame shown to the end of the last."""
+
+    @property
+    def frames(self) -> int:
+        """How many frames are shown."""
+        return len(self.times)
+
+    @property
+    def fps(self) -> float:
+        """Mean frames per second."""
+        return self.frames / self.duration
+
+
+@dataclass(frozen=True, kw_only=True)
+class Packets:
+    """The packets of a video stream in their stored order, which is the order of decoding."""
+
+    pts: Int64[np.ndarray, " p"]
+    size: Int64[np.ndarray, " p"]
+    key: Bool[np.ndarray, " p"]
+    """Whether the container calls it a key frame."""
+    shown: Bool[np.ndarray, " p"]
+    """Whether its frame is shown; an edit list decodes some only for others' sake."""
+
+    @property
+    def closed(self) -> bool:
+        """Whether all that is stored after a key frame is shown after it too."""
+        earliest = np.minimum.accumulate(self.pts[::-1])[::-1]
+        return bool((earliest == self.pts)[self.key].all())
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,10 +87,11 @@ class Header:
     """Seconds per time stamp."""
     duration: float
     """Seconds from the first frame shown to the end of the last."""
-    sequential: bool
-    """Whether random access may give wrong frames, so that it is read from its start."""
+    packets: Packets
+    by_order: bool
+    """Whether frames are told by their order: AVI stores no times of presentation."""
     decord: bool
-    """Whether decord may be trusted with it."""
+    """Whether decord may be tried on it."""
 
     @property
     def frames(self) -> int:
@@ -51,14 +99,14 @@ class Header:
         return len(self.pts)
 
     @property
-    def fps(self) -> float:
-        """Mean frames per second."""
-        return self.frames / self.duration
-
-    @property
     def times(self) -> Float64[np.ndarray, " f"]:
         """Seconds from the first frame shown."""
         return np.asarray((self.pts - self.pts[0]) * self.unit)
+
+    @property
+    def timing(self) -> Timing:
+        """When its frames are shown."""
+        return Timing(kind=self.kind, times=self.times, duration=self.duration)
 
 
 def is_image(data: bytes) -> bool:
@@ -84,12 +132,23 @@ def read_header(data: bytes, *, max_pixels: int = MAX_PIXELS) -> Header:
     Raises:
         DecodeError: no picture in it, no frame shown, no time stamps, or a size out of bounds.
     """
+    file = io.BytesIO(data)
+    with reasons():
+        if is_image(data):
+            return image_header(file, max_pixels=max_pixels)
+        with av.open(file, "r", options=OPTIONS) as container:
+            return video_header(container, max_pixels=max_pixels)
+
+
+@contextmanager
+def reasons() -> Iterator[None]:
+    """What the libraries raise of damaged bytes, as the reason why they cannot be read."""
     try:
-        header = _image_header(data) if is_image(data) else _video_header(data)
+        yield
+    except MemoryError:  # the process's limit, not the bytes' fault; FFmpegError has it too
+        raise
     except (av.FFmpegError, OSError, Image.DecompressionBombError, SyntaxError) as error:
-        raise DecodeError(f"container does not open: {error}") from error
-    check_size(header.width, header.height, max_pixels=max_pixels)
-    return header
+        raise DecodeError(f"does not decode: {error}") from error
 
 
 def video_stream(container: av.container.InputContainer) -> av.VideoStream:
@@ -104,68 +163,78 @@ def video_stream(container: av.container.InputContainer) -> av.VideoStream:
     raise DecodeError("no video stream")
 
 
-def _image_header(data: bytes) -> Header:
-    with Image.open(io.BytesIO(data)) as image:
+def image_header(file: str | io.BytesIO, *, max_pixels: int) -> Header:
+    """The header of an image, lying as it is stored.
+
+    Raises:
+        DecodeError: a size out of bounds.
+    """
+    with Image.open(file, formats=_IMAGE_FORMATS) as image:
         width, height = image.size
-        if image.getexif().get(0x0112, 1) >= 5:  # EXIF orientations 5 to 8 lie on their side.
-            width, height = height, width
+        check_size(width, height, max_pixels=max_pixels)
+        one = np.zeros(1, dtype=np.int64)
         return Header(
             kind="image",
             codec=(image.format or "image").lower(),
             width=width,
             height=height,
-            pts=np.zeros(1, dtype=np.int64),
+            pts=one,
             unit=1.0,
             duration=1.0,
-            sequential=False,
+            packets=Packets(pts=one, size=one, key=one == 0, shown=one == 0),
+            by_order=False,
             decord=False,
         )
 
 
-def _video_header(data: bytes) -> Header:
-    with av.open(io.BytesIO(data), "r") as container:
-        stream = video_stream(container)
-        context, unit = stream.codec_context, float(stream.time_base or 0)
-        check_size(context.width, context.height, max_pixels=2**62)
-        shown, lengths, discarded = [], [], 0
-        for packet in container.demux(stream):
-            if packet.size == 0:
-                continue
-            if packet.is_discard:
-                discarded += 1
-            elif packet.pts is None:
-                raise DecodeError("a frame without a time stamp")
-            else:
-                shown.append(packet.pts)
-                lengths.append(packet.duration or 0)
-        if not shown:
-            raise DecodeError("no frame is shown")
-        pts = np.unique(np.asarray(shown, dtype=np.int64))
-        stretch = float(stream.sample_aspect_ratio or 1) or 1.0
-        name = container.format.name
-        plain = not discarded and name not in _NOT_FOR_DECORD and len(pts) == len(shown)
-        return Header(
-            kind="video",
-            codec=context.codec.canonical_name,
-            width=round(context.width * max(stretch, 1.0)),
-            height=round(context.height / min(stretch, 1.0)),
-            pts=pts,
-            unit=unit,
-            duration=_duration(
-                pts, lengths[int(np.argmax(shown))], float(stream.average_rate or 0), unit
-            ),
-            sequential=bool(discarded) or name == "mpegts",
-            decord=plain
-            and stretch == 1.0
-            and len(container.streams.video) == 1
-            and context.name not in _CODECS_NOT_FOR_DECORD
-            and not (context.pix_fmt or "").endswith(("le", "be")),
-        )
+def video_header(container: av.container.InputContainer, *, max_pixels: int) -> Header:
+    """The header of a video, whose packets are read to the end.
+
+    Raises:
+        DecodeError: no video stream, no frame shown, no time stamps, or a size out of bounds.
+    """
+    stream = video_stream(container)
+    context, unit = stream.codec_context, stream.time_base or Fraction(1)
+    stretch = float(stream.sample_aspect_ratio or 1) or 1.0
+    width, height = round(context.width * max(stretch, 1)), round(context.height / min(stretch, 1))
+    check_size(width, height, max_pixels=max_pixels)
+    rows = [
+        (p.pts, p.duration or 0, p.size, p.is_keyframe, not p.is_discard)
+        for p in container.demux(stream)
+        if p.size
+    ]
+    if any(row[0] is None for row in rows):
+        raise DecodeError("a frame without a time stamp")
+    table = np.array(rows, dtype=np.int64).reshape(-1, 5)
+    packets = Packets(
+        pts=table[:, 0], size=table[:, 2], key=table[:, 3] == 1, shown=table[:, 4] == 1
+    )
+    shown = table[packets.shown]
+    if not len(shown):
+        raise DecodeError("no frame is shown")
+    pts = np.unique(shown[:, 0])
+    length = int(shown[np.argmax(shown[:, 0]), 1])
+    return Header(
+        kind="video",
+        codec=context.codec.canonical_name,
+        width=width,
+        height=height,
+        pts=pts,
+        unit=float(unit),
+        duration=_duration(pts, length, stream.average_rate, unit),
+        packets=packets,
+        by_order=container.format.name == "avi",
+        decord=container.format.name not in _NOT_FOR_DECORD
+        and bool(packets.shown.all())
+        and packets.closed,
+    )
 
 
-def _duration(pts: Int64[np.ndarray, " f"], length: int, rate: float, unit: float) -> float:
+def _duration(
+    pts: Int64[np.ndarray, " f"], length: int, rate: Fraction | None, unit: Fraction
+) -> float:
     """To the end of the last frame, which is as long as the median one where it does not say."""
-    last = length * unit
-    if last <= 0:
-        last = float(np.median(np.diff(pts))) * unit if len(pts) > 1 else 1 / (rate or 1.0)
-    return float(pts[-1] - pts[0]) * unit + last
+    if length <= 0 and len(pts) > 1:
+        length = int(np.median(np.diff(pts)))
+    last = length * unit if length > 0 else 1 / (rate or Fraction(1))
+    return float(int(pts[-1] - pts[0]) * unit + last)

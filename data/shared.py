@@ -13,8 +13,11 @@ from pathlib import Path
 class SharedFile:
     """A file by `path`, the same path in this process and in a child that got its `descriptor`."""
 
-    def __init__(self) -> None:
-        if hasattr(os, "memfd_create"):
+    def __init__(self, path: str | None = None) -> None:
+        """Make one; with a path, the one that the parent has there."""
+        if path is not None:
+            self.descriptor, self.path = os.open(path, os.O_RDWR), path
+        elif hasattr(os, "memfd_create"):
             self.descriptor = os.memfd_create("cascade")
             self.path = f"/proc/self/fd/{self.descriptor}"
         else:
