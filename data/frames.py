@@ -1,12 +1,9 @@
-"""What a reader of a video or image is, and which of its frames a time wants."""
+"""Which frames the wanted times want, and where readers put them."""
 
 from collections.abc import Callable
-from typing import Protocol
 
 import numpy as np
 from jaxtyping import Float64, Int64, UInt8
-
-from data.probe import Timing
 
 # More than decord's single precision is wrong by, less than a frame.
 _TIE_S = 1e-4
@@ -18,26 +15,6 @@ Allocate = Callable[[tuple[int, int, int, int]], UInt8[np.ndarray, "n h w c"]]
 def new_array(shape: tuple[int, int, int, int]) -> UInt8[np.ndarray, "n h w c"]:
     """Memory of its own."""
     return np.empty(shape, dtype=np.uint8)
-
-
-class Reader(Protocol):
-    """A video or image that is open."""
-
-    @property
-    def timing(self) -> Timing:
-        """When its frames are shown."""
-
-    def read(
-        self, frames: Int64[np.ndarray, " n"], allocate: Allocate
-    ) -> UInt8[np.ndarray, "n h w c"]:
-        """The frames of these ascending numbers, upright, in RGB.
-
-        Raises:
-            DecodeError: with the reason.
-        """
-
-    def close(self) -> None:
-        """Give the file up."""
 
 
 def nearest(

@@ -10,12 +10,14 @@ from functools import lru_cache
 import numpy as np
 from jaxtyping import UInt8
 
-from data.frames import Reader, nearest
+from data.frames import nearest
 from data.picture import PictureReader
 from data.probe import Timing, is_image
 from data.shared import SharedFile
 from data.strict import StrictReader
 from data.vouched import DecordReader, has_decord
+
+Reader = StrictReader | PictureReader | DecordReader
 
 
 @dataclass(frozen=True, kw_only=True)
