@@ -24,7 +24,8 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeR
 from cascade.entry import CONF, explained
 from data import store
 from data.index_file import SCHEMA, VERSION, read_about, write_index
-from data.indexer import DEPTHS, Depth, Inspectors, cores, examine
+from data.indexer import DEPTHS, Inspectors, cores, examine
+from data.inspection import Depth
 from data.journal import Journal
 from data.summary import print_summary
 

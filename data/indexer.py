@@ -13,17 +13,17 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from types import TracebackType
-from typing import Any, Literal
+from typing import Any, get_args
 
+from data.decode import Decoder
+from data.inspection import Depth
 from data.journal import Journal
 from data.sample import Role, read_state
 from data.shard import Entry, Grouping
-from data.standin import Decoder
 from data.store import Span, open_shard
 from data.tar import Member, Walk
 
-Depth = Literal["probe", "keyframes", "full"]
-DEPTHS: tuple[Depth, ...] = ("probe", "keyframes", "full")
+DEPTHS: tuple[Depth, ...] = get_args(Depth)
 
 MAX_CLIP_BYTES = 2**30
 _MAX_TEXT_BYTES = {"caption": 2**20, "state": 2**24}
@@ -109,8 +109,6 @@ class Inspectors:
         if not hasattr(self._own, "decoder"):
             self._own.decoder = Decoder()
             self._decoders.append(self._own.decoder)
-        if not data:
-            return dict(FIGURES) | {"reason": "the video or image has no bytes"}
         try:
             found = self._own.decoder.inspect(data, self.depth)
         except ValueError as error:

@@ -44,7 +44,8 @@ def _tried(url: str, ask: Callable[[Any, str], _T]) -> _T:
     """
     files, path = _place(url)
     failures: tuple[type[Exception], ...] = (OSError, TimeoutError)
-    if url.startswith("http"):
+    web = url.startswith("http")
+    if web:
         import aiohttp
 
         failures = (*failures, aiohttp.ClientError)
@@ -52,8 +53,10 @@ def _tried(url: str, ask: Callable[[Any, str], _T]) -> _T:
         try:
             return ask(files, path)
         except failures as error:
-            reason = error.__cause__ or error  # fsspec calls every failed look a missing file
-            if isinstance(error, FileNotFoundError) and getattr(reason, "status", 404) == 404:
+            # fsspec calls every look at a web address that fails a missing file
+            reason = (web and error.__cause__) or error
+            missing = reason is error or getattr(reason, "status", 0) == 404
+            if isinstance(error, FileNotFoundError) and missing:
                 raise FileNotFoundError(f"{url}: there is no such shard") from error
             if wait is None or isinstance(error, PermissionError):
                 raise OSError(f"{url}: {reason or type(reason).__name__}") from error

@@ -10,7 +10,7 @@ from data.store import Span, open_shard, size
 from data.tar import Member, Walk
 
 DUPLICATE = "duplicate key"
-AMBIGUOUS = "duplicate key whose members lie apart: which belongs to which cannot be told"
+AMBIGUOUS = "duplicate key, and which members belong together cannot be told"
 CUT = "the shard is cut off behind it, so that it may not be whole"
 DOTTED = "a dot in its key: the format ends a key at the first dot (rename ID.3.mp4 to ID_3.mp4)"
 OUTSIDE = "its name leads out of the shard (absolute, or with ..)"
@@ -40,7 +40,8 @@ class Grouping:
     """Samples of the members given in order.
 
     Members of a key that come apart are put together again and counted. A key that brings the same
-    member again begins another entry, with a flaw; a second video or image is not read.
+    member again begins another entry, with a flaw; the first is sound where both are whole and in
+    one piece. A second video or image of another extension is not read.
     """
 
     def __init__(self) -> None:
@@ -50,7 +51,7 @@ class Grouping:
         self._latest: dict[str, Entry] = {}
         self._previous: Entry | None = None
         self._dotted: list[tuple[str, str]] = []
-        self._ambiguous: set[str] = set()
+        self._repeated: dict[str, list[Entry]] = {}
 
     @property
     def others(self) -> dict[str, int]:
@@ -101,18 +102,16 @@ class Grouping:
     def _join(self, key: str, extension: str, kind: Role, span: Span) -> Role | None:
         entry = self._entry(key)
         if extension in entry.extensions:
-            if entry.apart:
-                self._ambiguous.add(key)
-            entry = self._latest[key] = Entry(key=key, flaw=DUPLICATE)
-            self.entries.append(entry)
+            again = Entry(key=key, flaw=DUPLICATE)
+            self._repeated.setdefault(key, [entry]).append(again)
+            self.entries.append(again)
+            entry = self._latest[key] = again
         if kind in entry.members:
             self._others[f"{extension}, a second {kind}"] += 1
             return None
         if entry.members and entry is not self._previous:
             self.interleaved += 1
             entry.apart = True
-            if entry.flaw == DUPLICATE:
-                self._ambiguous.add(key)
         entry.members[kind] = span
         entry.extensions.add(extension)
         self._previous = entry
@@ -128,8 +127,10 @@ class Grouping:
                 self.entries.append(Entry(key=f"{key}.{stem}", flaw=DOTTED))
         for entry in self.entries:
             self._others["image beside a video"] += {"video", "image"} <= entry.members.keys()
-            if entry.key in self._ambiguous:
-                entry.flaw = AMBIGUOUS
+        for same in self._repeated.values():
+            if any(e.apart or e.extensions != same[0].extensions for e in same):
+                for entry in same:
+                    entry.flaw = AMBIGUOUS
         self._others = +self._others
         if cut and self._previous is not None:
             self._previous.flaw = self._previous.flaw or CUT

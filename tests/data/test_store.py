@@ -222,6 +222,12 @@ def test_a_server_that_fails_now_and_then_is_asked_again(server, monkeypatch):
             ask()
 
 
+def test_a_server_that_is_not_there_is_not_taken_for_a_missing_shard(monkeypatch):
+    monkeypatch.setattr(remote, "_RETRIES_S", (0.01,))
+    with pytest.raises(OSError, match=r"a\.tar: .*onnect"):
+        size("http://127.0.0.1:9/a.tar")
+
+
 def test_a_server_without_ranges_and_a_missing_shard_are_refused(server, tmp_path):
     (server.folder / "a.tar").write_bytes(BYTES)
     server.ranges = False
