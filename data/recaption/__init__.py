@@ -1,0 +1,1 @@
+"""New captions for shards by a vision-language model: `python -m data.recaption`."""

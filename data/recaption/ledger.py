@@ -1,0 +1,97 @@
+"""Every answer that was paid for, one line each, kept as soon as it came.
+
+It lies beside the shard's index and stays: from it the captions' file can be written at any time,
+and the cost of all calls is counted. A line that a kill has cut off is dropped.
+"""
+
+import fcntl
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+
+@dataclass(frozen=True, kw_only=True)
+class Usage:
+    """Tokens of answers; `unmetered` counts the answers that came without their number."""
+
+    answers: int = 0
+    prompt: int = 0
+    completion: int = 0
+    unmetered: int = 0
+
+    def __add__(self, other: "Usage") -> "Usage":
+        return Usage(
+            answers=self.answers + other.answers,
+            prompt=self.prompt + other.prompt,
+            completion=self.completion + other.completion,
+            unmetered=self.unmetered + other.unmetered,
+        )
+
+    def cost(self, prices: Mapping[str, float]) -> float:
+        """By prices per million tokens of `prompt` and `completion`."""
+        return (self.prompt * prices["prompt"] + self.completion * prices["completion"]) / 1e6
+
+
+class Ledger:
+    """The ledger of one shard; `captions`, `failed` and `usage` are by recipe.
+
+    Whoever is to `add` to it asks for it so, and has it alone; others may read it meanwhile.
+
+    Raises:
+        ValueError: another process adds to it, or a line is none of a ledger's.
+    """
+
+    def __init__(self, path: Path, *, adding: bool = False) -> None:
+        self.path = path
+        self.captions: dict[str, dict[str, dict[str, str]]] = {}
+        self.failed: dict[str, dict[str, str]] = {}
+        self.usage: dict[str, Usage] = {}
+        self._file = _locked(path) if adding else None
+        data = path.read_bytes() if path.is_file() else b""
+        whole = data.rfind(b"\n") + 1
+        if self._file is not None and whole < len(data):
+            os.truncate(self._file, whole)
+        for number, line in enumerate(data[:whole].split(b"\n")[:-1], start=1):
+            try:
+                self._take(json.loads(line))
+            except (ValueError, KeyError, TypeError, AttributeError) as error:
+                raise ValueError(f"{path}: line {number} does not read: {error}") from error
+
+    def _take(self, line: dict[str, Any]) -> None:
+        recipe, key = line["recipe"], line["key"]
+        used = Usage(**line.get("usage", {}))
+        self.usage[recipe] = self.usage.get(recipe, Usage()) + used
+        if "captions" in line:
+            self.captions.setdefault(recipe, {})[key] = line["captions"]
+            self.failed.get(recipe, {}).pop(key, None)
+        elif "failed" in line:
+            self.failed.setdefault(recipe, {})[key] = line["failed"]
+
+    def add(self, recipe: str, key: str, *, usage: Usage | None = None, **what: Any) -> None:
+        """A line: `captions` that came, an answer that was `bad`, or why a clip `failed`."""
+        assert self._file is not None, "the ledger is only read"
+        line: dict[str, Any] = {"recipe": recipe, "key": key, **what}
+        if usage is not None:
+            line["usage"] = {name: count for name, count in vars(usage).items() if count}
+        os.write(self._file, json.dumps(line).encode() + b"\n")
+        self._take(line)
+
+    def close(self) -> None:
+        """Let it go, for others to add to."""
+        if self._file is not None:
+            os.close(self._file)
+            self._file = None
+
+
+def _locked(path: Path) -> int:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o644)
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        os.close(file)
+        raise ValueError(f"{path}: another process captions this shard") from error
+    return file

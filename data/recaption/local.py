@@ -1,0 +1,90 @@
+"""A vision-language model of transformers on this machine, asked one clip at a time."""
+
+import asyncio
+import importlib
+import io
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
+
+from data.recaption.ledger import Usage
+from data.recaption.model import Answer, Model
+
+
+class Local(Model):
+    """An image-text-to-text model from a folder, or from the hub when `download` is asked for.
+
+    Of the options it knows `temperature` (0: the likeliest words) and `max_tokens`.
+
+    Raises:
+        ValueError: transformers or the files are missing, or an option is not known.
+    """
+
+    def __init__(
+        self,
+        *,
+        model: str,
+        download: bool = False,
+        device: str = "cpu",
+        options: Mapping[str, Any] | None = None,
+    ) -> None:
+        rest = dict(options or {})
+        warmth = float(rest.pop("temperature", 0.0))
+        self._generate: dict[str, Any] = {"max_new_tokens": int(rest.pop("max_tokens", 600))}
+        self._generate |= {"do_sample": True, "temperature": warmth} if warmth > 0 else {}
+        if rest:
+            raise ValueError(f"captions: a local model knows no option {', '.join(rest)}")
+        try:
+            transformers = importlib.import_module("transformers")
+        except ImportError as error:
+            raise ValueError(
+                "captions: a local model needs transformers; pip install 'cascade[text]'"
+            ) from error
+        source = {"local_files_only": not download}
+        dtype = torch.float32 if device == "cpu" else torch.bfloat16
+        try:
+            self._processor = transformers.AutoProcessor.from_pretrained(model, **source)
+            net = transformers.AutoModelForImageTextToText.from_pretrained(
+                model, dtype=dtype, **source
+            )
+        except (OSError, ValueError, ImportError) as error:
+            raise ValueError(
+                f"captions: no image-text-to-text model loads from {model!r}; name a folder that "
+                f"has one, or allow it with download=true ({error})"
+            ) from error
+        self._net = net.to(device).eval()
+        self.name = Path(model).name
+        self._turn = asyncio.Lock()
+
+    async def ask(self, text: str, pictures: Sequence[bytes], schema: Mapping[str, Any]) -> Answer:  # noqa: ARG002 its answers are only read
+        """The answer; one after the other."""
+        async with self._turn:
+            return await asyncio.to_thread(self._answer, text, pictures)
+
+    @torch.inference_mode()
+    def _answer(self, text: str, pictures: Sequence[bytes]) -> Answer:
+        shown = [{"type": "image", "image": Image.open(io.BytesIO(one))} for one in pictures]
+        content = [*shown, {"type": "text", "text": text}]
+        inputs = self._processor.apply_chat_template(
+            [{"role": "user", "content": content}],
+            add_generation_prompt=True,
+            tokenize=True,
+            return_dict=True,
+            return_tensors="pt",
+        ).to(self._net.device)
+        asked = inputs["input_ids"].shape[1]
+        inputs = {
+            name: value.to(self._net.dtype) if value.is_floating_point() else value
+            for name, value in inputs.items()
+        }
+        written = self._net.generate(**inputs, **self._generate)[:, asked:]
+        answer = self._processor.batch_decode(written, skip_special_tokens=True)[0]
+        return Answer(
+            text=answer, usage=Usage(answers=1, prompt=asked, completion=written.shape[1])
+        )
+
+    async def close(self) -> None:
+        """Nothing is held open."""

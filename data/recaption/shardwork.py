@@ -1,0 +1,133 @@
+"""The captions of one shard: what is there, what is asked for, and the file when it is done."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+
+from data.caption import captions_path, read_beside, read_captions, read_note, write_captions
+from data.recaption.ledger import Ledger, Usage
+from data.recaption.request import Request
+
+Recipes = Mapping[str, Request]
+"""What is asked about every clip, by the hash of all that shapes the answers."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Task:
+    """One question about one clip."""
+
+    work: "ShardWork"
+    row: Mapping[str, Any]
+    recipe: str
+    request: Request
+
+    def question(self, pictures: int) -> str:
+        """The question, with this clip's fields; so many of its frames are shown.
+
+        Raises:
+            OSError: the shard does not read.
+            ValueError: its text or json does not read, or does not fit the template.
+        """
+        text, state = read_beside(self.work.shard, self.row)
+        old = text.strip() or state.get("caption") or "nothing"
+        fields = {name: self.row[name] for name in ("key", "duration", "fps", "width", "height")}
+        return self.request.render({**fields, "caption": old, "frames": pictures, "json": state})
+
+
+class ShardWork:
+    """One shard's captions, by recipe; with `adding` its ledger is held until `close`.
+
+    Raises:
+        ValueError: its captions were made by another recipe and `replace` is not asked for, or
+            another process captions it.
+    """
+
+    def __init__(
+        self,
+        shard: str,
+        index: Path,
+        recipes: Recipes,
+        *,
+        model: str,
+        replace: bool = False,
+        adding: bool = False,
+    ) -> None:
+        self.shard, self.index, self.recipes, self.model = shard, index, recipes, model
+        self.path = captions_path(index)
+        self.note: dict[str, dict[str, str]] = dict(read_note(self.path).get("made", {}))
+        self._check(replace)
+        self.held = read_captions(self.path)
+        name = self.path.name.removesuffix(".parquet")
+        self.ledger = Ledger(self.path.with_name(f".{name}.jsonl"), adding=adding)
+        self.left = 0
+
+    def _check(self, replace: bool) -> None:
+        for recipe, request in self.recipes.items():
+            for name in request.captions:
+                made = self.note.get(name, {"recipe": recipe})
+                if made["recipe"] != recipe and not replace:
+                    raise ValueError(
+                        f"{self.path}: {name} was made by the model {made['model']} (recipe "
+                        f"{made['recipe']}), but {self.model} (recipe {recipe}) is asked for; give "
+                        "the new captions other names, or make them anew with replace=true"
+                    )
+
+    def rows(self) -> list[dict[str, Any]]:
+        """The clips that decode, as the index has them."""
+        table = pq.read_table(self.index)
+        return [row for row in table.to_pylist() if not row["reason"]]
+
+    def tasks(self) -> Iterator[Task]:
+        """What is left to be asked."""
+        for row in self.rows():
+            for recipe, request in self.recipes.items():
+                if not self.done(row["key"], recipe):
+                    yield Task(work=self, row=row, recipe=recipe, request=request)
+
+    def done(self, key: str, recipe: str) -> bool:
+        """Whether a clip has its captions of a recipe."""
+        if key in self.ledger.captions.get(recipe, {}):
+            return True
+        names, held = self.recipes[recipe].captions, self.held.get(key, {})
+        return all(held.get(n) and self.note.get(n, {}).get("recipe") == recipe for n in names)
+
+    def captions(self) -> dict[str, dict[str, str]]:
+        """All captions, in the index's order: those in the file that stay, and the ledger's."""
+        current = {name: recipe for recipe, r in self.recipes.items() for name in r.captions}
+        stays = {
+            name
+            for name, made in self.note.items()
+            if name not in current or current[name] == made["recipe"]
+        }
+        merged = {
+            key: {name: caption for name, caption in held.items() if name in stays}
+            for key, held in self.held.items()
+        }
+        for recipe in self.recipes:
+            for key, made in self.ledger.captions.get(recipe, {}).items():
+                merged[key] = merged.get(key, {}) | made
+        order = pq.read_table(self.index, columns=["key"])["key"].to_pylist()
+        return {key: merged[key] for key in order if merged.get(key)}
+
+    def failed(self) -> dict[str, str]:
+        """Why clips have no captions, by key."""
+        return {k: why for r in self.recipes for k, why in self.ledger.failed.get(r, {}).items()}
+
+    def usage(self) -> dict[str, Usage]:
+        """What the answers of each recipe took, in all calls."""
+        return {recipe: self.ledger.usage.get(recipe, Usage()) for recipe in self.recipes}
+
+    def close(self) -> None:
+        """Write the captions' file where it is not up to date, and let go of the ledger."""
+        captions = self.captions()
+        note = self.note | {
+            name: {"model": self.model, "recipe": recipe}
+            for recipe, request in self.recipes.items()
+            for name in request.captions
+        }
+        if captions and (captions, note) != (self.held, self.note):
+            write_captions(self.path, captions, note={"made": note})
+        self.ledger.close()
