@@ -107,13 +107,15 @@ class Folder:
             whole(made_with, json.dumps(recipe.record(), indent=1).encode())
             return
         changed = difference(json.loads(made_with.read_bytes()), recipe.record())
-        changed += _changed_sources(made_from.read_text().splitlines(), lines)
+        before = made_from.read_text().splitlines()
+        changed += _changed_sources(before, lines)
         if changed:
             raise ValueError(
                 f"to: {self.to} was begun otherwise: {'; '.join(changed)}. Take another folder, "
                 "put things back as they were, or remove this folder to begin again"
             )
-        whole(made_from, "".join(f"{line}\n" for line in lines).encode())
+        if before != lines:  # they lie elsewhere now
+            whole(made_from, "".join(f"{line}\n" for line in lines).encode())
 
 
 def read_sources(to: Path) -> list[Source]:

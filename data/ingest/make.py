@@ -1,14 +1,12 @@
-"""What the process that can be killed is asked to do: a source in, a part and its record out."""
+"""What the process that can be killed is asked to do: a source in, a part and its record out.
+
+The libraries that read sources are imported there alone.
+"""
 
 import importlib
 
-import av
-
 from data.ingest.part import Part, Record, dropped
-from data.ingest.picture import is_picture, make_picture
-from data.ingest.read import claimed_s
 from data.ingest.recipe import Recipe
-from data.ingest.video import make_video
 from data.probe import DecodeError
 
 
@@ -18,6 +16,12 @@ def make_part(file: str, part: str, recipe: Recipe, *, thumbnails: bool) -> Reco
     Raises:
         OSError: the part cannot be written.
     """
+    import av
+
+    from data.ingest.picture import is_picture, make_picture
+    from data.ingest.read import claimed_s
+    from data.ingest.video import make_video
+
     av.logging.set_level(None)
     try:
         with Part(part) as out:

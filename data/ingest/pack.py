@@ -6,15 +6,18 @@ which shards stand already, and writes the others from the parts that still wait
 
 import json
 import tarfile
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from data.ingest.duplicates import Duplicates
 from data.ingest.folder import Folder
 from data.ingest.part import Record
 from data.ingest.recipe import Recipe
 from data.ingest.sources import OURS, Source
+
+Hear = Callable[[Source, Record], None]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,21 +37,17 @@ class Placed:
         return {"__key__": self.key, self.extension: data.read(), **self.texts}
 
 
-class Listener(Protocol):
-    """Who hears of every source once, in order, when it is decided what is kept of it."""
-
-    def hear(self, source: Source, record: Record) -> None:
-        """A source and its record, duplicates named."""
-
-
 class Packer:
-    """Writes shards of a set size; `advance` as far as the sources are done."""
+    """Writes shards of a set size; `advance` as far as the sources are done.
+
+    `hear` is told of every source and its record once, in order, with its duplicates named.
+    """
 
     def __init__(
-        self, folder: Folder, sources: list[Source], recipe: Recipe, prefix: str, listener: Listener
+        self, folder: Folder, sources: list[Source], recipe: Recipe, prefix: str, hear: Hear
     ) -> None:
         self._folder, self._sources, self._recipe = folder, sources, recipe
-        self._prefix, self._listener = prefix, listener
+        self._prefix, self._hear = prefix, hear
         limit = recipe.filters.duplicate
         self._duplicates = None if limit is None else Duplicates(limit)
         self.next = 0
@@ -68,7 +67,7 @@ class Packer:
             for row in record["windows"]:
                 if not row["reason"]:
                     self._place(source, record, row)
-            self._listener.hear(source, record)
+            self._hear(source, record)
             self.next += 1
         self._close()
 

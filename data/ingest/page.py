@@ -132,10 +132,8 @@ def _gallery(page: Page, shown: Sequence[Thumbnail], scratch: Path, empty: str) 
     for each in shown:
         path = scratch / f"{each.digest}-{each.window}.jpg"
         path.write_bytes(base64.b64decode(each.jpeg))
-        note: object = each.detail
-        if each.reason:
-            note = Cell(f"{each.reason}: {each.detail}" if each.detail else each.reason, "bad")
-        films.append((each.title, Film(path, note=note)))
+        note = Cell(each.reason, "bad") if each.reason else ""
+        films.append((f"{each.title}: {each.detail}", Film(path, note=note)))
     if films:
         page.gallery(films, size=180)
     else:

@@ -57,6 +57,8 @@ class Encoding:
     def __post_init__(self) -> None:
         _positive("encoding", short_side=self.short_side, max_fps=self.max_fps, gop_s=self.gop_s)
         _positive("encoding", keep_gop_s=self.keep_gop_s, jpeg_quality=self.jpeg_quality)
+        if self.short_side is not None and self.short_side % 2:
+            raise ValueError(f"encoding.short_side must be even for 4:2:0, got {self.short_side}")
         if not 0 <= self.crf <= 51:
             raise ValueError(f"encoding.crf is from 0 (lossless) to 51, got {self.crf}")
         if self.preset not in PRESETS:

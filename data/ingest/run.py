@@ -89,7 +89,7 @@ def _make(
     )
     tally = Tally(rows=folder.work / "clips.jsonl", shown=shown)
     prefix = str(recipe.packing.prefix)
-    packer = Packer(folder, found.sources, recipe, prefix, tally)
+    packer = Packer(folder, found.sources, recipe, prefix, tally.hear)
     job = Job(
         folder=folder,
         sources=found.sources,

@@ -1,6 +1,7 @@
 """Sources spread over a Slurm array, by submitit; who submits it packs what is done."""
 
 import json
+import logging
 import shutil
 import subprocess
 import time
@@ -11,6 +12,8 @@ from typing import Any
 from data.ingest.folder import Folder, read_sources, whole
 from data.ingest.recipe import Recipe
 from data.ingest.work import Bench, Job, work_through
+
+log = logging.getLogger(__name__)
 
 _LOOKS_AFTER_THE_END = 3  # a file system shared over the network tells late
 
@@ -58,6 +61,7 @@ class Slurm:
             raise ValueError("cluster: slurm needs sbatch on the PATH; run this on a login node")
         note = job.folder.work / "slurm.json"
         if note.exists() and _is_active(running := json.loads(note.read_bytes())["array"]):
+            log.info("joining array %s, which runs still", running)
             yield from self._wait(running)
             numbers = sorted(set(numbers) - job.folder.recorded())
             if not numbers:
@@ -65,6 +69,7 @@ class Slurm:
         job.folder.clear_scratch()
         array = self._submit(job, numbers)
         whole(note, json.dumps({"array": array}).encode())
+        log.info("array %s works on %d sources", array, len(numbers))
         yield from self._wait(array)
         left = set(numbers) - job.folder.recorded()
         if left:

@@ -142,21 +142,28 @@ class Tally:
 
     def _show(self, source: Source, row: Record) -> None:
         """Keep the thumbnails whose sources' digests are least, so many for each reason."""
-        scores = ", ".join(f"{name} {value:.3g}" for name, value in row["scores"].items())
-        again = f"of {row['duplicate_of']}" if "duplicate_of" in row else scores
         mine = self._thumbnails[row["reason"]]
         mine.append(
             Thumbnail(
                 digest=source.digest,
                 window=row["window"],
-                title=f"{source.path}, {row['start']:.1f}–{row['end']:.1f} s",
+                title=source.path,
                 reason=row["reason"],
-                detail=again,
+                detail=_in_words(row),
                 jpeg=row["thumbnail"],
             )
         )
         if len(mine) > 4 * self.shown:
             mine[:] = heapq.nsmallest(self.shown, mine)
+
+
+def _in_words(row: Record) -> str:
+    """What of a clip is worth reading beside its picture."""
+    if "duplicate_of" in row:
+        return f"looks like {row['duplicate_of']}"
+    words = [f"{row['start']:.1f}–{row['end']:.1f} s", f"{row['width']}×{row['height']}"]
+    words += [f"{name} {value:.2g}" for name, value in row["scores"].items() if value]
+    return ", ".join(words)
 
 
 def _lost(reasons: dict[str, Lost], what: str) -> dict[str, dict[str, float]]:

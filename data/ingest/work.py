@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from data.ingest.folder import Folder
 from data.ingest.make import check_libraries, make_part
@@ -49,6 +49,7 @@ class Job:
     may_begin: Callable[[int], bool] = lambda _: True
 
 
+@runtime_checkable
 class Cluster(Protocol):
     """Where sources are worked on."""
 

@@ -1,0 +1,83 @@
+import json
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from data.ingest.sources import find_sources, is_shards
+
+
+def test_a_folder_is_read_in_order_with_what_lies_beside(videos):
+    found = find_sources(videos)
+    assert [source.path for source in found.sources] == sorted(s.path for s in found.sources)
+    some = {source.path: source for source in found.sources}["some/video.3.mp4"]
+    assert some.caption == "caption 3"
+    assert found.others == {".md": 1}
+    assert len({source.digest for source in found.sources}) == len(found.sources)
+
+
+def test_a_json_beside_brings_caption_and_columns_and_a_text_goes_first(tmp_path, videos):
+    data = (videos / "some/video.0.mp4").read_bytes()
+    (tmp_path / "a.mp4").write_bytes(data)
+    (tmp_path / "a.json").write_text(json.dumps({"caption": "from json", "who": "me"}))
+    (tmp_path / "b.mp4").write_bytes(data)
+    (tmp_path / "b.json").write_text(json.dumps({"caption": "from json"}))
+    (tmp_path / "b.txt").write_text("from text")
+    (tmp_path / "c.mp4").write_bytes(data)
+    (tmp_path / "c.json").write_text("{broken")
+    a, b, c = find_sources(tmp_path).sources
+    assert (a.caption, a.columns["who"]) == ("from json", "me")
+    assert b.caption == "from text"
+    assert "c.json does not read" in c.refused
+
+
+@pytest.mark.parametrize("kind", ["csv", "jsonl", "parquet"])
+def test_a_lists_paths_are_relative_to_it_and_its_columns_are_kept(tmp_path, videos, kind):
+    (tmp_path / "sub").mkdir()
+    (tmp_path / "sub/x.mp4").write_bytes((videos / "some/video.0.mp4").read_bytes())
+    rows = [
+        {"path": "sub/x.mp4", "caption": 'a "cat", sits', "score": 0.5},
+        {"path": "gone.mp4", "caption": "", "score": 1.5},
+        {"path": "sub/x.mp4", "caption": "again", "score": 2.5},
+        {"path": "https://example.org/x.mp4", "caption": "far", "score": 3.5},
+    ]
+    place = tmp_path / f"list.{kind}"
+    if kind == "jsonl":
+        place.write_text("\n".join(json.dumps(row) for row in rows))
+    elif kind == "csv":
+        lines = [
+            f'{r["path"]},"{r["caption"].replace(chr(34), 2 * chr(34))}",{r["score"]}' for r in rows
+        ]
+        place.write_text("\n".join(["path,caption,score", *lines]))
+    else:
+        pq.write_table(pa.Table.from_pylist(rows), place)
+    first, gone, again, far = find_sources(place).sources
+    assert (first.caption, first.columns) == ('a "cat", sits', {"score": 0.5})
+    assert first.file == str(tmp_path / "sub/x.mp4")
+    assert not first.refused
+    assert "No such file" in gone.refused
+    assert "row 1 counts" in again.refused
+    assert "names a URL" in far.refused
+
+
+def test_what_cannot_be_a_list_of_sources_says_why(tmp_path):
+    with pytest.raises(ValueError, match="names no video"):
+        find_sources(tmp_path)
+    with pytest.raises(ValueError, match="no folder, no list"):
+        find_sources(tmp_path / "nowhere")
+    (tmp_path / "a.csv").write_text("file,caption\nx.mp4,hello\n")
+    with pytest.raises(ValueError, match="row 1 has no text in column 'path'"):
+        find_sources(tmp_path / "a.csv")
+    (tmp_path / "a.jsonl").write_text('{"path": "x.mp4", "clip": 1}')
+    with pytest.raises(ValueError, match="column 'clip'.*another name"):
+        find_sources(tmp_path / "a.jsonl")
+
+
+def test_shards_are_known_and_not_mixed_with_media(tmp_path, videos):
+    (tmp_path / "0.tar").write_bytes(b"")
+    assert is_shards(tmp_path)
+    assert is_shards(tmp_path / "{00..09}.tar")
+    assert not is_shards(videos)
+    (tmp_path / "a.mp4").write_bytes(b"")
+    with pytest.raises(ValueError, match=r"holds shards and also a\.mp4"):
+        is_shards(tmp_path)
