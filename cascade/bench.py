@@ -46,6 +46,7 @@ def training_batch(stage: Any, grid: Grid, size: int) -> dict[str, Any]:
     return {
         "video": torch.randint(0, 256, shape, dtype=torch.uint8, device=stage.device),
         "fps": torch.full((size,), grid.fps, device=stage.device),
+        "zoom": torch.ones(size, device=stage.device),
         "caption": ["a small red circle moves left on a black background"] * size,
         "position": torch.arange(size),
         "key": [str(i) for i in range(size)],
@@ -84,7 +85,7 @@ def bench(cfg: DictConfig) -> dict[str, Any]:
     work: dict[str, Callable[[], Any]] = {"training_step_s": step, "sample_2_steps_s": sample}
     loader = None
     if cfg.bench.loader:
-        data = hydra.utils.instantiate(config["data"], _convert_="all")
+        data = hydra.utils.instantiate(config["data"], multiple=stage.multiple, _convert_="all")
         data.prepare_data()
         data.setup("fit")
         batches = cfg.bench.warmup + cfg.bench.rounds

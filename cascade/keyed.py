@@ -5,11 +5,14 @@ equals an unbroken one, and the world size may change between them.
 """
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import TypeVar
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
+
+T = TypeVar("T")
 
 
 def key(seed: int, position: int, purpose: str) -> int:
@@ -28,6 +31,22 @@ def generator(
 def uniform(seed: int, position: int, purpose: str) -> float:
     """A number in (0, 1), neither end included."""
     return ((key(seed, position, purpose) >> 11) + 0.5) / 2.0**52
+
+
+def choice(weights: Mapping[T, float], seed: int, position: int, purpose: str) -> T:
+    """One of the keys, drawn by weight.
+
+    Raises:
+        ValueError: there is none.
+    """
+    if not weights:
+        raise ValueError(f"keyed: nothing to choose from ({purpose})")
+    left = uniform(seed, position, purpose) * sum(weights.values())
+    for value, weight in weights.items():
+        left -= weight
+        if left <= 0:
+            return value
+    return value
 
 
 def uniforms(seed: int, positions: Sequence[int], purpose: str) -> Float[Tensor, " b"]:

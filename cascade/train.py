@@ -43,7 +43,10 @@ EXPECTED = (
 #: What may change between a run's legs, since it does not touch the numbers: whole groups, …
 FREE = ("trainer", "callbacks", "logger", "paths", "hydra", "name", "min_psnr", "min_gain")
 #: … keys of `data`, …
-FREE_DATA = ("num_workers", "prefetch", "cache_bytes", "index_dir", "cache_dir")
+FREE_DATA = (
+    *("num_workers", "prefetch", "cache_bytes"),
+    *("index_dir", "index_depth", "cache_dir", "max_dropped"),
+)
 #: … and all of `trainer` but these.
 FIXED_TRAINER = ("precision", "gradient_clip_val", "gradient_clip_algorithm")
 
@@ -197,7 +200,7 @@ def _train(cfg: DictConfig, config: dict[str, Any], run: Path) -> None:
         warnings.filterwarnings("ignore", message=expected)
     stage = hydra.utils.instantiate(config["stage"], _convert_="all")
     stage.text.prepare()  # a missing file is told before any shard is made
-    data = hydra.utils.instantiate(config["data"], _convert_="all")
+    data = hydra.utils.instantiate(config["data"], multiple=stage.multiple, _convert_="all")
     checkpoint = newest_checkpoint(run)
     if checkpoint is None and cfg.init_from is not None:
         read_stage(cfg.init_from)

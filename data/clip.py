@@ -1,92 +1,93 @@
-"""Frames to a training clip: one window in time and one crop in space, for all its frames.
+"""Frames to a training clip: one rate, one window in time, one crop in space for all its frames.
 
-A clip is first brought to the scale of the stage's full grid, so that it covers it; a stage that
-trains on crops then takes its crop from there. Windows begin on the grid's own frames.
+A clip is brought to a scale at which it covers its shape (of a stage that trains on crops: the
+stage's whole grid), then its shape is cut from there.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping
 
-import numpy as np
-import torch
-from jaxtyping import Float64, UInt8
+from jaxtyping import UInt8
 from torch import Tensor
 from torch.nn import functional as F
 
-from cascade.grid import Grid
-from cascade.keyed import uniform
+from cascade.keyed import choice, uniform
 
 
 class Clipper:
-    """Cuts clips of `crop` (frames, height, width) out of videos brought to the scale of `grid`."""
+    """Draws what is taken of a video: frame rate, zoom, window and crop, keyed by position.
+
+    `rates` weighs multiples of the stage's frame rate, `zooms` magnifications beyond the scale at
+    which the shape is covered; both are told to the network. Without `random` always rate 1 where
+    the video gives it, no zoom, the first window and the middle.
+    """
 
     def __init__(
         self,
         *,
-        grid: Grid,
-        crop: Sequence[int] | None,
-        align: Sequence[int],
         seed: int,
         random: bool,
+        rates: Mapping[float, float] | None = None,
+        zooms: Mapping[float, float] | None = None,
     ) -> None:
-        self.grid = grid
-        self.crop = tuple(crop or grid.shape)
-        self.align = tuple(align)
-        self.seed = seed
-        self.random = random
-        self._check()
+        self.seed, self.random = seed, random
+        self.rates = _weights("rates", rates)
+        self.zooms = _weights("zooms", zooms)
+        if min(self.zooms) < 1:
+            raise ValueError(f"data.zooms must be at least 1, got {sorted(self.zooms)}")
 
-    def _check(self) -> None:
-        if len(self.crop) != 3 or len(self.align) != 3 or min(self.align) < 1:
-            raise ValueError(
-                f"data: crop and align are (frames, height, width), got {self.crop}, {self.align}"
-            )
-        for side, size, full, step in zip(
-            ("frames", "height", "width"), self.crop, self.grid.shape, self.align, strict=True
-        ):
-            if not 1 <= size <= full:
-                raise ValueError(f"data.crop: {side} {size} is outside 1 to {full} of {self.grid}")
-            if size % step:
-                raise ValueError(f"data.crop: {side} {size} is not a multiple of {step} in align")
+    @property
+    def varies(self) -> bool:
+        """Whether clips come at other rates and zooms than 1."""
+        return {*self.rates, *self.zooms} != {1.0}
 
-    def start(self, length: int, position: int) -> int:
-        """First frame of the window in a video of `length` frames at the grid's frame rate."""
-        return self._offset(length - self.crop[0], self.align[0], position, "window")
+    def rate(self, suits: Callable[[float], bool], position: int) -> float:
+        """One of the rates that suit, or the nearest to 1 where none does."""
+        return self._draw({r: w for r, w in self.rates.items() if suits(r)}, position, "rate")
 
-    def times(self, start: int, frames: int) -> Float64[np.ndarray, " f"]:
-        """Seconds of `frames` frames from number `start` on."""
-        return np.asarray((start + np.arange(frames)) / self.grid.fps)
+    def zoom(self, suits: Callable[[float], bool], position: int) -> float:
+        """One of the zooms that suit, or 1."""
+        return self._draw({z: w for z, w in self.zooms.items() if suits(z)}, position, "zoom")
 
-    def scaled_size(self, height: int, width: int) -> tuple[int, int]:
-        """The smallest size of this aspect ratio that covers the grid."""
-        scale = max(self.grid.height / height, self.grid.width / width)
-        return (
-            max(self.grid.height, round(height * scale)),
-            max(self.grid.width, round(width * scale)),
-        )
+    def start(self, length: int, frames: int, position: int) -> int:
+        """First of `frames` frames in a video of `length` frames."""
+        return self._offset(length - frames, position, "window") if self.random else 0
 
-    def scale(self, frames: UInt8[Tensor, "f h w c"]) -> UInt8[Tensor, "c f y x"]:
-        """Frames at the grid's scale, antialiased."""
-        size = self.scaled_size(*frames.shape[1:3])
-        x = frames.permute(0, 3, 1, 2)
-        if size != tuple(x.shape[2:]):
-            x = F.interpolate(x, size=size, mode="bilinear", antialias=True)
-        return x.transpose(0, 1)
-
-    def cut(self, scaled: UInt8[Tensor, "c f y x"], position: int) -> UInt8[Tensor, "c f h w"]:
+    def cut(
+        self, scaled: UInt8[Tensor, "c f y x"], height: int, width: int, position: int
+    ) -> UInt8[Tensor, "c f h w"]:
         """The crop in space: the same rectangle of every frame; at the centre where not random."""
-        _, height, width = self.crop
-        top = self._offset(scaled.shape[2] - height, self.align[1], position, "top")
-        left = self._offset(scaled.shape[3] - width, self.align[2], position, "left")
+        top = self._offset(scaled.shape[2] - height, position, "top")
+        left = self._offset(scaled.shape[3] - width, position, "left")
         return scaled[:, :, top : top + height, left : left + width].contiguous()
 
-    def _offset(self, slack: int, step: int, position: int, purpose: str) -> int:
-        """A multiple of `step` up to `slack`: keyed, or else the first in time, middle in space."""
-        choices = max(slack, 0) // step + 1
+    def _draw(self, weights: Mapping[float, float], position: int, purpose: str) -> float:
+        if not self.random or len(weights) < 2:
+            return min(weights, key=lambda value: abs(value - 1), default=1.0)
+        return choice(weights, self.seed, position, purpose)
+
+    def _offset(self, slack: int, position: int, purpose: str) -> int:
+        """From 0 to `slack`, keyed, or the middle."""
         if self.random:
-            return int(uniform(self.seed, position, purpose) * choices) * step
-        return 0 if purpose == "window" else (choices - 1) // 2 * step
+            return int(uniform(self.seed, position, purpose) * (max(slack, 0) + 1))
+        return max(slack, 0) // 2
 
 
-def clip_bytes(clip: UInt8[Tensor, "..."]) -> int:
-    """Bytes of its pixels."""
-    return clip.numel() * torch.uint8.itemsize
+def _weights(name: str, weights: Mapping[float, float] | None) -> dict[float, float]:
+    kept = {float(v): w for v, w in (weights or {1.0: 1.0}).items() if w}
+    if not kept or min(kept.values()) < 0 or min(kept) <= 0:
+        raise ValueError(f"data.{name}: values and weights must be positive, got {weights}")
+    return kept
+
+
+def covering(height: int, width: int, cover: tuple[int, int], zoom: float = 1) -> tuple[int, int]:
+    """The smallest size of this aspect ratio that covers `cover` × `zoom`."""
+    scale = zoom * max(cover[0] / height, cover[1] / width)
+    return max(cover[0], round(height * scale)), max(cover[1], round(width * scale))
+
+
+def scale(frames: UInt8[Tensor, "f h w c"], size: tuple[int, int]) -> UInt8[Tensor, "c f y x"]:
+    """Frames at another (height, width), antialiased."""
+    x = frames.permute(0, 3, 1, 2)
+    if size != tuple(x.shape[2:]):
+        x = F.interpolate(x, size=size, mode="bilinear", antialias=True)
+    return x.transpose(0, 1)

@@ -2,65 +2,72 @@
 
 import logging
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Protocol, runtime_checkable
 
 from torch.utils.data import DataLoader, Dataset
 
-from data.plan import Rows
+from data.plan import Draw
 from data.probe import DecodeError
-from data.sample import Batch, Sample, collate
+from data.quarantine import Failure
+from data.sample import Batch, PackedBatch, Sample, collate, collate_packed
 
 log = logging.getLogger(__name__)
 
 MAX_ATTEMPTS = 16
 
 
-@dataclass(frozen=True)
-class Failure:
-    """A sample that did not decode, and the key that took its place."""
+@runtime_checkable
+class Rows(Protocol):
+    """Which row of the index a draw takes, and takes next where that fails."""
 
-    key: str
-    position: int
-    reason: str
-    replacement: str
+    def row(self, draw: Draw, attempt: int) -> int:
+        """The row for the `attempt`-th try."""
 
 
-class Batches(Dataset[tuple[Batch, list[Failure]]]):
-    """Batch number n of one rank, with the samples that had to be replaced in it."""
+@dataclass(kw_only=True)
+class Batches(Dataset[tuple[Batch | PackedBatch, list[Failure]]]):
+    """Batch number n of one rank, with the samples that had to be replaced in it.
 
-    def __init__(
-        self,
-        *,
-        rows: Rows,
-        sample: Callable[[int, int], Sample],
-        key: Callable[[int], str],
-        positions: Callable[[int], Iterable[int]],
-    ) -> None:
-        self.rows, self.sample, self.key, self.positions = rows, sample, key, positions
+    `draws` gives a batch's draws, and for packed ones each sample's weight in the mean loss.
+    """
 
-    def __getitem__(self, number: int) -> tuple[Batch, list[Failure]]:
+    rows: Rows
+    sample: Callable[[Draw, int], Sample]
+    key: Callable[[int], str]
+    draws: Callable[[int], Iterable[Draw]]
+    weight: Callable[[int], float] | None = None
+    quarantined: set[str] = field(default_factory=set)
+
+    def __getitem__(self, number: int) -> tuple[Batch | PackedBatch, list[Failure]]:
         """Batch `number`.
 
         Raises:
             ValueError: a position's sample and all its alternatives fail.
         """
         samples, failures = [], []
-        for position in self.positions(number):
+        for draw in self.draws(number):
             failed: list[tuple[str, str]] = []
             for attempt in range(MAX_ATTEMPTS):
-                row = self.rows.row(position, attempt)
+                row = self.rows.row(draw, attempt)
+                if self.quarantined and self.key(row) in self.quarantined:
+                    failed.append((self.key(row), ""))
+                    continue
                 try:
-                    samples.append(self.sample(row, position))
+                    samples.append(self.sample(draw, row))
                     break
                 except DecodeError as error:
                     failed.append((self.key(row), str(error)))
+                    self.quarantined.add(self.key(row))
             else:
                 raise ValueError(
-                    f"data: position {position}: {MAX_ATTEMPTS} samples in a row do not decode, "
-                    f"the last is {failed[-1][0]}: {failed[-1][1]}"
+                    f"data: position {draw.position}: {MAX_ATTEMPTS} samples in a row do not "
+                    f"decode, the last is {failed[-1][0]}: {failed[-1][1] or 'quarantined'}"
                 )
             taken = samples[-1]["key"]
-            failures += [Failure(key, position, reason, taken) for key, reason in failed]
+            failures += [Failure(k, draw.position, why, taken) for k, why in failed if why]
+        if self.weight is not None:
+            return collate_packed(samples, weight=self.weight(number)), failures
         return collate(samples), failures
 
 
@@ -101,12 +108,12 @@ class Loader:
         if workers is not None and self._loader.num_workers:
             workers._shutdown_workers()  # type: ignore[attr-defined]  # torch has no public way
 
-    def __iter__(self) -> Iterator[Batch]:
+    def __iter__(self) -> Iterator[Batch | PackedBatch]:
         """Yield the batches, and report what had to be replaced."""
         for batch, failures in self._loader:
             for failure in failures:
                 log.warning(
-                    "data: sample %s at position %d does not decode (%s); %s takes its place",
+                    "data: sample %s at position %d fails (%s); %s takes its place",
                     failure.key,
                     failure.position,
                     failure.reason,

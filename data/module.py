@@ -1,12 +1,11 @@
 """Shards to batches for Lightning: index, plan and loaders, resumed at the exact sample.
 
-One Lightning epoch is the whole run. A run's position is one number, the samples consumed; with a
-fixed global batch it fixes every later batch, for any number of ranks and workers.
+One Lightning epoch is the whole run. A run's position is one number, the batches consumed; it
+fixes every later batch, for any number of ranks and workers.
 """
 
 import logging
-from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -16,28 +15,50 @@ import pytorch_lightning as pl
 from cascade.grid import Grid
 from data.caption import Captions
 from data.clip import Clipper
-from data.decode import DEADLINE_S
+from data.decode import DEADLINE_S, Decoder
+from data.fit import Batch, Batching, Fitter
 from data.index import CACHE_DIR, ensure_index
-from data.loader import Batches, Failure, Loader
-from data.plan import Fixed, Plan, Rows, held_positions, rank_batch, rank_positions
+from data.indexer import Depth
+from data.loader import Batches, Loader, Rows
+from data.packing import PackedPlan
+from data.plan import BucketPlan, Draw, Held, Part, Plan, Pool
 from data.probe import MAX_PIXELS
+from data.quarantine import Failure, Quarantine
 from data.resume import Progress, count_batches
-from data.select import Index, Need, Selection, by_hash, select, split
-from data.source import Source
-from data.store import find_shards
+from data.select import Need
+from data.sets import Chosen, Shards, choose, hold_out, named
+from data.shapes import Shape
+from data.source import Source, cached_bytes
+from data.survey import Survey, survey
 
 log = logging.getLogger(__name__)
-
-Shards = str | Path | Sequence[str | Path]
 
 
 class ShardData(pl.LightningDataModule):
     """Training and validation clips of one stage from WebDataset shards.
 
-    `grid` is the stage's nominal target; `crop` (frames, height, width) is what it trains on, at
-    the grid's scale, in steps of `align`; without `random_crop` always the first window and the
-    middle. `min_size` (height, width) is the grid's unless given. `make` is called with the folder
-    of the shards before anything else: it writes what is missing there, and nothing else.
+    Args:
+        shards: a tar, a folder, a glob, a URL or a list; or sets by name, each with its `shards`
+            and a `weight`, its share of the samples drawn (by default as many as it has).
+        grid: the stage's nominal target; with `global_batch` it is the budget of a batch.
+        multiple: what frames, height and width must be multiples of: the stage's.
+        batching: `buckets` of one shape each at native aspect ratio, `packing` of any shapes into
+            sequences, or `fixed`: the grid's shape alone.
+        divides: what every bucket's batch is a multiple of, and how many sequences a packed one
+            has: ranks × accumulation must divide it. By default at most 8 that divide the batch.
+        crop: (frames, height, width) that the stage trains on, cut from videos at the grid's scale.
+        lengths: further numbers of frames for shorter clips.
+        sizes: sides relative to the grid's for clips too small for it, largest first.
+        rates, zooms: weights of multiples of the grid's frame rate, and of magnifications; drawn
+            among those that a clip gives, and told to the network.
+        min_rate: share of the target's frame rate that a clip must have itself.
+        min_size: (height, width) that a clip must have besides.
+        image_share: of the budget, for images.
+        max_dropped: share of the samples that may be dropped before that is an error.
+        captions: weights of a caption's sources.
+        index_depth: how far each clip is tried where an index has to be built.
+        make: called with the folder of the shards before anything else: it writes what is missing
+            there, and nothing else.
     """
 
     def __init__(
@@ -46,22 +67,33 @@ class ShardData(pl.LightningDataModule):
         shards: Shards,
         grid: Grid,
         global_batch: int,
+        multiple: Sequence[int] = (1, 1, 1),
         seed: int = 0,
         val: Shards | None = None,
         val_share: float = 0.02,
         val_samples: int = 64,
+        batching: Batching = "buckets",
+        divides: int | None = None,
         crop: Sequence[int] | None = None,
-        align: Sequence[int] = (1, 1, 1),
+        lengths: Sequence[int] = (),
+        sizes: Sequence[float] = (1.0,),
+        max_aspect: float = 3.0,
+        max_buckets: int = 16,
+        rates: Mapping[float, float] | None = None,
+        zooms: Mapping[float, float] | None = None,
         random_crop: bool = True,
         image_share: float = 0.0,
+        min_rate: float = 0.9,
         min_size: Sequence[int] | None = None,
         allow_upscale: bool = False,
-        captions: Captions | None = None,
+        max_dropped: float = 0.5,
+        captions: Mapping[str, float] | None = None,
         require_captions: bool = True,
         num_workers: int = 0,
         prefetch: int = 2,
         cache_bytes: int = 0,
         index_dir: str | Path | None = None,
+        index_depth: Depth = "keyframes",
         cache_dir: str | Path = CACHE_DIR,
         deadline_s: float = DEADLINE_S,
         max_pixels: int = MAX_PIXELS,
@@ -69,88 +101,137 @@ class ShardData(pl.LightningDataModule):
         make: Callable[[Path], None] | None = None,
     ) -> None:
         super().__init__()
-        self.shards, self.val, self.grid, self.global_batch = shards, val, grid, global_batch
+        self.sets, self.val, self.grid, self.global_batch = named(shards), val, grid, global_batch
         self.seed, self.val_share, self.val_samples = seed, val_share, val_samples
-        self.crop, self.align, self.image_share = crop, align, image_share
+        self.image_share, self.max_dropped = image_share, max_dropped
         self.num_workers, self.prefetch, self.max_steps = num_workers, prefetch, max_steps
-        self.index_dir = None if index_dir is None else Path(index_dir)
-        self.cache_dir, self.make = Path(cache_dir), make
-        height, width = (0, 0) if allow_upscale else (min_size or (grid.height, grid.width))
+        self.cache_bytes, self.make = cache_bytes, make
+        self._ensure_index = partial(
+            ensure_index,
+            depth=index_depth,
+            index_dir=None if index_dir is None else Path(index_dir),
+            cache_dir=Path(cache_dir),
+        )
+        train = Clipper(seed=seed, random=random_crop, rates=rates, zooms=zooms)
+        shape = tuple(crop or grid.shape)
+        self.lengths = _lengths(shape[0], lengths, multiple[0])
         self.need = Need(
-            frames=(crop or grid.shape)[0],
+            frames=self.lengths[-1],
             fps=grid.fps,
-            min_height=height,
-            min_width=width,
+            rates=tuple(train.rates),
+            min_rate=min_rate,
+            min_size=_pair(min_size or (0, 0)),
             images=image_share > 0,
             captions=require_captions,
         )
-        clipper = partial(Clipper, grid=grid, crop=crop, align=align, seed=seed)
+        self.fitter = Fitter(
+            grid=grid,
+            multiple=_triple(multiple),
+            crop=None if crop is None else _triple(crop),
+            batching=batching,
+            lengths=self.lengths,
+            sizes=tuple(sizes),
+            max_aspect=max_aspect,
+            max_buckets=max_buckets,
+            allow_upscale=allow_upscale,
+        )
+        frames, height, width = shape
+        self.batch = Batch(
+            clips=global_batch,
+            grid=Shape(kind="video", frames=frames, height=height, width=width),
+            multiple=_triple(multiple),
+            divides=divides or next(n for n in (8, 4, 2, 1) if global_batch % n == 0),
+            same=batching == "fixed",
+        )
         source = partial(
             Source,
-            captions=captions or Captions(),
+            fitter=self.fitter,
+            need=self.need,
+            captions=Captions(**(captions or {})),
             seed=seed,
             cache_bytes=cache_bytes,
-            deadline_s=deadline_s,
-            max_pixels=max_pixels,
+            decoder=Decoder(deadline_s=deadline_s, max_pixels=max_pixels),
         )
-        self._train_source = partial(source, clipper=clipper(random=random_crop))
-        self._val_source = partial(source, clipper=clipper(random=False))
+        held = Clipper(seed=seed, random=False, rates=rates, zooms=None)
+        self._train_source = partial(source, clipper=train)
+        self._val_source = partial(source, clipper=held)
+        order = f"{batching} of {global_batch} {shape} by {self.batch.divides}"
+        self._progress = Progress(seed=seed, plan=order)
         self.failures: list[Failure] = []
-        self.dropped: Counter[str] = Counter()
         self.fingerprint = ""
-        self._progress = Progress(global_batch=global_batch, seed=seed)
+        self._quarantine = Quarantine()
         self._ready = False
         self._loaders: list[Loader] = []
 
     def prepare_data(self) -> None:
         """Make the shards if they can be made, and index them; on one process of a machine."""
-        if self.make is not None and isinstance(self.shards, str | Path):
-            self.make(Path(self.shards))
-        for spec in (self.shards, self.val):
-            if spec is not None:
-                ensure_index(find_shards(spec), index_dir=self.index_dir, cache_dir=self.cache_dir)
+        if self.make is not None:
+            for one in self.sets.values():
+                if isinstance(one.shards, str | Path):
+                    self.make(Path(one.shards))
+        for one in (*self.sets.values(), *(named(self.val).values() if self.val else ())):
+            self._ensure_index(one.found())
 
     def setup(self, stage: str | None = None) -> None:  # noqa: ARG002 Lightning passes it
-        """Read the indices, choose the samples that suit, hold some out, and lay the plan."""
+        """Read the indices, choose the samples that suit, hold some out, and lay the plan.
+
+        Raises:
+            ValueError: no sample suits, or more than `max_dropped` of them do not.
+        """
         if self._ready:
             return
-        self.index, chosen = self._choose(self.shards)
-        self.fingerprint = self.index.fingerprint
-        videos, images, self.held_index = chosen.videos, chosen.images, self.index
+        chosen = self._choose(self.sets)
+        self.fingerprint, self.chosen = chosen.index.fingerprint, chosen
+        log.info("data: %s", chosen)
+        chosen.check_dropped(self.max_dropped)
         if self.val is None:
-            videos, held = split(self.index, videos, self.val_share)
-            images, _ = split(self.index, images, self.val_share)
+            rows, held = hold_out(chosen, self.val_share)
+            self.held_of = chosen
         else:
-            self.held_index, own = self._choose(self.val)
-            held = by_hash(self.held_index, own.videos)
+            self.held_of = self._choose(named(self.val))
+            rows, held = chosen.rows, hold_out(self.held_of, 1.0)[1]
         if not len(held):
-            log.warning(
-                "data: nothing is held out; validation sees %d training samples", len(videos)
-            )
-            held = videos if len(videos) else images
-        self.held = held[: self.val_samples]
-        if self.image_share and not len(images):
+            log.warning("data: nothing is held out; validation sees training samples")
+            held = hold_out(chosen, 1.0)[1]
+        self.held = Held(held[: self.val_samples], self.held_of.fit, seed=self.seed)
+        if self.image_share and not chosen.index.image[rows].any():
             log.warning("data: image_share is %g, but no image suits", self.image_share)
-        self.plan = Plan(
-            videos=videos,
-            images=images,
-            seed=self.seed,
-            global_batch=self.global_batch,
+        self.pool = Pool(
+            rows=rows,
+            fit=chosen.fit,
+            sets=chosen.sets,
+            weights=chosen.weights,
             image_share=self.image_share,
         )
-        log.info(
-            "data: %d videos and %d images to train on, %d to validate on; not used: %s",
-            *(len(videos), len(images), len(self.held), dict(self.dropped) or "none"),
-        )
+        make: Callable[..., Plan] = PackedPlan if self.fitter.batching == "packing" else BucketPlan
+        self.plan = make(self.pool, batch=self.batch, seed=self.seed)
         self._ready = True
 
-    def _choose(self, spec: Shards) -> tuple[Index, Selection]:
-        shards = find_shards(spec)
-        paths = ensure_index(shards, index_dir=self.index_dir, cache_dir=self.cache_dir)
-        index = Index.load(shards, paths)
-        chosen = select(index, self.need)
-        self.dropped.update(chosen.dropped)
-        return index, chosen
+    @property
+    def index(self) -> Any:
+        """The index of all training sets."""
+        return self.chosen.index
+
+    def survey(self) -> Survey:
+        """What the plan makes of the data, counted."""
+        self.setup()
+        clips = cached_bytes(self.chosen.index, self.pool.rows, self.chosen.fit, self.fitter)
+        return survey(
+            self.plan,
+            self.pool,
+            chosen=self.chosen,
+            held=len(self.held),
+            fps=self.grid.fps,
+            cache_bytes={
+                "index": float(sum(path.stat().st_size for path in self.chosen.index.paths)),
+                "decoded clips, per worker": clips if clips <= self.cache_bytes else 0.0,
+            },
+        )
+
+    def _choose(self, sets: Mapping[str, Any]) -> Chosen:
+        return choose(
+            sets, ensure=self._ensure_index, need=self.need, fitter=self.fitter, batch=self.batch
+        )
 
     def train_dataloader(self) -> Loader:
         """The batches of this rank from the position reached."""
@@ -161,25 +242,37 @@ class ShardData(pl.LightningDataModule):
         accumulate = trainer.accumulate_grad_batches
         done = trainer.global_step * accumulate
         count_batches(trainer, done)
+        self._quarantine = Quarantine(Path(trainer.default_root_dir) / "quarantine.jsonl")
         return self.train_loader(
-            first=self._progress.position(trainer.global_step) * accumulate // self.global_batch,
+            first=self._progress.position(trainer.global_step) * accumulate,
             count=max(0, steps * accumulate - done),
             done=done,
             rank=trainer.global_rank,
             world=trainer.world_size,
-            size=self._rank_batch(trainer),
+            accumulate=accumulate,
         )
 
     def train_loader(
-        self, *, first: int, count: int, done: int = 0, rank: int = 0, world: int = 1, size: int = 0
+        self,
+        *,
+        first: int,
+        count: int,
+        done: int = 0,
+        rank: int = 0,
+        world: int = 1,
+        accumulate: int = 1,
     ) -> Loader:
-        """`count` batches of a rank from number `first`; `done` adds to the stated length."""
+        """`count` micro batches of a rank from number `first`; `done` adds to the stated length."""
         self.setup()
-        size = size or rank_batch(global_batch=self.global_batch, world=world, accumulate=1)
+        self.plan.check_parts(world * accumulate)
+        part = Part(plan=self.plan, rank=rank, world=world, accumulate=accumulate)
         return self._loader(
             rows=self.plan,
-            source=self._train_source(index=self.index, rows=self.plan.all_rows()),
-            positions=partial(rank_positions, rank=rank, world=world, size=size),
+            source=self._train_source(
+                index=self.chosen.index, rows=self.pool.rows, fit=self.chosen.fit
+            ),
+            draws=part.draws,
+            weight=part.weight if self.fitter.batching == "packing" else None,
             numbers=range(first, first + count),
             length=count + done,
         )
@@ -187,23 +280,28 @@ class ShardData(pl.LightningDataModule):
     def val_dataloader(self) -> Loader:
         """The held-out samples of this rank, in a fixed order."""
         trainer = self._trainer()
+        parts = trainer.world_size * trainer.accumulate_grad_batches
         return self.val_loader(
-            rank=trainer.global_rank, world=trainer.world_size, size=self._rank_batch(trainer)
+            rank=trainer.global_rank,
+            world=trainer.world_size,
+            size=max(1, self.global_batch // parts),
         )
 
     def val_loader(self, *, rank: int = 0, world: int = 1, size: int = 0) -> Loader:
         """The held-out samples of a rank; ranks get equally many, so some twice if need be."""
         self.setup()
-        size = size or rank_batch(global_batch=self.global_batch, world=world, accumulate=1)
         if len(self.held) % world:
             log.warning("data: %d held-out samples on %d ranks: some twice", len(self.held), world)
-        chunks = held_positions(len(self.held), rank=rank, world=world, size=size)
+        batches = self.held.batches(rank=rank, world=world, size=size or self.global_batch)
         return self._loader(
-            rows=Fixed(self.held, seed=self.seed),
-            source=self._val_source(index=self.held_index, rows=self.held),
-            positions=chunks.__getitem__,
-            numbers=range(len(chunks)),
-            length=len(chunks),
+            rows=self.held,
+            source=self._val_source(
+                index=self.held_of.index, rows=self.held.rows, fit=self.held_of.fit
+            ),
+            draws=batches.__getitem__,
+            weight=None,
+            numbers=range(len(batches)),
+            length=len(batches),
         )
 
     def teardown(self, stage: str | None = None) -> None:  # noqa: ARG002 Lightning passes it
@@ -228,29 +326,59 @@ class ShardData(pl.LightningDataModule):
             raise ValueError("data: no trainer is attached; use train_loader and val_loader")
         return self.trainer
 
-    def _rank_batch(self, trainer: pl.Trainer) -> int:
-        return rank_batch(
-            global_batch=self.global_batch,
-            world=trainer.world_size,
-            accumulate=trainer.accumulate_grad_batches,
-        )
+    def _failed(self, failure: Failure) -> None:
+        self.failures.append(failure)
+        self._quarantine.add(failure)
 
     def _loader(
         self,
         *,
         rows: Rows,
         source: Source,
-        positions: Callable[[int], Sequence[int]],
+        draws: Callable[[int], Iterable[Draw]],
+        weight: Callable[[int], float] | None,
         numbers: range,
         length: int,
     ) -> Loader:
         loader = Loader(
-            Batches(rows=rows, sample=source, key=source.key, positions=positions),
+            Batches(
+                rows=rows,
+                sample=source,
+                key=source.key,
+                draws=draws,
+                weight=weight,
+                quarantined=set(self._quarantine.keys),
+            ),
             numbers=numbers,
             length=length,
             num_workers=self.num_workers,
             prefetch=self.prefetch,
-            on_failure=self.failures.append,
+            on_failure=self._failed,
         )
         self._loaders.append(loader)
         return loader
+
+
+def _lengths(frames: int, further: Sequence[int], multiple: int) -> tuple[int, ...]:
+    """Numbers of frames that clips may have, longest first.
+
+    Raises:
+        ValueError: one is longer than the grid's, or not a multiple of what the network takes.
+    """
+    for length in further:
+        if not 0 < length < frames or length % multiple:
+            raise ValueError(
+                f"data.lengths: {length} must be a multiple of {multiple} below {frames}, "
+                "the stage's own"
+            )
+    return tuple(sorted({frames, *further}, reverse=True))
+
+
+def _pair(sides: Sequence[int]) -> tuple[int, int]:
+    height, width = sides
+    return int(height), int(width)
+
+
+def _triple(sides: Sequence[int]) -> tuple[int, int, int]:
+    frames, height, width = sides
+    return int(frames), int(height), int(width)

@@ -1,4 +1,4 @@
-"""The position of a run: samples consumed by whole optimizer steps, whatever was read ahead."""
+"""The position of a run: the number of the next batch, whatever was read ahead."""
 
 from typing import Any
 
@@ -6,39 +6,43 @@ import pytorch_lightning as pl
 
 
 class Progress:
-    """Optimizer steps to samples consumed, across resumes that change the global batch."""
+    """Optimizer steps to batches consumed, across resumes.
 
-    def __init__(self, *, global_batch: int, seed: int) -> None:
-        self.global_batch, self.seed = global_batch, seed
+    `plan` is everything besides the data and the seed that the order of samples depends on.
+    """
+
+    def __init__(self, *, seed: int, plan: str) -> None:
+        self.seed, self.plan = seed, plan
         self.consumed, self.at_step = 0, 0
 
     def position(self, step: int) -> int:
-        """Samples consumed after `step` steps."""
-        return self.consumed + (step - self.at_step) * self.global_batch
+        """Batches consumed after `step` steps."""
+        return self.consumed + step - self.at_step
 
     def state_dict(self, step: int, fingerprint: str) -> dict[str, Any]:
         """What a checkpoint holds; `fingerprint` is the data's."""
-        position = self.position(step)
-        return {"consumed": position, "step": step, "seed": self.seed, "fingerprint": fingerprint}
+        return {
+            "batch": self.position(step),
+            "step": step,
+            "seed": self.seed,
+            "plan": self.plan,
+            "fingerprint": fingerprint,
+        }
 
     def load_state_dict(self, state: dict[str, Any], fingerprint: str) -> None:
         """Go on from a checkpoint.
 
         Raises:
-            ValueError: it is of other data or another seed, or not a multiple of the batch.
+            ValueError: it is of other data, another seed or another plan.
         """
-        for name, mine in (("seed", self.seed), ("fingerprint", fingerprint)):
-            if state[name] != mine:
+        mine = {"seed": self.seed, "plan": self.plan, "fingerprint": fingerprint}
+        for name, value in mine.items():
+            if state[name] != value:
                 raise ValueError(
-                    f"data: the checkpoint's {name} is {state[name]}, this run's is {mine}; "
+                    f"data: the checkpoint's {name} is {state[name]}, this run's is {value}; "
                     "resume with the same data and seed, or start anew with init_from"
                 )
-        if state["consumed"] % self.global_batch:
-            raise ValueError(
-                f"data.global_batch={self.global_batch} does not divide the "
-                f"{state['consumed']} samples that the checkpoint has consumed"
-            )
-        self.consumed, self.at_step = state["consumed"], state["step"]
+        self.consumed, self.at_step = state["batch"], state["step"]
 
 
 def count_batches(trainer: pl.Trainer, done: int) -> None:

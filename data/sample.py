@@ -28,21 +28,36 @@ class Sample(TypedDict):
 
     video: UInt8[Tensor, "c f h w"]
     fps: float
+    zoom: float
     caption: str
     key: str
     position: int
     state: dict[str, Any]
 
 
-class Batch(TypedDict):
-    """Clips of one shape; `position` is each sample's global number in the run."""
+class Beside(TypedDict):
+    """All of a batch but its pixels; `position` is each sample's global number in the run."""
 
-    video: UInt8[Tensor, "b c f h w"]
     fps: Float[Tensor, " b"]
+    zoom: Float[Tensor, " b"]
     caption: list[str]
     key: list[str]
     position: Int64[Tensor, " b"]
     state: list[dict[str, Any]]
+
+
+class Batch(Beside):
+    """Clips of one shape."""
+
+    video: UInt8[Tensor, "b c f h w"]
+
+
+class PackedBatch(Beside):
+    """Clips of any shapes, to be packed into one sequence."""
+
+    videos: list[UInt8[Tensor, "c _f _h _w"]]
+    weight: float
+    """Of each sample's loss in this part's mean, so that all parts' mean is that of all samples."""
 
 
 def split_name(name: str) -> tuple[str, str]:
@@ -78,11 +93,20 @@ def read_state(data: bytes) -> dict[str, Any]:
 
 def collate(samples: Sequence[Sample]) -> Batch:
     """The batch of samples that share a shape."""
-    return Batch(
-        video=torch.stack([s["video"] for s in samples]),
-        fps=torch.tensor([s["fps"] for s in samples], dtype=torch.float32),
-        caption=[s["caption"] for s in samples],
-        key=[s["key"] for s in samples],
-        position=torch.tensor([s["position"] for s in samples], dtype=torch.int64),
-        state=[s["state"] for s in samples],
-    )
+    return {"video": torch.stack([s["video"] for s in samples]), **_beside(samples)}
+
+
+def collate_packed(samples: Sequence[Sample], *, weight: float) -> PackedBatch:
+    """The packed batch of samples of any shapes."""
+    return {"videos": [s["video"] for s in samples], "weight": weight, **_beside(samples)}
+
+
+def _beside(samples: Sequence[Sample]) -> Beside:
+    return {
+        "fps": torch.tensor([s["fps"] for s in samples], dtype=torch.float32),
+        "zoom": torch.tensor([s["zoom"] for s in samples], dtype=torch.float32),
+        "caption": [s["caption"] for s in samples],
+        "key": [s["key"] for s in samples],
+        "position": torch.tensor([s["position"] for s in samples], dtype=torch.int64),
+        "state": [s["state"] for s in samples],
+    }

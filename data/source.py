@@ -1,19 +1,25 @@
-"""Rows of the index to samples: a byte range, decoded, cut to a clip, with caption and state."""
+"""Draws of the plan to samples: a byte range, decoded, cut to a clip, with caption and state."""
 
 import logging
 from collections import OrderedDict
+from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Int64, UInt8
+from jaxtyping import Float64, Integer, UInt8
 from torch import Tensor
 
-from data.caption import Captions
-from data.clip import Clipper, clip_bytes
-from data.decode import DEADLINE_S, decode
-from data.probe import MAX_PIXELS, DecodeError, Header, read_header
-from data.sample import Sample, read_state
-from data.select import Index, clip_length
+from cascade.grid import Grid
+from data.caption import Captions, read_beside
+from data.clip import Clipper, covering, scale
+from data.decode import Decoder
+from data.fit import Fit, Fitter
+from data.plan import Draw
+from data.probe import DecodeError, Timing
+from data.rows import Index
+from data.sample import Sample
+from data.select import Need, clip_length
+from data.shapes import Side
 from data.store import read_span
 
 log = logging.getLogger(__name__)
@@ -37,22 +43,25 @@ class ClipCache:
     def put(self, row: int, clip: UInt8[Tensor, "c f h w"]) -> None:
         """Hold a video."""
         self._clips[row] = clip
-        self.held += clip_bytes(clip)
+        self.held += clip.numel()
         while self.held > self.limit and self._clips:
-            self.held -= clip_bytes(self._clips.popitem(last=False)[1])
+            self.held -= self._clips.popitem(last=False)[1].numel()
 
 
-def cached_bytes(index: Index, rows: Int64[np.ndarray, " n"], clipper: Clipper) -> float:
+def cached_bytes(index: Index, rows: Integer[np.ndarray, " n"], fit: Fit, fitter: Fitter) -> float:
     """Bytes that a cache of all these rows would hold."""
-    grid = clipper.grid
+    covers = np.array([fitter.cover(shape) for shape in fit.shapes], dtype=np.float64)
+    cover = covers[fit.shape[rows]]
     height, width = index.column("height")[rows], index.column("width")[rows]
-    scale = np.maximum(grid.height / height, grid.width / width)
-    frames = np.maximum(index.column("duration")[rows] * grid.fps, 1.0)
-    return float((3 * frames * height * width * scale**2).sum())
+    ratio = np.maximum(cover[:, 0] / height, cover[:, 1] / width)
+    frames = np.where(
+        index.image[rows], 1.0, np.maximum(index.column("duration")[rows] * fitter.grid.fps, 1.0)
+    )
+    return float((3 * frames * height * width * ratio**2).sum())
 
 
 class Source:
-    """Makes the sample of a row at a position.
+    """Makes the sample of a draw.
 
     Videos are kept decoded where all of `rows` fit into `cache_bytes`.
     """
@@ -61,87 +70,109 @@ class Source:
         self,
         *,
         index: Index,
-        rows: Int64[np.ndarray, " n"],
+        rows: Integer[np.ndarray, " n"],
+        fit: Fit,
+        fitter: Fitter,
+        need: Need,
         clipper: Clipper,
         captions: Captions,
         seed: int,
+        decoder: Decoder,
         cache_bytes: int = 0,
-        deadline_s: float = DEADLINE_S,
-        max_pixels: int = MAX_PIXELS,
     ) -> None:
-        self.index = index
-        self.clipper = clipper
-        self.captions = captions
-        self.seed = seed
-        self.deadline_s = deadline_s
-        self.max_pixels = max_pixels
-        needed = cached_bytes(index, rows, clipper) if cache_bytes else 0
-        self.cache = ClipCache(cache_bytes) if 0 < needed <= cache_bytes else None
-        if needed > cache_bytes:
-            log.info("data: %.3g bytes of decoded videos are more than cache_bytes", needed)
+        self.index, self.fitter, self.need, self.clipper = index, fitter, need, clipper
+        self.captions, self.seed, self.decoder = captions, seed, decoder
+        needed = cached_bytes(index, rows, fit, fitter) if cache_bytes else 0
+        held = 0 < needed <= cache_bytes and not clipper.varies
+        self.cache = ClipCache(cache_bytes) if held else None
+        if cache_bytes and not held:
+            why = "come at other rates or zooms" if clipper.varies else "are more than cache_bytes"
+            log.info("data: not kept decoded: %.3g bytes of videos %s", needed, why)
 
     def key(self, row: int) -> str:
         """The key of a row."""
-        return str(self.index.table["key"][row].as_py())
+        return str(self.index.row(row)["key"])
 
-    def __call__(self, row: int, position: int) -> Sample:
-        """The sample.
+    def __call__(self, draw: Draw, row: int) -> Sample:
+        """The sample of a draw, from `row` or from one that stands in for it.
 
         Raises:
             DecodeError: it does not decode, or its shard has changed under the index.
         """
         line = self.index.row(row)
-        shard = self.index.shards[line["shard"]]
-        state, text = {}, ""
         try:
-            if line["state_offset"] >= 0:
-                state = read_state(read_span(shard, (line["state_offset"], line["state_size"])))
-            if line["caption_offset"] >= 0:
-                span = (line["caption_offset"], line["caption_size"])
-                text = read_span(shard, span).decode()
-            video = self._video(row, line["offset"], line["size"], line["shard"], position)
+            text, state = read_beside(line["shard"], line)
+            video, rate, zoom = self._video(row, line, draw)
         except DecodeError:
             raise
         except (OSError, ValueError) as error:
-            raise DecodeError(f"{shard}: {error}") from error
+            raise DecodeError(f"{line['shard']}: {error}") from error
         return Sample(
             video=video,
-            fps=self.clipper.grid.fps,
-            caption=self.captions(text, state, seed=self.seed, position=position),
+            fps=self.grid.fps * rate,
+            zoom=zoom,
+            caption=self.captions(
+                text, state, line["made"], seed=self.seed, position=draw.position
+            ),
             key=line["key"],
-            position=position,
+            position=draw.position,
             state=state,
         )
 
+    @property
+    def grid(self) -> Grid:
+        """The stage's nominal grid."""
+        return self.fitter.grid
+
     def _video(
-        self, row: int, offset: int, size: int, shard: int, position: int
-    ) -> UInt8[Tensor, "c f h w"]:
-        held = self.cache.get(row) if self.cache else None
-        if held is not None:
-            start = self.clipper.start(held.shape[1], position)
-            return self.clipper.cut(held[:, start : start + self.clipper.crop[0]], position)
-        data = read_span(self.index.shards[shard], (offset, size))
-        header = read_header(data, max_pixels=self.max_pixels)
-        fps = self.clipper.grid.fps
-        length = 1 if header.kind == "image" else clip_length(header.duration, fps)
-        start = self.clipper.start(length, position)
-        frames = min(self.clipper.crop[0], length)
-        if self.cache is None:
-            return self.clipper.cut(self._read(data, header, start, frames), position)
-        whole = self._read(data, header, 0, length)
-        self.cache.put(row, whole)
-        return self.clipper.cut(whole[:, start : start + frames], position)
+        self, row: int, line: dict[str, Any], draw: Draw
+    ) -> tuple[UInt8[Tensor, "c f h w"], float, float]:
+        """The clip, its rate as a multiple of the grid's, and its zoom."""
+        shape, position = draw.shape, draw.position
+        rate, zoom, start = 1.0, 1.0, 0
+        clip = self.cache.get(row) if self.cache else None
+        if clip is None:
+            data = read_span(line["shard"], (line["offset"], line["size"]))
+            timing = self.decoder.open(data, decord=line["decord"])
+            image = timing.kind == "image"
+            if not image:
+                rate = self._rate(timing, draw)
+            cover = self.fitter.cover(shape)
+            size: Side = (line["height"], line["width"])
+            zoom = self.clipper.zoom(
+                lambda z: z * max(cover[0] / size[0], cover[1] / size[1]) <= 1, position
+            )
+            length = 1 if image else clip_length(timing.duration, self.grid.fps * rate)
+            if self.cache is None:
+                start = self.clipper.start(length, shape.frames, position)
+                length = min(shape.frames, length)
+            times = (start + np.arange(length)) / (self.grid.fps * rate)
+            clip = self._read(times, size, covering(*size, cover, zoom))
+            if self.cache is not None:
+                self.cache.put(row, clip)
+        if self.cache is not None:
+            start = self.clipper.start(clip.shape[1], shape.frames, position)
+            clip = clip[:, start : start + shape.frames]
+        return self.clipper.cut(clip, shape.height, shape.width, position), rate, zoom
+
+    def _rate(self, timing: Timing, draw: Draw) -> float:
+        fps = np.array([timing.fps], dtype=np.float32)
+
+        def suits(rate: float) -> bool:
+            length = clip_length(timing.duration, self.grid.fps * rate)
+            return bool(self.need.suits(rate, fps)[0]) and length >= draw.shape.frames
+
+        return self.clipper.rate(suits, draw.position)
 
     def _read(
-        self, data: bytes, header: Header, start: int, frames: int
+        self, times: Float64[np.ndarray, " f"], size: Side, scaled: Side
     ) -> UInt8[Tensor, "c f h w"]:
-        """Frames at the grid's rate and scale, a bounded number decoded at once."""
-        chunk = max(1, _CHUNK_BYTES // (3 * header.width * header.height))
-        times = self.clipper.times(start, frames)
-        parts = [
-            self.clipper.scale(
-                decode(data, header, times[i : i + chunk], deadline_s=self.deadline_s)
-            )
-            for i in range(0, frames, chunk)
-        ]
+        """The frames at these times, scaled; a bounded number of `size` decoded at once."""
+        chunk = max(1, _CHUNK_BYTES // (3 * size[0] * size[1]))
+        parts = []
+        for first in range(0, len(times), chunk):
+            decoded = self.decoder.frames(times[first : first + chunk])
+            # The decoder's memory is taken again by its next call.
+            whole = scaled == tuple(decoded.shape[1:3])
+            parts.append(scale(decoded.clone() if whole else decoded, scaled))
         return torch.cat(parts, dim=1) if len(parts) > 1 else parts[0]

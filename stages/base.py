@@ -12,7 +12,7 @@ from stages.stage import Stage
 class BaseStage(Stage):
     """Makes video from text alone; there is no stage before it."""
 
-    scalars: ClassVar[tuple[str, ...]] = ("fps", "height", "width")
+    scalars: ClassVar[tuple[str, ...]] = ("fps", "zoom", "height", "width")
 
     def check_scale(self) -> None:
         """A base starts the chain, so it scales nothing."""

@@ -54,10 +54,12 @@ def scalars(
     grid: Grid,
     fps: Float[Tensor, " b"],
     level: Float[Tensor, " b"] | None,
+    zoom: Float[Tensor, " b"] | None = None,
 ) -> Float[Tensor, "b k"]:
     """The numbers told by adaLN, in the order of `names`, each brought to about unit size."""
     values = {
         "fps": torch.log(fps / 8),
+        "zoom": torch.zeros_like(fps) if zoom is None else torch.log(zoom.to(fps)),
         "height": torch.full_like(fps, math.log(grid.height / 64)),
         "width": torch.full_like(fps, math.log(grid.width / 64)),
     }

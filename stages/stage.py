@@ -13,7 +13,7 @@ from typing import Any, ClassVar
 
 import pytorch_lightning as pl
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 
 from cascade import keyed
@@ -25,16 +25,17 @@ from cascade.diffusion.loss import denoising_loss
 from cascade.diffusion.process import Diffusion, Sampling
 from cascade.diffusion.sampler import Step, levels
 from cascade.grid import Grid
-from cascade.text import TextEncoder
+from cascade.text import TextEncoder, TextFeatures
 from cascade.video import hold, to_float
 from stages.condition import Condition, Denoiser, Scale, scalars, take
+from stages.packed import Noised, packed_losses
 from stages.training import Training
 
 
 class Stage(pl.LightningModule, ABC):
     """A stage of a cascade: text, the stage before and given frames in, video out."""
 
-    #: The numbers told to the network by adaLN, in this order: "augment", "fps", "height", "width".
+    #: The numbers told to the network by adaLN, in this order; `stages.condition.scalars` has them.
     scalars: ClassVar[tuple[str, ...]]
 
     def __init__(
@@ -95,15 +96,18 @@ class Stage(pl.LightningModule, ABC):
         """
         if self.net is not None:
             return
-        low = 0 if self.augment is None else self.codec.channels
         with torch.random.fork_rng():
             torch.manual_seed(0 if self.recipe is None else self.recipe.seed)
-            self.net = self._build(
-                in_channels=2 * self.codec.channels + low + 1,
-                out_channels=self.codec.channels,
-                text_width=self.text.width,
-                num_scalars=len(self.scalars),
-            )
+            self.net = self._new_net()
+
+    def _new_net(self) -> nn.Module:
+        low = 0 if self.augment is None else self.codec.channels
+        return self._build(
+            in_channels=2 * self.codec.channels + low + 1,
+            out_channels=self.codec.channels,
+            text_width=self.text.width,
+            num_scalars=len(self.scalars),
+        )
 
     def setup(self, stage: str) -> None:  # noqa: ARG002 (Lightning passes it)
         """Fail before the first step where files are missing or the grid does not fit."""
@@ -116,9 +120,11 @@ class Stage(pl.LightningModule, ABC):
     @property
     def multiple(self) -> tuple[int, int, int]:
         """What frames, height and width of this stage's videos must be multiples of."""
-        self.configure_model()
-        assert self.net is not None
-        net: tuple[int, int, int] = tuple(self.net.multiple)  # type: ignore[arg-type]  # a module's attribute
+        built = self.net
+        if built is None:
+            with torch.device("meta"):
+                built = self._new_net()
+        net: tuple[int, int, int] = tuple(built.multiple)  # type: ignore[arg-type]  # a module's attribute
         scale = (self.scale.time, self.scale.space, self.scale.space)
         sides = zip(net, self.codec.factor, scale, strict=True)
         frames, height, width = (math.lcm(n * c, s) for n, c, s in sides)
@@ -133,9 +139,9 @@ class Stage(pl.LightningModule, ABC):
     ) -> Float[Tensor, "b c f h w"]:
         """The network's raw output for noisy `z`."""
         assert self.net is not None
-        low = [] if cond.low is None else [cond.low]
-        x = torch.cat([z, *low, cond.given.frames, cond.given.mask], dim=1)
-        out: Tensor = self.net(x, logsnr, cond.text.tokens, cond.text.mask, cond.scalars)
+        out: Tensor = self.net(
+            self.inputs(z, cond), logsnr, cond.text.tokens, cond.text.mask, cond.scalars
+        )
         return out
 
     # Training -----------------------------------------------------------------------------------
@@ -144,11 +150,27 @@ class Stage(pl.LightningModule, ABC):
         self, batch: dict[str, Any], *, purpose: str
     ) -> tuple[Float[Tensor, " b"], Float[Tensor, " b"]]:
         """The weighted loss of each sample, and the log-SNR it was drawn at."""
+        captions = self._captions(batch, purpose=purpose)
+        if "videos" in batch:
+            return packed_losses(self, batch, self.text(captions), purpose=purpose)
+        noised = self.noised(self.clip(batch["video"]), batch, self.text(captions), purpose=purpose)
+        out = self.predict(noised.z, noised.logsnr, noised.condition)
+        return self.weighed(out, noised), noised.drawn
+
+    def noised(
+        self,
+        video: Float[Tensor, "b 3 f h w"],
+        batch: dict[str, Any],
+        text: TextFeatures,
+        *,
+        purpose: str,
+    ) -> Noised:
+        """Clips of one shape at a random log-SNR, and all that the network is told of them."""
         assert self.recipe is not None
         seed, positions = self.recipe.seed, batch["position"].tolist()
-        x = self.codec.encode(self.clip(batch))
+        x = self.codec.encode(video)
         schedule = self.diffusion.schedule
-        cond = self._training_condition(x, batch, seed=seed, positions=positions, purpose=purpose)
+        cond = self._training_condition(x, batch, text, purpose=purpose)
         u = keyed.uniforms(seed, positions, f"{purpose}/time").to(x.device, torch.float32)
         drawn = self.diffusion.logsnr(u)
         eps = keyed.normals(seed, positions, f"{purpose}/eps", x.shape[1:], x.device)
@@ -156,33 +178,57 @@ class Stage(pl.LightningModule, ABC):
         logsnr = torch.where(cond.frames, clean[:, None], drawn[:, None])
         alpha, sigma = per_frame(schedule.alpha(logsnr)), per_frame(schedule.sigma(logsnr))
         z = torch.where(per_frame(cond.frames), x, diffuse(x, eps, alpha, sigma))
-        loss = denoising_loss(
-            self.diffusion.target,
-            self.predict(z, logsnr, cond),
-            target(self.diffusion.target, x, eps, alpha, sigma),
-            logsnr,
-            alpha,
-            sigma,
-            self.diffusion.weight,
-            ~cond.frames,
+        return Noised(
+            z=z,
+            logsnr=logsnr,
+            condition=cond,
+            target=target(self.diffusion.target, x, eps, alpha, sigma),
+            drawn=drawn,
         )
-        return loss, drawn
 
-    def clip(self, batch: dict[str, Any]) -> Float[Tensor, "b 3 f h w"]:
-        """The batch's clips; an image is held for as many frames as the stage takes at least."""
-        x = to_float(batch["video"])
+    def weighed(self, out: Float[Tensor, "b c f h w"], noised: Noised) -> Float[Tensor, " b"]:
+        """The weighted loss of each sample, from the network's output."""
+        schedule, logsnr = self.diffusion.schedule, noised.logsnr
+        return denoising_loss(
+            self.diffusion.target,
+            out,
+            noised.target,
+            logsnr,
+            per_frame(schedule.alpha(logsnr)),
+            per_frame(schedule.sigma(logsnr)),
+            self.diffusion.weight,
+            ~noised.condition.frames,
+        )
+
+    def clip(self, video: UInt8[Tensor, "b 3 f h w"]) -> Float[Tensor, "b 3 f2 h w"]:
+        """Clips in [-1, 1]; an image is held for as many frames as the stage takes at least."""
+        x = to_float(video)
         return hold(x, self.multiple[0]) if x.shape[2] == 1 else x
+
+    def inputs(
+        self, z: Float[Tensor, "b c f h w"], cond: Condition
+    ) -> Float[Tensor, "b channels f h w"]:
+        """What the network reads: noisy z, low, given frames and their mask, as channels."""
+        low = [] if cond.low is None else [cond.low]
+        return torch.cat([z, *low, cond.given.frames, cond.given.mask], dim=1)
+
+    def _captions(self, batch: dict[str, Any], *, purpose: str) -> list[str]:
+        """The batch's captions, some of them dropped for guidance's sake."""
+        assert self.recipe is not None
+        drawn = keyed.uniforms(self.recipe.seed, batch["position"].tolist(), f"{purpose}/text")
+        dropped = (drawn < self.recipe.text_dropout).tolist()
+        return ["" if d else c for c, d in zip(batch["caption"], dropped, strict=True)]
 
     def _training_condition(
         self,
         x: Float[Tensor, "b c f h w"],
         batch: dict[str, Any],
+        text: TextFeatures,
         *,
-        seed: int,
-        positions: Sequence[int],
         purpose: str,
     ) -> Condition:
         assert self.recipe is not None
+        seed, positions = self.recipe.seed, batch["position"].tolist()
         low, level = self.reduce(x), None
         if low is not None and self.augment is not None:
             low = self.expand(low)
@@ -190,25 +236,20 @@ class Stage(pl.LightningModule, ABC):
             level = self.augment.level(u)
             noise = keyed.normals(seed, positions, f"{purpose}/low", low.shape[1:], x.device)
             low = self.augment(low, level, noise)
-        dropped = keyed.uniforms(seed, positions, f"{purpose}/text") < self.recipe.text_dropout
-        captions = [
-            "" if drop else caption
-            for caption, drop in zip(batch["caption"], dropped.tolist(), strict=True)
-        ]
         _, _, frames, height, width = x.shape
         grid = Grid(frames=frames, height=height, width=width, fps=self.target.fps)
         return Condition(
             low=low,
             given=self.recipe.modes.draw(x, seed=seed, positions=positions),
-            text=self.text(captions),
-            scalars=scalars(self.scalars, grid, batch["fps"].to(x), level),
+            text=text,
+            scalars=scalars(self.scalars, grid, batch["fps"].to(x), level, batch["zoom"].to(x)),
         )
 
     def training_step(self, batch: dict[str, Any], _: int) -> dict[str, Tensor]:
         """The mean loss; each sample's own loss and log-SNR beside it for whoever watches."""
         losses, logsnr = self.losses(batch, purpose="train")
-        loss = losses.mean()
-        self.log("train/loss", loss, prog_bar=True, sync_dist=True)
+        loss = losses.mean() * batch.get("weight", 1.0)
+        self.log("train/loss", loss, prog_bar=True, sync_dist=True, batch_size=len(losses))
         return {"loss": loss, "losses": losses.detach(), "logsnr": logsnr}
 
     def validation_step(self, batch: dict[str, Any], _: int) -> None:

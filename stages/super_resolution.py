@@ -33,7 +33,7 @@ class SuperResolution(Stage):
         """PSNR and SSIM per clip, this stage's and the plain way's, on true and on made input."""
         assert self.recipe is not None
         assert self.augment is not None
-        x = self.clip(batch)
+        x = self.clip(batch["video"])
         true = self.reduce(x)
         if true is None:
             return {}

@@ -78,7 +78,7 @@ class Samples(pl.Callback):
 @torch.no_grad()
 def sample_like(stage: Any, batch: dict[str, Any], *, steps: int | None = None) -> Tensor:
     """Videos for a batch's captions on its grid; later stages start from its clips, reduced."""
-    x = stage.clip(batch)
+    x = stage.clip(batch["video"])
     _, _, frames, height, width = x.shape
     grid = Grid(frames=frames, height=height, width=width, fps=stage.target.fps)
     videos: Tensor = stage.sample(

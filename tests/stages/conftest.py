@@ -47,6 +47,7 @@ def batch() -> Callable[..., dict[str, Any]]:
         return {
             "video": torch.stack(videos).to(torch.uint8),
             "fps": torch.full((len(positions),), 8.0),
+            "zoom": torch.ones(len(positions)),
             "caption": [f"clip number {p}" for p in positions],
             "key": [str(p) for p in positions],
             "position": torch.tensor(positions),

@@ -88,7 +88,8 @@ def test_dropped_captions_are_the_empty_caption(build, batch):
 def test_tsr_conditions_on_held_frames(build, batch):
     stage = build("demo/tsr1", augment={"max_t": 1e-6})
     x = to_float(batch([1])["video"])
-    cond = stage._training_condition(x, batch([1]), seed=0, positions=[1], purpose="train")
+    noised = stage.noised(x, batch([1]), stage.text(["a clip"]), purpose="train")
+    cond = noised.condition
     for frame in range(8):
         kept = frame - frame % 2
         torch.testing.assert_close(cond.low[:, :, frame], x[:, :, kept], atol=0.07, rtol=0)
@@ -97,11 +98,43 @@ def test_tsr_conditions_on_held_frames(build, batch):
 def test_ssr_conditions_on_the_same_frames_at_low_resolution(build, batch):
     stage = build("demo/ssr1", augment={"max_t": 1e-6})
     x = to_float(batch([1])["video"])
-    cond = stage._training_condition(x, batch([1]), seed=0, positions=[1], purpose="train")
+    noised = stage.noised(x, batch([1]), stage.text(["a clip"]), purpose="train")
+    cond = noised.condition
     assert cond.low.shape == x.shape
     again = stage.reduce(cond.low)
     torch.testing.assert_close(again.mean((3, 4)), x.mean((3, 4)), atol=0.05, rtol=0)
     assert cond.low.std() < 0.7 * x.std()
+
+
+def test_clips_of_several_shapes_packed_cost_what_each_costs_alone(build, batch):
+    stage = build("demo/base")
+    shapes = [(8, 16, 16), (4, 8, 32), (1, 16, 16), (8, 24, 8)]
+    alone = [batch([i], shape) for i, shape in enumerate(shapes)]
+    packed = {
+        "videos": [one["video"][0] for one in alone],
+        **{k: torch.cat([one[k] for one in alone]) for k in ("fps", "zoom", "position")},
+        "caption": [one["caption"][0] for one in alone],
+        "weight": 0.5,
+    }
+    losses, drawn = stage.losses(packed, purpose="train")
+    for i, one in enumerate(alone):
+        loss, logsnr = stage.losses(one, purpose="train")
+        torch.testing.assert_close(losses[i : i + 1], loss, rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(drawn[i : i + 1], logsnr)
+    losses.mean().backward()
+    with pytest.raises(ValueError, match="Hourglass does not pack clips of several shapes"):
+        build("demo/ssr1").losses(packed, purpose="train")
+
+
+def test_zoom_is_told_to_the_base(build, batch):
+    stage = build("demo/base")
+    seen = []
+    stage.net.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[4]))
+    for zoom in (1.0, 2.0):
+        stage.losses(batch([1]) | {"zoom": torch.tensor([zoom])}, purpose="train")
+    told = (seen[1] - seen[0])[0]
+    assert told[stage.scalars.index("zoom")] == pytest.approx(0.6931, abs=1e-3)
+    assert (told != 0).sum() == 1
 
 
 def test_the_augmentation_level_is_told_to_the_network(build):

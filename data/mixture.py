@@ -1,0 +1,78 @@
+"""Several endless streams taken in turn with fixed shares: exact in the long run, random access.
+
+Turns come in cycles. A cycle's turns are strata of [0, 1) in a keyed order, the streams own
+intervals of it as long as their shares, and each cycle shifts its strata by a low-discrepancy
+offset, so that a share far below one turn a cycle is met too. How often each stream had its turn
+before turn n is a sum, so nothing is walked through to resume.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+from jaxtyping import Float64, Int64
+
+from cascade.keyed import key, uniform
+
+_GOLDEN = (5**0.5 - 1) / 2
+_CHUNK = 1 << 14
+
+
+class Mixture:
+    """Which of the streams has turn n.
+
+    Raises:
+        ValueError: a share is negative, or none is positive.
+    """
+
+    def __init__(
+        self, shares: Sequence[float], *, seed: int, purpose: str, cycle: int = 128
+    ) -> None:
+        weights = np.asarray(shares, dtype=np.float64)
+        if not len(weights) or weights.min() < 0 or not weights.sum() > 0:
+            raise ValueError(f"mixture: shares must be positive numbers, got {list(shares)}")
+        self.shares: Float64[np.ndarray, " k"] = weights / weights.sum()
+        self.seed, self.purpose, self.cycle = seed, purpose, cycle
+        self._edges = np.cumsum(self.shares) * cycle
+        self._phase = uniform(seed, 0, f"{purpose}/phase")
+        self._known = (0, np.zeros(len(weights), dtype=np.int64))
+        self._drawn: tuple[int, Int64[np.ndarray, " n"]] = (-1, np.zeros(0, dtype=np.int64))
+
+    def before(self, turn: int) -> Int64[np.ndarray, " k"]:
+        """How many of the first `turn` turns each stream had."""
+        cycle, left = divmod(turn, self.cycle)
+        at, counts = self._known if self._known[0] <= cycle else (0, 0 * self._known[1])
+        for first in range(at, cycle, _CHUNK):
+            bounds = self._bounds(np.arange(first, min(first + _CHUNK, cycle)))
+            counts = counts + np.diff(bounds, axis=1, prepend=0).sum(axis=0)
+        self._known = (cycle, counts)
+        return counts + np.bincount(self._cycle(cycle)[:left], minlength=len(self.shares))
+
+    def turns(self, first: int, count: int) -> Int64[np.ndarray, " n"]:
+        """The streams of `count` turns from number `first` on."""
+        parts = []
+        while count:
+            cycle, at = divmod(first, self.cycle)
+            part = self._cycle(cycle)[at : at + count]
+            parts.append(part)
+            first, count = first + len(part), count - len(part)
+        return np.concatenate(parts)
+
+    def _bounds(self, cycles: Int64[np.ndarray, " n"]) -> Int64[np.ndarray, "n k"]:
+        """The first stratum that is no longer a stream's, for each cycle and stream."""
+        offset = (self._phase + cycles * _GOLDEN) % 1.0
+        bounds = np.ceil(self._edges - offset[:, None]).astype(np.int64).clip(0, self.cycle)
+        bounds[:, -1] = self.cycle
+        return bounds
+
+    def _cycle(self, cycle: int) -> Int64[np.ndarray, " n"]:
+        if self._drawn[0] != cycle:
+            strata = permutation(self.cycle, self.seed, cycle, self.purpose)
+            bounds = self._bounds(np.array([cycle]))[0]
+            self._drawn = (cycle, np.searchsorted(bounds, strata, side="right").astype(np.int64))
+        return self._drawn[1]
+
+
+def permutation(count: int, seed: int, position: int, purpose: str) -> Int64[np.ndarray, " n"]:
+    """A permutation keyed by (seed, position, purpose)."""
+    bits = np.random.Philox(key=key(seed, position, purpose))
+    return np.random.Generator(bits).permutation(count)

@@ -1,0 +1,151 @@
+"""The indices of all shards as columns of numbers; a sample's own line is read when it is needed.
+
+Ten million samples are a few hundred megabytes: only what a plan asks is held.
+"""
+
+import logging
+from collections import OrderedDict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from hashlib import blake2b
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+from jaxtyping import Bool, Integer, Shaped
+
+from data.caption import captions_path, read_captions
+from data.index import read_about
+
+log = logging.getLogger(__name__)
+
+_COLUMNS = {
+    "hash": np.uint64,
+    "width": np.uint16,
+    "height": np.uint16,
+    "fps": np.float32,
+    "duration": np.float32,
+    "captioned": np.bool_,
+}
+_LINE = (
+    *("key", "offset", "size", "caption_offset", "caption_size", "state_offset", "state_size"),
+    *("width", "height", "decord"),
+)
+_KEPT_SHARDS = 256
+
+
+@dataclass(frozen=True, kw_only=True)
+class Index:
+    """Rows of all shards in order; row n of the whole is row n - starts[shard] of its shard."""
+
+    shards: Sequence[str]
+    paths: Sequence[Path]
+    starts: Integer[np.ndarray, " starts"]
+    columns: dict[str, Shaped[np.ndarray, " n"]]
+    image: Bool[np.ndarray, " n"]
+    reason: Integer[np.ndarray, " n"]
+    """Number of the reason in `reasons`, of which the first is '': fit."""
+    reasons: Sequence[str]
+    fingerprint: str
+    """Of the bytes of all shards, and of the captions made for them."""
+    _lines: "Lines" = field(repr=False)
+
+    @classmethod
+    def load(cls, shards: Sequence[str], paths: Sequence[Path]) -> "Index":
+        """Read the sidecars of the shards; what is wrong with a shard is said."""
+        digest, starts = blake2b(digest_size=16), [0]
+        columns: dict[str, list[np.ndarray]] = {name: [] for name in _COLUMNS}
+        image, reason = [], []
+        words: dict[str, int] = {"": 0}
+        for shard, path in zip(shards, paths, strict=True):
+            about = read_about(path)
+            digest.update(about["shard_hash"].encode())
+            if about["error"]:
+                log.warning("data: %s: %s", shard, about["error"])
+            table = pq.read_table(path, columns=[*_COLUMNS, "kind", "reason"])
+            starts.append(starts[-1] + table.num_rows)
+            for name, dtype in _COLUMNS.items():
+                columns[name].append(_numbers(table[name], dtype))
+            image.append(_codes(table["kind"], {"": 0, "image": 1}) == 1)
+            reason.append(_codes(table["reason"], words))
+            made = captions_path(path)
+            if made.is_file():
+                digest.update(blake2b(made.read_bytes()).digest())
+                columns["captioned"][-1] |= _captioned(path, made)
+        return cls(
+            shards=shards,
+            paths=paths,
+            starts=np.array(starts),
+            columns={name: np.concatenate(columns.pop(name)) for name in _COLUMNS},
+            image=np.concatenate(image),
+            reason=np.concatenate(reason),
+            reasons=list(words),
+            fingerprint=digest.hexdigest(),
+            _lines=Lines(paths),
+        )
+
+    def __len__(self) -> int:
+        return int(self.starts[-1])
+
+    def column(self, name: str) -> Shaped[np.ndarray, " n"]:
+        """One column as an array."""
+        return self.columns[name]
+
+    def shard(self, row: int) -> int:
+        """The number of a row's shard."""
+        return int(np.searchsorted(self.starts, row, side="right")) - 1
+
+    def row(self, row: int) -> dict[str, Any]:
+        """One sample's line: where it lies, what it is, and the captions `made` for it."""
+        shard = self.shard(row)
+        return self._lines.read(shard, row - int(self.starts[shard])) | {
+            "shard": self.shards[shard]
+        }
+
+
+class Lines:
+    """The lines of shards' indices, the last shards' kept."""
+
+    def __init__(self, paths: Sequence[Path]) -> None:
+        self.paths = paths
+        self._kept: OrderedDict[int, tuple[pa.Table, Mapping[str, dict[str, str]]]] = OrderedDict()
+
+    def read(self, shard: int, line: int) -> dict[str, Any]:
+        """A line of a shard's index."""
+        if shard not in self._kept:
+            while len(self._kept) >= _KEPT_SHARDS:
+                self._kept.popitem(last=False)
+            path = self.paths[shard]
+            table = pq.read_table(path, columns=list(_LINE)).combine_chunks()
+            self._kept[shard] = (table, read_captions(captions_path(path)))
+        self._kept.move_to_end(shard)
+        table, captions = self._kept[shard]
+        found: dict[str, Any] = {name: table[name][line].as_py() for name in _LINE}
+        return found | {"made": captions.get(found["key"], {})}
+
+
+def _numbers(column: pa.ChunkedArray, dtype: type) -> Shaped[np.ndarray, " n"]:
+    values = column.to_numpy()
+    if dtype is np.uint16:
+        values = values.clip(0, np.iinfo(dtype).max)
+    return np.asarray(values).astype(dtype)
+
+
+def _codes(column: pa.ChunkedArray, words: dict[str, int]) -> Integer[np.ndarray, " n"]:
+    """Each word's number in `words`, which new ones are added to."""
+    parts = []
+    for chunk in column.chunks:
+        coded = chunk if pa.types.is_dictionary(chunk.type) else chunk.dictionary_encode()
+        known = [words.setdefault(word, len(words)) for word in coded.dictionary.to_pylist()]
+        parts.append(np.array(known, dtype=np.int16)[coded.indices.to_numpy()])
+    return np.concatenate(parts) if parts else np.zeros(0, dtype=np.int16)
+
+
+def _captioned(index: Path, made: Path) -> Bool[np.ndarray, " n"]:
+    """Whether a caption was made for each line of an index."""
+    keys = pq.read_table(index, columns=["key"])["key"]
+    have = pa.array([key for key, found in read_captions(made).items() if found], pa.string())
+    return np.asarray(pc.is_in(keys, value_set=have))

@@ -1,0 +1,124 @@
+"""The shapes that clips are cut to, at their own aspect ratio, and which clip takes which.
+
+All shapes of one length cover about the pixels of the stage's grid and are multiples of what its
+network takes, so that they cost about the same. A clip takes the shape that keeps most of its
+pixels and wastes least of the budget.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from jaxtyping import Float, Integer
+
+Kind = Literal["video", "image"]
+BINS = 4096
+"""How finely aspect ratios are told apart: 0.15 % over the range of a factor of 500."""
+_LEAST = 0.75
+_RANGE = math.log(500) / 2
+
+
+@dataclass(frozen=True, kw_only=True)
+class Shape:
+    """Frames, height and width of a clip; an image has one frame."""
+
+    kind: Kind
+    frames: int
+    height: int
+    width: int
+
+    def tokens(self, multiple: Sequence[int]) -> int:
+        """Patches of `multiple` (frames, height, width); an image is held for a patch's frames."""
+        f, h, w = multiple
+        return max(1, self.frames // f) * (self.height // h) * (self.width // w)
+
+    def __str__(self) -> str:
+        return f"{self.frames}×{self.height}×{self.width}"
+
+
+Side = tuple[int, int]
+
+
+def native(height: int, width: int, multiple: Sequence[int], max_aspect: float) -> list[Side]:
+    """(height, width) pairs of at most the area of height × width that no other pair contains.
+
+    Sides are multiples of `multiple` (frames, height, width), aspect ratios within `max_aspect`.
+    """
+    _, step_h, step_w = multiple
+    area = height * width
+    found = []
+    for h in range(step_h, area // step_w + 1, step_h):
+        w = area // h // step_w * step_w
+        if w and max(h / w, w / h) <= max_aspect:
+            found.append((h, w))
+    taller = {w: max(h for h, w2 in found if w2 == w) for _, w in found}
+    return sorted((h, w) for w, h in taller.items()) or [(height, width)]
+
+
+def near(height: int, width: int, multiple: Sequence[int], max_aspect: float) -> list[Side]:
+    """All (height, width) pairs of between `_LEAST` and the whole of the area of height × width.
+
+    More than `native` gives, so that hardly a pixel is cropped: for packing, where a smaller clip
+    wastes nothing.
+    """
+    _, step_h, step_w = multiple
+    area = height * width
+    return [
+        (h, w)
+        for h in range(step_h, area // step_w + 1, step_h)
+        for w in range(step_w, area // h + 1, step_w)
+        if h * w >= _LEAST * area and max(h / w, w / h) <= max_aspect
+    ] or [(height, width)]
+
+
+def kept(
+    shape: Float[np.ndarray, "*#n"], clip: Float[np.ndarray, "*#n"]
+) -> Float[np.ndarray, "*n"]:
+    """The share of a clip's pixels that a shape keeps, by the logs of their aspect ratios."""
+    return np.asarray(np.exp(-np.abs(shape - clip)))
+
+
+def log_aspect(
+    height: Integer[np.ndarray, " n"], width: Integer[np.ndarray, " n"]
+) -> Float[np.ndarray, " n"]:
+    """log(width / height), in single precision."""
+    return np.log(np.maximum(width, 1) / np.maximum(height, 1)).astype(np.float32)
+
+
+def bins(aspect: Float[np.ndarray, " n"]) -> Integer[np.ndarray, " n"]:
+    """The bin of each log aspect ratio."""
+    place = (aspect + _RANGE) * (BINS / (2 * _RANGE))
+    return np.asarray(place.clip(0, BINS - 1).astype(np.int16))
+
+
+def choose(sides: Sequence[Side], *, waste: float = 1.0) -> Integer[np.ndarray, " bins"]:
+    """For each bin of aspect ratios the number of the pair that keeps most and wastes least.
+
+    `waste` weighs a pair's missing area against cropped pixels.
+    """
+    centre = (np.arange(BINS) + 0.5) * (2 * _RANGE / BINS) - _RANGE
+    heights, widths = np.array(sides, dtype=np.float64).T
+    area = heights * widths
+    score = kept(np.log(widths / heights)[:, None], centre[None])
+    score *= ((area / area.max()) ** waste)[:, None]
+    return np.asarray(score.argmax(axis=0))
+
+
+def consolidate(
+    sides: Sequence[Side], counts: Integer[np.ndarray, " bins"], least: int, most: int
+) -> list[Side]:
+    """The pairs that at least `least` clips take, at most `most` of them; never none.
+
+    `counts` are clips per bin of aspect ratio. The pair that fewest take goes first, and its clips
+    take their next best.
+    """
+    left = list(sides)
+    while len(left) > 1:
+        taken = np.bincount(choose(left), weights=counts, minlength=len(left))
+        rarest = int(taken.argmin())
+        if taken[rarest] >= least and len(left) <= most:
+            break
+        left.pop(rarest)
+    return left
