@@ -3,6 +3,7 @@
 import asyncio
 import io
 import json
+import logging
 import tempfile
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -19,6 +20,8 @@ from data.probe import DecodeError
 from data.recaption.frames import Pictures
 from data.recaption.job import Job
 from data.recaption.shardwork import ShardWork
+
+log = logging.getLogger(__name__)
 
 _THUMBNAILS = 4
 
@@ -120,29 +123,26 @@ def _page(job: Job, told: Mapping[str, Any], folder: Path, shown: int) -> Page:
         for name, counts in told["words"].items():
             page.histogram(counts, label="words", caption=f"{name}: {len(counts)} captions")
     page.section("Samples")
-    rows = asyncio.run(_films(job, folder, shown))
-    if not rows:
-        return page.text("There is no caption yet.")
-    return page.films(("frames and captions",), rows, size=640)
+    films = asyncio.run(_films(job, folder, shown))
+    return page.gallery(films, size=640) if films else page.text("There is nothing to show.")
 
 
-async def _films(job: Job, folder: Path, shown: int) -> list[tuple[object, list[Film | None]]]:
-    rows: list[tuple[object, list[Film | None]]] = []
+async def _films(job: Job, folder: Path, shown: int) -> list[tuple[str, Film]]:
+    films: list[tuple[str, Film]] = []
     pictures = Pictures(count=_THUMBNAILS, side=192, quality=85, decoders=1)
     try:
         for shard, row, captions in samples(job, shown):
             try:
-                strip = _strip(await pictures(shard, row), folder / f"{len(rows)}.jpg")
+                strip = _strip(await pictures(shard, row), folder / f"{len(films)}.jpg")
                 text, state = read_beside(shard, row)
             except (DecodeError, OSError, ValueError) as error:
-                rows.append((row["key"], [None]))
-                job.tally.failed[str(error)] += 1
+                log.warning("%s: %s is not on the page: %s", shard, row["key"], error)
                 continue
             old = text.strip() or state.get("caption") or "none"
-            rows.append((row["key"], [Film(strip, note=_captions({"old": old, **captions}))]))
+            films.append((row["key"], Film(strip, note=_captions({"old": old, **captions}))))
     finally:
         pictures.close()
-    return rows
+    return films
 
 
 def _captions(captions: Mapping[str, str]) -> Html:

@@ -17,6 +17,7 @@ from rich.console import Console
 
 from cascade.entry import CONF
 from data.recaption.__main__ import recaption
+from data.recaption.frames import Pictures
 
 USAGE = {"prompt_tokens": 1000, "completion_tokens": 50, "total_tokens": 1050}
 QUESTION = "Clip <{key}>: {frames} frames of {duration:.1f} s, {json[number]}. Was: {caption}"
@@ -198,6 +199,16 @@ def overrides(folder, server, tmp_path) -> list[str]:
         asking(QUESTION, long="in full", short="in short"),
         *("prices.prompt=2", "prices.completion=10", "shown=0"),
     ]
+
+
+@pytest.fixture
+def undecoded(monkeypatch, make_jpeg) -> None:
+    """The same picture for every clip, at once: for what does not depend on pictures."""
+
+    async def same(self: Pictures, shard: str, row: Any) -> list[bytes]:
+        return [make_jpeg()]
+
+    monkeypatch.setattr(Pictures, "__call__", same)
 
 
 @pytest.fixture

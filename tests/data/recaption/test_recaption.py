@@ -87,6 +87,7 @@ FAILURES = {
 }
 
 
+@pytest.mark.usefixtures("undecoded")
 def test_failures_of_all_kinds_are_asked_again(call, server, folder):
     def behave(key: str, nth: int) -> str:
         if key == "clip_9":
@@ -179,6 +180,7 @@ def test_the_key_is_never_shown_and_a_wrong_one_ends_it_at_once(
     assert not any(b"sk-secret-key" in path.read_bytes() for path in files)
 
 
+@pytest.mark.usefixtures("undecoded")
 def test_an_account_without_money_ends_it_at_once(call, server):
     server.behave = lambda key, nth: "unpaid"
     with pytest.raises(ValueError, match="refuses all requests: 429: pay first"):
@@ -186,6 +188,7 @@ def test_an_account_without_money_ends_it_at_once(call, server):
     assert server.asked.total() <= 4
 
 
+@pytest.mark.usefixtures("undecoded")
 def test_a_server_that_is_down_ends_it_and_what_was_answered_is_kept(call, server, folder):
     server.behave = lambda key, nth: "well" if key in KEYS[:5] else "broken"
     with pytest.raises(
@@ -196,6 +199,7 @@ def test_a_server_that_is_down_ends_it_and_what_was_answered_is_kept(call, serve
     assert server.asked.total() == 11
 
 
+@pytest.mark.usefixtures("undecoded")
 def test_the_limit_is_of_clips_in_a_call(call, server, folder):
     assert call("limit=7")["stopped"] == "limit=7 clips are done"
     assert server.asked.total() == 7
@@ -209,6 +213,7 @@ def test_the_limit_is_of_clips_in_a_call(call, server, folder):
 COST = (1000 * 2 + 50 * 10) / 1e6
 
 
+@pytest.mark.usefixtures("undecoded")
 def test_an_estimate_above_the_budget_stops_it_after_the_first_clips(call, server, folder):
     with pytest.raises(ValueError, match=r"all would cost about 0\.05, more than max_cost=0.03"):
         call("max_cost=0.03", "estimate_from=2", "concurrency=2")
@@ -219,6 +224,7 @@ def test_an_estimate_above_the_budget_stops_it_after_the_first_clips(call, serve
     assert server.asked.total() == 2
 
 
+@pytest.mark.usefixtures("undecoded")
 def test_the_budget_is_of_all_calls_and_not_passed(call, server, folder):
     for _ in range(3):
         told = call(f"max_cost={10.5 * COST}", "limit=8")
@@ -234,6 +240,7 @@ def test_a_budget_without_prices_is_refused(call, tmp_path):
         call("max_cost=1", "prices.prompt=0", "prices.completion=0")
 
 
+@pytest.mark.usefixtures("undecoded")
 def test_captions_of_another_model_are_kept_unless_replaced(call, asking, folder):
     call("limit=4")
     with pytest.raises(ValueError, match=r"long was made by the model tiny-vlm .*but other .*repl"):
@@ -247,6 +254,7 @@ def test_captions_of_another_model_are_kept_unless_replaced(call, asking, folder
     assert made(folder) == whole(KEYS)
 
 
+@pytest.mark.usefixtures("undecoded")
 def test_other_names_join_those_that_are_there(call, asking, folder):
     call()
     call(asking("Clip <{key}>", short2="in short"), "attempts=1", "limit=1")
@@ -255,6 +263,7 @@ def test_other_names_join_those_that_are_there(call, asking, folder):
     assert made(folder) == whole(KEYS)
 
 
+@pytest.mark.usefixtures("undecoded")
 def test_two_requests_are_two_questions_per_clip(call, server, asking, folder):
     one, two = asking("Clip <{key}>, long", long="so"), asking("Clip <{key}>, short", short="so")
     told = call(one[:-1] + ", " + two.removeprefix("requests=["))
@@ -263,6 +272,7 @@ def test_two_requests_are_two_questions_per_clip(call, server, asking, folder):
     assert (told["answers"], told["captioned"]) == (40, 20)
 
 
+@pytest.mark.usefixtures("undecoded")
 def test_a_shard_is_captioned_by_one_process(call, folder):
     import fcntl
 
@@ -273,6 +283,7 @@ def test_a_shard_is_captioned_by_one_process(call, folder):
             call()
 
 
+@pytest.mark.usefixtures("undecoded")
 def test_a_line_cut_by_a_kill_is_asked_again_and_no_other(call, server, folder):
     call("limit=5", "concurrency=1")
     ledger = folder / ".00000.captions.jsonl"
