@@ -23,7 +23,7 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeR
 
 from cascade.entry import CONF, explained
 from data import store
-from data.index_file import SCHEMA, VERSION, read_about, write_index
+from data.index_file import SCHEMA, VERSION, read_about, sort_of, write_index
 from data.indexer import DEPTHS, Inspectors, cores, examine
 from data.inspection import Depth
 from data.journal import Journal
@@ -37,6 +37,7 @@ __all__ = [
     "index_path",
     "is_fresh",
     "read_about",
+    "sort_of",
     "write_index",
 ]
 
@@ -77,7 +78,8 @@ def ensure_index(
     frames; a deeper index serves too. `workers` clips are decoded at once, by default one per core.
 
     Raises:
-        ValueError: no such depth, or shards that cannot be read; the others are indexed then.
+        ValueError: no such depth; shards that are not there; or shards that could not be read
+            to their end, after all others were indexed.
     """
     if depth not in DEPTHS:
         raise ValueError(f"index: depth={depth}: no such depth; there are {', '.join(DEPTHS)}")

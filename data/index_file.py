@@ -1,6 +1,7 @@
 """The file of an index: its columns, and how it is written and read."""
 
 import json
+import re
 import secrets
 from collections.abc import Mapping
 from pathlib import Path
@@ -58,6 +59,11 @@ def read_about(path: Path) -> dict[str, Any]:
     if "version" not in about:
         raise ValueError("no cascade.index in its metadata")
     return dict(about)
+
+
+def sort_of(reason: str) -> str:
+    """A reason without its numbers, so that like ones are counted together."""
+    return re.sub(r"\d+", "N", reason)
 
 
 def write_index(path: Path, columns: Mapping[str, Any], about: Mapping[str, Any]) -> None:

@@ -6,7 +6,6 @@ journal until the index is whole.
 
 import hashlib
 import os
-import re
 import threading
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -16,6 +15,7 @@ from types import TracebackType
 from typing import Any, get_args
 
 from data.decode import Decoder
+from data.index_file import sort_of
 from data.inspection import Depth
 from data.journal import Journal
 from data.sample import Role, read_state
@@ -147,7 +147,7 @@ class Examination:
             complaints.append(f"{count} members lie apart from their sample's others")
         if not grouping.entries:
             complaints.append("it holds no sample")
-        counts = Counter(re.sub(r"\d+", "N", reason) for reason in reasons)
+        counts = Counter(map(sort_of, reasons))
         return {
             "shard_hash": self.hash,
             "fit": counts.pop("", 0),
