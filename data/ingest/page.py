@@ -79,8 +79,7 @@ def _dropped(page: Page, tally: Tally) -> None:
 def _rows(what: str, lost: Mapping[str, Lost]) -> list[tuple[object, ...]]:
     ordered = sorted(lost.items(), key=lambda item: (-item[1].count, item[0]))
     return [
-        (reason, what, each.count, round(each.seconds, 1), each.unknown or None)
-        for reason, each in ordered
+        (reason, what, each.count, round(each.seconds, 1), each.unknown) for reason, each in ordered
     ]
 
 

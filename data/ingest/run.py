@@ -52,6 +52,10 @@ def make_shards(
     source = Path(place).expanduser()
     recipe = _named(recipe, source)
     found, folder = find_sources(source), Folder(to.expanduser())
+    if folder.to.absolute().is_relative_to(source.absolute()):
+        raise ValueError(
+            f"to: {to} lies inside {source}, where sources are looked for; take another"
+        )
     with folder.locked():
         folder.claim(recipe, found)
         if folder.done:
@@ -110,8 +114,9 @@ def _make(
         packer.advance()
         bar.update(line, completed=packer.next, said=_said(tally, packer))
     tally.close()
-    write = _write_report(folder, recipe, tally, packer, found)
-    log.info("%s", write)
+    if packer.shards:
+        cluster.index(folder, [str(path) for path in packer.shards])
+    log.info("%s", _write_report(folder, recipe, tally, packer, found))
     if not packer.shards:
         raise ValueError(
             f"from: of {count} sources no clip was kept; {folder.report / 'index.html'} says why"

@@ -5,10 +5,12 @@ import logging
 import shutil
 import subprocess
 import time
-from collections.abc import Iterator
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from data.index import ensure_index
 from data.ingest.folder import Folder, read_sources, whole
 from data.ingest.recipe import Recipe
 from data.ingest.work import Bench, Job, work_through
@@ -50,7 +52,7 @@ class Slurm:
         }
 
     def work(self, job: Job, numbers: list[int]) -> Iterator[None]:
-        """Submit the array, or join the one that runs still; a step at every look at it.
+        """Join the array that runs still, submit one for what is left; a step at every look.
 
         Raises:
             ValueError: there is no Slurm here, or the array ended before all was done.
@@ -59,45 +61,61 @@ class Slurm:
             return
         if shutil.which("sbatch") is None:
             raise ValueError("cluster: slurm needs sbatch on the PATH; run this on a login node")
-        note = job.folder.work / "slurm.json"
-        if note.exists() and _is_active(running := json.loads(note.read_bytes())["array"]):
-            log.info("joining array %s, which runs still", running)
-            yield from self._wait(running)
-            numbers = sorted(set(numbers) - job.folder.recorded())
-            if not numbers:
-                return
+        yield from self._join(job.folder, "sources")
+        left = sorted(set(numbers) - job.folder.recorded())
+        if not left:
+            return
         job.folder.clear_scratch()
-        array = self._submit(job, numbers)
-        whole(note, json.dumps({"array": array}).encode())
-        log.info("array %s works on %d sources", array, len(numbers))
-        yield from self._wait(array)
-        left = set(numbers) - job.folder.recorded()
-        if left:
-            raise ValueError(
-                f"cluster: array {array} ended with {len(left)} of {len(numbers)} sources undone; "
-                f"its logs are in {job.folder.work / 'slurm'}; the same command goes on"
-            )
-
-    def _submit(self, job: Job, numbers: list[int]) -> str:
-        import submitit
-
-        executor = submitit.AutoExecutor(folder=job.folder.work / "slurm", cluster="slurm")
-        set_here = {name: value for name, value in self._parameters.items() if value is not None}
-        executor.update_parameters(name="shards", **set_here)
-        count = min(self._array, len(numbers))
+        count = min(self._array, len(left))
         tasks = [
-            Task(
+            SourcesTask(
                 to=str(job.folder.to.absolute()),
-                numbers=numbers[i::count],
+                numbers=left[i::count],
                 recipe=job.recipe,
                 bench=job.bench,
                 workers=self._cpus,
             )
             for i in range(count)
         ]
+        array = self._submit(job.folder, "sources", tasks)
+        yield from self._wait(array)
+        missing = set(left) - job.folder.recorded()
+        if missing:
+            raise ValueError(
+                f"cluster: array {array} ended with {len(missing)} of {len(left)} sources undone; "
+                f"its logs are in {job.folder.work / 'slurm'}; the same command goes on"
+            )
+
+    def index(self, folder: Folder, shards: list[str]) -> None:
+        """Index the shards that were made, every frame of every clip tried, by another array."""
+        for _ in self._join(folder, "index"):
+            pass
+        count = min(self._array, len(shards))
+        places = [str(Path(shard).absolute()) for shard in shards]
+        tasks = [IndexTask(shards=places[i::count], workers=self._cpus) for i in range(count)]
+        for _ in self._wait(self._submit(folder, "index", tasks)):
+            pass
+        ensure_index(shards, depth="full")  # what the array has left
+
+    def _join(self, folder: Folder, name: str) -> Iterator[None]:
+        """Wait for the array that an earlier run of the command submitted, if it runs still."""
+        note = folder.work / f"{name}.array.json"
+        if note.exists() and _is_active(running := json.loads(note.read_bytes())):
+            log.info("joining array %s, which runs still", running)
+            yield from self._wait(running)
+
+    def _submit(self, folder: Folder, name: str, tasks: Sequence["Task"]) -> str:
+        import submitit
+
+        executor = submitit.AutoExecutor(folder=folder.work / "slurm", cluster="slurm")
+        set_here = {key: value for key, value in self._parameters.items() if value is not None}
+        executor.update_parameters(name=f"shards-{name}", **set_here)
         with executor.batch():
             jobs = [executor.submit(task) for task in tasks]
-        return str(jobs[0].job_id).partition("_")[0]
+        array = str(jobs[0].job_id).partition("_")[0]
+        whole(folder.work / f"{name}.array.json", json.dumps(array).encode())
+        log.info("array %s: %d tasks on %s", array, len(tasks), name)
+        return array
 
     def _wait(self, array: str) -> Iterator[None]:
         ended = 0
@@ -107,8 +125,33 @@ class Slurm:
             yield
 
 
-class Task:
-    """One task of the array; requeued, it goes on with what is not done."""
+class Task(ABC):
+    """One task of an array; queued again, it goes on with what is not done."""
+
+    @abstractmethod
+    def __call__(self) -> None:
+        """Do it."""
+
+    def checkpoint(self) -> Any:
+        """What submitit queues again when the task is preempted or runs out of time."""
+        import submitit
+
+        return submitit.helpers.DelayedSubmission(self)
+
+
+class IndexTask(Task):
+    """The indices of some shards."""
+
+    def __init__(self, *, shards: list[str], workers: int) -> None:
+        self._shards, self._workers = shards, workers
+
+    def __call__(self) -> None:
+        """Index them."""
+        ensure_index(self._shards, depth="full", workers=self._workers)
+
+
+class SourcesTask(Task):
+    """The parts of some sources."""
 
     def __init__(
         self, *, to: str, numbers: list[int], recipe: Recipe, bench: Bench, workers: int
@@ -124,12 +167,6 @@ class Task:
         left = [n for n in self._numbers if not folder.record_path(n).exists()]
         for _ in work_through(job, left, self._workers):
             pass
-
-    def checkpoint(self) -> Any:
-        """What submitit queues again when the task is preempted or runs out of time."""
-        import submitit
-
-        return submitit.helpers.DelayedSubmission(self)
 
 
 def _is_active(array: str) -> bool:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
+from data.index import ensure_index
 from data.ingest.folder import Folder
 from data.ingest.make import check_libraries, make_part
 from data.ingest.part import Record, dropped
@@ -56,6 +57,9 @@ class Cluster(Protocol):
     def work(self, job: Job, numbers: list[int]) -> Iterator[None]:
         """Make the parts of these sources; a step whenever some may have been done."""
 
+    def index(self, folder: Folder, shards: list[str]) -> None:
+        """Index the shards that were made, every frame of every clip tried."""
+
 
 class Local:
     """This machine, with so many processes; by default one per core that this process may use."""
@@ -67,6 +71,10 @@ class Local:
         """Make the parts of these sources; a step for each that is done."""
         job.folder.clear_scratch()
         yield from work_through(job, numbers, self._workers)
+
+    def index(self, folder: Folder, shards: list[str]) -> None:  # noqa: ARG002 (others note it)
+        """Index the shards that were made, every frame of every clip tried."""
+        ensure_index(shards, depth="full", workers=self._workers)
 
 
 def work_through(job: Job, numbers: Iterable[int], workers: int) -> Iterator[None]:

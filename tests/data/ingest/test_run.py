@@ -176,6 +176,11 @@ def test_two_runs_into_one_folder_are_refused(videos, make_recipe, tmp_path):
         make_shards(str(videos), tmp_path, make_recipe(), Local(workers=1), SETTINGS)
 
 
+def test_shards_do_not_go_among_their_sources(videos, make_recipe):
+    with pytest.raises(ValueError, match="where sources are looked for"):
+        make_shards(str(videos), videos / "to", make_recipe(), Local(workers=1), SETTINGS)
+
+
 def test_where_nothing_is_kept_it_says_so_and_reports(tmp_path, videos, make_recipe):
     to = tmp_path / "to"
     with pytest.raises(ValueError, match=r"of 11 sources no clip was kept; .*index\.html says why"):

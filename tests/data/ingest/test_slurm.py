@@ -36,17 +36,19 @@ def test_an_array_makes_the_same_bytes_and_is_joined_by_the_same_command(
     make_shards(str(videos), whole, make_recipe("packing.samples=5"), Local(workers=2), SETTINGS)
     options = (*CLUSTER, "packing.samples=5", "run.thumbnails=4", "cluster.poll_s=1")
     process = ingest(videos, to, *options)
-    note = to / ".work/slurm.json"
+    note = to / ".work/sources.array.json"
     while not note.exists() and process.poll() is None:
         time.sleep(0.05)
     assert process.poll() is None, process.communicate()
-    array = json.loads(note.read_text())["array"]
+    array = json.loads(note.read_text())
     os.killpg(process.pid, signal.SIGKILL)  # the array runs on without who submitted it
     process.communicate()
     process = ingest(videos, to, *options)
     said, _ = process.communicate(timeout=300)
     assert process.returncode == 0, said
-    assert f"array {array}" in said
+    assert f"joining array {array}" in said
+    assert "tasks on index" in said
+    assert "indexing" not in said
     assert files(to) == files(whole)
 
 
