@@ -15,8 +15,9 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from cascade.entry import CONF, explained
 from data.index import ensure_index
+from data.recaption.budget import Budget
 from data.recaption.frames import Pictures
-from data.recaption.job import Budget, Job, Patience
+from data.recaption.job import Job, Patience
 from data.recaption.local import Local
 from data.recaption.model import Endpoint, Model
 from data.recaption.report import summary, write_report

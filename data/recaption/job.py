@@ -2,21 +2,24 @@
 
 import asyncio
 import random
-from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+import signal
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 from rich.progress import Progress, TaskID
 
 from data.probe import DecodeError
+from data.recaption.budget import Budget, Tally
 from data.recaption.frames import Pictures
 from data.recaption.ledger import Usage
 from data.recaption.model import BusyError, HopelessError, Model, RejectedError, TroubleError
 from data.recaption.request import BadAnswerError
 from data.recaption.shardwork import Recipes, ShardWork, Task
 
+_STOPPING = (signal.SIGINT, signal.SIGTERM)
 _FIRST_WAIT_S, _LONGEST_WAIT_S = 1.0, 60.0
 
 
@@ -27,46 +30,6 @@ class Patience:
     attempts: int = 5
     queue_s: float = 900.0
     give_up_after: int = 32
-
-
-@dataclass(frozen=True, kw_only=True)
-class Budget:
-    """What may be spent; `prices` are per million tokens."""
-
-    prices: Mapping[str, float]
-    max_cost: float | None = None
-    limit: int | None = None
-    estimate_from: int = 4
-
-
-@dataclass(kw_only=True)
-class Tally:
-    """What happened: in this call, and, for `used` and `answered`, in those before it too."""
-
-    captioned: int = 0
-    failed: Counter[str] = field(default_factory=Counter)
-    again: Counter[str] = field(default_factory=Counter)
-    used: dict[str, Usage] = field(default_factory=dict)
-    answered: Counter[str] = field(default_factory=Counter)
-    left: Counter[str] = field(default_factory=Counter)
-
-    def cost(self, prices: Mapping[str, float]) -> float:
-        """Of all answers."""
-        return sum(used.cost(prices) for used in self.used.values())
-
-    def mean_cost(self, recipe: str, prices: Mapping[str, float]) -> float:
-        """Of one clip's captions, answers that were bad included."""
-        return self.used[recipe].cost(prices) / max(1, self.answered[recipe])
-
-    def estimate(self, prices: Mapping[str, float]) -> tuple[float, float, float]:
-        """(cost, prompt tokens, completion tokens) of what is left."""
-        cost, prompt, completion = 0.0, 0.0, 0.0
-        for recipe, left in self.left.items():
-            share = left / max(1, self.answered[recipe])
-            cost += left * self.mean_cost(recipe, prices)
-            prompt += share * self.used[recipe].prompt
-            completion += share * self.used[recipe].completion
-        return cost, prompt, completion
 
 
 class Job:
@@ -93,6 +56,7 @@ class Job:
         self.stopped: str = ""
         """Why it ended before its end, or ''."""
         self._error: ValueError | None = None
+        self._interrupted = False
         self._open: dict[str, ShardWork] = {}
         self._asking = 0
         self._in_a_row = 0
@@ -118,7 +82,7 @@ class Job:
             for recipe, used in work.usage().items():
                 self.tally.used[recipe] += used
                 self.tally.answered[recipe] += len(work.ledger.captions.get(recipe, {}))
-            self.tally.left.update(task.recipe for task in work.tasks())
+            self.tally.left.update(work.count())
 
     def _tasks(self) -> Iterator[Task]:
         """All that is left, shard by shard; a shard is closed when its last task is."""
@@ -145,8 +109,12 @@ class Job:
             ValueError: the model takes no requests, or gave nothing many times in a row, or the
                 estimate is above the budget.
         """
+        task, loop = asyncio.current_task(), asyncio.get_running_loop()
+        assert task is not None
+        for number in _STOPPING:
+            loop.add_signal_handler(number, self._stop, task)
         try:
-            bar = progress.add_task("clips", total=sum(self.tally.left.values()))
+            bar = progress.add_task("questions", total=sum(self.tally.left.values()))
             tasks = self._tasks()
             if any(self.tally.answered[r] < self.budget.estimate_from for r in self.recipes):
                 first = self.budget.estimate_from * len(self.recipes)
@@ -154,6 +122,8 @@ class Job:
             self._check_estimate(progress)
             await self._ask_all(tasks, progress, bar)
         finally:
+            for number in _STOPPING:
+                loop.remove_signal_handler(number)
             for work in list(self._open.values()):
                 work.close()
             self._open.clear()
@@ -161,6 +131,12 @@ class Job:
             await self.model.close()
         if self._error is not None:
             raise self._error
+
+    def _stop(self, task: asyncio.Task[Any]) -> None:
+        """A signal to stop: what was asked is waited for; at the second one nothing is."""
+        if self._interrupted:
+            task.cancel()
+        self._interrupted, self.stopped = True, "interrupted"
 
     def _check_estimate(self, progress: Progress) -> None:
         left = sum(self.tally.left.values())
@@ -234,7 +210,7 @@ class Job:
             return
         attempts, waited, wait, reason = 0, 0.0, _FIRST_WAIT_S, ""
         while attempts < self.patience.attempts and waited < self.patience.queue_s:
-            if self._error is not None:
+            if self._error is not None or self._interrupted:
                 return
             waited += await self._turn()
             asked: float | None = None

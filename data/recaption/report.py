@@ -37,10 +37,10 @@ def summary(job: Job) -> dict[str, Any]:
         work = ShardWork(shard, index, job.recipes, model=job.model.name, replace=job.replace)
         failed |= {f"{Path(shard).name}/{key}": why for key, why in work.failed().items()}
         captions = work.captions()
-        for row in work.rows():
+        for key in work.clips():
             clips += 1
-            captioned += all(work.done(row["key"], recipe) for recipe in job.recipes)
-            for name, caption in captions.get(row["key"], {}).items():
+            captioned += all(work.done(key, recipe) for recipe in job.recipes)
+            for name, caption in captions.get(key, {}).items():
                 words.setdefault(name, []).append(len(caption.split()))
     used = list(job.tally.used.values())
     return {

@@ -75,14 +75,21 @@ class ShardWork:
                         "the new captions other names, or make them anew with replace=true"
                     )
 
-    def rows(self) -> list[dict[str, Any]]:
-        """The clips that decode, as the index has them."""
-        table = pq.read_table(self.index)
-        return [row for row in table.to_pylist() if not row["reason"]]
+    def clips(self) -> list[str]:
+        """The keys of the clips that decode."""
+        table = pq.read_table(self.index, columns=["key", "reason"])
+        return [row["key"] for row in table.to_pylist() if not row["reason"]]
+
+    def count(self) -> dict[str, int]:
+        """How much is left to be asked, by recipe."""
+        keys = self.clips()
+        return {recipe: sum(not self.done(key, recipe) for key in keys) for recipe in self.recipes}
 
     def tasks(self) -> Iterator[Task]:
         """What is left to be asked."""
-        for row in self.rows():
+        for row in pq.read_table(self.index).to_pylist():
+            if row["reason"]:
+                continue
             for recipe, request in self.recipes.items():
                 if not self.done(row["key"], recipe):
                     yield Task(work=self, row=row, recipe=recipe, request=request)

@@ -165,6 +165,21 @@ def test_killed_in_the_middle_no_clip_is_paid_twice_or_lost(overrides, server, f
     assert not list(folder.glob(".*.captions.parquet"))
 
 
+@pytest.mark.usefixtures("undecoded")
+def test_ctrl_c_waits_for_what_was_asked(call, server, folder):
+    def behave(key: str, nth: int) -> str:
+        if server.asked.total() == 6:
+            os.kill(os.getpid(), signal.SIGINT)
+        return "slowly"
+
+    server.behave = behave
+    told = call()
+    assert told["stopped"] == "interrupted"
+    assert 6 <= told["captioned"] == len(made(folder)) <= 10
+    call()
+    assert server.asked == dict.fromkeys(KEYS, 1)
+
+
 def test_the_key_is_never_shown_and_a_wrong_one_ends_it_at_once(
     overrides, server, folder, tmp_path
 ):
