@@ -18,7 +18,7 @@ from torch import Tensor
 
 from data.inspection import Depth, Inspection, inspect_media
 from data.media import Media, open_media, read_frames
-from data.probe import MAX_PIXELS, DecodeError, Header, Timing
+from data.probe import MAX_PIXELS, DecodeError, Timing
 from data.sandbox import MEMORY_BYTES, Sandbox, SandboxError
 
 log = logging.getLogger(__name__)
@@ -130,18 +130,3 @@ class Decoder:
 
     def _call(self, function: Any, *args: Any, **kwargs: Any) -> Any:
         return self._sandbox.call(function, *args, deadline_s=self.deadline_s, **kwargs)
-
-
-def decode(
-    data: bytes,
-    header: Header,  # noqa: ARG001
-    wanted: Sequence[float] | Float64[np.ndarray, " n"],
-    *,
-    deadline_s: float = DEADLINE_S,
-) -> UInt8[Tensor, "n h w c"]:
-    """The frames nearest to the wanted times; for callers that have no Decoder yet."""
-    decoder = Decoder(deadline_s=deadline_s)
-    decoder.open(data)
-    frames = decoder.frames(wanted).clone()
-    decoder.close()
-    return frames

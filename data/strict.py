@@ -169,9 +169,15 @@ class StrictReader:
         shown = self._decode(self._container.demux(self._stream), 0, None)
         if not self.header.by_order:
             yield from shown
-        else:
-            for pts, (_, frame) in zip(self.header.pts.tolist(), shown, strict=False):
-                yield pts, frame
+            return
+        delay = None
+        for number, (pts, (_, frame)) in enumerate(
+            zip(self.header.pts.tolist(), shown, strict=False)
+        ):
+            delay = self._fed if delay is None else delay
+            if self._fed - number > delay:
+                raise DecodeError(f"frame {number} of {self.header.frames} does not decode")
+            yield pts, frame
 
     def _decode(
         self, stream: Iterator["av.Packet[av.VideoStream]"], first: int, start: int | None
@@ -226,7 +232,9 @@ class _Batch:
             self.pixels = self.allocate((self.n, height, width, 3))
         if turns != self.turns:
             raise DecodeError(f"turns from {self.turns} to {turns} quarters within the video")
-        rgb = self.reformatter.reformat(frame, self.header.width, self.header.height, "rgb24")
+        rgb = self.reformatter.reformat(
+            frame, self.header.width, self.header.height, "rgb24", threads=1
+        )
         self.pixels[row] = np.rot90(_pixels(rgb), turns)
         self.rows.add(row)
 

@@ -4,6 +4,7 @@ The fast test tries a few mutations; the slow one, with a table, as many as CASC
 `CASCADE_FUZZ=400 pytest -m slow tests/data/test_fuzz.py`.
 """
 
+import importlib
 import os
 import time
 from collections import Counter
@@ -15,7 +16,7 @@ import rich
 from rich.table import Table
 
 from data.decode import Decoder
-from data.probe import DecodeError, read_header
+from data.probe import DecodeError
 from data.sandbox import Sandbox, SandboxError
 
 pytestmark = pytest.mark.media
@@ -66,48 +67,70 @@ def mutation(media, number):
     return name, kind.__name__, kind((media / name).read_bytes(), rng)
 
 
+class Oracle:
+    """PyAV in a sandbox of its own, on the bytes that were put down last."""
+
+    def __init__(self, path):
+        self.path, self.box, self.module = path, Sandbox(), importlib.import_module("oracle")
+
+    def stamps(self):
+        return self.box.call(self.module.stamps, str(self.path), deadline_s=60)
+
+    def shown(self, **options):
+        return self.box.call(self.module.shown, str(self.path), deadline_s=60, **options)[1]
+
+
 @pytest.fixture
-def oracle():
+def oracle(tmp_path):
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(Path(__file__).parent)
-        from oracle import shown
+        one = Oracle(tmp_path / "video")
+        yield one
+        one.box.close()
 
-        box = Sandbox()
-        yield lambda function, *args, **kw: box.call(
-            shown if function == "shown" else function, *args, deadline_s=60, **kw
-        )
-        box.close()
+
+def near(a, b):
+    return b is not None and np.abs(a.astype(int) - b).mean() <= 2
 
 
 def outcome(decoder, oracle, data, seed):
-    """ "agrees", or "refused: " and the reason; anything else is a defect."""
-    rng = np.random.default_rng([8, seed])
-    read = 0
+    """What became of damaged bytes; WRONG and HANGS are defects.
+
+    Where wavefronts of HEVC are damaged, PyAV gives other frames each time, without an error: then
+    one of them is what must come.
+    """
+    rng, read, unstable = np.random.default_rng([8, seed]), 0, False
+    oracle.path.write_bytes(data)
     try:
         times = decoder.open(data).times
-        header = oracle(read_header, data)
+        pts, size = oracle.stamps()
         some = np.unique(rng.integers(0, len(times), 3))
-        wanted = header.pts[some].tolist()
-        _, frames = oracle("shown", data, size=(header.width, header.height), wanted=wanted)
-        for number, pts in zip(some, wanted, strict=True):
+        wanted = [pts[number] for number in some]
+        frames = oracle.shown(size=size, wanted=wanted)
+        for number, stamp in zip(some, wanted, strict=True):
             try:
-                (mine,) = decoder.frames([times[number]]).numpy()
+                mine = decoder.frames([times[number]])[0].numpy().copy()
+            except SandboxError:
+                raise
             except DecodeError as error:
                 refused = error
                 continue
             read += 1
-            if pts not in frames:
-                return f"WRONG: PyAV shows no frame at {pts}"
-            worst = np.abs(mine.astype(int) - frames[pts]).mean()
-            if worst > 2:
-                return f"WRONG: differs by {worst:.1f}"
-        if read:
-            return "agrees" if read == len(some) else "agrees in part"
-        raise refused
+            if near(mine, frames.get(stamp)):
+                continue
+            again = (oracle.shown(size=size, wanted=[stamp], threads=n) for n in (1, 0, 0, 0, 0))
+            if not any(near(mine, other.get(stamp)) for other in again):
+                return f"WRONG: not what PyAV shows at {stamp}"
+            unstable = True
     except SandboxError as error:
-        return f"HANGS OR CRASHES: {error}"
+        return f"HANGS or crashes: {error}"
     except DecodeError as error:
         return f"refused: {error}"
+    if not read:
+        return f"refused: {refused}"
+    if unstable:
+        return "agrees, unlike PyAV with itself"
+    return "agrees" if read == len(some) else "agrees in part"
 
 
 def fuzz(media, oracle, numbers):
@@ -117,7 +140,7 @@ def fuzz(media, oracle, numbers):
         name, kind, data = mutation(media, number)
         found = outcome(decoder, oracle, data, number)
         rows[Path(name).name, kind, found.partition(":")[0]] += 1
-        if found.isupper() or found.startswith(("WRONG", "HANGS")):
+        if found.startswith(("WRONG", "HANGS")):
             wrong.append((number, name, kind, found))
     decoder.close()
     return rows, wrong

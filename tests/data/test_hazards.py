@@ -1,5 +1,6 @@
 """Every hazard of the wild comes as it is told: the frames PyAV shows, or a reason why not."""
 
+import importlib
 import json
 import os
 import time
@@ -9,7 +10,7 @@ import numpy as np
 import pytest
 
 from data.decode import Decoder
-from data.probe import DecodeError, read_header
+from data.probe import DecodeError
 from data.sandbox import Sandbox, SandboxError
 
 pytestmark = pytest.mark.media
@@ -36,12 +37,10 @@ def folder(media):
 
 
 @pytest.fixture(scope="module")
-def shown():
+def oracle():
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(Path(__file__).parent)
-        from oracle import shown
-
-        yield shown
+        yield importlib.import_module("oracle")
 
 
 @pytest.fixture(scope="module")
@@ -52,24 +51,23 @@ def decoder():
 
 
 @pytest.mark.parametrize("name", sorted(TOLD.keys() - REFUSED - {"corrupted.mp4"}))
-def test_it_gives_the_frames_that_pyav_shows(folder, decoder, shown, name):
-    data, told = (folder / name).read_bytes(), TOLD[name]
-    timing = decoder.open(data)
+def test_it_gives_the_frames_that_pyav_shows(folder, decoder, oracle, name):
+    path, told = folder / name, TOLD[name]
+    timing = decoder.open(path.read_bytes())
     assert timing.frames == told["frames_shown"]
     if told["duration_s"]:
         assert timing.duration == pytest.approx(told["duration_s"], rel=0.02, abs=0.1) or name in (
             "two_video_streams.mp4",  # told of the longer stream
         )
-    header = read_header(data)
+    pts, size = oracle.stamps(str(path))
     some = np.unique([0, 1, timing.frames // 3, timing.frames - 1]).clip(0, FIRST - 10)
-    stamps, frames = shown(
-        data, size=(header.width, header.height), wanted=header.pts[some].tolist(), first=FIRST
-    )
-    assert header.pts[: len(stamps) - 5].tolist() == stamps[: len(stamps) - 5]
+    wanted = [pts[number] for number in some]
+    times, frames = oracle.shown(str(path), size=size, wanted=wanted, first=FIRST)
+    assert pts[: len(times) - 5] == times[: len(times) - 5]
     mine = decoder.frames(timing.times[some]).numpy()
     assert mine.shape[1:3] == SHOWN_AS.get(name, (told["width"], told["height"]))[::-1]
-    for picture, pts in zip(mine, header.pts[some].tolist(), strict=True):
-        assert np.abs(picture.astype(int) - frames[pts]).mean() <= 2
+    for picture, stamp in zip(mine, wanted, strict=True):
+        assert np.abs(picture.astype(int) - frames[stamp]).mean() <= 2
 
 
 @pytest.mark.parametrize("name", REFUSED)
@@ -83,11 +81,11 @@ def test_it_is_refused_with_its_reason(folder, name):
     decoder.close()
 
 
-def test_of_a_corrupt_video_the_sound_frames_are_read(folder, decoder, shown):
-    data = (folder / "corrupted.mp4").read_bytes()
-    timing, header = decoder.open(data), read_header(data)
-    pts = header.pts.tolist()
-    _, frames = shown(data, size=(1280, 720), wanted=pts)
+def test_of_a_corrupt_video_the_sound_frames_are_read(folder, decoder, oracle):
+    path = folder / "corrupted.mp4"
+    timing = decoder.open(path.read_bytes())
+    pts, size = oracle.stamps(str(path))
+    _, frames = oracle.shown(str(path), size=size, wanted=pts)
     read = 0
     for number, seconds in enumerate(timing.times):
         try:
@@ -98,7 +96,7 @@ def test_of_a_corrupt_video_the_sound_frames_are_read(folder, decoder, shown):
         assert np.abs(mine.astype(int) - frames[pts[number]]).mean() <= 2
     assert 0 < read <= TOLD["corrupted.mp4"]["frames_shown"]
     with pytest.raises(DecodeError, match="does not decode"):
-        decoder.inspect(data, "full")
+        decoder.inspect(path.read_bytes(), "full")
 
 
 def test_two_streams_give_one_and_every_frame_has_one_size(folder, decoder):
