@@ -7,6 +7,7 @@ journal until the index is whole.
 import hashlib
 import os
 import threading
+import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
@@ -28,6 +29,7 @@ DEPTHS: tuple[Depth, ...] = get_args(Depth)
 MAX_CLIP_BYTES = 2**30
 _MAX_TEXT_BYTES = {"caption": 2**20, "state": 2**24}
 _MAX_REASON = 200
+_WAIT_S = 0.1
 _NOWHERE: Span = (-1, 0)
 
 FIGURES: Mapping[str, Any] = {
@@ -53,7 +55,7 @@ class Inspectors:
 
     def __init__(self, *, depth: Depth, workers: int) -> None:
         self.depth: Depth = depth
-        self.tried = self.unfit = 0
+        self.tried = self.unfit = self._busy = 0
         self._pool = ThreadPoolExecutor(workers, thread_name_prefix="inspect")
         self._room = threading.Semaphore(2 * workers)
         self._own, self._decoders = threading.local(), list[Decoder]()
@@ -74,14 +76,18 @@ class Inspectors:
             decoder.close()
 
     def stop(self) -> None:
-        """Break off: what waits is not begun, and who asks for more gets `Stopped`."""
+        """Break off: what waits is not begun, what runs is killed and leaves nothing behind."""
         self._stopped.set()
+        while self._busy:
+            for decoder in self._decoders:
+                decoder.close()  # it may begin again, as it cannot know why its process died
+            time.sleep(_WAIT_S)
 
     def submit(
         self, read: Callable[[], bytes], then: Callable[[dict[str, Any]], None]
     ) -> "Future[None]":
         """Try a clip when there is room for its bytes; they are read then, by the caller."""
-        while not self._room.acquire(timeout=0.1):
+        while not self._room.acquire(timeout=_WAIT_S):
             self.check()
         try:
             return self._pool.submit(self._try, read(), then)
@@ -96,13 +102,18 @@ class Inspectors:
 
     def _try(self, data: bytes, then: Callable[[dict[str, Any]], None]) -> None:
         try:
+            with self._lock:
+                self._busy += 1
             self.check()
             figures = self._inspect(data)
+            self.check()  # one that was killed tells nothing of its clip
             then(figures)
             with self._lock:
                 self.tried += 1
                 self.unfit += bool(figures["reason"])
         finally:
+            with self._lock:
+                self._busy -= 1
             self._room.release()
 
     def _inspect(self, data: bytes) -> dict[str, Any]:

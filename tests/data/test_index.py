@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 import tarfile
+import threading
 import time
 from pathlib import Path
 from typing import ClassVar
@@ -25,6 +26,7 @@ from data.index import (
     read_about,
     write_index,
 )
+from data.probe import DecodeError
 from data.sample import read_state, role, split_name
 from data.store import identity
 from tests.data.synthetic import write_synthetic
@@ -284,6 +286,35 @@ def test_an_error_of_ours_stops_all_and_the_next_try_goes_on(
     monkeypatch.setattr(counting, "inspect", inspect)
     ensure_index([str(s) for s in shards], depth="probe")
     assert len(counting.tried) == 90
+
+
+def test_what_is_broken_off_tells_nothing_of_its_clip(monkeypatch):
+    """A process that was killed because the user stops it has not found its clip unfit."""
+
+    class Killed:
+        def __init__(self):
+            self.begun, self.killed = began, threading.Event()
+
+        def inspect(self, data, depth):
+            self.begun.set()
+            assert self.killed.wait(20)
+            raise DecodeError("crashes (SIGKILL)")
+
+        def close(self):
+            self.killed.set()
+
+    began, kept = threading.Event(), []
+    monkeypatch.setattr(indexer, "Decoder", Killed)
+    with indexer.Inspectors(depth="probe", workers=1) as inspectors:
+        running, waiting = (inspectors.submit(lambda: b"clip", kept.append) for _ in range(2))
+        assert began.wait(20)
+        inspectors.stop()
+        for future in (running, waiting):
+            with pytest.raises(indexer.Stopped):
+                future.result(20)
+        with pytest.raises(indexer.Stopped):
+            inspectors.check()
+    assert kept == []
 
 
 def test_shards_that_cannot_be_read_do_not_hold_up_the_others(
