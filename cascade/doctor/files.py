@@ -1,0 +1,111 @@
+"""Bytes of every file that a run writes, before it writes them."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from cascade.doctor.dry import DryStage, Ways
+from cascade.doctor.figure import Figure
+from cascade.doctor.record import Record
+from cascade.doctor.text import FrozenEncoder
+from cascade.grid import Grid
+
+#: Bytes per pixel and frame of the sample videos (H.264 of small clips).
+VIDEO_BYTES = 0.15
+
+
+def run_files(
+    callbacks: Mapping[str, Mapping[str, Any]],
+    *,
+    steps: int,
+    weights: int,
+    optimizer: int,
+    averages: int,
+    grid: Grid,
+    wandb: bool,
+) -> dict[str, Figure]:
+    """Files of a run's folder by name.
+
+    Args:
+        callbacks: their config.
+        steps: of the run.
+        weights: bytes of the module's state.
+        optimizer: bytes of the optimizer's state.
+        averages: bytes of the averages.
+        grid: of the sample videos.
+        wandb: whether W&B keeps a copy of the samples.
+    """
+    one = weights + optimizer + averages
+    files = {"one checkpoint": Figure(one, "counted", "bytes", "weights, optimizer, averages")}
+    checkpoint = _of(callbacks, "ModelCheckpoint")
+    if checkpoint is not None:
+        kept, rule = _kept(checkpoint, steps)
+        files["checkpoints"] = Figure(one * (kept + 1), "counted", "bytes", rule)
+    files["bundle"] = Figure(weights, "counted", "bytes", "averaged weights, at the run's end")
+    samples = _of(callbacks, "Samples")
+    if samples is not None:
+        times = steps // samples["every_n_steps"] + (steps % samples["every_n_steps"] > 0)
+        videos = times * samples["count"]
+        size = videos * grid.frames * grid.height * grid.width * VIDEO_BYTES
+        note = f"{videos:,} videos of {grid}, {VIDEO_BYTES} bytes per pixel"
+        if wandb:
+            size, note = 2 * size, note + "; W&B keeps a copy"
+        files["samples"] = Figure(round(size), "estimated", "bytes", note)
+    return files
+
+
+def _of(callbacks: Mapping[str, Mapping[str, Any]], name: str) -> Mapping[str, Any] | None:
+    found = (c for c in callbacks.values() if str(c.get("_target_", "")).endswith(f".{name}"))
+    return next(found, None)
+
+
+def _kept(checkpoint: Mapping[str, Any], steps: int) -> tuple[int, str]:
+    """How many checkpoints stay, and the rule; one more is there while it is written."""
+    every = checkpoint.get("every_n_train_steps") or steps
+    keep = checkpoint.get("save_top_k", 1)
+    written = max(1, steps // every)
+    kept = written if keep < 0 else min(keep, written)
+    which = "all" if keep < 0 else f"the newest {kept}" if kept > 1 else "the newest"
+    rule = f"one every {every:,} steps, {which} kept, and one more while it is written"
+    return kept, rule
+
+
+def embeddings_file(samples: int, tokens: float, width: int) -> Figure:
+    """The store of a frozen encoder's embeddings, in half precision at true length."""
+    note = f"{samples:,} captions of about {tokens:.0f} tokens, half precision"
+    return Figure(round(samples * tokens * width * 2), "estimated", "bytes", note)
+
+
+def look_at_files(
+    record: Record,
+    config: dict[str, Any],
+    dry: DryStage,
+    survey: Any,
+    encoder: FrozenEncoder | None,
+    ways: Ways,
+) -> None:
+    """What the run writes, and the caches that it keeps."""
+    stage = dry.stage
+    weights = sum(p.numel() * p.element_size() for p in stage.state_dict().values())
+    trained = sum(p.numel() for p in stage.parameters() if p.requires_grad)
+    record.add(
+        "files",
+        run_files(
+            config["callbacks"],
+            steps=stage.recipe.steps,
+            weights=weights,
+            optimizer=dry.optimizer_bytes(),
+            averages=4 * trained * len(ways.sigma_rels),
+            grid=stage.target,
+            wandb="wandb" in (config.get("logger") or {}),
+        ),
+    )
+    if survey is not None:
+        workers = max(1, config["data"].get("num_workers", 0))
+        for name, size in survey.cache_bytes.items():
+            note = "" if size else "not kept: more than data.cache_bytes"
+            note = f"in memory, of each of {workers}" if size and "worker" in name else note
+            record.add("files", {name: Figure(size, "counted", "bytes", note)})
+        if encoder is not None:
+            tokens = config["plan"]["text_tokens"]
+            file = embeddings_file(survey.train + survey.held, tokens, dry.text.width)
+            record.add("files", {"text embeddings": file})

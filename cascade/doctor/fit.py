@@ -1,0 +1,141 @@
+"""Whether a step fits a device, and the micro batch that would."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from cascade.memory import StepMemory
+
+#: Parts of a step's memory that a sharding strategy divides among the ranks.
+SHARDED = ("weights", "gradients", "optimizer", "averages")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Room:
+    """What a device has for tensors: its memory without what is reserved, less the slack."""
+
+    memory: float
+    reserved: float
+    slack: float
+
+    def needed(self, tensors: int) -> float:
+        """Bytes that the device must have for so many bytes of tensors."""
+        return tensors * (1 + self.slack) + self.reserved
+
+    def fits(self, step: StepMemory) -> bool:
+        """Whether the device has them."""
+        return self.needed(step.peak) <= self.memory
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fit:
+    """A step of the planned micro batch; the largest that fits; and the way that keeps the batch.
+
+    `largest` is 0 where not even one clip fits. `suggested` is (micro batch, accumulated batches)
+    with the same global batch, where the plan does not fit and this does.
+    """
+
+    micro: int
+    step: StepMemory
+    fits: bool
+    largest: int
+    largest_step: StepMemory | None
+    suggested: tuple[int, int] | None
+
+
+def sharded(step: StepMemory, ranks: int, gathered: int) -> StepMemory:
+    """A rank's step where weights, gradients, optimizer and averages are divided among ranks.
+
+    `gathered` bytes of weights and gradients are whole at a time.
+    """
+    parts = {
+        name: -(-size // ranks) if name in SHARDED else size for name, size in step.parts.items()
+    }
+    return StepMemory(parts=parts | {"gathered": gathered}, peak_at=step.peak_at, saved=step.saved)
+
+
+def fit(
+    step: Callable[[int, bool], StepMemory],
+    room: Room,
+    *,
+    share: int,
+    accumulate: int,
+) -> Fit:
+    """Hold steps against a device; `step(n, accumulating)` counts one of n clips.
+
+    Args:
+        step: a rank's step.
+        room: the device's.
+        share: clips of a rank in a global batch.
+        accumulate: micro batches that they are taken in.
+    """
+    micro = max(1, share // accumulate)
+
+    def at(count: int) -> StepMemory:
+        return step(count, count < share)
+
+    fits = room.fits(at(micro))
+    largest = _largest(at, room, share)
+    suggested = None
+    if not fits and largest:
+        ways = (n for n in range(1, share + 1) if share % n == 0 and share // n <= largest)
+        accumulated = next(ways)
+        suggested = share // accumulated, accumulated
+    return Fit(
+        micro=micro,
+        step=at(micro),
+        fits=fits,
+        largest=largest,
+        largest_step=at(largest) if largest else None,
+        suggested=suggested,
+    )
+
+
+def _largest(at: Callable[[int], StepMemory], room: Room, most: int) -> int:
+    """The most clips that fit, at most `most`: by the line through two counts, then held to it."""
+    if room.fits(at(most)):
+        return most
+    if most == 1 or not room.fits(at(1)):
+        return 0
+    low, high = 1, most  # fits, does not
+    while high - low > 1:
+        a, b = room.needed(at(low).peak), room.needed(at(high).peak)
+        crossing = low + int((room.memory - a) / (b - a) * (high - low)) if b > a else 0
+        guess = min(max(crossing, low + 1), high - 1)
+        if room.fits(at(guess)):
+            low = guess
+        else:
+            high = guess
+    return low
+
+
+class Extrapolated:
+    """Counts steps of up to `most` clips, and draws the line through two counts beyond.
+
+    A step's memory is a straight line in the number of clips but for a few parts; a count of many
+    clips takes long, for every clip has draws of its own.
+    """
+
+    def __init__(self, count: Callable[[int, bool], StepMemory], most: int = 32) -> None:
+        self.count, self.most = count, most
+        self._known: dict[tuple[int, bool], StepMemory] = {}
+
+    def __call__(self, clips: int, accumulating: bool) -> StepMemory:
+        """A step of so many clips."""
+        if clips <= self.most:
+            if (clips, accumulating) not in self._known:
+                self._known[clips, accumulating] = self.count(clips, accumulating)
+            return self._known[clips, accumulating]
+        low, high = self(self.most // 2, accumulating), self(self.most, accumulating)
+        ahead = (clips - self.most) / (self.most - self.most // 2)
+
+        def line(a: int, b: int) -> int:
+            return round(b + (b - a) * ahead)
+
+        return StepMemory(
+            parts={
+                name: max(0, line(low.parts.get(name, 0), high.parts.get(name, 0)))
+                for name in {**high.parts, **low.parts}
+            },
+            peak_at=high.peak_at,
+            saved=line(low.saved, high.saved),
+        )

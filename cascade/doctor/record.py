@@ -1,0 +1,68 @@
+"""What the doctor says: figures by section, tables, and advice with the way out."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from cascade.doctor.figure import Figure
+
+Level = Literal["error", "warning", "note"]
+Section = Literal["data", "network", "step", "memory", "time", "files"]
+SECTIONS: tuple[Section, ...] = ("data", "network", "step", "memory", "time", "files")
+
+
+@dataclass(frozen=True)
+class Advice:
+    """Something amiss, and the way out; a run with an error would not start or not end."""
+
+    level: Level
+    what: str
+    way_out: str = ""
+
+
+@dataclass
+class Record:
+    """The whole plan of one stage."""
+
+    stage: str
+    facts: dict[str, str]
+    figures: dict[Section, dict[str, Figure]] = field(
+        default_factory=lambda: {name: {} for name in SECTIONS}
+    )
+    dropped: dict[str, int] = field(default_factory=dict)
+    buckets: list[dict[str, Any]] = field(default_factory=list)
+    advice: list[Advice] = field(default_factory=list)
+
+    def add(self, section: Section, figures: Mapping[str, Figure]) -> None:
+        """Take in figures of a section."""
+        self.figures[section].update(figures)
+
+    def say(self, level: Level, what: str, way_out: str = "") -> None:
+        """Take in advice."""
+        self.advice.append(Advice(level, what, way_out))
+
+    def value(self, section: Section, name: str) -> float | None:
+        """A figure's number, where there is one."""
+        figure = self.figures[section].get(name)
+        number = figure.value if figure is not None else None
+        return number if isinstance(number, int | float) else None
+
+    @property
+    def errors(self) -> Sequence[Advice]:
+        """What would end the run."""
+        return [advice for advice in self.advice if advice.level == "error"]
+
+    def plain(self) -> dict[str, Any]:
+        """For JSON."""
+        return {
+            "stage": self.stage,
+            "facts": self.facts,
+            "sound": not self.errors,
+            "advice": [vars(advice) for advice in self.advice],
+            **{
+                section: {name: figure.plain() for name, figure in figures.items()}
+                for section, figures in self.figures.items()
+            },
+            "dropped": self.dropped,
+            "buckets": self.buckets,
+        }

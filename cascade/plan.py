@@ -1,0 +1,85 @@
+"""The doctor before the first step: `python -m cascade.plan stage=demo/base`.
+
+How many clips suit and what is dropped, batches, tokens, parameters, FLOPs, memory, time and files
+of a run, with the way out of what is amiss: `plan.json` and `index.html` in the run's folder under
+`plan/`, and a short table. Every figure says whether it was measured, counted or estimated. The
+exit status is 1 where the run would not start or not end.
+"""
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import hydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.errors import InstantiationException
+from omegaconf import DictConfig
+
+from cascade.doctor import page
+from cascade.doctor.checkup import checkup
+from cascade.doctor.record import Record
+from cascade.entry import CONF, check_choices, explained
+from cascade.report.parts import replace
+from cascade.train import commit, resolved
+
+
+def open_data(config: dict[str, Any], record: Record) -> tuple[Any, Any]:
+    """The data module of a config and its survey; None and an error where it refuses."""
+    if not config["plan"]["data"] or not config.get("data"):
+        return None, None
+    data = None
+    try:
+        alone = config["data"] | ({"num_workers": 0} if "num_workers" in config["data"] else {})
+        data = hydra.utils.instantiate(alone, _convert_="all")
+        data.prepare_data()
+        data.setup("fit")
+        return data, data.survey()
+    except (ValueError, FileNotFoundError, InstantiationException) as error:
+        told = error.__cause__ if isinstance(error, InstantiationException) else error
+        record.say("error", f"data: {told or error}".replace("data: data", "data"))
+        dropped = getattr(getattr(data, "chosen", None), "dropped", {})
+        record.dropped = {str(k): int(v) for k, v in dropped.items()}
+        return None, None
+
+
+def plan(config: dict[str, Any], *, stage: str, run: str) -> Record:
+    """Everything that is known of the run that a config describes."""
+    record = Record(stage=stage, facts={"run": run, "commit": commit() or "outside git"})
+    data, survey = open_data(config, record)
+    try:
+        checkup(record, config, data, survey)
+    finally:
+        if data is not None:
+            data.teardown("fit")
+    return record
+
+
+def write(record: Record, folder: Path) -> Path:
+    """`plan.json` and the page beside it, from the same figures."""
+    folder.mkdir(parents=True, exist_ok=True)
+    text = json.dumps(record.plain(), indent=2, ensure_ascii=False)
+    replace(folder / "plan.json", text.encode())
+    return page.write(record, folder / "index.html")
+
+
+@hydra.main(version_base="1.3", config_path=CONF, config_name="plan")
+@explained()
+def main(cfg: DictConfig) -> None:
+    """The command line."""
+    config = resolved(cfg)
+    stage = HydraConfig.get().runtime.choices["stage"]
+    run = Path(cfg.paths.runs) / stage / cfg.name
+    record = plan(config, stage=stage, run=cfg.name)
+    path = write(record, Path(cfg.plan.out or run / "plan"))
+    if cfg.plan.json:
+        sys.stdout.write(json.dumps(record.plain(), indent=2, ensure_ascii=False) + "\n")
+    else:
+        page.show(record, path)
+    if record.errors:
+        raise SystemExit(1)
+
+
+if __name__ == "__main__":
+    check_choices(sys.argv[1:])
+    main()
