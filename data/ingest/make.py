@@ -16,13 +16,10 @@ def make_part(file: str, part: str, recipe: Recipe, *, thumbnails: bool) -> Reco
     Raises:
         OSError: the part cannot be written.
     """
-    import av
-
     from data.ingest.picture import is_picture, make_picture
     from data.ingest.read import claimed_s
     from data.ingest.video import make_video
 
-    av.logging.set_level(None)
     try:
         with Part(part) as out:
             make = make_picture if is_picture(file) else make_video

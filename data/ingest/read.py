@@ -1,22 +1,26 @@
 """A file's frames in the order shown, strictly: a frame that is damaged is an error.
 
-It is read from its start, never by seeking, through a file object and by the demuxers named here
-alone, so that a playlist in disguise opens no other file and no connection.
+It is read from its start, never by seeking, through a file object and by few demuxers alone, so
+that a playlist in disguise opens no other file and no connection.
 """
 
 import contextlib
+import logging
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import av
 import numpy as np
 from jaxtyping import UInt8
 
-from data.probe import DecodeError, check_size, video_stream
+from data.probe import OPTIONS, DecodeError, check_size, video_stream
 from data.sandbox import beat
 
-_FORMATS = "mov,matroska,webm,avi,mpegts,mpeg,flv,asf,ogg,gif,mxf,3gp"
+_STRICT = "crccheck+bitstream+buffer+explode"
+# What the HEVC decoder says of a frame that it gives without some of its parts.
+_WARNINGS = ("Skipping invalid undecodable NALU", "Error parsing NAL unit")
 # Limited range, exact rounding: near black the hue is otherwise noise, and the same on every CPU.
 _EXACT = int(
     av.video.reformatter.Interpolation.AREA
@@ -25,6 +29,9 @@ _EXACT = int(
     | av.video.reformatter.Interpolation.FULL_CHR_H_INP
     | av.video.reformatter.Interpolation.BITEXACT
 )
+
+
+logging.getLogger("libav").addHandler(logging.NullHandler())
 
 
 @dataclass(kw_only=True)
@@ -60,14 +67,17 @@ def opened(file: str) -> Iterator[tuple[av.container.InputContainer, av.VideoStr
     Raises:
         DecodeError: it does not open, holds no video, or claims too large a picture.
     """
-    options = {"format_whitelist": _FORMATS, "protocol_whitelist": "file"}
+    av.logging.set_level(av.logging.WARNING)
+    av.logging.set_skip_repeated(False)
     with contextlib.ExitStack() as stack:
         with reading():
             data = stack.enter_context(Path(file).open("rb"))
-            container = stack.enter_context(av.open(data, "r", options=options))
+            container = stack.enter_context(av.open(data, "r", options=OPTIONS))
             stream = video_stream(container)
-            check_size(stream.codec_context.width, stream.codec_context.height)
-            stream.codec_context.thread_count = 1
+            context = stream.codec_context
+            context.thread_count = 2 if context.name == "hevc" else 1  # it sees more damage so
+            context.options = {"err_detect": _STRICT}
+            check_size(context.width, context.height)
         yield container, stream
 
 
@@ -137,7 +147,7 @@ def frames(
                 reel.discarded += packet.is_discard
                 if packet.is_keyframe and packet.pts is not None:
                     keys.append(packet.pts * unit)
-            for frame in packet.decode():
+            for frame in _decoded(packet, len(reel.times)):
                 beat()
                 stamp = frame.dts if by_order else frame.pts
                 if frame.is_corrupt:
@@ -161,6 +171,18 @@ def frames(
     if first is None:
         raise DecodeError("no frame is shown")
     reel.keys = sorted(key - first for key in keys)
+
+
+def _decoded(packet: Any, number: int) -> list[av.VideoFrame]:
+    """The frames that a packet makes known; what the decoder says of damage is believed."""
+    if packet.is_corrupt:
+        raise DecodeError(f"a packet at frame {number} is damaged")
+    with av.logging.Capture() as said:
+        found: list[av.VideoFrame] = packet.decode()
+    for level, _, text in said:
+        if level <= av.logging.ERROR or text.startswith(_WARNINGS):
+            raise DecodeError(f"a packet at frame {number} is damaged: {text.strip()}")
+    return found
 
 
 def _first_frame(reel: Reel, frame: av.VideoFrame, stream: av.VideoStream) -> None:

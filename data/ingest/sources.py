@@ -11,7 +11,7 @@ from typing import Any
 
 VIDEOS = (
     *("mp4", "m4v", "mov", "mkv", "webm", "avi", "gif", "ts", "m2ts", "mts", "mpg", "mpeg"),
-    *("flv", "wmv", "3gp", "ogv", "mxf"),
+    *("flv", "wmv", "3gp", "ogv"),
 )
 IMAGES = ("jpg", "jpeg", "png", "webp", "bmp", "tif", "tiff")
 MEDIA = frozenset((*VIDEOS, *IMAGES))

@@ -1,5 +1,6 @@
 """From a video to its clips: read once to decide, and again to encode what is kept."""
 
+from collections.abc import Iterable
 from fractions import Fraction
 
 import av
@@ -34,11 +35,12 @@ def make_video(file: str, out: Part, recipe: Recipe, *, thumbnails: bool) -> Rec
     shown = _sampled(windows) if thumbnails else []
     rows = [_row(window, reel) for window in windows]
     wanted = [window for window in windows if not window.reason or window.number in shown]
-    clips = [
+    clips = (
         _Clip(window, reel, recipe, rate, anew=bool(changed), shown=window.number in shown)
         for window in wanted
-    ]
-    _second_reading(file, out, clips, rows)
+    )
+    if wanted:
+        _second_reading(file, out, clips, rows)
     return {
         "kind": "video",
         "codec": reel.codec,
@@ -70,10 +72,8 @@ def _row(window: Window, reel: Reel) -> Record:
     }
 
 
-def _second_reading(file: str, out: Part, clips: list["_Clip"], rows: list[Record]) -> None:
+def _second_reading(file: str, out: Part, clips: Iterable["_Clip"], rows: list[Record]) -> None:
     """Encode the windows that are kept, and look at frames of those that are kept or shown."""
-    if not clips:
-        return
     with opened(file) as (container, stream):
         coming = enumerate(frames(container, stream, reel_of(container, stream)))
         for clip in clips:

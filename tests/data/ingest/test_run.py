@@ -111,7 +111,7 @@ def kill_at_random(start, to: Path, kills: int, seed: int, most_s: float) -> int
         os.killpg(process.pid, signal.SIGKILL) if process.poll() is None else None
         process.communicate()
     process = start()
-    said, _ = process.communicate(timeout=300)
+    said, _ = process.communicate(timeout=3000)
     assert process.returncode == 0, said
     return hit
 
@@ -141,7 +141,7 @@ def test_killed_twenty_times_on_real_clips(media, ingest, tmp_path):
     lasted = time.monotonic() - begun
     assert process.returncode == 0, said
     start = lambda: ingest(media / "clips", tmp_path / "killed", *options)  # noqa: E731
-    hit = kill_at_random(start, tmp_path / "killed", 20, seed=1, most_s=max(12.0, lasted / 8))
+    hit = kill_at_random(start, tmp_path / "killed", 20, seed=1, most_s=lasted / 3)
     assert hit >= 5
     assert files(tmp_path / "killed") == files(tmp_path / "whole")
 
