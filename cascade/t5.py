@@ -42,35 +42,44 @@ class T5Text(TextEncoder):
         self.download, self.dtype = download, dtype
         self.embeddings, self.fingerprint = embeddings, fingerprint
         self.register_buffer("anchor", torch.empty(0), persistent=False)  # moves with the stage
-        self._loaded: tuple[Any, Any] | None = None  # a tuple, which nn.Module does not look into
+        self._loaded: dict[str, Any] = {}  # which nn.Module does not look into
         self._store: Embeddings | None = None
 
-    def load(self) -> tuple[Any, Any]:
-        """The tokenizer and the encoder.
+    def tokenizer(self) -> Any:
+        """The tokenizer; it costs little, the encoder much.
 
         Raises:
             ValueError: transformers or the files are missing, or they are not those stated.
         """
-        if self._loaded is None:
-            try:
-                transformers = importlib.import_module("transformers")
-            except ImportError as error:
-                raise ValueError(
-                    "T5Text: needs transformers; install it by pip install 'cascade[text]'"
-                ) from error
-            folder = find_encoder(self.name, download=self.download)
-            self._check(read_config(folder)["d_model"], folder)
-            try:
-                tokenizer = transformers.AutoTokenizer.from_pretrained(
-                    folder, local_files_only=True
-                )
-                encoder = transformers.T5EncoderModel.from_pretrained(
-                    folder, dtype=getattr(torch, self.dtype), local_files_only=True
-                )
-            except (OSError, ValueError) as error:
-                raise ValueError(f"T5Text: {folder} does not load: {error}") from error
-            self._loaded = tokenizer, encoder.eval().requires_grad_(False)
-        return self._loaded
+        if "tokenizer" not in self._loaded:
+            self._loaded["tokenizer"] = self._load("AutoTokenizer")
+        return self._loaded["tokenizer"]
+
+    def encoder(self) -> Any:
+        """The encoder, frozen.
+
+        Raises:
+            ValueError: transformers or the files are missing, or they are not those stated.
+        """
+        if "encoder" not in self._loaded:
+            encoder = self._load("T5EncoderModel", dtype=getattr(torch, self.dtype))
+            self._loaded["encoder"] = encoder.eval().requires_grad_(False)
+        return self._loaded["encoder"]
+
+    def _load(self, kind: str, **options: Any) -> Any:
+        try:
+            transformers = importlib.import_module("transformers")
+        except ImportError as error:
+            raise ValueError(
+                "T5Text: needs transformers; install it by pip install 'cascade[text]'"
+            ) from error
+        folder = find_encoder(self.name, download=self.download)
+        self._check(read_config(folder)["d_model"], folder)
+        try:
+            maker = getattr(transformers, kind)
+            return maker.from_pretrained(folder, local_files_only=True, **options)
+        except (OSError, ValueError) as error:
+            raise ValueError(f"T5Text: {folder} does not load: {error}") from error
 
     def _check(self, width: int, folder: Path) -> None:
         if width != self.width:
@@ -131,7 +140,8 @@ class T5Text(TextEncoder):
     def prepare(self) -> None:
         """Open the stored embeddings; without them load tokenizer and encoder."""
         if self.embeddings is None:
-            self.load()
+            self.tokenizer()
+            self.encoder()
         else:
             self.store()
 
@@ -178,9 +188,8 @@ class T5Text(TextEncoder):
 
     def tokenize(self, captions: Sequence[str]) -> list[list[int]]:
         """The tokens of each caption, its end token last; nothing is cut."""
-        tokenizer, _ = self.load()
         sound = [one.encode("utf-8", errors="replace").decode() for one in captions]
-        return cast(list[list[int]], tokenizer(sound)["input_ids"])
+        return cast(list[list[int]], self.tokenizer()(sound)["input_ids"])
 
     def cut(self, tokens: list[int]) -> list[int]:
         """At most `max_tokens`: cut before the end token, as the tokenizer itself would."""
@@ -196,7 +205,7 @@ class T5Text(TextEncoder):
     @torch.no_grad()
     def encode(self, ids: Sequence[list[int]]) -> TextFeatures:
         """The last hidden states of tokens that are cut already."""
-        _, encoder = self.load()
+        encoder = self.encoder()
         device = cast(Tensor, self.anchor).device
         tokens = nn.utils.rnn.pad_sequence([torch.tensor(one) for one in ids], batch_first=True)
         mask = self._mask(torch.tensor([len(one) for one in ids]))

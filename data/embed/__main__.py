@@ -11,6 +11,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from cascade.embeddings import SUFFIX
 from cascade.entry import CONF, explained
+from data.caption import Captions
 from data.embed.embedder import Embedder, embeddings_path
 from data.index import ensure_index
 from data.store import find_shards
@@ -44,7 +45,7 @@ def embed(cfg: DictConfig) -> None:
         device = "cuda" if torch.cuda.is_available() else "cpu"
     embedder = Embedder(
         encoder=cfg.encoder,
-        captions=hydra.utils.instantiate(cfg.captions),
+        captions=Captions(**cfg.captions),
         max_tokens=cfg.max_tokens,
         dtype=cfg.dtype,
         download=cfg.download,
@@ -79,7 +80,10 @@ def embed(cfg: DictConfig) -> None:
 @explained()
 def main(cfg: DictConfig) -> None:
     """The command line."""
-    embed(cfg)
+    try:
+        embed(cfg)
+    except KeyboardInterrupt:
+        raise SystemExit("stopped; the same command goes on") from None
 
 
 if __name__ == "__main__":

@@ -141,7 +141,10 @@ def main(cfg: DictConfig) -> None:
         logging.getLogger(noisy).setLevel(logging.WARNING)
     config = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)
     assert isinstance(config, dict)
-    recaption({str(name): value for name, value in config.items()}, Console())
+    try:
+        recaption({str(name): value for name, value in config.items()}, Console())
+    except (KeyboardInterrupt, asyncio.CancelledError):
+        raise SystemExit("stopped; the same command goes on") from None
 
 
 if __name__ == "__main__":

@@ -34,7 +34,7 @@ def test_t5_follows_the_stage_to_its_device(tiny_t5: Path) -> None:
     encoder = t5(tiny_t5).to("meta")
     with pytest.raises(RuntimeError, match="meta"):
         encoder(["a"])
-    assert encoder.load()[1].device.type == "meta"
+    assert encoder.encoder().device.type == "meta"
 
 
 def test_t5_cuts_and_counts_captions_and_refuses_prompts(tiny_t5: Path) -> None:
@@ -52,10 +52,10 @@ def test_t5_without_its_files_says_where_it_looked(tmp_path: Path) -> None:
 
 def test_t5_of_another_width_is_refused(tiny_t5: Path) -> None:
     with pytest.raises(ValueError, match=r"has width 16, the stage states 8; set text.width=16"):
-        t5(tiny_t5, width=8).load()
+        t5(tiny_t5, width=8).prepare()
 
 
 def test_t5_without_transformers_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(__import__("sys").modules, "transformers", None)
     with pytest.raises(ValueError, match=r"pip install 'cascade\[text\]'"):
-        t5(Path("any")).load()
+        t5(Path("any")).prepare()

@@ -87,6 +87,7 @@ def test_every_caption_that_may_be_drawn_is_stored_as_the_encoder_gives_it(folde
 def test_the_forecast_is_the_size(folder, tiny_t5):
     maker, shards = embedder(tiny_t5), find_shards(folder)
     found = maker.forecast(shards, ensure_index(shards))
+    assert set(maker.text._loaded) == {"tokenizer"}  # a disk too small is told at once
     assert found.cut == 1
     assert sum(found.left.values()) == found.bytes
     files = run_all(maker, folder)
@@ -286,4 +287,4 @@ def test_training_with_the_store_equals_training_with_the_encoder(train, tiny_t5
         ["never stored"], grid=Grid(frames=8, height=16, width=16, fps=4), seeds=[0], steps=1
     )
     assert video.isfinite().all()
-    assert stage.text._loaded is not None
+    assert set(stage.text._loaded) == {"tokenizer", "encoder"}
