@@ -134,7 +134,7 @@ def test_killed_three_times_it_goes_on_to_the_same_bytes(made, videos, ingest, t
 @pytest.mark.slow
 @pytest.mark.media
 def test_killed_twenty_times_on_real_clips(media, ingest, tmp_path):
-    options = ("packing.samples=7", "measures.text_side=320", "filters.text=0.15")
+    options = ("packing.samples=7", "encoding.short_side=160")
     process = ingest(media / "clips", tmp_path / "whole", *options)
     begun = time.monotonic()
     said, _ = process.communicate()
@@ -174,6 +174,49 @@ def test_another_recipe_or_other_sources_are_refused_with_the_difference(
 def test_two_runs_into_one_folder_are_refused(videos, make_recipe, tmp_path):
     with Folder(tmp_path).locked(), pytest.raises(ValueError, match="another run is writing"):
         make_shards(str(videos), tmp_path, make_recipe(), Local(workers=1), SETTINGS)
+
+
+def test_a_lists_own_columns_and_its_images_come_through(tmp_path, videos, make_jpeg, make_recipe):
+    (tmp_path / "a.jpeg").write_bytes(make_jpeg())
+    rows = [
+        {"path": str(videos / "some/video.1.mp4"), "caption": "süß", "rating": 0.5, "long": "more"},
+        {"path": "a.jpeg", "caption": None, "rating": None, "long": ""},
+    ]
+    (tmp_path / "list.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    shards = make_shards(
+        str(tmp_path / "list.jsonl"), tmp_path / "to", make_recipe(), Local(workers=1), SETTINGS
+    )
+    first, second, image = webdataset.WebDataset(shards, shardshuffle=False)
+    for i, sample in enumerate((first, second)):
+        state = json.loads(sample["json"])
+        assert (state["rating"], state["long"], state["clip"]["window"]) == (0.5, "more", i)
+        assert sample["txt"].decode() == "süß"
+    assert image["jpg"] == make_jpeg()
+    assert "txt" not in image
+    table = pq.read_table(ensure_index(shards, depth="full")[0]).to_pydict()
+    assert table["kind"] == ["video", "video", "image"]
+    assert table["captioned"] == [True, True, False]
+
+
+@pytest.mark.slow
+@pytest.mark.media
+def test_every_hazard_is_kept_or_dropped_with_a_reason(media, make_recipe, tmp_path):
+    recipe = make_recipe("encoding.short_side=128")
+    shards = make_shards(str(media / "hazards"), tmp_path, recipe, Local(workers=2), SETTINGS)
+    rows = [json.loads(row) for row in (tmp_path / "report/clips.jsonl").read_text().splitlines()]
+    assert {row["source"] for row in rows} == set(
+        json.loads((media / "hazards/hazards.json").read_text())
+    )
+    assert {row["source"]: row["reason"] for row in rows if "detail" in row} == dict.fromkeys(
+        (
+            *("audio_only.mp4", "claims_12336x12336.webm", "corrupted.mp4"),
+            *("header_only.mp4", "one_pixel.mp4"),
+        ),
+        "unreadable",
+    )
+    table = pq.read_table(ensure_index(shards, depth="full")[0]).to_pydict()
+    assert set(table["reason"]) == {""}
+    assert all(table["decord"])
 
 
 def test_shards_do_not_go_among_their_sources(videos, make_recipe):
