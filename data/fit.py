@@ -10,6 +10,7 @@ from jaxtyping import Bool, Float, Integer
 from cascade.grid import Grid
 from data.shapes import Kind, Shape, Side, bins, choose, consolidate, kept, log_aspect, native, near
 
+_CHUNK = 1 << 19
 Batching = Literal["fixed", "buckets", "packing"]
 
 
@@ -104,8 +105,7 @@ class Fitter:
 
         `batch` says how many clips of a shape make a batch: a shape that fewer take is given up.
         """
-        aspect = log_aspect(height, width)
-        place = bins(aspect)
+        place = bins(log_aspect(height, width))
         shapes: list[Shape] = []
         number = np.full(len(fit), -1, dtype=np.int16)
         waste = 0.05 if self.batching == "packing" else 1.0
@@ -113,43 +113,47 @@ class Fitter:
         for kind in kinds:
             mine = fit & (image == (kind == "image"))
             lengths = (1,) if kind == "image" else self.lengths
-            for length, rows in zip(
-                lengths, self._by_length(mine, frames, lengths, batch), strict=True
-            ):
+            level = self._levels(mine, frames, lengths, batch)
+            for i, length in enumerate(lengths):
+                rows = np.flatnonzero(mine & (level == i)).astype(np.int32)
                 for size in self.sizes:
-                    rows = rows[number[rows] < 0]
                     if not len(rows):
                         break
                     sides = self._settle(kind, length, size, place[rows], batch)
-                    chosen = choose(sides, waste=waste)[place[rows]]
-                    ok = self._large_enough(sides, chosen, height[rows], width[rows])
-                    number[rows[ok]] = chosen[ok] + len(shapes)
+                    table, left = choose(sides, waste=waste).astype(np.int16), []
+                    for some in np.array_split(rows, -(-len(rows) // _CHUNK)):
+                        chosen = table[place[some]]
+                        ok = self._large_enough(sides, chosen, height[some], width[some])
+                        number[some[ok]] = chosen[ok] + len(shapes)
+                        left.append(some[~ok])
+                    rows = np.concatenate(left)
                     shapes += [Shape(kind=kind, frames=length, height=h, width=w) for h, w in sides]
-        return Fit(shapes=shapes, shape=number, cropped=self._cropped(shapes, number, aspect))
+        return Fit(
+            shapes=shapes, shape=number, cropped=self._cropped(shapes, number, height, width)
+        )
 
-    def _by_length(
+    def _levels(
         self,
         mine: Bool[np.ndarray, " n"],
         frames: Integer[np.ndarray, " n"],
         lengths: Sequence[int],
         batch: "Batch",
-    ) -> list[Integer[np.ndarray, " _m"]]:
-        """The rows of each length; a length with less than a batch goes to the next shorter."""
-        level = np.searchsorted(-np.asarray(lengths), -frames)
+    ) -> Integer[np.ndarray, " n"]:
+        """Which length each row has; one with less than a batch goes to the next shorter."""
+        level = np.zeros(len(frames), dtype=np.int8)
+        for length in lengths:
+            level += frames < length
         counts = np.bincount(level[mine], minlength=len(lengths) + 1)[: len(lengths)]
+        _, height, width = self.grid.shape
         enough = [
-            count
-            >= batch.size(
-                Shape(kind="video", frames=n, height=self.grid.height, width=self.grid.width)
-            )
+            count >= batch.size(Shape(kind="video", frames=n, height=height, width=width))
             for count, n in zip(counts, lengths, strict=True)
         ]
-        moved = np.arange(len(lengths) + 1)
+        moved = np.arange(len(lengths) + 1, dtype=np.int8)
         for i in range(len(lengths)):
             if not enough[i]:
                 moved[i] = next((j for j in range(i + 1, len(lengths)) if enough[j]), i)
-        level = moved[level]
-        return [np.flatnonzero(mine & (level == i)) for i in range(len(lengths))]
+        return moved[level]
 
     def _settle(
         self, kind: Kind, length: int, size: float, place: Integer[np.ndarray, " m"], batch: "Batch"
@@ -180,14 +184,19 @@ class Fitter:
         self,
         shapes: Sequence[Shape],
         number: Integer[np.ndarray, " n"],
-        aspect: Float[np.ndarray, " n"],
+        height: Integer[np.ndarray, " n"],
+        width: Integer[np.ndarray, " n"],
     ) -> Float[np.ndarray, " n"]:
         """What is left out at the shape's aspect; a crop's own is not lost: epochs take others."""
-        if not shapes:
-            return np.zeros(len(number), dtype=np.float32)
-        covers = np.array([self.cover(shape) for shape in shapes], dtype=np.float64)
-        ratios = np.log(covers[:, 1] / covers[:, 0]).astype(np.float32)
-        return np.where(number >= 0, 1 - kept(ratios[number], aspect), 0).astype(np.float32)
+        lost = np.zeros(len(number), dtype=np.float16)
+        if shapes:
+            covers = np.array([self.cover(shape) for shape in shapes])
+            ratios = log_aspect(covers[:, 0], covers[:, 1])
+            for first in range(0, len(number), _CHUNK):
+                part = slice(first, first + _CHUNK)
+                keeps = kept(ratios[number[part]], log_aspect(height[part], width[part]))
+                lost[part] = np.where(number[part] >= 0, 1 - keeps, 0)
+        return lost
 
 
 @dataclass(frozen=True, kw_only=True)

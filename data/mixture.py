@@ -14,7 +14,7 @@ from jaxtyping import Float64, Int64
 from cascade.keyed import key, uniform
 
 _GOLDEN = (5**0.5 - 1) / 2
-_CHUNK = 1 << 14
+_CHUNK = 1 << 10
 
 
 class Mixture:
@@ -34,18 +34,24 @@ class Mixture:
         self.seed, self.purpose, self.cycle = seed, purpose, cycle
         self._edges = np.cumsum(self.shares) * cycle
         self._phase = uniform(seed, 0, f"{purpose}/phase")
-        self._known = (0, np.zeros(len(weights), dtype=np.int64))
+        self._sums = [np.zeros(len(weights), dtype=np.int64)]  # turns before every _CHUNK-th cycle
         self._drawn: tuple[int, Int64[np.ndarray, " n"]] = (-1, np.zeros(0, dtype=np.int64))
 
     def before(self, turn: int) -> Int64[np.ndarray, " k"]:
         """How many of the first `turn` turns each stream had."""
         cycle, left = divmod(turn, self.cycle)
-        at, counts = self._known if self._known[0] <= cycle else (0, 0 * self._known[1])
-        for first in range(at, cycle, _CHUNK):
-            bounds = self._bounds(np.arange(first, min(first + _CHUNK, cycle)))
-            counts = counts + np.diff(bounds, axis=1, prepend=0).sum(axis=0)
-        self._known = (cycle, counts)
-        return counts + np.bincount(self._cycle(cycle)[:left], minlength=len(self.shares))
+        while len(self._sums) * _CHUNK <= cycle:
+            first = (len(self._sums) - 1) * _CHUNK
+            self._sums.append(self._sums[-1] + self._counts(first, first + _CHUNK))
+        known = cycle // _CHUNK
+        counts: Int64[np.ndarray, " k"] = self._sums[known] + self._counts(known * _CHUNK, cycle)
+        if left:
+            counts += np.bincount(self._cycle(cycle)[:left], minlength=len(self.shares))
+        return counts
+
+    def _counts(self, first: int, end: int) -> Int64[np.ndarray, " k"]:
+        bounds = self._bounds(np.arange(first, end))
+        return np.asarray(np.diff(bounds, axis=1, prepend=0).sum(axis=0))
 
     def turns(self, first: int, count: int) -> Int64[np.ndarray, " n"]:
         """The streams of `count` turns from number `first` on."""

@@ -18,7 +18,7 @@ from data.clip import Clipper
 from data.decode import DEADLINE_S, Decoder
 from data.fit import Batch, Batching, Fitter
 from data.index import CACHE_DIR, ensure_index
-from data.indexer import Depth
+from data.inspection import Depth
 from data.loader import Batches, Loader, Rows
 from data.packing import PackedPlan
 from data.plan import BucketPlan, Draw, Held, Part, Plan, Pool
@@ -193,6 +193,7 @@ class ShardData(pl.LightningDataModule):
         if not len(held):
             log.warning("data: nothing is held out; validation sees training samples")
             held = hold_out(chosen, 1.0)[1]
+        chosen.index.forget("hash")
         self.held = Held(held[: self.val_samples], self.held_of.fit, seed=self.seed)
         if self.image_share and not chosen.index.image[rows].any():
             log.warning("data: image_share is %g, but no image suits", self.image_share)

@@ -2,8 +2,8 @@
 
 Each sequence is attended within its clips alone. Samples come in windows of the endless stream; a
 window's clips are fitted into sequences in turn, the last two of each chosen to fit best. A window
-makes as many batches as its tokens ask for at the fill that the first window reached, so that a
-batch is found by sums over windows, without laying them out.
+makes as many batches as the tokens expected of it ask for, at the fill that the first window
+reached, so that a batch is found by sums over windows, without laying them out.
 """
 
 import bisect
@@ -21,10 +21,10 @@ from data.shuffle import Stream
 
 log = logging.getLogger(__name__)
 
-WINDOW = 65_536
+WINDOW = 262_144
 _CLOSE = 0.003
-_SPARE = 0.002
-"""How much less full than the first window the others may turn out without a clip left over."""
+_SURE = 3.0
+"""Standard deviations by which a window may hold more tokens than are expected of it."""
 
 
 class PackedPlan(Plan):
@@ -37,8 +37,6 @@ class PackedPlan(Plan):
     def __init__(self, pool: Pool, *, batch: Batch, seed: int, window: int = WINDOW) -> None:
         self.seed, self.batch, self.shapes = seed, batch, pool.fit.shapes
         self.slots = batch.divides
-        held = max(16 * batch.clips, min(len(pool.rows), window))
-        self.window = -(-held // self.slots) * self.slots
         self.length = batch.budget // batch.divides
         groups = pool.by_shape()
         self._groups, self._number = groups, pool.fit.shape
@@ -51,30 +49,38 @@ class PackedPlan(Plan):
                 "lower data.divides or raise data.global_batch"
             )
         self.sizes, self._size_of = np.unique(cost, return_inverse=True)
-        rates = pool.rates(groups)
-        share = pool.shares(cost.tolist(), rates)  # of tokens
-        per_set = (
-            rates
-            * np.divide(
-                share / cost,
-                rates.sum(axis=1),
-                out=np.zeros(len(groups)),
-                where=rates.sum(axis=1) > 0,
-            )[:, None]
-        )
-        image = np.array([shape.kind == "image" for shape in self.shapes])
-        parts, weights = [], []
-        for kind in (False, True):
-            rows = pool.rows[image[self._number[pool.rows]] == kind]
-            parts += pool.split(rows)
-            weights += per_set[image == kind].sum(axis=0).tolist()
+        parts, weights = self._parts(pool, cost)
         self.stream = Stream(parts, weights, seed=seed, purpose="order of a packed run")
+        # One set has a window an epoch where it can: all windows then have the same tokens.
+        alone = len(parts) == 1
+        self.window = max(16 * batch.clips, min(len(parts[0]), window)) if alone else window
+        counts = np.array([np.bincount(self._number[rows], minlength=len(cost)) for rows in parts])
+        share = counts / counts.sum(axis=1, keepdims=True)
+        self._mean = share @ cost
+        whole = alone and self.window % len(parts[0]) == 0
+        self._variance = 0 * self._mean if whole else share @ cost**2 - self._mean**2
         self._batches = [0]  # batches before each window known so far
         self._laid: tuple[int, Integer[np.ndarray, " n"], list[Int64[np.ndarray, " _n"]]]
         self._laid = (-1, np.zeros(0, dtype=np.int64), [])
         first = self._classes(self.stream.members(0, self.window))
         made = len(pack(first.tolist(), self.sizes.tolist(), self.length))
-        self.fill = (1 - _SPARE) * float(self.sizes[first].sum()) / (made * self.length)
+        self.fill = float(self.sizes[first].sum()) / (made * self.length)
+
+    def _parts(
+        self, pool: Pool, cost: Int64[np.ndarray, " k"]
+    ) -> tuple[list[Integer[np.ndarray, " _n"]], list[float]]:
+        """Rows by kind and set, and the share of the samples that each gets."""
+        rates = pool.rates(self._groups)
+        drawn = rates.sum(axis=1, keepdims=True)
+        tokens = pool.shares(cost.tolist(), rates)[:, None]
+        samples = rates / np.where(drawn > 0, drawn, 1) * tokens / cost[:, None]
+        image = np.array([shape.kind == "image" for shape in self.shapes])
+        found: list[tuple[Integer[np.ndarray, " _n"], float]] = []
+        for kind in (False, True):
+            rows = pool.rows[image[self._number[pool.rows]] == kind]
+            found += zip(pool.split(rows), samples[image == kind].sum(axis=0).tolist(), strict=True)
+        found = [(rows, weight) for rows, weight in found if len(rows) and weight > 0]
+        return [rows for rows, _ in found], [weight for _, weight in found]
 
     def check_parts(self, parts: int) -> None:
         """Refuse ranks × accumulation that do not divide the sequences of a batch."""
@@ -105,9 +111,9 @@ class PackedPlan(Plan):
 
     def _window_of(self, number: int) -> int:
         while self._batches[-1] <= number:
-            window = len(self._batches) - 1
-            members = self.stream.members(window * self.window, self.window)
-            tokens = int(self.sizes[self._classes(members)].sum())
+            first = (len(self._batches) - 1) * self.window
+            counts = self.stream.counts(first, self.window)
+            tokens = counts @ self._mean + _SURE * (counts @ self._variance) ** 0.5
             made = math.ceil(tokens / (self.fill * self.length * self.slots))
             self._batches.append(self._batches[-1] + made)
         return int(np.searchsorted(self._batches, number, side="right")) - 1

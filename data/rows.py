@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 from jaxtyping import Bool, Integer, Shaped
 
 from data.caption import captions_path, read_captions
-from data.index import read_about
+from data.index_file import read_about, sort_of
 
 log = logging.getLogger(__name__)
 
@@ -56,32 +56,34 @@ class Index:
     @classmethod
     def load(cls, shards: Sequence[str], paths: Sequence[Path]) -> "Index":
         """Read the sidecars of the shards; what is wrong with a shard is said."""
-        digest, starts = blake2b(digest_size=16), [0]
-        columns: dict[str, list[np.ndarray]] = {name: [] for name in _COLUMNS}
-        image, reason = [], []
+        digest = blake2b(digest_size=16)
+        counts = [pq.read_metadata(path).num_rows for path in paths]
+        starts = np.cumsum([0, *counts])
+        columns = {name: np.empty(starts[-1], dtype) for name, dtype in _COLUMNS.items()}
+        image, reason = np.empty(starts[-1], dtype=np.bool_), np.empty(starts[-1], dtype=np.int16)
         words: dict[str, int] = {"": 0}
-        for shard, path in zip(shards, paths, strict=True):
+        for shard, path, first, end in zip(shards, paths, starts, starts[1:], strict=False):
             about = read_about(path)
             digest.update(about["shard_hash"].encode())
             if about["error"]:
                 log.warning("data: %s: %s", shard, about["error"])
-            table = pq.read_table(path, columns=[*_COLUMNS, "kind", "reason"])
-            starts.append(starts[-1] + table.num_rows)
-            for name, dtype in _COLUMNS.items():
-                columns[name].append(_numbers(table[name], dtype))
-            image.append(_codes(table["kind"], {"": 0, "image": 1}) == 1)
-            reason.append(_codes(table["reason"], words))
+            table = pq.ParquetFile(path).read([*_COLUMNS, "kind", "reason"], use_threads=False)
+            for name, column in columns.items():
+                column[first:end] = _numbers(table[name], column.dtype)
+            image[first:end] = _codes(table["kind"], {"": 0, "image": 1}) == 1
+            reason[first:end] = _codes(table["reason"], words)
             made = captions_path(path)
             if made.is_file():
                 digest.update(blake2b(made.read_bytes()).digest())
-                columns["captioned"][-1] |= _captioned(path, made)
+                columns["captioned"][first:end] |= _captioned(path, made)
+        pa.default_memory_pool().release_unused()
         return cls(
             shards=shards,
             paths=paths,
-            starts=np.array(starts),
-            columns={name: np.concatenate(columns.pop(name)) for name in _COLUMNS},
-            image=np.concatenate(image),
-            reason=np.concatenate(reason),
+            starts=starts,
+            columns=columns,
+            image=image,
+            reason=reason,
             reasons=list(words),
             fingerprint=digest.hexdigest(),
             _lines=Lines(paths),
@@ -93,6 +95,10 @@ class Index:
     def column(self, name: str) -> Shaped[np.ndarray, " n"]:
         """One column as an array."""
         return self.columns[name]
+
+    def forget(self, name: str) -> None:
+        """Give a column's memory back: nothing will ask for it again."""
+        self.columns.pop(name, None)
 
     def shard(self, row: int) -> int:
         """The number of a row's shard."""
@@ -119,7 +125,7 @@ class Lines:
             while len(self._kept) >= _KEPT_SHARDS:
                 self._kept.popitem(last=False)
             path = self.paths[shard]
-            table = pq.read_table(path, columns=list(_LINE)).combine_chunks()
+            table = pq.ParquetFile(path).read(list(_LINE), use_threads=False).combine_chunks()
             self._kept[shard] = (table, read_captions(captions_path(path)))
         self._kept.move_to_end(shard)
         table, captions = self._kept[shard]
@@ -127,11 +133,9 @@ class Lines:
         return found | {"made": captions.get(found["key"], {})}
 
 
-def _numbers(column: pa.ChunkedArray, dtype: type) -> Shaped[np.ndarray, " n"]:
-    values = column.to_numpy()
-    if dtype is np.uint16:
-        values = values.clip(0, np.iinfo(dtype).max)
-    return np.asarray(values).astype(dtype)
+def _numbers(column: pa.ChunkedArray, dtype: np.dtype[Any]) -> Shaped[np.ndarray, " n"]:
+    values = np.asarray(column.to_numpy())
+    return values.clip(0, np.iinfo(dtype).max) if dtype == np.uint16 else values
 
 
 def _codes(column: pa.ChunkedArray, words: dict[str, int]) -> Integer[np.ndarray, " n"]:
@@ -139,7 +143,8 @@ def _codes(column: pa.ChunkedArray, words: dict[str, int]) -> Integer[np.ndarray
     parts = []
     for chunk in column.chunks:
         coded = chunk if pa.types.is_dictionary(chunk.type) else chunk.dictionary_encode()
-        known = [words.setdefault(word, len(words)) for word in coded.dictionary.to_pylist()]
+        sorts = [sort_of(word) for word in coded.dictionary.to_pylist()]
+        known = [words.setdefault(sort, len(words)) for sort in sorts]
         parts.append(np.array(known, dtype=np.int16)[coded.indices.to_numpy()])
     return np.concatenate(parts) if parts else np.zeros(0, dtype=np.int16)
 

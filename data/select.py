@@ -33,16 +33,21 @@ class Need:
 
     def suits(self, rate: float, fps: Float[np.ndarray, " n"]) -> Bool[np.ndarray, " n"]:
         """Whether clips have frames enough per second for a rate; 0.5 % are forgiven."""
-        return np.asarray(fps * 1.005 >= self.min_rate * rate * self.fps)
+        return np.asarray(fps >= self.min_rate * rate * self.fps / 1.005)
 
     def given(
         self, duration: Float[np.ndarray, " n"], fps: Float[np.ndarray, " n"]
     ) -> Integer[np.ndarray, " n"]:
-        """How many frames clips give at the best rate; 0 where their own rate is too low."""
-        most = np.zeros(len(duration), dtype=np.int32)
+        """How many frames clips give at the best rate; 0 where their own rate is too low.
+
+        More than 32,767 count as that many.
+        """
+        most = np.zeros(len(duration), dtype=np.int16)
         for rate in sorted(self.rates):
-            length = (duration * (self.fps * rate) + _SLACK).clip(1, 2**30).astype(np.int32)
-            np.copyto(most, length, where=self.suits(rate, fps))
+            length = duration * np.float32(self.fps * rate) + np.float32(_SLACK)
+            np.copyto(
+                most, length.clip(1, 2**15 - 1), where=self.suits(rate, fps), casting="unsafe"
+            )
         return most
 
 
@@ -104,8 +109,10 @@ def _repeated(
 ) -> Bool[np.ndarray, " n"]:
     """Whether a fit row's key came before in another fit row."""
     repeated = np.zeros(len(hashes), dtype=bool)
-    ordered = np.sort(hashes[fit])
+    ordered = hashes[fit]
+    ordered.sort()
     twice = np.unique(ordered[1:][ordered[1:] == ordered[:-1]])
+    del ordered
     if len(twice):
         rows = np.flatnonzero(fit & np.isin(hashes, twice))
         _, first = np.unique(hashes[rows], return_index=True)

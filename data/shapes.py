@@ -84,13 +84,14 @@ def log_aspect(
     height: Integer[np.ndarray, " n"], width: Integer[np.ndarray, " n"]
 ) -> Float[np.ndarray, " n"]:
     """log(width / height), in single precision."""
-    return np.log(np.maximum(width, 1) / np.maximum(height, 1)).astype(np.float32)
+    ratio = np.divide(np.maximum(width, 1), np.maximum(height, 1), dtype=np.float32)
+    return np.asarray(np.log(ratio, out=ratio))
 
 
 def bins(aspect: Float[np.ndarray, " n"]) -> Integer[np.ndarray, " n"]:
     """The bin of each log aspect ratio."""
-    place = (aspect + _RANGE) * (BINS / (2 * _RANGE))
-    return np.asarray(place.clip(0, BINS - 1).astype(np.int16))
+    place = (aspect + np.float32(_RANGE)) * np.float32(BINS / (2 * _RANGE))
+    return np.asarray(place.clip(0, BINS - 1, out=place).astype(np.int16))
 
 
 def choose(sides: Sequence[Side], *, waste: float = 1.0) -> Integer[np.ndarray, " bins"]:

@@ -8,7 +8,7 @@ shards are read at a time. Only the window in use is ever laid out.
 from collections.abc import Sequence
 
 import numpy as np
-from jaxtyping import Integer
+from jaxtyping import Int64, Integer
 
 from data.mixture import Mixture, permutation
 
@@ -110,6 +110,12 @@ class Stream:
         if self._alone is not None:
             return self._alone.take(first, count)
         return np.concatenate(list(self._parts(first, count).values()))
+
+    def counts(self, first: int, count: int) -> Int64[np.ndarray, " k"]:
+        """How many rows of each set `count` rows from number `first` on have."""
+        if self._alone is not None:
+            return np.array([count])
+        return np.asarray(self.mixture.before(first + count) - self.mixture.before(first))
 
     def _parts(self, first: int, count: int) -> dict[int, Integer[np.ndarray, " _n"]]:
         before, after = self.mixture.before(first), self.mixture.before(first + count)

@@ -51,9 +51,10 @@ def pool(batching="buckets", count=3000, sets=(0,), weights=None, images=0, shar
 
 
 def plan(batching="buckets", *, seed=1, size=None, **options):
-    kind = PackedPlan if batching == "packing" else BucketPlan
-    made = pool(batching, **options)
-    return kind(made, batch=size or batch(same=batching == "fixed"), seed=seed)
+    made, size = pool(batching, **options), size or batch(same=batching == "fixed")
+    if batching == "packing":
+        return PackedPlan(made, batch=size, seed=seed, window=4096)
+    return BucketPlan(made, batch=size, seed=seed)
 
 
 BATCHING = pytest.mark.parametrize("batching", ["fixed", "buckets", "packing"])
