@@ -65,6 +65,11 @@ def make_shards(
         shards = sorted(str(path) for path in folder.to.glob("*.tar"))
         ensure_index(shards, depth="full")
         shutil.rmtree(folder.work)
+    if not shards:
+        raise ValueError(
+            f"from: of {len(found.sources)} sources no clip was kept; "
+            f"{folder.report / 'index.html'} says why"
+        )
     return shards
 
 
@@ -117,10 +122,6 @@ def _make(
     if packer.shards:
         cluster.index(folder, [str(path) for path in packer.shards])
     log.info("%s", _write_report(folder, recipe, tally, packer, found))
-    if not packer.shards:
-        raise ValueError(
-            f"from: of {count} sources no clip was kept; {folder.report / 'index.html'} says why"
-        )
 
 
 def _write_report(

@@ -226,8 +226,9 @@ def test_shards_do_not_go_among_their_sources(videos, make_recipe):
 
 def test_where_nothing_is_kept_it_says_so_and_reports(tmp_path, videos, make_recipe):
     to = tmp_path / "to"
-    with pytest.raises(ValueError, match=r"of 11 sources no clip was kept; .*index\.html says why"):
-        make_shards(str(videos), to, make_recipe("windows.min_s=9"), Local(workers=2), SETTINGS)
+    for _ in range(2):
+        with pytest.raises(ValueError, match=r"of 11 sources no clip was kept; .*html says why"):
+            make_shards(str(videos), to, make_recipe("windows.min_s=9"), Local(workers=2), SETTINGS)
     report = json.loads((to / "report/report.json").read_text())
     assert report["clips"]["dropped"]["too short"]["clips"] == 19
 
