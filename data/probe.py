@@ -191,12 +191,14 @@ def video_header(container: av.container.InputContainer, *, max_pixels: int) -> 
     if any(row[0] is None for row in rows):
         raise DecodeError("a frame without a time stamp")
     table = np.array(rows, dtype=np.int64).reshape(-1, 5)
+    if not table[:, 4].any():
+        raise DecodeError("no frame is shown")
+    # A cut at an open group: what comes before its first key frame needs frames that are gone.
+    gone = table[:, 0] < table[0, 0] if table[0, 3] else np.zeros(len(table), dtype=np.bool_)
     packets = Packets(
-        pts=table[:, 0], size=table[:, 2], key=table[:, 3] == 1, shown=table[:, 4] == 1
+        pts=table[:, 0], size=table[:, 2], key=table[:, 3] == 1, shown=(table[:, 4] == 1) & ~gone
     )
     shown = table[packets.shown]
-    if not len(shown):
-        raise DecodeError("no frame is shown")
     pts = np.unique(shown[:, 0])
     length = int(shown[np.argmax(shown[:, 0]), 1])
     return Header(

@@ -166,10 +166,11 @@ class StrictReader:
     def _from_the_start(self) -> Iterator[tuple[int, av.VideoFrame]]:
         self._container.close()
         self._open()
-        shown = self._decode(self._container.demux(self._stream), 0, None)
+        stream, packets = self._container.demux(self._stream), self.header.packets
         if not self.header.by_order:
-            yield from shown
+            yield from self._decode(stream, 0, int(packets.pts[0]) if packets.key[0] else None)
             return
+        shown = self._decode(stream, 0, None)
         delay = None
         for number, (pts, (_, frame)) in enumerate(
             zip(self.header.pts.tolist(), shown, strict=False)

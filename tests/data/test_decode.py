@@ -115,6 +115,25 @@ def test_any_frame_is_what_reading_in_order_gives(decoder, codec, container, opt
         assert difference(decoder.frames(timing.times[some]), shown[some]) <= 0.01
 
 
+def test_a_cut_at_an_open_group_begins_with_its_key_frame(decoder):
+    """Frames stored after the key frame but shown before it need what was cut off."""
+    file = io.BytesIO()
+    options = {"x265-params": "log-level=none:open-gop=1:bframes=3"}
+    whole = io.BytesIO(moving(codec="libx265", container="matroska", **options))
+    with av.open(whole) as source, av.open(file, "w", format="matroska") as target:
+        stream = target.add_stream_from_template(source.streams.video[0])
+        packets = [packet for packet in source.demux(video=0) if packet.size]
+        second = [number for number, packet in enumerate(packets) if packet.is_keyframe][1]
+        assert packets[second + 1].pts < packets[second].pts
+        for packet in packets[second:]:
+            packet.stream = stream
+            target.mux(packet)
+    shown = in_order(file.getvalue())
+    timing = decoder.open(file.getvalue())
+    assert timing.frames == len(shown)
+    assert difference(decoder.frames(timing.times), shown) <= 0.01
+
+
 def test_a_window_in_the_middle_is_not_decoded_from_the_start(tmp_path):
     path = tmp_path / "video"
     path.write_bytes(moving(frames=200, group=10))
