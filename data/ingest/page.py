@@ -140,9 +140,9 @@ def _gallery(page: Page, shown: Sequence[Thumbnail], scratch: Path, empty: str) 
 
 
 def _recipe(page: Page, recipe: Recipe) -> None:
-    page.section("The recipe", "A threshold of – is switched off.")
+    page.section("The recipe")
     rows = [
-        (f"{section}.{name}", value)
+        (f"{section}.{name}", "off" if value is None else str(value))
         for section, values in recipe.record().items()
         for name, value in values.items()
     ]
