@@ -24,6 +24,7 @@ LEADS: dict[Section, tuple[str, str]] = {
     "time": ("Time", "Validation, samples and checkpoints come on top."),
     "files": ("Files and caches", "What the run writes and keeps."),
 }
+NARROW = "\N{NO-BREAK SPACE}"
 #: What stands in large type: section, figure, name.
 HEAD: tuple[tuple[Section, str, str], ...] = (
     ("data", "to train on", "clips to train on"),
@@ -47,7 +48,9 @@ def write(record: Record, path: Path) -> Path:
             continue
         page.section(title, lead)
         if figures:
-            rows = [(name, f.text, f.how, f.note) for name, f in figures.items()]
+            rows = [
+                (name, f.text.replace(" ", NARROW), f.how, f.note) for name, f in figures.items()
+            ]
             page.table(("", "value", "how", "note"), rows)
         if section == "data":
             _data(page, record)

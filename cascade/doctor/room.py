@@ -12,6 +12,19 @@ from cascade.doctor.record import Record
 from cascade.doctor.text import FrozenEncoder
 from cascade.memory import StepMemory
 
+#: What the parts of a step's memory are.
+NOTES = {
+    "weights": "parameters and buffers",
+    "frozen": "of the text encoder, in half precision",
+    "optimizer": "the optimizer's state",
+    "averages": "of the weights, in float32, one copy per width",
+    "buckets": "gradients copied to be summed over ranks (DDP)",
+    "gradients": "those that live at the peak",
+    "gathered": "the largest block's weights and gradients, whole",
+    "activations": "the batch, what the forward pass saves, autocast's weights",
+    "temporaries": "of the backward pass and the optimizer; what is computed again",
+}
+
 
 def look_at_memory(
     record: Record,
@@ -33,9 +46,12 @@ def look_at_memory(
         )
         return sharded(found, ranks.count, dry.gathered) if ranks.sharded else found
 
+    kind = "cuda" if device.cuda else "cpu"
     assert isinstance(device.memory.value, int | float)
     memory = device.memory.value / (1 if device.cuda else ranks.local)
-    room = Room(memory=memory, reserved=options["reserved_mib"] * 2**20, slack=options["slack"])
+    room = Room(
+        memory=memory, reserved=options["reserved_mib"][kind] * 2**20, slack=options["slack"][kind]
+    )
     found = fit(Extrapolated(step), room, share=share, accumulate=ranks.accumulate)
     how: Any = "estimated" if ranks.sharded else "counted"
     needed = room.needed(found.step.peak)
@@ -49,7 +65,10 @@ def look_at_memory(
     record.add(
         "memory",
         {
-            **{name: Figure(size, how, "bytes") for name, size in found.step.parts.items()},
+            **{
+                name: Figure(size, how, "bytes", NOTES.get(name, ""))
+                for name, size in found.step.parts.items()
+            },
             "peak of a step": Figure(
                 found.step.peak,
                 how,
@@ -62,7 +81,7 @@ def look_at_memory(
                 "estimated",
                 "bytes",
                 f"with {said(room.reserved, 'bytes')} reserved and {said(room.slack, 'share')} "
-                "the allocator cannot use",
+                "lost to the allocator",
             ),
             "of the device": Figure(
                 round(memory),

@@ -57,7 +57,12 @@ def expected(
     note = f"{said(utilisation, 'share')} of {said(peak, 'FLOP/s')}"
     return {
         "a step, by FLOPs": Figure(step, "estimated", "s", note),
-        "hours, by FLOPs": Figure(step * steps / 3600, "estimated", "hours", "training alone"),
+        "hours, by FLOPs": Figure(
+            step * steps / 3600,
+            "estimated",
+            "hours",
+            "training alone; a small network uses less of a large device",
+        ),
     }
 
 
@@ -124,6 +129,14 @@ def measured(
             ),
         },
     )
+    busy = os.getloadavg()[0] - (0.0 if ways.cuda else threads)
+    if busy > 0.5 * cores:
+        record.say(
+            "warning",
+            f"the machine is busy (load {busy:.1f} beside this on {cores} cores): the measured "
+            "times are too long",
+            "measure again when it is free",
+        )
     peak = device.peak.value
     if isinstance(peak, int | float):
         own = flops / ranks.count / ranks.accumulate / times.step_s / peak
