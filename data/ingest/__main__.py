@@ -15,15 +15,20 @@ _SECTIONS = ("shots", "windows", "encoding", "measures", "filters", "packing")
 
 @hydra.main(version_base="1.3", config_path=CONF, config_name="shards")
 def main(cfg: DictConfig) -> None:
-    """Make the shards that the config asks for."""
-    with explained():
-        make_shards(
-            str(cfg["from"]),
-            None if cfg.to is None else Path(cfg.to),
-            Recipe(**{name: instantiate(cfg[name]) for name in _SECTIONS}),
-            instantiate(cfg.cluster, _convert_="all"),
-            instantiate(cfg.run),
-        )
+    """Make the shards that the config asks for; stopped, the same command goes on."""
+    try:
+        with explained():
+            make_shards(
+                str(cfg["from"]),
+                None if cfg.to is None else Path(cfg.to),
+                Recipe(**{name: instantiate(cfg[name]) for name in _SECTIONS}),
+                instantiate(cfg.cluster, _convert_="all"),
+                instantiate(cfg.run),
+            )
+    except KeyboardInterrupt as stop:
+        raise SystemExit("stopped; the same command goes on") from stop
+    except OSError as error:
+        raise SystemExit(f"error: {error}; put that right, and the same command goes on") from error
 
 
 if __name__ == "__main__":
