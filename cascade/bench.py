@@ -17,7 +17,7 @@ import hydra
 import torch
 from omegaconf import DictConfig, OmegaConf
 
-from cascade.entry import CONF, check_choices, explained
+from cascade.entry import CONF, check_choices, explained, open_data
 from cascade.flops import device_peak, measured_matmul_peak, parameter_count, training_flops
 from cascade.grid import Grid
 
@@ -85,7 +85,7 @@ def bench(cfg: DictConfig) -> dict[str, Any]:
     work: dict[str, Callable[[], Any]] = {"training_step_s": step, "sample_2_steps_s": sample}
     loader = None
     if cfg.bench.loader:
-        data = hydra.utils.instantiate(config["data"], multiple=stage.multiple, _convert_="all")
+        data = open_data(config, stage)
         data.prepare_data()
         data.setup("fit")
         batches = cfg.bench.warmup + cfg.bench.rounds

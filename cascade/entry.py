@@ -2,12 +2,13 @@
 
 import contextlib
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from hydra.errors import InstantiationException
+from hydra.utils import instantiate
 from omegaconf import DictConfig
 
 from cascade.pipeline import Cascade
@@ -49,6 +50,13 @@ def explained() -> Iterator[None]:
             raise
         told = error.__cause__ if isinstance(error, InstantiationException) else error
         raise SystemExit(f"error: {told or error}") from error
+
+
+def open_data(config: Mapping[str, Any], stage: Any) -> Any:
+    """The data module of a plain config, for the stage that it feeds."""
+    return instantiate(
+        config["data"], multiple=stage.multiple, fetch=stage.text.ahead(), _convert_="all"
+    )
 
 
 def open_cascade(cfg: DictConfig, **options: Any) -> Cascade:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from cascade.embeddings import Embeddings
 from cascade.encoder import NoEncoderError, find_encoder, fingerprint, read_config
-from cascade.text import Known, TextEncoder, TextFeatures
+from cascade.text import Fetch, Known, TextEncoder, TextFeatures
 
 
 class T5Text(TextEncoder):
@@ -144,6 +144,10 @@ class T5Text(TextEncoder):
             self.encoder()
         else:
             self.store()
+
+    def ahead(self) -> Fetch | None:
+        """The stored embeddings, where there are any."""
+        return None if self.embeddings is None else self.store().get
 
     def identity(self) -> dict[str, str]:
         """The encoder's fingerprint."""

@@ -5,12 +5,12 @@ The result for one caption never depends on the others in its batch.
 
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple, cast
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float, Float16, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -23,6 +23,7 @@ PUNCTUATION = re.compile(rb"[!-/:-@\[-`{-~]")  # each a word of its own
 
 
 Known = Sequence[Float[Tensor, "_l d"] | None]
+Fetch = Callable[[str], Float16[np.ndarray, "l d"] | None]
 
 
 class TextFeatures(NamedTuple):
@@ -56,6 +57,10 @@ class TextEncoder(nn.Module, ABC):
     @abstractmethod
     def prepare(self) -> None:
         """Load what encoding needs, so that a missing file fails before the first step."""
+
+    def ahead(self) -> Fetch | None:
+        """What loader processes may call to fetch an embedding ahead; None: they need not."""
+        return None
 
     def identity(self) -> dict[str, str]:
         """What a bundle records of the encoder that its stage was trained with, as arguments."""

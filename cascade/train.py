@@ -28,7 +28,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 
 from cascade.bundle import load_weights, read_stage, save_bundle
 from cascade.callbacks.ema import averages
-from cascade.entry import CONF, check_choices, explained
+from cascade.entry import CONF, check_choices, explained, open_data
 from cascade.shrink import shrink
 
 log = logging.getLogger(__name__)
@@ -200,7 +200,7 @@ def _train(cfg: DictConfig, config: dict[str, Any], run: Path) -> None:
         warnings.filterwarnings("ignore", message=expected)
     stage = hydra.utils.instantiate(config["stage"], _convert_="all")
     stage.text.prepare()  # a missing file is told before any shard is made
-    data = hydra.utils.instantiate(config["data"], multiple=stage.multiple, _convert_="all")
+    data = open_data(config, stage)
     checkpoint = newest_checkpoint(run)
     if checkpoint is None and cfg.init_from is not None:
         read_stage(cfg.init_from)

@@ -13,6 +13,7 @@ from typing import Any
 import pytorch_lightning as pl
 
 from cascade.grid import Grid
+from cascade.text import Fetch
 from data.caption import Captions
 from data.clip import Clipper
 from data.decode import DEADLINE_S, Decoder
@@ -59,6 +60,7 @@ class ShardData(pl.LightningDataModule):
         index_depth: how far each clip is tried where an index has to be built.
         make: called with the folder of the shards before anything else: it writes what is missing
             there, and nothing else.
+        fetch: gives the stored embedding of a caption: loader processes read it ahead.
     """
 
     def __init__(
@@ -99,6 +101,7 @@ class ShardData(pl.LightningDataModule):
         max_pixels: int = MAX_PIXELS,
         max_steps: int | None = None,
         make: Callable[[Path], None] | None = None,
+        fetch: Fetch | None = None,
     ) -> None:
         super().__init__()
         self.sets, self.val, self.grid, self.global_batch = named(shards), val, grid, global_batch
@@ -150,6 +153,7 @@ class ShardData(pl.LightningDataModule):
             captions=Captions(**(captions or {})),
             seed=seed,
             cache_bytes=cache_bytes,
+            fetch=fetch,
             decoder=Decoder(deadline_s=deadline_s, max_pixels=max_pixels),
         )
         held = Clipper(seed=seed, random=False, rates=rates, zooms=None)

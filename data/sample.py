@@ -10,7 +10,7 @@ from pathlib import PurePosixPath
 from typing import Any, Literal, TypedDict
 
 import torch
-from jaxtyping import Float, Int64, UInt8
+from jaxtyping import Float, Float16, Int64, UInt8
 from torch import Tensor
 
 Role = Literal["video", "image", "caption", "state"]
@@ -30,6 +30,8 @@ class Sample(TypedDict):
     fps: float
     zoom: float
     caption: str
+    text: Float16[Tensor, "l d"] | None
+    """The caption's stored embedding, where there are any."""
     key: str
     position: int
     state: dict[str, Any]
@@ -41,6 +43,7 @@ class Beside(TypedDict):
     fps: Float[Tensor, " b"]
     zoom: Float[Tensor, " b"]
     caption: list[str]
+    text: list[Float16[Tensor, "_l d"] | None]
     key: list[str]
     position: Int64[Tensor, " b"]
     state: list[dict[str, Any]]
@@ -106,6 +109,7 @@ def _beside(samples: Sequence[Sample]) -> Beside:
         "fps": torch.tensor([s["fps"] for s in samples], dtype=torch.float32),
         "zoom": torch.tensor([s["zoom"] for s in samples], dtype=torch.float32),
         "caption": [s["caption"] for s in samples],
+        "text": [s["text"] for s in samples],
         "key": [s["key"] for s in samples],
         "position": torch.tensor([s["position"] for s in samples], dtype=torch.int64),
         "state": [s["state"] for s in samples],

@@ -10,6 +10,7 @@ from jaxtyping import Float64, Integer, UInt8
 from torch import Tensor
 
 from cascade.grid import Grid
+from cascade.text import Fetch
 from data.caption import Captions, read_beside
 from data.clip import Clipper, covering, scale
 from data.decode import Decoder
@@ -63,7 +64,8 @@ def cached_bytes(index: Index, rows: Integer[np.ndarray, " n"], fit: Fit, fitter
 class Source:
     """Makes the sample of a draw.
 
-    Videos are kept decoded where all of `rows` fit into `cache_bytes`.
+    Videos are kept decoded where all of `rows` fit into `cache_bytes`. `fetch` gives the stored
+    embedding of a caption.
     """
 
     def __init__(
@@ -79,9 +81,10 @@ class Source:
         seed: int,
         decoder: Decoder,
         cache_bytes: int = 0,
+        fetch: Fetch | None = None,
     ) -> None:
         self.index, self.fitter, self.need, self.clipper = index, fitter, need, clipper
-        self.captions, self.seed, self.decoder = captions, seed, decoder
+        self.captions, self.seed, self.decoder, self.fetch = captions, seed, decoder, fetch
         needed = cached_bytes(index, rows, fit, fitter) if cache_bytes else 0
         held = 0 < needed <= cache_bytes and not clipper.varies
         self.cache = ClipCache(cache_bytes) if held else None
@@ -107,13 +110,14 @@ class Source:
             raise
         except (OSError, ValueError) as error:
             raise DecodeError(f"{line['shard']}: {error}") from error
+        caption = self.captions(text, state, line["made"], seed=self.seed, position=draw.position)
+        stored = None if self.fetch is None else self.fetch(caption)
         return Sample(
             video=video,
             fps=self.grid.fps * rate,
             zoom=zoom,
-            caption=self.captions(
-                text, state, line["made"], seed=self.seed, position=draw.position
-            ),
+            caption=caption,
+            text=None if stored is None else torch.from_numpy(stored),
             key=line["key"],
             position=draw.position,
             state=state,

@@ -150,10 +150,10 @@ class Stage(pl.LightningModule, ABC):
         self, batch: dict[str, Any], *, purpose: str
     ) -> tuple[Float[Tensor, " b"], Float[Tensor, " b"]]:
         """The weighted loss of each sample, and the log-SNR it was drawn at."""
-        captions = self._captions(batch, purpose=purpose)
+        text = self._read(batch, purpose=purpose)
         if "videos" in batch:
-            return packed_losses(self, batch, self.text(captions), purpose=purpose)
-        noised = self.noised(self.clip(batch["video"]), batch, self.text(captions), purpose=purpose)
+            return packed_losses(self, batch, text, purpose=purpose)
+        noised = self.noised(self.clip(batch["video"]), batch, text, purpose=purpose)
         out = self.predict(noised.z, noised.logsnr, noised.condition)
         return self.weighed(out, noised), noised.drawn
 
@@ -212,12 +212,18 @@ class Stage(pl.LightningModule, ABC):
         low = [] if cond.low is None else [cond.low]
         return torch.cat([z, *low, cond.given.frames, cond.given.mask], dim=1)
 
-    def _captions(self, batch: dict[str, Any], *, purpose: str) -> list[str]:
+    def _read(self, batch: dict[str, Any], *, purpose: str) -> TextFeatures:
         """The batch's captions, some of them dropped for guidance's sake."""
         assert self.recipe is not None
         drawn = keyed.uniforms(self.recipe.seed, batch["position"].tolist(), f"{purpose}/text")
         dropped = (drawn < self.recipe.text_dropout).tolist()
-        return ["" if d else c for c, d in zip(batch["caption"], dropped, strict=True)]
+        captions = ["" if d else c for c, d in zip(batch["caption"], dropped, strict=True)]
+        stored = batch.get("text")
+        known = None
+        if stored is not None and any(one is not None for one in stored):
+            known = [None if d else one for one, d in zip(stored, dropped, strict=True)]
+        features: TextFeatures = self.text(captions, known)
+        return features
 
     def _training_condition(
         self,

@@ -1,18 +1,27 @@
 """The order of a run is one sequence, whoever asks for it and however often it was broken off."""
 
 import contextlib
+import json
 import logging
+import os
 from pathlib import Path
 
+import numpy as np
 import pytest
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import ModelCheckpoint, OnExceptionCheckpoint
 
 from cascade.grid import Grid
+from data.index import index_path, read_about
 from data.module import ShardData
 
 GRID = Grid(frames=4, height=16, width=16, fps=8)
+
+
+def mark_of(shard):
+    """The time stamp that a shard's index knows it by."""
+    return read_about(index_path(str(shard), None))["mark"]
 
 
 def module(shards, **options):
@@ -51,6 +60,7 @@ class Recorder(pl.LightningModule):
 
 def fit(model, data, folder, *, steps=8, accumulate=1, ckpt=None):
     trainer = pl.Trainer(
+        default_root_dir=folder,
         max_steps=steps,
         accumulate_grad_batches=accumulate,
         accelerator="cpu",
@@ -191,6 +201,122 @@ def test_a_sample_that_fails_is_replaced_named_and_counted(
     path.write_bytes(whole.replace(b"moov", b"mooo"))
     with pytest.raises(ValueError, match="16 samples in a row do not decode"):
         list(data.train_loader(first=0, count=1))
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_failed_sample_is_written_down_and_not_tried_again(
+    write_shard, make_clips, tmp_path, caplog
+):
+    path = write_shard(tmp_path / "a.tar", make_clips(12))
+    whole = path.read_bytes()
+
+    def data():
+        return module(path, val_share=0.1, cache_bytes=0, num_workers=1)
+
+    data().prepare_data()
+    path.write_bytes(whole.replace(b"moov", b"mooo", 1))
+    os.utime(path, ns=(path.stat().st_atime_ns, json.loads(mark_of(path))))
+    first = fit(Recorder(), data(), tmp_path / "run")
+    lines = (tmp_path / "run" / "quarantine.jsonl").read_text().splitlines()
+    listed = [json.loads(line)["key"] for line in lines if line]
+    assert listed == ["clip_0"]
+    caplog.clear()
+    saved = next((tmp_path / "run").glob("*step=4.ckpt"))
+    again = data()
+    rest = fit(Recorder(), again, tmp_path / "run", ckpt=saved)
+    assert rest.seen == first.seen[4 * 4 :]
+    assert again.failures == []
+    assert "fails" not in caplog.text
+
+
+def test_stored_embeddings_are_fetched_by_the_loader(shards):
+    def fetch(caption):
+        return np.full((len(caption), 4), 0.5, np.float16)
+
+    batch = next(iter(module(shards, fetch=fetch).train_loader(first=0, count=1)))
+    assert [len(one) for one in batch["text"]] == [len(c) for c in batch["caption"]]
+    assert batch["text"][0].dtype == torch.float16
+
+
+def test_rates_and_zooms_reach_the_batch(shards):
+    options = {"rates": {1: 1, 0.5: 1}, "zooms": {1: 1, 2: 1}, "cache_bytes": 0}
+    data = module(shards, **options)
+    batches = list(data.train_loader(first=0, count=6))
+    assert {float(f) for b in batches for f in b["fps"]} == {4.0, 8.0}
+    assert {float(z) for b in batches for z in b["zoom"]} == {1.0, 2.0}
+    assert {b["video"].shape[1:] for b in batches} == {(3, 4, 16, 16)}
+
+
+def test_packed_batches_are_the_same_for_any_world(shards):
+    options = {"batching": "packing", "global_batch": 8, "multiple": (2, 4, 4), "cache_bytes": 0}
+    one = list(module(shards, **options).train_loader(first=0, count=2))
+    ranks = [
+        module(shards, **options).train_loader(first=0, count=2, rank=r, world=2) for r in (0, 1)
+    ]
+    for alone, *parts in zip(one, *ranks, strict=True):
+        assert alone["weight"] == 1.0
+        assert [k for p in parts for k in p["key"]] == alone["key"]
+        assert all(
+            torch.equal(a, b)
+            for a, b in zip(alone["videos"], [v for p in parts for v in p["videos"]], strict=True)
+        )
+
+
+def test_sets_by_weight(shards):
+    sets = {
+        "a": {"shards": shards / "00000.tar", "weight": 1.0},
+        "b": {"shards": shards / "00001.tar", "weight": 3.0},
+    }
+    data = module(sets, val_share=0.0)
+    data.setup()
+    border = data.chosen.index.starts[1]
+    rows = [d.row for n in range(400) for d in data.plan.share(n, part=0, parts=1)]
+    assert np.mean([row >= border for row in rows]) == pytest.approx(0.75, abs=0.02)
+    with pytest.raises(ValueError, match="give every set a weight, or none"):
+        module({"a": sets["a"], "b": {"shards": "x"}})
+    with pytest.raises(ValueError, match="00000.tar is in two of the sets a, b"):
+        module({"a": sets["a"], "b": sets["a"]}).setup()
+
+
+def test_too_much_dropped_is_an_error_that_names_every_reason(write_shard, make_clips, tmp_path):
+    short = [c | {"__key__": f"short_{i}"} for i, c in enumerate(make_clips(3, frames=2))]
+    path = write_shard(tmp_path / "a.tar", make_clips(2) + short)
+    match = (
+        r"3 of 5 samples \(60%\) are dropped, .*max_dropped=0.5 allows: 3 too short for 4 frames"
+    )
+    with pytest.raises(ValueError, match=match):
+        module(path).setup()
+    module(path, max_dropped=0.7).setup()
+
+
+def test_a_clip_of_too_few_frames_a_second_is_not_taken_for_motion(
+    write_shard, make_clips, tmp_path
+):
+    slow = write_shard(tmp_path / "a.tar", make_clips(4, fps=4))
+    with pytest.raises(ValueError, match=r"4 fewer than 7.2 fps.*the highest frame rate is 4"):
+        module(slow).setup()
+    module(slow, min_rate=0.0).setup()
+    module(slow, rates={1: 1, 0.5: 1}).setup()
+
+
+def test_the_survey_counts_everything_once(shards):
+    survey = module(shards, batching="buckets").survey()
+    assert survey.samples == survey.train + survey.held == 20
+    assert sum(bucket.clips for bucket in survey.buckets) == survey.train
+    assert sum(bucket.share for bucket in survey.buckets) == pytest.approx(1)
+    assert 0 <= survey.unused < 1
+    assert survey.cache_bytes["index"] > 0
+
+
+def test_fewer_shards_than_workers_and_ranks(write_shard, make_clips, tmp_path):
+    path = write_shard(tmp_path / "a.tar", make_clips(3))
+    data = module(path, global_batch=8, num_workers=4, val_share=0.0)
+    keys = [
+        [b["key"] for b in data.train_loader(first=0, count=2, rank=r, world=8)] for r in range(8)
+    ]
+    assert {len(batches) for batches in keys} == {2}
+    assert {k for batches in keys for b in batches for k in b} == {"clip_0", "clip_1", "clip_2"}
+    data.teardown()
 
 
 def test_images_and_videos_never_share_a_batch(write_shard, make_clips, make_jpeg, tmp_path):
