@@ -80,5 +80,5 @@ def duration(seconds: float) -> str:
     if seconds < 120:
         return f"{seconds:.3g} s"
     if seconds < 7200:
-        return f"{seconds / 60:.3g} minutes"
+        return f"{seconds / 60:.3g} min"
     return f"{seconds / 3600:,.3g} hours" if seconds < 1e6 else f"{seconds / 86400:,.0f} days"

@@ -81,7 +81,7 @@ def _advice(page: Page, record: Record) -> None:
         return
     rows = [
         (Cell(a.level, "bad" if a.level == "error" else "plain"), a.what, a.way_out or None)
-        for a in record.advice
+        for a in record.urgent_first
     ]
     page.table(("", "what is amiss", "the way out"), rows)
 
@@ -131,8 +131,8 @@ def show(record: Record, path: Path) -> None:
         if figure is not None and figure.value is not None:
             table.add_row(f"{section}: {name}", figure.text, figure.how)
     console.print(table)
-    for advice in record.advice:
-        colour = {"error": "red", "warning": "yellow", "note": "blue"}[advice.level]
+    for advice in record.urgent_first:
+        colour = {"error": "red", "warning": "yellow"}[advice.level]
         out = f" → {advice.way_out}" if advice.way_out else ""
         console.print(f"[{colour}]{advice.level}[/]: ", end="")
         console.print(f"{advice.what}{out}", markup=False, highlight=False)

@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 from cascade.doctor.figure import Figure
 
-Level = Literal["error", "warning", "note"]
+Level = Literal["error", "warning"]
 Section = Literal["data", "network", "step", "memory", "time", "files"]
 SECTIONS: tuple[Section, ...] = ("data", "network", "step", "memory", "time", "files")
 
@@ -51,6 +51,11 @@ class Record:
     def errors(self) -> Sequence[Advice]:
         """What would end the run."""
         return [advice for advice in self.advice if advice.level == "error"]
+
+    @property
+    def urgent_first(self) -> Sequence[Advice]:
+        """All advice, errors before warnings."""
+        return sorted(self.advice, key=lambda advice: advice.level != "error")
 
     def plain(self) -> dict[str, Any]:
         """For JSON."""
