@@ -10,6 +10,8 @@ NAME    ?= default
 DATA    ?= $(if $(filter single_gpu,$(CASCADE)),shapes128)
 EXP     ?=
 ARGS    ?=
+DEPTH   ?= keyframes
+CLUSTER ?= local
 PROMPT  ?= a small red circle moves left on a black background
 RUN     := $(VENV)/bin/python
 READY   := $(VENV)/.ready-$(EXTRAS)
@@ -24,7 +26,8 @@ smoke: DATA = smoke
 overfit: NAME = overfit
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test coverage check train overfit smoke config params sample evaluate bench peer clean
+.PHONY: help setup demo test coverage check shards index captions embeddings plan train overfit smoke config \
+        params sample evaluate bench peer clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -50,6 +53,21 @@ check: $(READY)  ## style, types, architecture
 	$(RUN) -m ruff format --check .
 	$(RUN) -m mypy
 	$(VENV)/bin/lint-imports --no-cache
+
+shards: $(READY)  ## videos, images or a list (FROM) → shards and a report (TO); CLUSTER=slurm spreads it
+	$(RUN) -m data.ingest "from='$(FROM)'" $(if $(TO),"to='$(TO)'") cluster=$(CLUSTER) $(ARGS)
+
+index: $(READY)  ## try what SHARDS hold and write it beside them (DEPTH=probe|keyframes|full)
+	$(RUN) -m data.index "shards='$(SHARDS)'" depth=$(DEPTH) $(ARGS)
+
+captions: $(READY)  ## new captions for SHARDS by a vision-language model: ENDPOINT=http://…/v1 MODEL=name
+	$(RUN) -m data.recaption "shards='$(SHARDS)'" $(if $(ENDPOINT),"endpoint='$(ENDPOINT)'") "model='$(MODEL)'" $(ARGS)
+
+embeddings: $(READY)  ## T5 embeddings of every caption of SHARDS, beside them: ENCODER=folder
+	$(RUN) -m data.embed "shards='$(SHARDS)'" "encoder='$(ENCODER)'" $(ARGS)
+
+plan: $(READY)  ## the doctor: what a run of STAGE costs and what is amiss, before its first step
+	@$(RUN) -m cascade.plan $(stage) $(ARGS)
 
 train: $(READY)  ## train STAGE of CASCADE on DATA; the same command goes on where it stopped
 	$(RUN) -m cascade.train $(stage) $(ARGS)

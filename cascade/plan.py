@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import hydra
+import torch
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import InstantiationException
 from omegaconf import DictConfig
@@ -19,19 +20,21 @@ from omegaconf import DictConfig
 from cascade.doctor import page
 from cascade.doctor.checkup import checkup
 from cascade.doctor.record import Record
-from cascade.entry import CONF, check_choices, explained
+from cascade.entry import CONF, check_choices, explained, open_data
 from cascade.report.parts import replace
 from cascade.train import commit, resolved
 
 
-def open_data(config: dict[str, Any], record: Record) -> tuple[Any, Any]:
+def survey_data(config: dict[str, Any], record: Record) -> tuple[Any, Any]:
     """The data module of a config and its survey; None and an error where it refuses."""
     if not config["plan"]["data"] or not config.get("data"):
         return None, None
     data = None
     try:
         alone = config["data"] | ({"num_workers": 0} if "num_workers" in config["data"] else {})
-        data = hydra.utils.instantiate(alone, _convert_="all")
+        with torch.device("meta"):
+            stage = hydra.utils.instantiate(config["stage"], _convert_="all")
+        data = open_data({"data": alone}, stage)
         data.prepare_data()
         data.setup("fit")
         return data, data.survey()
@@ -46,7 +49,7 @@ def open_data(config: dict[str, Any], record: Record) -> tuple[Any, Any]:
 def plan(config: dict[str, Any], *, stage: str, run: str) -> Record:
     """Everything that is known of the run that a config describes."""
     record = Record(stage=stage, facts={"run": run, "commit": commit() or "outside git"})
-    data, survey = open_data(config, record)
+    data, survey = survey_data(config, record)
     try:
         checkup(record, config, data, survey)
     finally:

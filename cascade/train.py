@@ -44,7 +44,7 @@ EXPECTED = (
 FREE = ("trainer", "callbacks", "logger", "paths", "hydra", "name", "min_psnr", "min_gain")
 #: … keys of `data`, …
 FREE_DATA = (
-    *("num_workers", "prefetch", "cache_bytes"),
+    *("num_workers", "prefetch", "cache_bytes", "decord"),
     *("index_dir", "index_depth", "cache_dir", "max_dropped"),
 )
 #: … and all of `trainer` but these.

@@ -58,6 +58,7 @@ class ShardData(pl.LightningDataModule):
         max_dropped: share of the samples that may be dropped before that is an error.
         captions: weights of a caption's sources.
         index_depth: how far each clip is tried where an index has to be built.
+        decord: read by decord what a full index vouches for; PyAV, which reads the rest, is faster.
         make: called with the folder of the shards before anything else: it writes what is missing
             there, and nothing else.
         fetch: gives the stored embedding of a caption: loader processes read it ahead.
@@ -97,6 +98,7 @@ class ShardData(pl.LightningDataModule):
         index_dir: str | Path | None = None,
         index_depth: Depth = "keyframes",
         cache_dir: str | Path = CACHE_DIR,
+        decord: bool = False,
         deadline_s: float = DEADLINE_S,
         max_pixels: int = MAX_PIXELS,
         max_steps: int | None = None,
@@ -154,6 +156,7 @@ class ShardData(pl.LightningDataModule):
             seed=seed,
             cache_bytes=cache_bytes,
             fetch=fetch,
+            decord=decord,
             decoder=Decoder(deadline_s=deadline_s, max_pixels=max_pixels),
         )
         held = Clipper(seed=seed, random=False, rates=rates, zooms=None)

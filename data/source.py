@@ -65,7 +65,7 @@ class Source:
     """Makes the sample of a draw.
 
     Videos are kept decoded where all of `rows` fit into `cache_bytes`. `fetch` gives the stored
-    embedding of a caption.
+    embedding of a caption. With `decord` it reads what a full index vouches for, else PyAV alone.
     """
 
     def __init__(
@@ -82,9 +82,11 @@ class Source:
         decoder: Decoder,
         cache_bytes: int = 0,
         fetch: Fetch | None = None,
+        decord: bool = False,
     ) -> None:
         self.index, self.fitter, self.need, self.clipper = index, fitter, need, clipper
         self.captions, self.seed, self.decoder, self.fetch = captions, seed, decoder, fetch
+        self.decord = decord
         needed = cached_bytes(index, rows, fit, fitter) if cache_bytes else 0
         held = 0 < needed <= cache_bytes and not clipper.varies
         self.cache = ClipCache(cache_bytes) if held else None
@@ -137,7 +139,7 @@ class Source:
         clip = self.cache.get(row) if self.cache else None
         if clip is None:
             data = read_span(line["shard"], (line["offset"], line["size"]))
-            timing = self.decoder.open(data, decord=line["decord"])
+            timing = self.decoder.open(data, decord=self.decord and line["decord"])
             image = timing.kind == "image"
             if not image:
                 rate = self._rate(timing, draw)

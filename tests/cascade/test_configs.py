@@ -88,6 +88,21 @@ def test_every_root_composes(root, cascade):
     check_targets(OmegaConf.to_container(cfg, resolve=True))
 
 
+ROOTS = {
+    "plan": [],
+    "shards": ["from=a"],
+    "index": ["shards=a"],
+    "captions": ["shards=a", "model=m"],
+    "embeddings": ["shards=a", "encoder=e"],
+}
+
+
+@pytest.mark.parametrize("root", ROOTS)
+def test_every_root_of_the_data_composes(root):
+    cfg = compose(root, overrides=ROOTS[root])
+    check_targets(OmegaConf.to_container(cfg, resolve=False))
+
+
 @pytest.mark.parametrize("cascade", CASCADES)
 def test_the_stages_of_every_cascade_meet(cascade):
     names = compose("params", overrides=[f"cascade={cascade}"])["cascade"]["stages"]

@@ -66,7 +66,7 @@ def main() -> None:
     parser.add_argument("--batching", default=None, help="buckets or packing; both if not given")
     chosen = parser.parse_args()
     if chosen.batching:
-        print(json.dumps(measure(chosen.folder, chosen.batching, chosen.step)))
+        sys.stdout.write(json.dumps(measure(chosen.folder, chosen.batching, chosen.step)) + "\n")
         return
     if not chosen.folder.is_dir():
         from synthetic import write_synthetic
@@ -78,7 +78,8 @@ def main() -> None:
         done = subprocess.run(
             [*told, "--step", str(chosen.step)], capture_output=True, text=True, check=True
         )
-        print(json.dumps({"batching": batching, **json.loads(done.stdout.splitlines()[-1])}))
+        told = {"batching": batching, **json.loads(done.stdout.splitlines()[-1])}
+        sys.stdout.write(json.dumps(told) + "\n")
 
 
 if __name__ == "__main__":
