@@ -108,7 +108,7 @@ class Fitter:
         place = bins(log_aspect(height, width))
         shapes: list[Shape] = []
         number = np.full(len(fit), -1, dtype=np.int16)
-        waste = 0.05 if self.batching == "packing" else 1.0
+        waste = 0.02 if self.batching == "packing" else 1.0
         kinds: tuple[Kind, ...] = ("video", "image")
         for kind in kinds:
             mine = fit & (image == (kind == "image"))
