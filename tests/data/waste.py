@@ -1,7 +1,7 @@
 """What a batch's budget loses, on sizes and durations drawn from real clips.
 
 `python tests/data/waste.py SHARDS`: plans of 10,000 clips drawn from those of the shards, for grids
-and patches of several sizes; empty share of the budget over an epoch and share of the pixels cropped
+and patches of several sizes; empty share of the budget over an epoch, share of the pixels cropped
 away, for fixed shapes, buckets and packing.
 """
 
