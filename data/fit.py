@@ -187,9 +187,9 @@ class Fitter:
         height: Integer[np.ndarray, " n"],
         width: Integer[np.ndarray, " n"],
     ) -> Float[np.ndarray, " n"]:
-        """What is left out at the shape's aspect; a crop's own is not lost: epochs take others."""
+        """What is left out at the shape's aspect; of crops nothing, since epochs take others."""
         lost = np.zeros(len(number), dtype=np.float16)
-        if shapes:
+        if shapes and self.crop is None:
             covers = np.array([self.cover(shape) for shape in shapes])
             ratios = log_aspect(covers[:, 0], covers[:, 1])
             for first in range(0, len(number), _CHUNK):
