@@ -69,7 +69,7 @@ def test_a_bundle_holds_no_training_and_no_path(tmp_path):
         "cascade.video.write_mp4",
         "cascade.nn.dit.torch.load",
         "cascade.nn.dit.checkpoint",
-        "stages.stage.pl.Trainer",
+        "stages.denoising.pl.Trainer",
         "cascade..nn.dit.DiT",
         3,
     ],
