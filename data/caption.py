@@ -8,7 +8,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from cascade.keyed import uniform
+from cascade.keyed import choice
 from data.sample import read_state
 from data.store import read_span
 
@@ -43,12 +43,7 @@ class Captions:
     ) -> str:
         """The caption at this position; empty where the sample has none."""
         found = self.found(text, state, made)
-        left = uniform(seed, position, "caption") * sum(found.values())
-        for caption, weight in found.items():
-            left -= weight
-            if left <= 0:
-                return caption
-        return next(reversed(found), "")
+        return choice(found, seed, position, "caption") if found else ""
 
     def found(
         self, text: str, state: Mapping[str, Any], made: Mapping[str, str] | None = None

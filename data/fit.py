@@ -8,7 +8,19 @@ import numpy as np
 from jaxtyping import Bool, Float, Integer
 
 from cascade.grid import Grid
-from data.shapes import Kind, Shape, Side, bins, choose, consolidate, kept, log_aspect, native, near
+from data.shapes import (
+    BINS,
+    Kind,
+    Shape,
+    Side,
+    bins,
+    choose,
+    consolidate,
+    kept,
+    log_aspect,
+    native,
+    near,
+)
 
 _CHUNK = 1 << 19
 Batching = Literal["fixed", "buckets", "packing"]
@@ -163,7 +175,7 @@ class Fitter:
             return sides
         h, w = sides[len(sides) // 2]
         least = batch.size(Shape(kind=kind, frames=length, height=h, width=w))
-        counts = np.bincount(place, minlength=4096)
+        counts = np.bincount(place, minlength=BINS)
         return consolidate(sides, counts, least, self.max_buckets)
 
     def _large_enough(

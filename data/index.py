@@ -23,23 +23,12 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeR
 
 from cascade.entry import CONF, explained
 from data import store
-from data.index_file import SCHEMA, VERSION, read_about, sort_of, write_index
-from data.indexer import DEPTHS, Inspectors, cores, examine
+from data.index_file import SCHEMA, VERSION, read_about, write_index
+from data.indexer import DEPTHS, Inspectors, examine
 from data.inspection import Depth
 from data.journal import Journal
+from data.sandbox import cores
 from data.summary import print_summary
-
-__all__ = [
-    "CACHE_DIR",
-    "SCHEMA",
-    "VERSION",
-    "ensure_index",
-    "index_path",
-    "is_fresh",
-    "read_about",
-    "sort_of",
-    "write_index",
-]
 
 log = logging.getLogger(__name__)
 

@@ -5,7 +5,6 @@ journal until the index is whole.
 """
 
 import hashlib
-import os
 import threading
 import time
 from collections import Counter
@@ -267,8 +266,3 @@ def _read_text(walk: Walk, member: Member, role: Role) -> tuple[bool, str]:
     except ValueError as error:
         return False, plain(error)
     return isinstance(text, str) and bool(text.strip()), ""
-
-
-def cores() -> int:
-    """How many cores this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -214,6 +214,11 @@ def beat() -> None:
         _pipe.send(("beat", None))
 
 
+def cores() -> int:
+    """How many cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def serve(descriptor: int, parent: int, memory_bytes: int | None) -> None:
     """The child's life: call what is asked, answer, until the parent is gone."""
     global _pipe

@@ -160,16 +160,13 @@ def split(
     """
     if not 0 <= share < 1:
         raise ValueError(f"data.val_share must be in [0, 1), got {share}")
-    hashes = index.column("hash")[rows]
-    count = int((hashes < np.uint64(share * 2.0**64)).sum())
-    count = min(max(count, 1), len(rows) - 1) if share and len(rows) > 1 else 0
-    out = np.zeros(len(rows), dtype=bool)
-    if count:
-        out[np.argpartition(hashes, count - 1)[:count]] = True
+    hashes = index.column("hash")
+    out = (hashes < np.uint64(share * 2.0**64))[rows]
+    if not share or len(rows) < 2:
+        out[:] = False
+    elif not out.any():
+        out[hashes[rows].argmin()] = True
+    elif out.all():
+        out[hashes[rows].argmax()] = False
     held = rows[out]
-    return rows[~out], held[np.argsort(hashes[out], kind="stable")].astype(np.int64)
-
-
-def by_hash(index: Index, rows: Integer[np.ndarray, " n"]) -> Int64[np.ndarray, " n"]:
-    """The rows in the order of their keys' hashes."""
-    return rows[np.argsort(index.column("hash")[rows], kind="stable")].astype(np.int64)
+    return rows[~out], held[np.argsort(hashes[held], kind="stable")].astype(np.int64)

@@ -1,6 +1,5 @@
 """Sources to parts on this machine: a few processes side by side, each of which can be killed."""
 
-import os
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
@@ -14,7 +13,7 @@ from data.ingest.make import check_libraries, make_part
 from data.ingest.part import Record, dropped
 from data.ingest.recipe import Recipe
 from data.ingest.sources import Source
-from data.sandbox import Sandbox, SandboxError
+from data.sandbox import Sandbox, SandboxError, cores
 
 _QUEUED = 2  # sources per worker
 _START_S = 120.0
@@ -65,7 +64,7 @@ class Local:
     """This machine, with so many processes; by default one per core that this process may use."""
 
     def __init__(self, *, workers: int | None = None) -> None:
-        self._workers = workers or len(os.sched_getaffinity(0))
+        self._workers = workers or cores()
 
     def work(self, job: Job, numbers: list[int]) -> Iterator[None]:
         """Make the parts of these sources; a step for each that is done."""

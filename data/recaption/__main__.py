@@ -2,7 +2,6 @@
 
 import asyncio
 import logging
-import os
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -22,6 +21,7 @@ from data.recaption.local import Local
 from data.recaption.model import Endpoint, Model
 from data.recaption.report import summary, write_report
 from data.recaption.request import Request
+from data.sandbox import cores
 from data.store import find_shards
 
 #: What shapes the answers, beside the model and the request itself.
@@ -89,7 +89,7 @@ def recaption(config: dict[str, Any], console: Console) -> Job:
             count=config["frames"],
             side=config["side"],
             quality=config["quality"],
-            decoders=min(concurrency, len(os.sched_getaffinity(0))),
+            decoders=min(concurrency, cores()),
         ),
         budget=Budget(
             **{name: config[name] for name in ("prices", "max_cost", "limit", "estimate_from")}

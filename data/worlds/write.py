@@ -26,6 +26,7 @@ from webdataset import TarWriter
 
 from cascade import keyed
 from cascade.grid import Grid
+from data.sandbox import cores
 from data.worlds.encode import encode_mp4
 from data.worlds.shapes import Shapes
 from data.worlds.world import World
@@ -96,7 +97,7 @@ def make_shards(
         for first in range(0, clips, shard_size)
     }
     missing = {path: span for path, span in shards.items() if not path.exists()}
-    workers = min(workers or len(os.sched_getaffinity(0)), len(missing))
+    workers = min(workers or cores(), len(missing))
     log.info("%s: %d of %d shards to write to %s", world.name, len(missing), len(shards), folder)
     title = f"{world.name}: {clips} clips"
     if workers <= 1:

@@ -18,14 +18,12 @@ import pytest
 
 from data import indexer
 from data.index import (
-    SCHEMA,
     ensure_index,
     index_path,
     is_fresh,
     main,
-    read_about,
-    write_index,
 )
+from data.index_file import SCHEMA, read_about, write_index
 from data.probe import DecodeError
 from data.sample import read_state, role, split_name
 from data.store import identity

@@ -13,7 +13,8 @@ import torch
 from pytorch_lightning.callbacks import ModelCheckpoint, OnExceptionCheckpoint
 
 from cascade.grid import Grid
-from data.index import index_path, read_about
+from data.index import index_path
+from data.index_file import read_about
 from data.module import ShardData
 
 GRID = Grid(frames=4, height=16, width=16, fps=8)

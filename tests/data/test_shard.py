@@ -13,7 +13,8 @@ import pyarrow.parquet as pq
 import pytest
 import webdataset
 
-from data.index import ensure_index, read_about
+from data.index import ensure_index
+from data.index_file import read_about
 from data.sample import split_name
 from data.shard import AMBIGUOUS, CUT, DOTTED, DUPLICATE, OUTSIDE, scan
 from data.tar import Walk

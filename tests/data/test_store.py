@@ -12,7 +12,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from data import remote, store
-from data.index import ensure_index, index_path, read_about
+from data.index import ensure_index, index_path
+from data.index_file import read_about
 from data.store import find_shards, identity, open_shard, read_span, size
 
 BYTES = bytes(range(256)) * 400
