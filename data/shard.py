@@ -6,8 +6,8 @@ from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 
 from data.sample import Role, role, split_name
-from data.store import Span, open_shard, size
-from data.tar import Member, Walk
+from data.store import Span
+from data.tar import Member
 
 DUPLICATE = "duplicate key"
 AMBIGUOUS = "duplicate key, and which members belong together cannot be told"
@@ -134,29 +134,3 @@ class Grouping:
         self._others = +self._others
         if cut and self._previous is not None:
             self._previous.flaw = self._previous.flaw or CUT
-
-
-@dataclass(frozen=True, kw_only=True)
-class Scan:
-    """What a shard holds: its entries in order, what was not read, and where it is damaged."""
-
-    entries: list[Entry]
-    others: dict[str, int]
-    interleaved: int
-    error: str
-
-
-def scan(shard: str) -> Scan:
-    """The entries of a shard; of a truncated one those that are whole, with the error named."""
-    grouping = Grouping()
-    with open_shard(shard) as file:
-        walk = Walk(file, size(shard))
-        for member in walk:
-            grouping.add(member)
-    grouping.finish(cut=walk.cut)
-    return Scan(
-        entries=grouping.entries,
-        others=grouping.others,
-        interleaved=grouping.interleaved,
-        error=walk.error,
-    )

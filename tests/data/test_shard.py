@@ -16,7 +16,7 @@ import webdataset
 from data.index import ensure_index
 from data.index_file import read_about
 from data.sample import split_name
-from data.shard import AMBIGUOUS, CUT, DOTTED, DUPLICATE, OUTSIDE, scan
+from data.shard import AMBIGUOUS, CUT, DOTTED, DUPLICATE, OUTSIDE
 from data.tar import Walk
 
 WHOLE = "caption or json without a video or image"
@@ -405,12 +405,3 @@ def test_keys_are_those_of_webdataset():
             (key := webdataset.tariterators.base_plus_ext(name))[0],
             key[1].lower(),
         )
-
-
-def test_a_scan_reads_no_clip(shards):
-    found = scan(str(shards / "00000.tar"))
-    assert [entry.key for entry in found.entries] == [f"clip_{i}" for i in range(12)]
-    assert {frozenset(entry.members) for entry in found.entries} == {
-        frozenset({"video", "caption", "state"})
-    }
-    assert (found.error, found.others, found.interleaved) == ("", {}, 0)
