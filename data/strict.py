@@ -6,7 +6,6 @@ the container promised; where one differs (a key frame that is none, an index th
 is read from its start instead.
 """
 
-import logging
 from collections.abc import Iterable, Iterator, Sequence
 
 import av
@@ -14,6 +13,7 @@ import numpy as np
 from av.video.reformatter import VideoReformatter
 from jaxtyping import Int64, UInt8
 
+from data.damage import be_strict, decode, listen
 from data.frames import Allocate
 from data.probe import (
     OPTIONS,
@@ -26,12 +26,7 @@ from data.probe import (
     video_stream,
 )
 
-_STRICT = "crccheck+bitstream+buffer+explode"
-# What the HEVC decoder says of a frame that it gives without some of its parts.
-_WARNINGS = ("Skipping invalid undecodable NALU", "Error parsing NAL unit")
 _SEEK_PACKETS = 1000
-
-logging.getLogger("libav").addHandler(logging.NullHandler())
 
 
 class _AstrayError(DecodeError):
@@ -99,13 +94,10 @@ class StrictReader:
         self._container.close()
 
     def _open(self) -> None:
-        av.logging.set_level(av.logging.WARNING)
-        av.logging.set_skip_repeated(False)
+        listen()
         self._container = av.open(self.path, "r", options=OPTIONS)
         self._stream = video_stream(self._container)
-        context = self._stream.codec_context
-        context.thread_count = 2 if context.name == "hevc" else 1  # in parallel it sees more damage
-        context.options = {"err_detect": _STRICT, "max_pixels": str(self.max_pixels)}
+        be_strict(self._stream, max_pixels=str(self.max_pixels))
 
     def _by_seeking(self, pts: int) -> av.VideoFrame:
         """The frame of a time stamp, from where reading is, or from the key frame before it."""
@@ -197,21 +189,12 @@ class StrictReader:
                 if start is not None and packets.pts[number] < start:
                     continue
                 self._fed = number
-            with av.logging.Capture() as said:
-                decoded = packet.decode()
-            if damage := [text for level, _, text in said if _tells_damage(level, text)]:
-                raise DecodeError(f"packet {number} is damaged: {damage[0].strip()}")
-            for frame in decoded:
+            for frame in decode(packet, f"packet {number}"):
                 self.decoded += 1
                 if frame.is_corrupt or frame.pts is None:
                     raise DecodeError(f"the frame at packet {number} is damaged")
                 check_size(frame.width, frame.height, max_pixels=self.max_pixels)
                 yield frame.pts, frame
-
-
-def _tells_damage(level: int, text: str) -> bool:
-    """Whether a decoder that gave a frame said that not all of it is right."""
-    return level <= av.logging.ERROR or text.startswith(_WARNINGS)
 
 
 class _Batch:

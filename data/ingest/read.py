@@ -5,7 +5,6 @@ that a playlist in disguise opens no other file and no connection.
 """
 
 import contextlib
-import logging
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,12 +14,10 @@ import av
 import numpy as np
 from jaxtyping import UInt8
 
+from data.damage import be_strict, decode, listen
 from data.probe import OPTIONS, DecodeError, check_size, video_stream
 from data.sandbox import beat
 
-_STRICT = "crccheck+bitstream+buffer+explode"
-# What the HEVC decoder says of a frame that it gives without some of its parts.
-_WARNINGS = ("Skipping invalid undecodable NALU", "Error parsing NAL unit")
 # Limited range, exact rounding: near black the hue is otherwise noise, and the same on every CPU.
 _EXACT = int(
     av.video.reformatter.Interpolation.AREA
@@ -29,9 +26,6 @@ _EXACT = int(
     | av.video.reformatter.Interpolation.FULL_CHR_H_INP
     | av.video.reformatter.Interpolation.BITEXACT
 )
-
-
-logging.getLogger("libav").addHandler(logging.NullHandler())
 
 
 @dataclass(kw_only=True)
@@ -67,17 +61,14 @@ def opened(file: str) -> Iterator[tuple[av.container.InputContainer, av.VideoStr
     Raises:
         DecodeError: it does not open, holds no video, or claims too large a picture.
     """
-    av.logging.set_level(av.logging.WARNING)
-    av.logging.set_skip_repeated(False)
+    listen()
     with contextlib.ExitStack() as stack:
         with reading():
             data = stack.enter_context(Path(file).open("rb"))
             container = stack.enter_context(av.open(data, "r", options=OPTIONS))
             stream = video_stream(container)
-            context = stream.codec_context
-            context.thread_count = 2 if context.name == "hevc" else 1  # it sees more damage so
-            context.options = {"err_detect": _STRICT}
-            check_size(context.width, context.height)
+            be_strict(stream)
+            check_size(stream.codec_context.width, stream.codec_context.height)
         yield container, stream
 
 
@@ -174,15 +165,11 @@ def frames(
 
 
 def _decoded(packet: Any, number: int) -> list[av.VideoFrame]:
-    """The frames that a packet makes known; what the decoder says of damage is believed."""
+    """The frames that a packet makes known."""
+    name = f"a packet at frame {number}"
     if packet.is_corrupt:
-        raise DecodeError(f"a packet at frame {number} is damaged")
-    with av.logging.Capture() as said:
-        found: list[av.VideoFrame] = packet.decode()
-    for level, _, text in said:
-        if level <= av.logging.ERROR or text.startswith(_WARNINGS):
-            raise DecodeError(f"a packet at frame {number} is damaged: {text.strip()}")
-    return found
+        raise DecodeError(f"{name} is damaged")
+    return decode(packet, name)
 
 
 def _first_frame(reel: Reel, frame: av.VideoFrame, stream: av.VideoStream) -> None:
