@@ -18,6 +18,8 @@ from data.mixture import Mixture
 from data.shapes import Shape
 from data.shuffle import Stream
 
+_CHUNK = 1 << 20
+
 
 @dataclass(frozen=True, kw_only=True)
 class Draw:
@@ -102,10 +104,14 @@ class Pool:
 
     def by_shape(self) -> list[Integer[np.ndarray, " _m"]]:
         """The rows of every shape, in order."""
-        number = self.fit.shape[self.rows]
-        order = np.argsort(number, kind="stable")
-        bounds = np.searchsorted(number[order], np.arange(len(self.fit.shapes) + 1))
-        return [self.rows[order[a:b]] for a, b in pairwise(bounds.tolist())]
+        groups: list[list[Integer[np.ndarray, " _m"]]] = [[] for _ in self.fit.shapes]
+        for some in np.array_split(self.rows, -(-len(self.rows) // _CHUNK)):
+            number = self.fit.shape[some]
+            order = np.argsort(number, kind="stable")
+            bounds = np.searchsorted(number[order], np.arange(len(groups) + 1))
+            for group, (first, end) in zip(groups, pairwise(bounds.tolist()), strict=True):
+                group.append(some[order[first:end]])
+        return [np.concatenate(group) for group in groups]
 
     def split(self, rows: Integer[np.ndarray, " n"]) -> list[Integer[np.ndarray, " _m"]]:
         """Rows by set."""
