@@ -20,6 +20,8 @@ import yaml
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from cascade.whole import write_whole
+
 FORMAT = 1
 WEIGHTS, STAGE, CARD, CASCADE = "model.safetensors", "stage.yaml", "card.json", "cascade.yaml"
 #: The only modules whose classes a bundle may name; functions are never called.
@@ -197,9 +199,7 @@ def save_cascade(
         shutil.copytree(source, folder / name, dirs_exist_ok=True)
     stages = [{"bundle": name, **sampling.get(name, {})} for name in bundles]
     text = yaml.safe_dump({"format": FORMAT, "stages": stages}, sort_keys=False)
-    part = folder / f".{CASCADE}"
-    part.write_text(text, encoding="utf-8")
-    part.replace(folder / CASCADE)
+    write_whole(folder / CASCADE, text.encode())
     return folder
 
 

@@ -24,6 +24,7 @@ from cascade.entry import CONF, check_choices, explained, open_cascade
 from cascade.eval.following import Following, following
 from cascade.pipeline import Cascade
 from cascade.video import to_uint8
+from cascade.whole import replacing
 
 log = logging.getLogger(__name__)
 
@@ -62,9 +63,9 @@ def generate(
         if not path.is_file():
             generators = [torch.Generator().manual_seed(seed + first + i) for i in range(len(rows))]
             made = cascade(rows, generator=generators).stages
-            part = path.with_suffix(".part")
-            save_file({name: to_uint8(video).contiguous() for name, video in made.items()}, part)
-            part.replace(path)
+            pixels = {name: to_uint8(video).contiguous() for name, video in made.items()}
+            with replacing(path) as part:
+                save_file(pixels, part)
         parts.append(load_file(path))
     return {s.name: torch.cat([part[s.name] for part in parts]) for s in cascade.stages}
 

@@ -23,6 +23,7 @@ from cascade.entry import CONF, check_choices, explained
 from cascade.eval.fidelity import psnr
 from cascade.train import resolved, train
 from cascade.video import to_float, write_mp4
+from cascade.whole import replacing
 
 log = logging.getLogger(__name__)
 
@@ -42,15 +43,12 @@ def one_clip_shard(clip: Path, run: Path) -> Path:
         if not path.is_file():
             raise ValueError(f"overfit: {path} is missing; a clip needs its caption in a .txt")
     shard = run / "shard" / "00000.tar"
-    shard.parent.mkdir(parents=True, exist_ok=True)
-    part = shard.with_suffix(".part")
-    with tarfile.open(part, "w") as tar:
+    with replacing(shard) as part, tarfile.open(part, "w") as tar:
         for path in (clip, caption):
             content = path.read_bytes()
             info = tarfile.TarInfo(f"{clip.stem.replace('.', '_')}{path.suffix}")
             info.size = len(content)
             tar.addfile(info, io.BytesIO(content))
-    part.replace(shard)
     return shard
 
 

@@ -21,8 +21,8 @@ from cascade.doctor import page
 from cascade.doctor.checkup import checkup
 from cascade.doctor.record import Record
 from cascade.entry import CONF, check_choices, explained, open_data
-from cascade.report.parts import replace
 from cascade.train import commit, resolved
+from cascade.whole import write_whole
 
 
 def survey_data(config: dict[str, Any], record: Record) -> tuple[Any, Any]:
@@ -60,9 +60,8 @@ def plan(config: dict[str, Any], *, stage: str, run: str) -> Record:
 
 def write(record: Record, folder: Path) -> Path:
     """`plan.json` and the page beside it, from the same figures."""
-    folder.mkdir(parents=True, exist_ok=True)
     text = json.dumps(record.plain(), indent=2, ensure_ascii=False)
-    replace(folder / "plan.json", text.encode())
+    write_whole(folder / "plan.json", text.encode())
     return page.write(record, folder / "index.html")
 
 

@@ -30,6 +30,7 @@ from cascade.bundle import load_weights, read_stage, save_bundle
 from cascade.callbacks.ema import averages
 from cascade.entry import CONF, check_choices, explained, open_data
 from cascade.shrink import shrink
+from cascade.whole import write_whole
 
 log = logging.getLogger(__name__)
 #: Warnings of Lightning that are not so here: the loader's position is in the checkpoint.
@@ -87,10 +88,7 @@ def keep_config(run: Path, config: dict[str, Any]) -> None:
                 out += f", or start from its weights: NAME=… ARGS='init_from={run}/bundle'"
             raise ConfigChangedError(f"{run} was trained with another config:\n  {lines}\n{out}")
     elif int(os.environ.get("LOCAL_RANK", "0")) == 0:
-        run.mkdir(parents=True, exist_ok=True)
-        part = run / f".config.{platform.node()}.{os.getpid()}.json"
-        part.write_text(json.dumps(numbers, indent=2, ensure_ascii=False))
-        part.replace(path)
+        write_whole(path, json.dumps(numbers, indent=2, ensure_ascii=False).encode())
 
 
 def newest_checkpoint(run: Path) -> Path | None:

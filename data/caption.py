@@ -9,6 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from cascade.keyed import choice
+from cascade.whole import replacing
 from data.sample import read_state
 from data.store import read_span
 
@@ -106,9 +107,8 @@ def write_captions(
     schema = pa.schema([(name, pa.string()) for name in (KEY, *names)])
     rows = [{KEY: key, **one} for key, one in captions.items()]
     table = pa.Table.from_pylist(rows, schema)
-    part = path.with_name(f".{path.name}")
-    pq.write_table(table.replace_schema_metadata({_NOTE: json.dumps(note)}), part)
-    part.replace(path)
+    with replacing(path) as part:
+        pq.write_table(table.replace_schema_metadata({_NOTE: json.dumps(note)}), part)
 
 
 def read_beside(shard: str, row: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:

@@ -177,7 +177,7 @@ def build_index(
         "shard_size": found.size,
         "mark": found.mark,
     }
-    journal = Journal(path.with_name(f".{path.name.removesuffix('.parquet')}.part"), head)
+    journal = Journal(path.with_name(f".{path.name.removesuffix('.parquet')}.journal"), head)
     try:
         examined = examine(
             shard, found.size, journal=journal, inspectors=inspectors, on_bytes=on_bytes

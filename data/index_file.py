@@ -2,13 +2,14 @@
 
 import json
 import re
-import secrets
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+
+from cascade.whole import replacing
 
 VERSION = 3
 _ABOUT = b"cascade.index"
@@ -74,10 +75,5 @@ def write_index(path: Path, columns: Mapping[str, Any], about: Mapping[str, Any]
         for column in [columns.get(field.name, [])]
     ]
     table = pa.Table.from_arrays(arrays, schema=SCHEMA.with_metadata({_ABOUT: json.dumps(about)}))
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
-    try:
-        pq.write_table(table, temporary, **_STORED)
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with replacing(path) as part:
+        pq.write_table(table, part, **_STORED)

@@ -11,7 +11,8 @@ from pathlib import Path
 
 from cascade.report import chart
 from cascade.report.html import Html, join, tag, text
-from cascade.report.parts import IMAGES, Film, cell, datum, numeric, replace, scrolled
+from cascade.report.parts import IMAGES, Film, cell, datum, numeric, scrolled
+from cascade.whole import write_whole
 
 
 class Page:
@@ -207,8 +208,8 @@ class Page:
         folder.mkdir(parents=True, exist_ok=True)
         for name, data in self._assets.items():
             if not (folder / name).exists():
-                replace(folder / name, data)
-        replace(path, self.html(files_at=folder.name).encode())
+                write_whole(folder / name, data)
+        write_whole(path, self.html(files_at=folder.name).encode())
         for old in folder.iterdir():
             if old.name not in self._assets and old.is_file():
                 old.unlink(missing_ok=True)

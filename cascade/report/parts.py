@@ -1,6 +1,5 @@
 """What goes into a page's tables: cells with a tone, and films."""
 
-import os
 import tempfile
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -85,12 +84,3 @@ def datum(value: object) -> Html:
 def scrolled(table: Html, name: str) -> Html:
     """A table that scrolls by itself where the window is narrow; the keyboard can reach it."""
     return tag("div", table, class_="scroll", tabindex="0", role="region", aria_label=name)
-
-
-def replace(path: Path, data: bytes) -> None:
-    """Write a file whole or not at all."""
-    handle, part = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    with os.fdopen(handle, "wb") as stream:
-        stream.write(data)
-    Path(part).chmod(0o644)
-    Path(part).replace(path)

@@ -12,6 +12,7 @@ import numpy as np
 from jaxtyping import Float16
 
 from cascade.embeddings import Layout
+from cascade.whole import write_whole
 
 
 class PartFile:
@@ -69,9 +70,7 @@ class PartFile:
         os.fsync(self._file.fileno())
         self.done, self.rows = self.done + texts, self.rows + len(rows)
         said: dict[str, Any] = {"plan": self._plan, "done": self.done, "rows": self.rows}
-        new = self._note.with_name(f"{self._note.name}.new")
-        new.write_text(json.dumps(said))
-        new.replace(self._note)
+        write_whole(self._note, json.dumps(said).encode())
 
     def finish(self) -> None:
         """All is written."""

@@ -10,12 +10,12 @@ Every file appears whole, by a rename, so a run killed at any moment leaves only
 import contextlib
 import fcntl
 import json
-import os
 import secrets
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
+from cascade.whole import write_whole
 from data.ingest.part import Record
 from data.ingest.recipe import Recipe, difference
 from data.ingest.sources import Source, Sources
@@ -67,7 +67,7 @@ class Folder:
         if any("bytes" in row for row in record["windows"]):
             self.part(number).parent.mkdir(parents=True, exist_ok=True)
             scratch.replace(self.part(number))
-        whole(self.record_path(number), json.dumps(record).encode())
+        write_whole(self.record_path(number), json.dumps(record).encode())
 
     def clear_scratch(self) -> None:
         """Remove what killed runs were writing; only for who holds the lock, and no job runs."""
@@ -103,8 +103,8 @@ class Folder:
         if not made_with.exists():
             if next(self.to.glob("*.tar"), None) is not None:
                 raise ValueError(f"to: {self.to} holds shards, but no recipe.json; take another")
-            whole(made_from, "".join(f"{line}\n" for line in lines).encode())
-            whole(made_with, json.dumps(recipe.record(), indent=1).encode())
+            write_whole(made_from, "".join(f"{line}\n" for line in lines).encode())
+            write_whole(made_with, json.dumps(recipe.record(), indent=1).encode())
             return
         changed = difference(json.loads(made_with.read_bytes()), recipe.record())
         before = made_from.read_text().splitlines()
@@ -115,21 +115,13 @@ class Folder:
                 "put things back as they were, or remove this folder to begin again"
             )
         if before != lines:  # they lie elsewhere now
-            whole(made_from, "".join(f"{line}\n" for line in lines).encode())
+            write_whole(made_from, "".join(f"{line}\n" for line in lines).encode())
 
 
 def read_sources(to: Path) -> list[Source]:
     """The sources that a folder was claimed for."""
     lines = (to / "sources.jsonl").read_text().splitlines()
     return [Source(**json.loads(line)) for line in lines]
-
-
-def whole(path: Path, data: bytes) -> None:
-    """Write a file whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    part.write_bytes(data)
-    part.replace(path)
 
 
 def _changed_sources(old: list[str], new: list[str]) -> list[str]:

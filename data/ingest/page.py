@@ -7,7 +7,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from cascade.report import Cell, Film, Page
-from data.ingest.folder import Folder, whole
+from cascade.whole import write_whole
+from data.ingest.folder import Folder
 from data.ingest.recipe import Recipe
 from data.ingest.tally import Lost, Tally, Thumbnail
 
@@ -37,7 +38,7 @@ def write_report(
     tally.rows.replace(folder.report / "clips.jsonl")
     figures = {**tally.report(), "not_read": dict(sorted(others.items()))}
     figures |= {"shards": [path.name for path in shards], "recipe": recipe.record()}
-    whole(folder.report / "report.json", json.dumps(figures, indent=1).encode())
+    write_whole(folder.report / "report.json", json.dumps(figures, indent=1).encode())
 
 
 def _figures(page: Page, tally: Tally) -> None:

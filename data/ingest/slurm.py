@@ -10,8 +10,9 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from cascade.whole import write_whole
 from data.index import ensure_index
-from data.ingest.folder import Folder, read_sources, whole
+from data.ingest.folder import Folder, read_sources
 from data.ingest.recipe import Recipe
 from data.ingest.work import Bench, Job, work_through
 
@@ -113,7 +114,7 @@ class Slurm:
         with executor.batch():
             jobs = [executor.submit(task) for task in tasks]
         array = str(jobs[0].job_id).partition("_")[0]
-        whole(folder.work / f"{name}.array.json", json.dumps(array).encode())
+        write_whole(folder.work / f"{name}.array.json", json.dumps(array).encode())
         log.info("array %s: %d tasks on %s", array, len(tasks), name)
         return array
 

@@ -15,6 +15,7 @@ from PIL import Image
 
 from cascade.report import Film, Page
 from cascade.report.html import Html, join, tag
+from cascade.whole import write_whole
 from data.caption import captions_path, read_beside, read_captions
 from data.probe import DecodeError
 from data.recaption.frames import Pictures
@@ -73,12 +74,10 @@ def samples(job: Job, count: int) -> Iterator[tuple[str, Mapping[str, Any], dict
 
 def write_report(job: Job, told: Mapping[str, Any], page: Path, *, shown: int) -> None:
     """Write the page, and its figures as `captions.json` beside it."""
-    page.parent.mkdir(parents=True, exist_ok=True)
     figures = {name: value for name, value in told.items() if name != "words"}
     figures["words"] = {name: _quantiles(counts) for name, counts in told["words"].items()}
-    part = page.parent / ".captions.json"
-    part.write_text(json.dumps(figures, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-    part.replace(page.parent / "captions.json")
+    text = json.dumps(figures, indent=2, ensure_ascii=False) + "\n"
+    write_whole(page.parent / "captions.json", text.encode())
     with tempfile.TemporaryDirectory() as folder:
         _page(job, told, Path(folder), shown).write(page)
 

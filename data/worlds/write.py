@@ -9,7 +9,6 @@ import hashlib
 import io
 import json
 import logging
-import os
 import time
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
@@ -26,6 +25,7 @@ from webdataset import TarWriter
 
 from cascade import keyed
 from cascade.grid import Grid
+from cascade.whole import replacing, write_whole
 from data.sandbox import cores
 from data.worlds.encode import encode_mp4
 from data.worlds.shapes import Shapes
@@ -137,11 +137,13 @@ class Job:
 
     def write(self, path: Path, span: range) -> None:
         """Write the samples of `span` as one shard, which appears only when it is whole."""
-        part = path.with_name(f".{path.name}.{os.getpid()}.part")
-        with part.open("wb") as stream, TarWriter(stream, mtime=0, encoder=False) as shard:
+        with (
+            replacing(path) as part,
+            part.open("wb") as stream,
+            TarWriter(stream, mtime=0, encoder=False) as shard,
+        ):
             for position in span:
                 shard.write(self.sample(position))
-        part.replace(path)
 
     def sample(self, position: int) -> dict[str, Any]:
         """The sample at `position`: its key and the bytes of its files."""
@@ -197,9 +199,7 @@ def _claim(folder: Path, recipe: dict[str, Any]) -> None:
         return
     if any(folder.glob("*.tar")):
         raise ValueError(f"{folder}: holds shards but no {RECIPE}; take another folder")
-    part = record.with_name(f".{RECIPE}.{os.getpid()}.part")
-    part.write_text(json.dumps(recipe, indent=1))
-    part.replace(record)
+    write_whole(record, json.dumps(recipe, indent=1).encode())
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -227,7 +227,7 @@ def test_a_kill_costs_no_clip_that_was_tried(tmp_path, write_shard, make_clips, 
         "indexer.Decoder = Slow\n"
         "index.ensure_index([sys.argv[1]], depth='probe', workers=2)\n"
     )
-    part = shard.with_name(".0.index.part")
+    part = shard.with_name(".0.index.journal")
     known = 0
     for wait in (5, 17):
         child = subprocess.Popen(
@@ -238,7 +238,7 @@ def test_a_kill_costs_no_clip_that_was_tried(tmp_path, write_shard, make_clips, 
             time.sleep(0.002)
         child.kill()
         child.wait()
-        assert sorted(p.name for p in shard.parent.iterdir()) == [".0.index.part", "0.tar"]
+        assert sorted(p.name for p in shard.parent.iterdir()) == [".0.index.journal", "0.tar"]
         assert part.read_bytes().count(b"\n") - 1 >= known + wait
         known = part.read_bytes().count(b"\n") - 1
     with part.open("ab") as file:
@@ -259,7 +259,7 @@ def test_what_was_found_in_another_shard_or_at_another_depth_is_not_taken(
     tmp_path, write_shard, make_clips, counting
 ):
     shard = write_shard(tmp_path / "a.tar", make_clips(2))
-    part = shard.with_name(".a.index.part")
+    part = shard.with_name(".a.index.journal")
     part.write_text('{"version": 0}\n[2048, 5, {}]\n')
     rows(shard)
     assert len(counting.tried) == 2
