@@ -7,6 +7,7 @@ keyed by (seed, position, purpose).
 """
 
 from abc import abstractmethod
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -21,7 +22,17 @@ from cascade.text import TextFeatures
 from cascade.video import hold, to_float
 from stages.condition import Condition, scalars, take
 from stages.denoising import Denoising
-from stages.packed import Noised, packed_losses
+
+
+@dataclass(frozen=True, kw_only=True)
+class Noised:
+    """Clips on their way to the network, and what it should say of them."""
+
+    z: Float[Tensor, "b c f h w"]
+    logsnr: Float[Tensor, "b f"]
+    condition: Condition
+    target: Float[Tensor, "b c f h w"]
+    drawn: Float[Tensor, " b"]
 
 
 class Stage(Denoising):
@@ -37,10 +48,45 @@ class Stage(Denoising):
         """The weighted loss of each sample, and the log-SNR it was drawn at."""
         text = self._read(batch, purpose=purpose)
         if "videos" in batch:
-            return packed_losses(self, batch, text, purpose=purpose)
+            return self._packed_losses(batch, text, purpose=purpose)
         noised = self.noised(self.clip(batch["video"]), batch, text, purpose=purpose)
         out = self.predict(noised.z, noised.logsnr, noised.condition)
         return self.weighed(out, noised), noised.drawn
+
+    def _packed_losses(
+        self, batch: dict[str, Any], text: TextFeatures, *, purpose: str
+    ) -> tuple[Float[Tensor, " b"], Float[Tensor, " b"]]:
+        """Those that each clip of a packed batch would have alone.
+
+        Raises:
+            ValueError: the stage's network cannot pack.
+        """
+        forward_packed = getattr(self.net, "forward_packed", None)
+        if forward_packed is None:
+            raise ValueError(
+                f"stage {self.name}: its network {type(self.net).__name__} does not pack clips of "
+                "several shapes; take data.batching=buckets"
+            )
+        beside = {name: batch[name] for name in ("fps", "zoom", "position")}
+        parts = [
+            self.noised(
+                self.clip(video.unsqueeze(0)),
+                take(beside, [i]),
+                TextFeatures(text.tokens[i : i + 1], text.mask[i : i + 1]),
+                purpose=purpose,
+            )
+            for i, video in enumerate(batch["videos"])
+        ]
+        outs = forward_packed(
+            [self.inputs(part.z, part.condition)[0] for part in parts],
+            [part.logsnr[0] for part in parts],
+            [part.condition.text.tokens[0, part.condition.text.mask[0]] for part in parts],
+            torch.cat([part.condition.scalars for part in parts]),
+        )
+        losses = [
+            self.weighed(out.unsqueeze(0), part) for out, part in zip(outs, parts, strict=True)
+        ]
+        return torch.cat(losses), torch.cat([part.drawn for part in parts])
 
     def noised(
         self,
