@@ -57,7 +57,12 @@ class Plan(ABC):
         if attempt == 0:
             return draw.row
         rows = self.alternatives(draw)
-        return int(rows[key(self.seed, draw.position, f"alternative {attempt}") % len(rows)])
+        return _stand_in(rows, draw, attempt, seed=self.seed)
+
+
+def _stand_in(rows: Integer[np.ndarray, " n"], draw: Draw, attempt: int, *, seed: int) -> int:
+    """One of the rows, keyed by the draw's position and the attempt."""
+    return int(rows[key(seed, draw.position, f"alternative {attempt}") % len(rows)])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -221,7 +226,7 @@ class Held:
         if attempt == 0:
             return draw.row
         rows = self.rows[self.fit.shape[self.rows] == self.fit.shape[draw.row]]
-        return int(rows[key(self.seed, draw.position, f"alternative {attempt}") % len(rows)])
+        return _stand_in(rows, draw, attempt, seed=self.seed)
 
     def batches(self, *, rank: int, world: int, size: int) -> list[list[Draw]]:
         """The batches of one rank: equally many per rank and shape, so some twice if need be.

@@ -53,7 +53,6 @@ class Walk:
         """Whether members are missing behind the last one."""
         self._file, self._size, self._at = file, size, 0
         self._digest = hashlib.blake2b(digest_size=16)
-        self._member: Member | None = None
 
     @property
     def hash(self) -> str:
@@ -69,7 +68,6 @@ class Walk:
         try:
             while (member := self._next()) is not None:
                 yield member
-                self._member = None
                 self._skip(member.offset + member.size - self._at)
                 self._skip(min(-member.size % _BLOCK, self._size - self._at))
         except _Damage as damage:

@@ -59,7 +59,12 @@ class Local(Model):
         self.name = Path(model).name
         self._turn = asyncio.Lock()
 
-    async def ask(self, text: str, pictures: Sequence[bytes], schema: Mapping[str, Any]) -> Answer:  # noqa: ARG002 its answers are only read
+    async def ask(
+        self,
+        text: str,
+        pictures: Sequence[bytes],
+        schema: Mapping[str, Any],  # noqa: ARG002 its answers are only read
+    ) -> Answer:
         """The answer; one after the other."""
         async with self._turn:
             return await asyncio.to_thread(self._answer, text, pictures)
