@@ -38,7 +38,6 @@ class Fit:
     step: StepMemory
     fits: bool
     largest: int
-    largest_step: StepMemory | None
     suggested: tuple[int, int] | None
 
 
@@ -85,7 +84,6 @@ def fit(
         step=at(micro),
         fits=fits,
         largest=largest,
-        largest_step=at(largest) if largest else None,
         suggested=suggested,
     )
 
