@@ -55,16 +55,16 @@ check: $(READY)  ## style, types, architecture
 	$(VENV)/bin/lint-imports --no-cache
 
 shards: $(READY)  ## videos, images or a list (FROM) → shards and a report (TO); CLUSTER=slurm spreads it
-	$(RUN) -m data.ingest "from='$(FROM)'" $(if $(TO),"to='$(TO)'") cluster=$(CLUSTER) $(ARGS)
+	$(RUN) -m data.ingest $(if $(FROM),"from='$(FROM)'") $(if $(TO),"to='$(TO)'") cluster=$(CLUSTER) $(ARGS)
 
 index: $(READY)  ## try what SHARDS hold and write it beside them (DEPTH=probe|keyframes|full)
-	$(RUN) -m data.index "shards='$(SHARDS)'" depth=$(DEPTH) $(ARGS)
+	$(RUN) -m data.index $(if $(SHARDS),"shards='$(SHARDS)'") depth=$(DEPTH) $(ARGS)
 
 captions: $(READY)  ## new captions for SHARDS by a vision-language model: ENDPOINT=http://…/v1 MODEL=name
-	$(RUN) -m data.recaption "shards='$(SHARDS)'" $(if $(ENDPOINT),"endpoint='$(ENDPOINT)'") "model='$(MODEL)'" $(ARGS)
+	$(RUN) -m data.recaption $(if $(SHARDS),"shards='$(SHARDS)'") $(if $(ENDPOINT),"endpoint='$(ENDPOINT)'") $(if $(MODEL),"model='$(MODEL)'") $(ARGS)
 
 embeddings: $(READY)  ## T5 embeddings of every caption of SHARDS, beside them: ENCODER=folder
-	$(RUN) -m data.embed "shards='$(SHARDS)'" "encoder='$(ENCODER)'" $(ARGS)
+	$(RUN) -m data.embed $(if $(SHARDS),"shards='$(SHARDS)'") $(if $(ENCODER),"encoder='$(ENCODER)'") $(ARGS)
 
 plan: $(READY)  ## the doctor: what a run of STAGE costs and what is amiss, before its first step
 	@$(RUN) -m cascade.plan $(stage) $(ARGS)

@@ -80,7 +80,7 @@ def keep_config(run: Path, config: dict[str, Any]) -> None:
     numbers["trainer"] = {k: v for k, v in config["trainer"].items() if k in FIXED_TRAINER}
     started = newest_checkpoint(run) is not None or (run / "bundle").is_dir()
     if path.is_file() and started:
-        changed = differences(json.loads(path.read_text()), numbers)
+        changed = differences(json.loads(path.read_text()), json.loads(json.dumps(numbers)))
         if changed:
             lines = "\n  ".join(changed)
             out = "Go on with the old one, or choose another NAME=…"

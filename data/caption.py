@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 from cascade.keyed import choice
 from cascade.whole import replacing
 from data.sample import read_state
-from data.store import read_span
+from data.store import is_remote, read_span
 
 TEXT = "txt"
 KEY = "key"
@@ -24,8 +24,8 @@ class Captions:
 
     `txt` is the text beside the video; other names are those of the shard's new captions, then keys
     of the sample's json. Without weights the long of the new captions is drawn 95 times in 100 and
-    the short one 5 times. A sample that has none of the names falls back on its text, then on its
-    json's `caption`.
+    the short one 5 times. A sample that has none of the names falls back on its text, its json's
+    `caption`, then any new one.
     """
 
     def __init__(self, **weights: float) -> None:
@@ -56,6 +56,7 @@ class Captions:
             if caption and weight > 0:
                 found[caption] = found.get(caption, 0.0) + weight
         plain = _read(TEXT, text, state, {}) or _read("caption", text, state, {})
+        plain = plain or next((one for one in (made or {}).values() if one.strip()), "")
         return found or ({plain: 1.0} if plain else {})
 
 
@@ -71,6 +72,30 @@ def captions_path(index: Path) -> Path:
     return index.with_name(index.name.removesuffix(".index.parquet") + ".captions.parquet")
 
 
+def find_captions(shard: str, index: Path) -> Path:
+    """Where the new captions of a shard are: beside its index, or else beside the shard itself."""
+    beside = captions_path(index)
+    if beside.is_file() or is_remote(shard):
+        return beside
+    own = Path(shard).with_name(beside.name)
+    return own if own.is_file() else beside
+
+
+def read_table(path: Path) -> pa.Table:
+    """The new captions of a shard: the column `key`, and one for each name.
+
+    Raises:
+        ValueError: the file is no Parquet of captions.
+    """
+    try:
+        table = pq.ParquetFile(path).read(use_threads=False)
+    except (pa.ArrowException, OSError) as error:
+        raise ValueError(f"{path}: does not read: {error}; delete it, and make it again") from error
+    if KEY not in table.column_names or {*table.schema.types} != {pa.string()}:
+        raise ValueError(f"{path}: holds something else than captions")
+    return table
+
+
 def read_captions(path: Path) -> dict[str, dict[str, str]]:
     """The new captions of a shard: key → name → caption; none where there is no such file.
 
@@ -79,15 +104,9 @@ def read_captions(path: Path) -> dict[str, dict[str, str]]:
     """
     if not path.is_file():
         return {}
-    try:
-        rows = pq.read_table(path).to_pylist()
-    except (pa.ArrowException, OSError) as error:
-        raise ValueError(f"{path}: does not read: {error}; delete it, and make it again") from error
-    if rows and not all(isinstance(v, str | None) for v in rows[0].values()):
-        raise ValueError(f"{path}: holds something else than captions")
     return {
         str(row.pop(KEY)): {name: caption for name, caption in row.items() if caption}
-        for row in rows
+        for row in read_table(path).to_pylist()
     }
 
 

@@ -4,13 +4,16 @@ A clip is brought to a scale at which it covers its shape (of a stage that train
 stage's whole grid), then its shape is cut from there.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 from jaxtyping import UInt8
 from torch import Tensor
 from torch.nn import functional as F
 
 from cascade.keyed import choice, uniform
+
+Weights = Sequence[Sequence[float]]
+"""Pairs of a value and its weight."""
 
 
 class Clipper:
@@ -26,8 +29,8 @@ class Clipper:
         *,
         seed: int,
         random: bool,
-        rates: Mapping[float, float] | None = None,
-        zooms: Mapping[float, float] | None = None,
+        rates: Weights = ((1, 1),),
+        zooms: Weights = ((1, 1),),
     ) -> None:
         self.seed, self.random = seed, random
         self.rates = _weights("rates", rates)
@@ -72,10 +75,16 @@ class Clipper:
         return max(slack, 0) // 2
 
 
-def _weights(name: str, weights: Mapping[float, float] | None) -> dict[float, float]:
-    kept = {float(v): w for v, w in (weights or {1.0: 1.0}).items() if w}
+def _weights(name: str, pairs: Weights) -> dict[float, float]:
+    try:
+        kept = {float(value): float(weight) for value, weight in pairs if weight}
+    except (TypeError, ValueError):
+        kept = {}
     if not kept or min(kept.values()) < 0 or min(kept) <= 0:
-        raise ValueError(f"data.{name}: values and weights must be positive, got {weights}")
+        raise ValueError(
+            f"data.{name}: pairs of a value and its weight are wanted, all positive, such as "
+            f"[[1,3],[0.5,1]]; got {pairs}"
+        )
     return kept
 
 

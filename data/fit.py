@@ -131,8 +131,12 @@ class Fitter:
                 for size in self.sizes:
                     if not len(rows):
                         break
-                    sides = self._settle(kind, length, size, place[rows], batch)
-                    table, left = choose(sides, waste=waste).astype(np.int16), []
+                    counts = np.bincount(place[rows], minlength=BINS)
+                    sides = self._settle(kind, length, size, counts, batch)
+                    table = choose(sides, waste=waste)
+                    used = np.unique(table[counts > 0])
+                    sides = [sides[i] for i in used]
+                    table, left = np.searchsorted(used, table).astype(np.int16), []
                     for some in np.array_split(rows, -(-len(rows) // _CHUNK)):
                         chosen = table[place[some]]
                         ok = self._large_enough(sides, chosen, height[some], width[some])
@@ -168,14 +172,18 @@ class Fitter:
         return moved[level]
 
     def _settle(
-        self, kind: Kind, length: int, size: float, place: Integer[np.ndarray, " m"], batch: "Batch"
+        self,
+        kind: Kind,
+        length: int,
+        size: float,
+        counts: Integer[np.ndarray, " bins"],
+        batch: "Batch",
     ) -> list[Side]:
         sides = self.sides(size)
         if self.batching != "buckets" or len(sides) == 1:
             return sides
         h, w = sides[len(sides) // 2]
         least = batch.size(Shape(kind=kind, frames=length, height=h, width=w))
-        counts = np.bincount(place, minlength=BINS)
         return consolidate(sides, counts, least, self.max_buckets)
 
     def _large_enough(

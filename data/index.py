@@ -86,6 +86,12 @@ def ensure_index(
     if lost := [one for one in looks if isinstance(one, str)]:
         raise ValueError(_unread(lost, len(shards)))
     seen = [one for one in looks if not isinstance(one, str)]
+    owner: dict[Path, str] = {}
+    for one in seen:
+        if (other := owner.setdefault(one.path, one.shard)) != one.shard:
+            raise ValueError(
+                f"index: {other} and {one.shard} would share the index {one.path}; rename one"
+            )
     if stale := [one for one in seen if not one.fresh]:
         folders = {str(one.path.parent) for one in stale if not _is_beside(one)}
         into = f" into {', '.join(sorted(folders))}" if folders else ""
@@ -138,6 +144,8 @@ def is_fresh(shard: str, found: store.Identity, path: Path, depth: Depth) -> boo
         log.warning("%s: the index does not read (%s), building it again", path, error)
         return False
     if about["version"] != VERSION or about["shard_size"] != found.size:
+        return False
+    if about["depth"] not in DEPTHS:
         return False
     if DEPTHS.index(about["depth"]) < DEPTHS.index(depth):
         return False

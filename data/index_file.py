@@ -13,6 +13,7 @@ from cascade.whole import replacing
 
 VERSION = 3
 _ABOUT = b"cascade.index"
+_KNOWN = {"version", "depth", "shard_size", "mark", "shard_hash", "error"}
 _WORD = pa.dictionary(pa.int32(), pa.string())
 
 SCHEMA = pa.schema(
@@ -57,8 +58,8 @@ def read_about(path: Path) -> dict[str, Any]:
     """What an index says of its shard: its hash, what was not read, where it is damaged."""
     metadata = pq.read_schema(path).metadata or {}
     about = json.loads(metadata.get(_ABOUT, b"{}"))
-    if "version" not in about:
-        raise ValueError("no cascade.index in its metadata")
+    if not about.keys() >= _KNOWN:
+        raise ValueError("no cascade.index of this format in its metadata")
     return dict(about)
 
 

@@ -3,6 +3,7 @@
 One JSON line per clip, appended in one write as soon as the clip has been tried.
 """
 
+import errno
 import json
 import os
 import threading
@@ -26,7 +27,10 @@ class Journal:
         lines = path.read_bytes().split(b"\n") if path.exists() else [b""]
         if lines[0] == first:
             for line in lines[1:-1]:
-                offset, size, figures = json.loads(line)
+                try:
+                    offset, size, figures = json.loads(line)
+                except ValueError:
+                    continue  # cut off by a full disk: its clip is tried again
                 self._known[offset, size] = figures
             if lines[-1]:
                 os.truncate(path, path.stat().st_size - len(lines[-1]))
@@ -43,7 +47,9 @@ class Journal:
         """Keep the figures of a clip; from any thread."""
         with self._lock:
             self._known[span] = figures
-            os.write(self._file, json.dumps([*span, figures]).encode() + b"\n")
+            line = json.dumps([*span, figures]).encode() + b"\n"
+            if os.write(self._file, line) < len(line):
+                raise OSError(errno.ENOSPC, "the disk is full", str(self._path))
 
     def close(self) -> None:
         """Let go of the file; what it holds stays."""

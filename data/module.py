@@ -15,7 +15,7 @@ import pytorch_lightning as pl
 from cascade.grid import Grid
 from cascade.text import Fetch
 from data.caption import Captions
-from data.clip import Clipper
+from data.clip import Clipper, Weights
 from data.decode import DEADLINE_S, Decoder
 from data.fit import Batch, Batching, Fitter
 from data.index import CACHE_DIR, ensure_index
@@ -50,8 +50,8 @@ class ShardData(pl.LightningDataModule):
         crop: (frames, height, width) that the stage trains on, cut from videos at the grid's scale.
         lengths: further numbers of frames for shorter clips.
         sizes: sides relative to the grid's for clips too small for it, largest first.
-        rates, zooms: weights of multiples of the grid's frame rate, and of magnifications; drawn
-            among those that a clip gives, and told to the network.
+        rates, zooms: multiples of the grid's frame rate, and magnifications, each with its weight;
+            drawn among those that a clip gives, and told to the network.
         min_rate: share of the target's frame rate that a clip must have itself.
         min_size: (height, width) that a clip must have besides.
         image_share: of the budget, for images.
@@ -82,8 +82,8 @@ class ShardData(pl.LightningDataModule):
         sizes: Sequence[float] = (1.0,),
         max_aspect: float = 3.0,
         max_buckets: int = 16,
-        rates: Mapping[float, float] | None = None,
-        zooms: Mapping[float, float] | None = None,
+        rates: Weights = ((1, 1),),
+        zooms: Weights = ((1, 1),),
         random_crop: bool = True,
         image_share: float = 0.0,
         min_rate: float = 0.9,
@@ -106,6 +106,15 @@ class ShardData(pl.LightningDataModule):
         fetch: Fetch | None = None,
     ) -> None:
         super().__init__()
+        for name, value, least in (
+            ("global_batch", global_batch, 1),
+            ("val_samples", val_samples, 1),
+            ("max_buckets", max_buckets, 1),
+            ("max_aspect", max_aspect, 1),
+            ("min_rate", min_rate, 0),
+        ):
+            if value < least:
+                raise ValueError(f"data.{name} must be at least {least}, got {value}")
         self.sets, self.val, self.grid, self.global_batch = named(shards), val, grid, global_batch
         self.seed, self.val_share, self.val_samples = seed, val_share, val_samples
         self.image_share, self.max_dropped = image_share, max_dropped
@@ -159,7 +168,7 @@ class ShardData(pl.LightningDataModule):
             decord=decord,
             decoder=Decoder(deadline_s=deadline_s, max_pixels=max_pixels),
         )
-        held = Clipper(seed=seed, random=False, rates=rates, zooms=None)
+        held = Clipper(seed=seed, random=False, rates=rates)
         self._train_source = partial(source, clipper=train)
         self._val_source = partial(source, clipper=held)
         order = f"{batching} of {global_batch} {shape} by {self.batch.divides}"
@@ -209,7 +218,9 @@ class ShardData(pl.LightningDataModule):
             fit=chosen.fit,
             sets=chosen.sets,
             weights=chosen.weights,
-            image_share=self.image_share,
+            image_share=None
+            if self.need.frames == 1 and not self.image_share
+            else self.image_share,
         )
         make: Callable[..., Plan] = PackedPlan if self.fitter.batching == "packing" else BucketPlan
         self.plan = make(self.pool, batch=self.batch, seed=self.seed)
@@ -279,6 +290,7 @@ class ShardData(pl.LightningDataModule):
             source=self._train_source(
                 index=self.chosen.index, rows=self.pool.rows, fit=self.chosen.fit
             ),
+            quarantine=self._quarantine,
             draws=part.draws,
             weight=part.weight if self.fitter.batching == "packing" else None,
             numbers=range(first, first + count),
@@ -298,14 +310,15 @@ class ShardData(pl.LightningDataModule):
     def val_loader(self, *, rank: int = 0, world: int = 1, size: int = 0) -> Loader:
         """The held-out samples of a rank; ranks get equally many, so some twice if need be."""
         self.setup()
-        if len(self.held) % world:
-            log.warning("data: %d held-out samples on %d ranks: some twice", len(self.held), world)
         batches = self.held.batches(rank=rank, world=world, size=size or self.global_batch)
+        if sum(map(len, batches)) * world > len(self.held):
+            log.warning("data: %d held-out samples on %d ranks: some twice", len(self.held), world)
         return self._loader(
             rows=self.held,
             source=self._val_source(
                 index=self.held_of.index, rows=self.held.rows, fit=self.held_of.fit
             ),
+            quarantine=None,
             draws=batches.__getitem__,
             weight=None,
             numbers=range(len(batches)),
@@ -334,20 +347,22 @@ class ShardData(pl.LightningDataModule):
             raise ValueError("data: no trainer is attached; use train_loader and val_loader")
         return self.trainer
 
-    def _failed(self, failure: Failure) -> None:
-        self.failures.append(failure)
-        self._quarantine.add(failure)
-
     def _loader(
         self,
         *,
         rows: Rows,
         source: Source,
+        quarantine: Quarantine | None,
         draws: Callable[[int], Iterable[Draw]],
         weight: Callable[[int], float] | None,
         numbers: range,
         length: int,
     ) -> Loader:
+        def failed(failure: Failure) -> None:
+            self.failures.append(failure)
+            if quarantine is not None:
+                quarantine.add(failure)
+
         loader = Loader(
             Batches(
                 rows=rows,
@@ -355,13 +370,13 @@ class ShardData(pl.LightningDataModule):
                 key=source.key,
                 draws=draws,
                 weight=weight,
-                quarantined=set(self._quarantine.keys),
+                quarantined=set(quarantine.keys) if quarantine else set(),
             ),
             numbers=numbers,
             length=length,
             num_workers=self.num_workers,
             prefetch=self.prefetch,
-            on_failure=self._failed,
+            on_failure=failed,
         )
         self._loaders.append(loader)
         return loader

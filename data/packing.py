@@ -23,6 +23,8 @@ log = logging.getLogger(__name__)
 
 WINDOW = 262_144
 _CLOSE = 0.003
+_BATCHES = 16
+"""Batches that a window holds at least."""
 _SURE = 3.0
 """Standard deviations by which a window may hold more tokens than are expected of it."""
 
@@ -53,18 +55,29 @@ class PackedPlan(Plan):
         self.stream = Stream(parts, weights, seed=seed, purpose="order of a packed run")
         # One set has a window an epoch where it can: all windows then have the same tokens.
         alone = len(parts) == 1
-        self.window = max(16 * batch.clips, min(len(parts[0]), window)) if alone else window
         counts = np.array([np.bincount(self._number[rows], minlength=len(cost)) for rows in parts])
         share = counts / counts.sum(axis=1, keepdims=True)
         self._mean = share @ cost
+        mean = float(np.average(self._mean, weights=weights))
+        least = math.ceil(_BATCHES * batch.budget / mean)
+        self.window = max(least, window)
+        if alone and len(parts[0]) <= self.window:
+            self.window = -(-max(least, len(parts[0])) // len(parts[0])) * len(parts[0])
         whole = alone and self.window % len(parts[0]) == 0
         self._variance = 0 * self._mean if whole else share @ cost**2 - self._mean**2
         self._batches = [0]  # batches before each window known so far
         self._laid: tuple[int, Integer[np.ndarray, " n"], list[Int64[np.ndarray, " _n"]]]
         self._laid = (-1, np.zeros(0, dtype=np.int64), [])
         first = self._classes(self.stream.members(0, self.window))
-        made = len(pack(first.tolist(), self.sizes.tolist(), self.length))
-        self.fill = float(self.sizes[first].sum()) / (made * self.length)
+        made = -(-len(pack(first.tolist(), self.sizes.tolist(), self.length)) // self.slots)
+        self.fill = float(self.sizes[first].sum()) / (made * batch.budget)
+
+    @property
+    def used(self) -> float:
+        """The share of the budget that is expected to be spent."""
+        self._window_of(0)
+        tokens = self.stream.counts(0, self.window) @ self._mean
+        return float(tokens / (self._batches[1] * self.batch.budget))
 
     def _parts(
         self, pool: Pool, cost: Int64[np.ndarray, " k"]
@@ -114,7 +127,7 @@ class PackedPlan(Plan):
             first = (len(self._batches) - 1) * self.window
             counts = self.stream.counts(first, self.window)
             tokens = counts @ self._mean + _SURE * (counts @ self._variance) ** 0.5
-            made = math.ceil(tokens / (self.fill * self.length * self.slots))
+            made = math.ceil(tokens / (self.fill * self.batch.budget) - 1e-9)
             self._batches.append(self._batches[-1] + made)
         return int(np.searchsorted(self._batches, number, side="right")) - 1
 

@@ -92,17 +92,17 @@ class Pool:
 
     `sets` are the first rows of each set (rows lie in the order of their sets); `weights` are
     shares of the samples drawn, by default so that every sample is drawn equally often.
-    `image_share` is the share of the budget that goes to images.
+    `image_share` is the share of the budget that goes to images; none: they count as samples.
     """
 
     rows: Integer[np.ndarray, " n"]
     fit: Fit
     sets: Sequence[int] = (0,)
     weights: Sequence[float] | None = None
-    image_share: float = 0.0
+    image_share: float | None = 0.0
 
     def __post_init__(self) -> None:
-        if not 0 <= self.image_share <= 1:
+        if self.image_share is not None and not 0 <= self.image_share <= 1:
             raise ValueError(f"data.image_share must be in [0, 1], got {self.image_share}")
         if not len(self.rows):
             raise ValueError("data: a plan needs at least one video or image")
@@ -136,7 +136,7 @@ class Pool:
         """
         turns = rates.sum(axis=1) * np.asarray(cost)
         image = np.array([shape.kind == "image" for shape in self.fit.shapes])
-        if turns[image].sum() and turns[~image].sum():
+        if self.image_share is not None and turns[image].sum() and turns[~image].sum():
             turns[image] *= self.image_share / turns[image].sum()
             turns[~image] *= (1 - self.image_share) / turns[~image].sum()
         return np.asarray(turns / turns.sum())

@@ -40,7 +40,8 @@ class Progress:
             if state[name] != value:
                 raise ValueError(
                     f"data: the checkpoint's {name} is {state[name]}, this run's is {value}; "
-                    "resume with the same data and seed, or start anew with init_from"
+                    "resume with the same shards, captions, depth of index and seed, or start "
+                    "anew with init_from"
                 )
         self.consumed, self.at_step = state["batch"], state["step"]
 

@@ -5,7 +5,7 @@ Ten million samples are a few hundred megabytes: only what a plan asks is held.
 
 import logging
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from hashlib import blake2b
 from pathlib import Path
@@ -17,7 +17,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from jaxtyping import Bool, Integer, Shaped
 
-from data.caption import captions_path, read_captions
+from data.caption import KEY, find_captions, read_captions, read_table
 from data.index_file import read_about, sort_of
 
 log = logging.getLogger(__name__)
@@ -34,7 +34,7 @@ _LINE = (
     *("key", "offset", "size", "caption_offset", "caption_size", "state_offset", "state_size"),
     *("width", "height", "decord"),
 )
-_KEPT_SHARDS = 256
+_KEPT_BYTES = 2**28
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,7 +50,7 @@ class Index:
     """Number of the reason in `reasons`, of which the first is '': fit."""
     reasons: Sequence[str]
     fingerprint: str
-    """Of the bytes of all shards, and of the captions made for them."""
+    """Of the bytes of all shards, of the captions made for them, and of what the indices say."""
     _lines: "Lines" = field(repr=False)
 
     @classmethod
@@ -62,6 +62,7 @@ class Index:
         columns = {name: np.empty(starts[-1], dtype) for name, dtype in _COLUMNS.items()}
         image, reason = np.empty(starts[-1], dtype=np.bool_), np.empty(starts[-1], dtype=np.int16)
         words: dict[str, int] = {"": 0}
+        marks: list[tuple[Path, str]] = []
         for shard, path, first, end in zip(shards, paths, starts, starts[1:], strict=False):
             about = read_about(path)
             digest.update(about["shard_hash"].encode())
@@ -72,10 +73,13 @@ class Index:
                 column[first:end] = _numbers(table[name], column.dtype)
             image[first:end] = _codes(table["kind"], {"": 0, "image": 1}) == 1
             reason[first:end] = _codes(table["reason"], words)
-            made = captions_path(path)
+            made = find_captions(shard, path)
+            marks.append((made, _mark(made)))
             if made.is_file():
                 digest.update(blake2b(made.read_bytes()).digest())
                 columns["captioned"][first:end] |= _captioned(path, made)
+        for column in (*columns.values(), image, reason == 0):
+            digest.update(column.data)
         pa.default_memory_pool().release_unused()
         return cls(
             shards=shards,
@@ -86,7 +90,7 @@ class Index:
             reason=reason,
             reasons=list(words),
             fingerprint=digest.hexdigest(),
-            _lines=Lines(paths),
+            _lines=Lines(paths, marks),
         )
 
     def __len__(self) -> int:
@@ -113,24 +117,57 @@ class Index:
 
 
 class Lines:
-    """The lines of shards' indices, the last shards' kept."""
+    """The lines of shards' indices with the captions made for them; the last shards' are kept.
 
-    def __init__(self, paths: Sequence[Path]) -> None:
-        self.paths = paths
-        self._kept: OrderedDict[int, tuple[pa.Table, Mapping[str, dict[str, str]]]] = OrderedDict()
+    `captions` are the files of captions, each with its mark when it was first read.
+    """
+
+    def __init__(self, paths: Sequence[Path], captions: Sequence[tuple[Path, str]]) -> None:
+        self.paths, self.captions = paths, captions
+        self._kept: OrderedDict[int, tuple[pa.Table, pa.Table | None]] = OrderedDict()
+        self._bytes = 0
 
     def read(self, shard: int, line: int) -> dict[str, Any]:
-        """A line of a shard's index."""
+        """A line of a shard's index.
+
+        Raises:
+            OSError: the captions have changed since the run began.
+        """
         if shard not in self._kept:
-            while len(self._kept) >= _KEPT_SHARDS:
-                self._kept.popitem(last=False)
-            path = self.paths[shard]
-            table = pq.ParquetFile(path).read(list(_LINE), use_threads=False).combine_chunks()
-            self._kept[shard] = (table, read_captions(captions_path(path)))
+            self._kept[shard] = tables = self._tables(shard)
+            self._bytes += _size(tables)
+            while self._bytes > _KEPT_BYTES and len(self._kept) > 1:
+                self._bytes -= _size(self._kept.popitem(last=False)[1])
         self._kept.move_to_end(shard)
-        table, captions = self._kept[shard]
+        table, made = self._kept[shard]
         found: dict[str, Any] = {name: table[name][line].as_py() for name in _LINE}
-        return found | {"made": captions.get(found["key"], {})}
+        captions = {} if made is None else {n: made[n][line].as_py() for n in made.column_names}
+        return found | {"made": {name: text for name, text in captions.items() if text}}
+
+    def _tables(self, shard: int) -> tuple[pa.Table, pa.Table | None]:
+        """The index of a shard, and its captions in the same order."""
+        table = pq.ParquetFile(self.paths[shard]).read(list(_LINE), use_threads=False)
+        path, mark = self.captions[shard]
+        if _mark(path) != mark:
+            raise OSError(f"{path} has changed since the run began")
+        if not mark:
+            return table.combine_chunks(), None
+        made = read_table(path)
+        order = pc.index_in(table["key"], value_set=made[KEY].combine_chunks())
+        return table.combine_chunks(), made.drop_columns([KEY]).take(order).combine_chunks()
+
+
+def _size(tables: tuple[pa.Table, pa.Table | None]) -> int:
+    return sum(table.nbytes for table in tables if table is not None)
+
+
+def _mark(path: Path) -> str:
+    """What tells a file from its changed self; '' where there is none."""
+    try:
+        stat = path.stat()
+    except FileNotFoundError:
+        return ""
+    return f"{stat.st_size}/{stat.st_mtime_ns}"
 
 
 def _numbers(column: pa.ChunkedArray, dtype: np.dtype[Any]) -> Shaped[np.ndarray, " n"]:

@@ -1,5 +1,6 @@
 """Sets of shards by name and weight, and what of them suits a stage."""
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -47,8 +48,9 @@ def named(shards: Shards) -> dict[str, Set]:
     weights = [one.weight for one in sets.values()]
     if len({weight is None for weight in weights}) > 1:
         raise ValueError(f"data.shards: give every set a weight, or none of them, got {weights}")
-    if any(weight is not None and weight < 0 for weight in weights):
-        raise ValueError(f"data.shards: weights must be positive, got {weights}")
+    numbers = [weight for weight in weights if weight is not None]
+    if not sets or not all(isinstance(w, int | float) and 0 < w < math.inf for w in numbers):
+        raise ValueError(f"data.shards: sets with positive weights are wanted, got {shards!r}")
     return sets
 
 
@@ -121,6 +123,13 @@ def choose(
         raise ValueError(nothing_left(index, need, dropped, selected.unasked))
     firsts = np.cumsum([0, *(len(some) for some in found)])[:-1]
     weights = [one.weight for one in sets.values()]
+    counts = np.diff(np.searchsorted(rows, index.starts[[*firsts, len(shards)]]))
+    for name, one, count in zip(sets, sets.values(), counts.tolist(), strict=True):
+        if one.weight is not None and not count:
+            raise ValueError(
+                f"data.shards.{name}: has weight {one.weight:g}, and none of its samples gives "
+                f"{need}: {dropped}; leave the set out, or mend it"
+            )
     return Chosen(
         index=index,
         sets=[int(index.starts[first]) for first in firsts],

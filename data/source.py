@@ -102,7 +102,8 @@ class Source:
         """The sample of a draw, from `row` or from one that stands in for it.
 
         Raises:
-            DecodeError: it does not decode, or its shard has changed under the index.
+            DecodeError: it does not decode.
+            ValueError: its shard cannot be read.
         """
         line = self.index.row(row)
         try:
@@ -110,7 +111,12 @@ class Source:
             video, rate, zoom = self._video(row, line, draw)
         except DecodeError:
             raise
-        except (OSError, ValueError) as error:
+        except OSError as error:
+            raise ValueError(
+                f"data: {line['key']} cannot be read: {error}. This says nothing of the sample, so "
+                "it is not replaced; the same command goes on where the run was"
+            ) from error
+        except ValueError as error:
             raise DecodeError(f"{line['shard']}: {error}") from error
         caption = self.captions(text, state, line["made"], seed=self.seed, position=draw.position)
         stored = None if self.fetch is None else self.fetch(caption)
@@ -159,7 +165,10 @@ class Source:
         if self.cache is not None:
             start = self.clipper.start(clip.shape[1], shape.frames, position)
             clip = clip[:, start : start + shape.frames]
-        return self.clipper.cut(clip, shape.height, shape.width, position), rate, zoom
+        cut = self.clipper.cut(clip, shape.height, shape.width, position)
+        if tuple(cut.shape[1:]) != (shape.frames, shape.height, shape.width):
+            raise DecodeError(f"gives {tuple(cut.shape[1:])}, and by the index should give {shape}")
+        return cut, rate, zoom
 
     def _rate(self, timing: Timing, draw: Draw) -> float:
         fps = np.array([timing.fps], dtype=np.float32)

@@ -11,7 +11,7 @@ from data.sets import Chosen
 
 @dataclass(frozen=True, kw_only=True)
 class Bucket:
-    """One shape of a plan: `clips` of it, `batch` at a time; `fps` is the stage's own.
+    """One shape of a plan: `clips` of it, `batch` at a time (packed: 0); `fps` is the stage's own.
 
     Shares lie in 0 to 1: `share` of the budget spent, `unused` of a batch's budget, `cropped` of
     the pixels of its clips.
@@ -67,7 +67,10 @@ def survey(
     packed = isinstance(plan, PackedPlan)
     tokens = np.array([shape.tokens(batch.multiple) for shape in fit.shapes])
     spent = np.array([len(rows) for rows in groups]) * tokens
-    shares = plan.turns.shares if isinstance(plan, BucketPlan) else spent / spent.sum()
+    if isinstance(plan, BucketPlan):
+        shares = plan.turns.shares
+    else:
+        shares = pool.shares(tokens.tolist(), pool.rates(groups))
     buckets = []
     for shape, rows, cost, share in zip(fit.shapes, groups, tokens, shares, strict=True):
         if not len(rows):
@@ -81,14 +84,14 @@ def survey(
                 width=shape.width,
                 fps=fps,
                 clips=len(rows),
-                batch=size,
+                batch=0 if packed else size,
                 tokens=int(cost),
                 share=float(share),
                 unused=0.0 if packed else max(0.0, 1 - size * int(cost) / batch.budget),
                 cropped=float(fit.cropped[rows].mean(dtype=np.float64)),
             )
         )
-    unused = 1 - plan.fill if isinstance(plan, PackedPlan) else 0.0
+    unused = 1 - plan.used if isinstance(plan, PackedPlan) else 0.0
     unused += sum(b.share * b.unused for b in buckets)
     return Survey(
         samples=len(chosen.index),

@@ -15,6 +15,7 @@ Kind = Literal["file", "sparse file", "link", "folder", "device"]
 
 _BLOCK = tarfile.BLOCKSIZE
 _CHUNK = 2**20
+_MAX_DIGITS = 20
 _MAX_HEADER_BYTES = 2**20
 _COMPRESSED = {
     b"\x1f\x8b": ("gzip", "gunzip"),
@@ -147,7 +148,10 @@ class Walk:
         if "path" in pax:
             name = pax["path"].decode("utf-8", "surrogateescape").rstrip("/")
         name = name or info.name
-        size = int(pax["size"]) if pax.get("size", b"").isdigit() else info.size
+        told = pax.get("size", b"")
+        if len(told) > _MAX_DIGITS:
+            raise _Damage(f"{name!r} claims a size of {len(told)} digits")
+        size = int(told) if told.isdigit() else info.size
         sparse = info.type == tarfile.GNUTYPE_SPARSE or any("GNU.sparse" in k for k in pax)
         more = info.type == tarfile.GNUTYPE_SPARSE and block[482]
         while more:

@@ -182,19 +182,26 @@ class Stage(Denoising):
         self.log("train/loss", loss, prog_bar=True, sync_dist=True, batch_size=len(losses))
         return {"loss": loss, "losses": losses.detach(), "logsnr": logsnr}
 
+    #: Clips of this validation that were measured so far, on this rank.
+    _measured = 0
+
     def validation_step(self, batch: dict[str, Any], _: int) -> None:
         """The loss at fixed draws, and the kind's own figures on the first `val_videos` clips."""
         assert self.recipe is not None
         losses, _drawn = self.losses(batch, purpose="val")
         self._log_mean("val/loss", losses)
-        # Every rank must have a figure to share, or the others wait for it.
-        first = max(
-            self.recipe.val_videos, self.trainer.world_size if self.recipe.val_videos else 0
-        )
-        few = [i for i, p in enumerate(batch["position"].tolist()) if p < first]
-        if few:
-            for name, values in self.measure(take(batch, few)).items():
+        # Ranks have batches of equal sizes, so all of them measure in the same steps: a figure that
+        # one rank alone would share is waited for by the others for ever.
+        each = -(-self.recipe.val_videos // self.trainer.world_size)
+        few = min(each - self._measured, len(batch["position"]))
+        if few > 0:
+            self._measured += few
+            for name, values in self.measure(take(batch, range(few))).items():
                 self._log_mean(f"val/{name}", values)
+
+    def on_validation_epoch_start(self) -> None:
+        """No clip is measured yet."""
+        self._measured = 0
 
     def _log_mean(self, name: str, values: Float[Tensor, " b"]) -> None:
         self.log(name, values.mean(), batch_size=len(values), sync_dist=True)

@@ -17,6 +17,7 @@ def look_at_clips(record: Record, survey: Any, recipe: Any, limits: Mapping[str,
     """What suits, what is dropped, how full the batches are, which buckets are thin."""
     record.dropped = {str(k): int(v) for k, v in survey.dropped.items()}
     lost = sum(record.dropped.values())
+    asked = max(1, survey.samples - survey.unasked)
     epochs = recipe.steps / survey.batches_per_epoch if survey.batches_per_epoch else None
     record.add(
         "data",
@@ -26,6 +27,9 @@ def look_at_clips(record: Record, survey: Any, recipe: Any, limits: Mapping[str,
             "of them images": Figure(survey.images, "counted", "clips"),
             "held out": Figure(survey.held, "counted", "clips", "to validate on"),
             "dropped": Figure(lost, "counted", "samples", "each with its reason, below"),
+            "images not asked for": Figure(
+                survey.unasked, "counted", "samples", "data.image_share is 0"
+            ),
             "token budget": Figure(survey.budget, "counted", "tokens", "of a global batch"),
             "budget unused": Figure(survey.unused, "counted", "share"),
             "pixels cropped": Figure(survey.cropped, "counted", "share"),
@@ -41,8 +45,15 @@ def look_at_clips(record: Record, survey: Any, recipe: Any, limits: Mapping[str,
                 f"bucket {bucket.frames}×{bucket.height}×{bucket.width}: {bucket.clips:,} clips "
                 f"fill {bucket.clips / bucket.batch:.1f} batches of {bucket.batch}, fewer than "
                 f"{limits['bucket_batches']}",
-                "fewer buckets (data.max_buckets), or more clips of that shape",
+                "more clips, a smaller stage.train.global_batch, or data.batching=packing",
             )
+    if epochs is not None and epochs > limits["epochs"]:
+        record.say(
+            "warning",
+            f"every clip is seen {epochs:,.0f} times, more than plan.thresholds.epochs="
+            f"{limits['epochs']:g}: the stage may learn them by heart",
+            "more clips, or fewer stage.train.steps",
+        )
     if survey.train < recipe.global_batch:
         record.say(
             "warning",
@@ -52,8 +63,8 @@ def look_at_clips(record: Record, survey: Any, recipe: Any, limits: Mapping[str,
         )
     for name, value, way in (
         ("unused", survey.unused, "data.batching=packing, or more buckets (data.max_buckets)"),
-        ("cropped", survey.cropped, "more buckets (data.max_buckets), or data.batching=packing"),
-        ("dropped", lost / max(1, survey.samples), "see what is dropped and why, below"),
+        ("cropped", survey.cropped, "data.batching=packing, or more clips for more buckets"),
+        ("dropped", lost / asked, "see what is dropped and why, below"),
     ):
         if value > limits[name]:
             what = {

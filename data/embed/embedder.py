@@ -19,7 +19,7 @@ from rich.progress import Progress, track
 from cascade.embeddings import SUFFIX, EmbeddingFile, Layout, Made, digest, heads
 from cascade.encoder import find_encoder, fingerprint, read_config
 from cascade.t5 import T5Text
-from data.caption import Captions, captions_path, read_beside, read_captions
+from data.caption import Captions, find_captions, read_beside, read_captions
 from data.embed.part import PartFile, part_path
 
 log = logging.getLogger(__name__)
@@ -63,7 +63,7 @@ def embeddings_path(index: Path) -> Path:
 
 def texts_of(shard: str, index: Path, captions: Captions) -> list[str]:
     """The distinct captions of a shard that may be drawn, and the empty one, in order of digest."""
-    made = read_captions(captions_path(index))
+    made = read_captions(find_captions(shard, index))
     texts = {""}
     for row in pq.read_table(index).to_pylist():
         if row["reason"]:

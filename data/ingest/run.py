@@ -44,6 +44,11 @@ def make_shards(
     """
     if "://" in place or is_shards(Path(place).expanduser()):
         shards = find_shards(place)
+        if to is not None:
+            raise ValueError(
+                f"to: {place} holds shards already, which are only indexed where they are; leave "
+                f"TO={to} out, or unpack them to cut and filter what they hold"
+            )
         log.info("%s: shards already, %d of them: they are only indexed", place, len(shards))
         ensure_index(shards, depth="full")
         return shards

@@ -59,7 +59,7 @@ def test_windows_are_uniform_and_inside():
 
 
 def test_rates_and_zooms_are_drawn_by_weight_among_those_that_suit():
-    cut = clipper(rates={1: 3, 0.5: 1, 2: 4}, zooms={1: 1, 2: 1})
+    cut = clipper(rates=[[1, 3], [0.5, 1], [2, 4]], zooms=[[1, 1], [2, 1]])
     assert cut.varies
     assert not clipper().varies
     drawn = Counter(cut.rate(lambda rate: rate <= 1, p) for p in range(800))
@@ -68,12 +68,12 @@ def test_rates_and_zooms_are_drawn_by_weight_among_those_that_suit():
     assert {cut.zoom(lambda zoom: zoom < 2, p) for p in range(20)} == {1.0}
     assert {cut.zoom(lambda zoom: True, p) for p in range(20)} == {1.0, 2.0}
     assert cut.rate(lambda rate: False, 0) == 1.0
-    still = clipper(rates={0.5: 1, 2: 4}, random=False)
+    still = clipper(rates=[[0.5, 1], [2, 4]], random=False)
     assert {still.rate(lambda rate: True, p) for p in range(20)} == {0.5}
     with pytest.raises(ValueError, match="data.zooms must be at least 1"):
-        clipper(zooms={0.5: 1})
-    with pytest.raises(ValueError, match="data.rates: values and weights must be positive"):
-        clipper(rates={0: 1})
+        clipper(zooms=[[0.5, 1]])
+    with pytest.raises(ValueError, match="data.rates: pairs of a value and its weight are wanted"):
+        clipper(rates=[[0, 1]])
 
 
 def test_a_crop_that_does_not_fit_is_refused():

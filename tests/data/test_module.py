@@ -7,14 +7,16 @@ import os
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import ModelCheckpoint, OnExceptionCheckpoint
 
 from cascade.grid import Grid
-from data.index import index_path
-from data.index_file import read_about
+from data.index import ensure_index, index_path
+from data.index_file import read_about, write_index
 from data.module import ShardData
 
 GRID = Grid(frames=4, height=16, width=16, fps=8)
@@ -240,7 +242,7 @@ def test_stored_embeddings_are_fetched_by_the_loader(shards):
 
 
 def test_rates_and_zooms_reach_the_batch(shards):
-    options = {"rates": {1: 1, 0.5: 1}, "zooms": {1: 1, 2: 1}, "cache_bytes": 0}
+    options = {"rates": [[1, 1], [0.5, 1]], "zooms": [[1, 1], [2, 1]], "cache_bytes": 0}
     data = module(shards, **options)
     batches = list(data.train_loader(first=0, count=6))
     assert {float(f) for b in batches for f in b["fps"]} == {4.0, 8.0}
@@ -297,7 +299,7 @@ def test_a_clip_of_too_few_frames_a_second_is_not_taken_for_motion(
     with pytest.raises(ValueError, match=r"4 fewer than 7.2 fps.*the highest frame rate is 4"):
         module(slow).setup()
     module(slow, min_rate=0.0).setup()
-    module(slow, rates={1: 1, 0.5: 1}).setup()
+    module(slow, rates=[[1, 1], [0.5, 1]]).setup()
 
 
 def test_the_survey_counts_everything_once(shards):
@@ -382,3 +384,87 @@ def test_sprites_train_by_their_path_alone(media, tmp_path):
     batch = next(iter(data.train_loader(first=0, count=1)))
     assert all(state["key"] == key for state, key in zip(batch["state"], batch["key"], strict=True))
     assert len(data.held) + len(data.pool.rows) == 200
+
+
+def test_what_the_indices_say_is_part_of_the_fingerprint(write_shard, make_clips, tmp_path):
+    shards = write_shard(tmp_path / "a.tar", make_clips(8))
+    first, second = module(shards), module(shards)
+    first.setup()
+    path = first.chosen.index.paths[0]
+    table = pq.read_table(path)
+    unfit = pa.array(["", *["does not decode"] * 2, *[""] * (len(table) - 3)])
+    columns = {n: table[n] for n in table.column_names} | {"reason": unfit.dictionary_encode()}
+    write_index(path, columns, read_about(path))
+    second.setup()
+    assert second.fingerprint != first.fingerprint
+    assert len(second.pool.rows) < len(first.pool.rows)
+
+
+def test_a_stage_of_one_frame_draws_images_and_videos_alike(
+    write_shard, make_clips, make_jpeg, tmp_path
+):
+    images = [{"__key__": f"image_{i}", "jpg": make_jpeg(), "txt": "a picture"} for i in range(9)]
+    data = ShardData(
+        shards=write_shard(tmp_path / "a.tar", make_clips(3) + images),
+        grid=Grid(frames=1, height=16, width=16, fps=8),
+        global_batch=4,
+        val_share=0.0,
+    )
+    data.setup()
+    rows = [d.row for n in range(60) for d in data.plan.share(n, part=0, parts=1)]
+    assert np.mean(data.chosen.index.image[rows]) == pytest.approx(0.75, abs=0.03)
+
+
+def test_a_failed_validation_clip_takes_nothing_from_training(write_shard, make_clips, tmp_path):
+    train = write_shard(tmp_path / "train" / "a.tar", make_clips(4))
+    val = write_shard(tmp_path / "val" / "a.tar", make_clips(2))
+    data = module(train, val=val, cache_bytes=0)
+    data.setup()
+    val.write_bytes(val.read_bytes().replace(b"moov", b"mooo", 1))
+    list(data.val_loader())
+    assert {failure.key for failure in data.failures} == {"clip_0"}
+    assert "clip_0" in {k for b in data.train_loader(first=0, count=2) for k in b["key"]}
+
+
+def test_a_shard_that_cannot_be_read_ends_the_run_and_blames_no_sample(
+    write_shard, make_clips, tmp_path
+):
+    path = write_shard(tmp_path / "a.tar", make_clips(4))
+    data = module(path, val_share=0.0, cache_bytes=0)
+    data.setup()
+    path.write_bytes(path.read_bytes()[:3000])
+    with pytest.raises(ValueError, match=r"cannot be read: .* the same command goes on"):
+        list(data.train_loader(first=0, count=1))
+    assert data.failures == []
+
+
+def test_a_clip_shorter_than_its_index_says_is_replaced(write_shard, make_clips, tmp_path):
+    short = make_clips(1, frames=2)
+    path = write_shard(tmp_path / "a.tar", short + make_clips(3, first=1))
+    index = ensure_index([str(path)])[0]
+    table = pq.read_table(index)
+    claimed = {n: table[n] for n in table.column_names} | {"duration": pa.array([1.0] * 4)}
+    write_index(index, claimed, read_about(index))
+    data = module(path, val_share=0.0, cache_bytes=0)
+    keys = {k for b in data.train_loader(first=0, count=1) for k in b["key"]}
+    assert keys == {"clip_1", "clip_2", "clip_3"}
+    assert [failure.key for failure in data.failures] == ["clip_0"]
+    assert "by the index should give 4×16×16" in data.failures[0].reason
+
+
+def test_options_that_make_no_sense_are_refused(shards):
+    for name, value in {"global_batch": 0, "val_samples": 0, "max_aspect": 0.5}.items():
+        with pytest.raises(ValueError, match=f"data.{name} must be at least 1, got {value}"):
+            module(shards, **{name: value})
+    with pytest.raises(ValueError, match="sets with positive weights are wanted"):
+        module({"a": {"shards": "x", "weight": 0.0}})
+    with pytest.raises(ValueError, match="sets with positive weights are wanted"):
+        module({})
+
+
+def test_a_weighted_set_of_which_nothing_suits_is_refused(write_shard, make_clips, tmp_path):
+    good = write_shard(tmp_path / "a.tar", make_clips(4))
+    short = write_shard(tmp_path / "b.tar", make_clips(3, first=9, frames=2))
+    sets = {"a": {"shards": good, "weight": 1.0}, "b": {"shards": short, "weight": 9.0}}
+    with pytest.raises(ValueError, match=r"data.shards.b: has weight 9, and none of its samples"):
+        module(sets).setup()

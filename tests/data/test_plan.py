@@ -317,3 +317,41 @@ def test_little_is_wasted_or_cropped_of_real_sizes(multiple, most):
             for n in range(140)
         ]
         assert 1 - np.mean(spent) + fit.cropped[made.rows].mean() < limit
+
+
+def test_small_clips_fill_their_batches_and_the_plan_says_how_full():
+    grid = Shape(kind="video", frames=64, height=64, width=64)
+    size = Batch(clips=8, grid=grid, multiple=MULTIPLE, divides=8, same=False)
+    columns = clips(400) | {"frames": np.full(400, 4, np.int32), "fit": np.ones(400, bool)}
+    fits = Fitter(
+        grid=Grid(frames=64, height=64, width=64, fps=8),
+        multiple=MULTIPLE,
+        crop=None,
+        batching="packing",
+        lengths=(64, 4),
+    )
+    fit = fits(batch=size, **columns)
+    made = PackedPlan(Pool(rows=np.arange(400), fit=fit), batch=size, seed=0)
+    used = [
+        sum(d.shape.tokens(MULTIPLE) for d in made.share(n, part=0, parts=1)) / size.budget
+        for n in range(100)
+    ]
+    assert np.mean(used) == pytest.approx(made.used, abs=0.02)
+    assert made.used > 0.9
+
+
+def test_ever_so_many_shapes_are_told_apart():
+    fits = Fitter(
+        grid=Grid(frames=128, height=1088, width=1920, fps=24),
+        multiple=(1, 8, 8),
+        crop=None,
+        batching="packing",
+        lengths=(128, 64, 32, 16, 8, 4),
+    )
+    columns = clips(2000) | {"frames": np.full(2000, 16, np.int32), "fit": np.ones(2000, bool)}
+    columns |= {"height": columns["height"] * 8, "width": columns["width"] * 8}
+    grid = Shape(kind="video", frames=128, height=1088, width=1920)
+    size = Batch(clips=8, grid=grid, multiple=(1, 8, 8), divides=8, same=False)
+    fit = fits(batch=size, **columns)
+    assert (fit.shape >= 0).all()
+    assert len(fit.shapes) <= 2000

@@ -19,5 +19,7 @@ def test_a_million_samples_at_step_a_million(tmp_path):
     for one in figures:
         assert one["samples"] == 1_000_000
         assert one["drawn"] > 16
-        assert (one["peak_bytes"] - one["imports_bytes"]) / one["samples"] < 200  # chunks and late imports too
+        assert (one["peak_bytes"] - one["imports_bytes"]) / one[
+            "samples"
+        ] < 200  # chunks and late imports too
         assert one["batch_cpu_s"] < 5
