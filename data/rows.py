@@ -17,7 +17,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from jaxtyping import Bool, Integer, Shaped
 
-from data.caption import KEY, find_captions, read_captions, read_table
+from data.caption import KEY, find_captions, read_table
 from data.index_file import read_about, sort_of
 
 log = logging.getLogger(__name__)
@@ -131,7 +131,7 @@ class Lines:
         """A line of a shard's index.
 
         Raises:
-            OSError: the captions have changed since the run began.
+            ValueError: the captions have changed since the run began.
         """
         if shard not in self._kept:
             self._kept[shard] = tables = self._tables(shard)
@@ -149,7 +149,10 @@ class Lines:
         table = pq.ParquetFile(self.paths[shard]).read(list(_LINE), use_threads=False)
         path, mark = self.captions[shard]
         if _mark(path) != mark:
-            raise OSError(f"{path} has changed since the run began")
+            raise ValueError(
+                f"data: {path} has changed since the run began; put the old one back and go on, or "
+                "train on the new one in a run of its own"
+            )
         if not mark:
             return table.combine_chunks(), None
         made = read_table(path)
@@ -188,6 +191,10 @@ def _codes(column: pa.ChunkedArray, words: dict[str, int]) -> Integer[np.ndarray
 
 def _captioned(index: Path, made: Path) -> Bool[np.ndarray, " n"]:
     """Whether a caption was made for each line of an index."""
-    keys = pq.read_table(index, columns=["key"])["key"]
-    have = pa.array([key for key, found in read_captions(made).items() if found], pa.string())
+    keys, table = pq.read_table(index, columns=["key"])["key"], read_table(made)
+    some = np.zeros(len(table), dtype=np.bool_)
+    for name in table.column_names:
+        if name != KEY:
+            some |= np.asarray(pc.fill_null(pc.greater(pc.utf8_length(table[name]), 0), False))
+    have = table[KEY].filter(pa.array(some)).combine_chunks()
     return np.asarray(pc.is_in(keys, value_set=have))

@@ -15,6 +15,7 @@ import torch
 from pytorch_lightning.callbacks import ModelCheckpoint, OnExceptionCheckpoint
 
 from cascade.grid import Grid
+from data.caption import captions_path, write_captions
 from data.index import ensure_index, index_path
 from data.index_file import read_about, write_index
 from data.module import ShardData
@@ -468,3 +469,22 @@ def test_a_weighted_set_of_which_nothing_suits_is_refused(write_shard, make_clip
     sets = {"a": {"shards": good, "weight": 1.0}, "b": {"shards": short, "weight": 9.0}}
     with pytest.raises(ValueError, match=r"data.shards.b: has weight 9, and none of its samples"):
         module(sets).setup()
+
+
+def test_captions_made_for_a_shard_are_drawn_and_count_as_captions(
+    write_shard, make_clips, tmp_path
+):
+    mute = [{k: v for k, v in clip.items() if k != "txt"} for clip in make_clips(6)]
+    path = write_shard(tmp_path / "a.tar", mute)
+    index = ensure_index([str(path)])[0]
+    made = {f"clip_{i}": {"long": f"a long one of {i}"} for i in range(5)} | {"clip_5": {}}
+    write_captions(captions_path(index), made, note={})
+    data = module(path, val_share=0.0)
+    (batch,) = data.train_loader(first=0, count=1)
+    assert data.chosen.dropped == {"no caption": 1}
+    assert batch["caption"] == [f"a long one of {key[-1]}" for key in batch["key"]]
+    again = module(path, val_share=0.0, cache_bytes=0)
+    again.setup()
+    write_captions(captions_path(index), made | {"clip_5": {"long": "late"}}, note={})
+    with pytest.raises(ValueError, match="has changed since the run began"):
+        list(again.train_loader(first=0, count=1))
