@@ -55,13 +55,14 @@ class FakeSurvey:
     train: int = 900
     held: int = 20
     images: int = 0
+    unasked: int = 0
     dropped: dict[str, int] = field(default_factory=lambda: {"too short": 70, "no caption": 10})
     budget: int = 2048
     buckets: list[Any] = field(default_factory=lambda: [FakeBucket()])
     unused: float = 0.01
     cropped: float = 0.01
     cache_bytes: dict[str, float] = field(default_factory=lambda: {"index": 12345.0})
-    batches_per_epoch: float = 28.0
+    batches_per_epoch: float = 90.0
 
 
 class FakeData:
