@@ -43,7 +43,7 @@ demo: $(READY)  ## the whole job on this machine: shards, three stages, videos, 
 	$(RUN) -m cascade.demo $(ARGS)
 
 test: $(READY)  ## run the tests (TESTS='-m "not slow"' for the fast ones)
-	$(RUN) -m pytest $(TESTS)
+	OMP_NUM_THREADS=1 $(RUN) -m pytest --numprocesses auto --dist worksteal $(TESTS)
 
 coverage: $(READY)  ## the tests, and which lines they reach
 	$(RUN) -m pytest --cov --cov-report=term:skip-covered $(TESTS)

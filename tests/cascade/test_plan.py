@@ -189,7 +189,7 @@ def test_data_is_shown_and_what_is_amiss_is_told(config_of):
     assert not record.advice
     assert record.dropped == {"too short": 70, "no caption": 10}
     assert record.value("data", "to train on") == 900
-    assert record.value("data", "epochs") == pytest.approx(1800 / 28)
+    assert record.value("data", "epochs") == pytest.approx(1800 / 90)
     assert record.value("files", "index") == 12345
     thin = replace(FakeBucket(), clips=40, width=32, tokens=128, batch=16, share=0.1)
     amiss = FakeSurvey(
