@@ -105,12 +105,13 @@ def spread(values: Sequence[float]) -> dict[str, float]:
 def write_corpus(path: Path, shards: str | None) -> int:
     """Every training clip of the shapes world at 8×16×16, decoded once by Cascade's own loader."""
     with initialize_config_dir(CONF, version_base="1.3"):
-        cfg = compose("train", ["stage=demo/base", *([f"data.shards={shards}"] if shards else [])])
+        fixed = ["stage=demo/base", "data.batching=fixed"]
+        cfg = compose("train", [*fixed, *([f"data.shards={shards}"] if shards else [])])
     data = hydra.utils.instantiate(cfg.data, _convert_="all")
     data.prepare_data()
     data.setup()
     clips: dict[str, tuple[np.ndarray, str]] = {}
-    for batch in data.train_loader(first=0, count=len(data.plan.all_rows()) // data.global_batch):
+    for batch in data.train_loader(first=0, count=len(data.pool.rows) // data.global_batch):
         rows = zip(batch["key"], batch["video"].numpy(), batch["caption"], strict=True)
         clips.update({key: (video, caption) for key, video, caption in rows})
     videos, captions = zip(*(clips[key] for key in sorted(clips)), strict=True)
