@@ -204,7 +204,7 @@ def step_memory(
             meter.add(p.grad, "gradients")
 
         hooks = [
-            p.register_post_accumulate_grad_hook(gradient)  # type: ignore[no-untyped-call]
+            p.register_post_accumulate_grad_hook(gradient)  # type: ignore[no-untyped-call]  # torch's
             for p in trained
         ]
         before = sum(meter.live.values())

@@ -243,7 +243,7 @@ def main(cfg: DictConfig) -> None:
     with explained():
         if OmegaConf.is_missing(cfg, "shards"):
             raise ValueError("index: which shards? make index SHARDS='/data/{000..099}.tar'")
-        spec = OmegaConf.to_container(cfg)["shards"]  # type: ignore[call-overload,index]
+        spec = OmegaConf.to_container(cfg)["shards"]  # type: ignore[call-overload,index]  # a mapping
         shards = store.find_shards(spec)
         paths = ensure_index(
             shards,

@@ -58,7 +58,7 @@ class ShardData(pl.LightningDataModule):
         max_dropped: share of the samples that may be dropped before that is an error.
         captions: weights of a caption's sources.
         index_depth: how far each clip is tried where an index has to be built.
-        decord: read by decord what a full index vouches for; PyAV, which reads the rest, is faster.
+        decord: read by decord what a full index vouches for; PyAV is strict and mostly cheaper.
         make: called with the folder of the shards before anything else: it writes what is missing
             there, and nothing else.
         fetch: gives the stored embedding of a caption: loader processes read it ahead.

@@ -488,3 +488,11 @@ def test_captions_made_for_a_shard_are_drawn_and_count_as_captions(
     write_captions(captions_path(index), made | {"clip_5": {"long": "late"}}, note={})
     with pytest.raises(ValueError, match="has changed since the run began"):
         list(again.train_loader(first=0, count=1))
+
+
+@pytest.mark.parametrize("workers", [1, 2, 3, 4])
+def test_the_number_of_workers_changes_nothing(shards, workers):
+    alone = [b["key"] for b in module(shards, cache_bytes=0).train_loader(first=2, count=6)]
+    data = module(shards, cache_bytes=0, num_workers=workers)
+    assert [b["key"] for b in data.train_loader(first=2, count=6)] == alone
+    data.teardown()
