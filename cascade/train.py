@@ -26,6 +26,7 @@ import torch
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf, open_dict
 
+from cascade import slurm
 from cascade.bundle import load_weights, read_stage, save_bundle
 from cascade.callbacks.ema import averages
 from cascade.entry import CONF, check_choices, explained, open_data
@@ -213,6 +214,7 @@ def _train(cfg: DictConfig, config: dict[str, Any], run: Path) -> None:
     trainer: pl.Trainer = hydra.utils.instantiate(
         config["trainer"],
         callbacks=callbacks,
+        plugins=slurm.environment(),
         logger=[hydra.utils.instantiate(c) for c in config["logger"].values()],
         default_root_dir=str(run),
         _convert_="all",
@@ -223,6 +225,7 @@ def _train(cfg: DictConfig, config: dict[str, Any], run: Path) -> None:
     if trainer.global_step < config["stage"]["train"]["steps"]:
         trainer.save_checkpoint(run / "checkpoints" / f"{trainer.global_step:08d}.ckpt")
         log.info("stopped at step %d; the same command goes on", trainer.global_step)
+        slurm.requeue()
         return
     trainer.validate(stage, data, verbose=False)
     ema = averages(trainer)
