@@ -1,6 +1,6 @@
 """Inside a Slurm job: its ranks, its end, and how it is queued again."""
 
-from lightning_fabric.plugins.environments import SLURMEnvironment
+from lightning_fabric.plugins.environments.slurm import SLURMEnvironment
 
 
 def environment() -> list[SLURMEnvironment]:
