@@ -1,0 +1,51 @@
+"""Several runs side by side: `python -m cascade.compare runs='runs/demo/base/*'`.
+
+Runs are folders, globs, a sweep's folder, W&B's own folders, or `wandb:entity/project[/group]`. It
+prints one table and writes a page; `report=entity/project` makes the same as a W&B report.
+"""
+
+import logging
+import tempfile
+from pathlib import Path
+
+import hydra
+from omegaconf import DictConfig
+
+from cascade.comparison.find import find
+from cascade.comparison.page import write_page
+from cascade.comparison.table import plain
+from cascade.entry import CONF, explained
+
+log = logging.getLogger(__name__)
+
+
+def compare(cfg: DictConfig) -> Path:
+    """Read the runs, print the table, write the page; returns where it lies."""
+    with tempfile.TemporaryDirectory(prefix="cascade-compare-") as scratch:
+        records = find(str(cfg.runs), scratch=Path(scratch))
+        log.info("%s", plain(records, cfg.figures))
+        page = write_page(
+            records,
+            Path(cfg.page),
+            title=cfg.title or str(cfg.runs),
+            figures=cfg.figures,
+            curves=cfg.curves,
+            prompts=cfg.prompts,
+        )
+        log.info("the page: %s", page)
+        if cfg.report is not None:
+            from cascade.comparison.wandb_report import write_report
+
+            log.info("the report: %s", write_report(records, cfg))
+    return page
+
+
+@hydra.main(version_base="1.3", config_path=CONF, config_name="compare")
+@explained()
+def main(cfg: DictConfig) -> None:
+    """The command line."""
+    compare(cfg)
+
+
+if __name__ == "__main__":
+    main()

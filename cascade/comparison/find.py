@@ -1,0 +1,58 @@
+"""Which runs are meant: folders, globs, a sweep's folder, W&B's folders, or the W&B service."""
+
+import glob
+import shlex
+from collections.abc import Iterator
+from pathlib import Path
+
+from cascade.comparison.folder import is_run, read_folder
+from cascade.comparison.offline import legs_in, read_offline
+from cascade.comparison.record import Record, renamed
+from cascade.comparison.service import SCHEME, read_service
+
+#: How many folders deep below a given one runs are looked for.
+DEPTH = 6
+
+
+def find(runs: str, *, scratch: Path) -> list[Record]:
+    """The runs that a line of places names, each once, with short names.
+
+    Raises:
+        ValueError: a place has no run, or there is no place.
+    """
+    places = shlex.split(runs)
+    if not places:
+        raise ValueError("which runs? RUNS='runs/demo/base/* wandb:entity/project/group'")
+    found: list[Record] = []
+    for place in places:
+        if place.startswith(SCHEME):
+            found += read_service(place, scratch=scratch)
+        else:
+            found += read_local(place)
+    return renamed({record.source: record for record in found}.values())
+
+
+def read_local(place: str) -> list[Record]:
+    """The runs of a folder, a glob, or W&B's files.
+
+    Raises:
+        ValueError: there is none.
+    """
+    paths = [Path(path) for path in sorted(glob.glob(place))]  # noqa: PTH207 (absolute globs too)
+    folders = [folder for path in paths for folder in below(path)]
+    legs = [leg for path in paths if not is_run(path) for leg in legs_in(path)]
+    if not folders and not legs:
+        raise ValueError(f"{place}: no run there, nor below it")
+    return [*(read_folder(folder) for folder in folders), *(read_offline(legs) if legs else [])]
+
+
+def below(folder: Path, depth: int = DEPTH) -> Iterator[Path]:
+    """The folders of runs at or below `folder`, in order of their names."""
+    if not folder.is_dir() or any(folder.glob("run-*.wandb")):
+        return
+    if is_run(folder):
+        yield folder
+    elif depth:
+        for inner in sorted(folder.iterdir()):
+            if inner.name[0] != "." and inner.name not in ("wandb", "multirun"):
+                yield from below(inner, depth - 1)

@@ -1,0 +1,112 @@
+"""A run as its folder tells it: config, figures over all legs, samples, and how it ended."""
+
+import fcntl
+import json
+import re
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from cascade.comparison.record import Record, Videos, flat, numbered
+from cascade.curves import last_step, read_curves
+
+#: A program's last word before it failed: `error: …`, `ValueError: …`, `srun: error: …`.
+ERROR = re.compile(r"^(?:\S+: )?(?:error|[\w.]*(?:Error|Exception|Interrupt))\b.*", re.IGNORECASE)
+#: What a folder must hold one of, to be a run's.
+MARKS = ("config.json", "metrics", "bundle", "evaluation.json", "output.log")
+
+
+def is_run(folder: Path) -> bool:
+    """Whether a run lives, or was to live, in this folder."""
+    return any((folder / mark).exists() for mark in MARKS)
+
+
+def read_folder(folder: Path) -> Record:
+    """The run in this folder; whatever it lacks is left out."""
+    state, error = status(folder)
+    return Record(
+        name=str(folder),
+        source=str(folder),
+        state=state,
+        config=read_config(folder),
+        curves=read_curves(folder),
+        figures=read_figures(folder),
+        videos=read_samples(folder),
+        error=error,
+    )
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """The flat config; empty where the run never came so far."""
+    path = folder / "config.json"
+    return flat(json.loads(path.read_text())) if path.is_file() else {}
+
+
+def status(folder: Path) -> tuple[str, str | None]:
+    """How far the run came, in words, and what it said last if it failed."""
+    if (folder / "bundle").is_dir() or (folder / "evaluation.json").is_file():
+        return "finished", None
+    if locked(folder / ".lock"):
+        return "running", None
+    error = last_error(folder)
+    if error is not None:
+        return "failed", error
+    step = last_step(folder)
+    return (f"stopped at step {step}" if step else "not begun"), None
+
+
+def locked(path: Path) -> bool:
+    """Whether a process on this machine holds the lock."""
+    try:
+        with path.open() as file:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except FileNotFoundError:
+        return False
+    except OSError:
+        return True
+    return False
+
+
+def last_error(folder: Path) -> str | None:
+    """The last line of the newest log, where it is an error; none where the run ended well."""
+    logs = [path for path in (folder / "output.log", *folder.glob("slurm/*.err")) if path.is_file()]
+    for path in sorted(logs, key=lambda path: path.stat().st_mtime, reverse=True):
+        lines = path.read_text(errors="replace").splitlines()[-60:]
+        said = [line.strip() for line in lines if line.strip()]
+        for line in reversed(said):
+            if ERROR.match(line):
+                return line
+        if said:
+            return None
+    return None
+
+
+def read_samples(folder: Path) -> dict[int, Videos]:
+    """Step → what each video was made for → its file."""
+    videos: dict[int, Videos] = {}
+    for path in sorted(folder.glob("samples/*/captions.json")):
+        if not path.parent.name.isdecimal():
+            continue
+        captions: Mapping[str, str] = json.loads(path.read_text())
+        names = numbered(captions.values())
+        files = [path.parent / name for name in captions]
+        at_step = {n: _there(f) for n, f in zip(names, files, strict=True) if f.is_file()}
+        if at_step:
+            videos[int(path.parent.name)] = at_step
+    return videos
+
+
+def _there(path: Path) -> Callable[[], Path]:
+    return lambda: path
+
+
+def read_figures(folder: Path) -> dict[str, float]:
+    """What an evaluation in this folder found, as `<stage>/<attribute>`, shares in [0, 1]."""
+    path = folder / "evaluation.json"
+    if not path.is_file():
+        return {}
+    return {
+        f"{stage}/{name}": float(share["share"])
+        for stage, found in json.loads(path.read_text()).items()
+        for name, share in found["shares"].items()
+    }

@@ -1,0 +1,64 @@
+"""Runs on the W&B service, read by `wandb.Api`: `wandb:entity/project[/run or group]`."""
+
+import functools
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from cascade.comparison.offline import Rows, named
+from cascade.comparison.record import Record, flat
+
+SCHEME = "wandb:"
+
+
+def read_service(place: str, *, scratch: Path) -> list[Record]:
+    """The runs of a project, of one of its groups, or one run; videos are fetched into `scratch`.
+
+    Raises:
+        ValueError: the place is not `wandb:entity/project[/run or group]`, W&B cannot be asked,
+            or it has no such run.
+    """
+    import wandb
+
+    parts = place.removeprefix(SCHEME).split("/", 2)
+    if len(parts) < 2 or not all(parts):
+        raise ValueError(f"{place}: say wandb:entity/project, with /run or /group behind it")
+    path, wanted = "/".join(parts[:2]), parts[2] if len(parts) == 3 else None
+    try:
+        api = wandb.Api(timeout=60)
+        found = list(api.runs(path, filters={"group": wanted} if wanted else None, lazy=False))
+        if not found and wanted and "/" not in wanted:
+            found = list(api.runs(path, filters={"name": wanted}, lazy=False))
+        if not found:
+            raise ValueError(f"{place}: no run there, neither of this group nor of this id")
+        return [read_run(run, scratch) for run in found]
+    except (wandb.errors.Error, wandb.errors.UsageError) as error:
+        raise ValueError(
+            f"{place}: W&B cannot be asked: {error}; `wandb login` or WANDB_API_KEY gives the key"
+        ) from error
+
+
+def read_run(run: Any, scratch: Path) -> Record:
+    """One run of the service, its whole history; videos are fetched when they are wanted."""
+    rows = Rows()
+    for row in run.scan_history():
+        rows.add(row, functools.partial(later, run, scratch / run.id))
+    return Record(
+        name=named({"run_group": run.group, "display_name": run.name, "run_id": run.id}),
+        source=f"wandb:{run.entity}/{run.project}/{run.id}",
+        state=str(run.state),
+        config=flat(dict(run.config)),
+        curves=rows.curves,
+        videos=rows.videos,
+    )
+
+
+def later(run: Any, folder: Path, path: str) -> Callable[[], Path]:
+    """A file of the run, fetched into the folder the first time that it is asked for."""
+
+    def fetch() -> Path:
+        if not (folder / path).is_file():
+            run.file(path).download(root=str(folder)).close()
+        return folder / path
+
+    return fetch

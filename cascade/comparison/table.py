@@ -1,0 +1,120 @@
+"""One table of several runs: where their configs differ, and their figures."""
+
+import math
+from collections.abc import Sequence
+from fnmatch import fnmatchcase
+from typing import Any
+
+from cascade.comparison.record import Record
+
+#: Config that names a run or says where it lies and what it tells, but touches none of its figures.
+ASIDE = ("name", "group", "paths", "hydra", "logger", "callbacks", "sweep", "experiment")
+#: … and what of `trainer` does touch them.
+TRAINER = ("precision", "gradient_clip_val", "gradient_clip_algorithm", "accumulate_grad_batches")
+
+#: … and what of `data` says only how its samples are read.
+DATA = ("num_workers", "prefetch", "cache_bytes", "decord", "index_dir", "index_depth", "cache_dir")
+
+
+def differing(records: Sequence[Record]) -> list[str]:
+    """The config's keys whose values are not the same in all runs that have a config.
+
+    A part that a run does not record at all, such as `trainer` where another source keeps it whole,
+    is no difference; a key that has the values of one before it follows that one, and says nothing.
+    """
+    configs = [record.config for record in records if record.config]
+    keys = dict.fromkeys(key for config in configs for key in config if counts(key))
+    tops = [{key.partition(".")[0] for key in config} for config in configs]
+    found: dict[str, list[str]] = {}
+    for key in keys:
+        top = key.partition(".")[0]
+        values = [c.get(key, ...) for c, has in zip(configs, tops, strict=True) if top in has]
+        if top == "trainer":
+            values = [value for value in values if value is not ...]
+        row = [repr(config.get(key, ...)) for config in configs]
+        if any(value != values[0] for value in values[1:]) and row not in found.values():
+            found[key] = row
+    return list(found)
+
+
+def counts(key: str) -> bool:
+    """Whether a config's key may touch a run's figures."""
+    top, _, rest = key.partition(".")
+    if top == "trainer":
+        return rest in TRAINER
+    return top not in ASIDE and not (top == "data" and rest in DATA)
+
+
+def short(keys: Sequence[str]) -> dict[str, str]:
+    """Each key's last words, as many as tell it from the others."""
+    found = {}
+    for key in keys:
+        words = key.split(".")
+        for count in range(1, len(words) + 1):
+            end = words[-count:]
+            if sum(other.split(".")[-count:] == end for other in keys) == 1:
+                break
+        found[key] = ".".join(end)
+    return found
+
+
+def chosen(records: Sequence[Record], patterns: Sequence[str]) -> list[str]:
+    """The figures that match, in the order of the patterns (`val/*`) and then of their names."""
+    names = sorted({name for r in records for name in (*r.figures, *r.curves)})
+    found = [n for pattern in patterns for n in names if fnmatchcase(n, pattern)]
+    return list(dict.fromkeys(found))
+
+
+def best(records: Sequence[Record], name: str) -> float | None:
+    """The best of the runs' last values; none where it is not known which way is better."""
+    values = [v for record in records if (v := record.last(name)) is not None and math.isfinite(v)]
+    if len(values) < 2 or len(set(values)) == 1:
+        return None
+    word = name.rpartition("/")[2]
+    if "loss" in word:
+        return min(values)
+    if any(part in word for part in ("psnr", "ssim", "all", "clips_per_s", "tflop", "mfu")):
+        return max(values)
+    return None
+
+
+def said(value: Any) -> str | float | int:
+    """A config's value as a cell."""
+    if value is None or isinstance(value, bool):
+        return "null" if value is None else str(value).lower()
+    return value if isinstance(value, int | float | str) else str(value)
+
+
+def settings(record: Record, keys: Sequence[str]) -> list[str | float | int | None]:
+    """A run's values of these keys, as cells; none where it has no such key."""
+    return [said(record.config[key]) if key in record.config else None for key in keys]
+
+
+def text(value: object) -> str:
+    """A cell for a terminal."""
+    return "–" if value is None else f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def plain(records: Sequence[Record], patterns: Sequence[str]) -> str:
+    """The table as text, for a terminal: runs, what differs in them, figures; failures by name."""
+    keys, figures = differing(records), chosen(records, patterns)
+    names = short(keys)
+    rows = [["run", "state", "step", *figures, *(names[key] for key in keys)]]
+    for record in records:
+        values = [record.last(name) for name in figures]
+        rows.append(
+            [
+                record.name,
+                record.state,
+                str(record.step),
+                *map(text, values),
+                *map(text, settings(record, keys)),
+            ]
+        )
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    lines = [
+        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+        for row in rows
+    ]
+    failed = [f"{r.name} failed: {r.error}" for r in records if r.error is not None]
+    return "\n".join([*lines, *failed])
