@@ -149,9 +149,7 @@ def _joined(identity: str, legs: list[tuple[Path, list[dict[str, Any]]]]) -> Rec
                 case "config":
                     config |= record["config"].get("update", {})
                 case "history":
-                    rows.add(
-                        record["history"]["item"], lambda p, leg=leg: lambda: leg / "files" / p
-                    )
+                    rows.add(record["history"]["item"], files)
                 case "exit":
                     ended = True
     home = legs[-1][0].parent.parent
