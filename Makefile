@@ -18,7 +18,12 @@ READY   := $(VENV)/.ready-$(EXTRAS)
 
 data = $(if $(DATA),$(if $(wildcard conf/data/$(DATA).yaml),data=$(DATA),data=shards "data.shards='$(DATA)'"))
 experiment = $(if $(EXP),experiment=$(CASCADE)/$(STAGE)/$(EXP))
-stage = stage=$(CASCADE)/$(STAGE) "name='$(NAME)'" $(data) $(experiment)
+# `STAGE='base tsr1'` or `STAGE=all`: one run each, side by side on a cluster.
+comma := ,
+space := $(subst ,, )
+stages = $(if $(filter all,$(STAGE)),$(shell sed -n 's/^stages: *\[\(.*\)\]/\1/p' conf/cascade/$(CASCADE).yaml | tr -d ,),$(STAGE))
+jobs = $(if $(filter-out local,$(CLUSTER))$(word 2,$(stages)),--multirun hydra/launcher=$(if $(filter local,$(CLUSTER)),local,slurm) cluster=$(CLUSTER) $(if $(FOLLOW),hydra.launcher.follow=true))
+stage = stage=$(subst $(space),$(comma),$(addprefix $(CASCADE)/,$(stages))) "name='$(NAME)'" $(data) $(experiment)
 
 export PROMPT
 smoke: NAME = smoke
@@ -69,8 +74,8 @@ embeddings: $(READY)  ## T5 embeddings of every caption of SHARDS, beside them: 
 plan: $(READY)  ## the doctor: what a run of STAGE costs and what is amiss, before its first step
 	@$(RUN) -m cascade.plan $(stage) $(ARGS)
 
-train: $(READY)  ## train STAGE of CASCADE on DATA; the same command goes on where it stopped
-	$(RUN) -m cascade.train $(stage) $(ARGS)
+train: $(READY)  ## train STAGE (one, some, all) on DATA, or go on with it; CLUSTER=slurm submits, FOLLOW=1 watches
+	$(RUN) -m cascade.train $(jobs) $(stage) $(ARGS)
 
 overfit: $(READY)  ## is it learning? one real clip (CLIP=file) must come back
 	$(RUN) -m cascade.overfit $(stage) debug=overfit $(if $(CLIP),"clip='$(CLIP)'") $(ARGS)

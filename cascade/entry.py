@@ -23,8 +23,8 @@ def check_choices(arguments: Sequence[str]) -> None:
         SystemExit: with the message for the user.
     """
     for argument in arguments:
-        group, _, choice = argument.partition("=")
-        if group not in ("stage", "cascade", "data", "experiment") or choice == "null":
+        group, _, choices = argument.partition("=")
+        if group not in ("stage", "cascade", "data", "experiment") or choices == "null":
             continue
         folder = Path(CONF) / group
         known = sorted(
@@ -32,8 +32,9 @@ def check_choices(arguments: Sequence[str]) -> None:
             for path in folder.rglob("*.yaml")
             if not path.name.startswith("_")
         )
-        if choice not in known:
-            raise SystemExit(f"{group}={choice}: no such {group}; there are {', '.join(known)}")
+        for choice in choices.split(","):
+            if choice not in known:
+                raise SystemExit(f"{group}={choice}: no such {group}; there are {', '.join(known)}")
 
 
 @contextlib.contextmanager
