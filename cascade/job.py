@@ -1,6 +1,6 @@
-"""`python -m cascade.job RUN STUCK OVERRIDES…`: a run inside its Slurm job (cascade/launch/script.py).
+"""`python -m cascade.job RUN STUCK OVERRIDES…`: a run inside its Slurm job.
 
-Its signals are held from the first moment, before the long imports.
+The job's script is cascade/launch/script.py. Its signals are held from the first moment, before the long imports.
 """
 
 import json

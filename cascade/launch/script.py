@@ -43,8 +43,8 @@ def command(cluster: Mapping[str, Any], run: Path, overrides: Sequence[str]) -> 
         *(f"++trainer.devices={ranks(cluster)}", f"++trainer.num_nodes={cluster['nodes']}"),
     ]
     job = shlex.join([python, "-u", "-m", "cascade.job", str(run), str(cluster["stuck"]), *told])
-    container = f"{cluster['container']} " if cluster["container"] else ""
-    return f"bash -c {shlex.quote(f'trap "" TERM INT USR1 USR2; exec {container}{job}')}"
+    shell = f"trap '' TERM INT USR1 USR2; exec {cluster['container'] or ''} {job}"
+    return f"bash -c {shlex.quote(shell)}"
 
 
 def parameters(cluster: Mapping[str, Any], run: Path, name: str) -> dict[str, Any]:
