@@ -22,7 +22,7 @@ def main(cfg: DictConfig) -> None:
                 str(cfg["from"]),
                 None if cfg.to is None else Path(cfg.to),
                 Recipe(**{name: instantiate(cfg[name]) for name in _SECTIONS}),
-                instantiate(cfg.cluster, _convert_="all"),
+                instantiate(cfg.cluster.shards, _convert_="all"),
                 instantiate(cfg.run),
             )
     except KeyboardInterrupt as stop:

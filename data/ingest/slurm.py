@@ -6,7 +6,7 @@ import shutil
 import subprocess
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +29,9 @@ class Slurm:
         *,
         partition: str | None,
         account: str | None,
+        qos: str | None,
+        constraint: str | None,
+        parameters: Mapping[str, Any],
         array: int,
         cpus: int,
         minutes: int,
@@ -38,13 +41,16 @@ class Slurm:
     ) -> None:
         if min(array, cpus, minutes) < 1 or poll_s <= 0:
             raise ValueError(
-                f"cluster: array {array}, cpus {cpus}, minutes {minutes} and poll_s {poll_s:g} "
+                f"cluster.shards: array {array}, cpus {cpus}, minutes {minutes} and poll_s {poll_s:g} "
                 "must be positive"
             )
         self._array, self._cpus, self._poll_s = array, cpus, poll_s
         self._parameters: dict[str, Any] = {
             "slurm_partition": partition,
             "slurm_account": account,
+            "slurm_qos": qos,
+            "slurm_constraint": constraint,
+            "slurm_additional_parameters": dict(parameters) or None,
             "timeout_min": minutes,
             "cpus_per_task": cpus,
             "slurm_mem_per_cpu": memory_gb_per_cpu and f"{memory_gb_per_cpu}G",

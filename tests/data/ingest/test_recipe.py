@@ -40,4 +40,4 @@ def test_a_difference_names_every_setting_that_changed(make_recipe):
 def test_every_cluster_is_one(cluster):
     with initialize_config_dir(version_base="1.3", config_dir=CONF):
         cfg = compose("shards", overrides=["from=a", "to=b", f"cluster={cluster}"])
-    assert isinstance(instantiate(cfg.cluster, _convert_="all"), Cluster)
+    assert isinstance(instantiate(cfg.cluster.shards, _convert_="all"), Cluster)

@@ -15,7 +15,12 @@ from data.ingest.work import Local
 
 pytestmark = pytest.mark.slurm
 SETTINGS = Settings(deadline_s=60, memory_gb=4, ahead=100, thumbnails=4)
-CLUSTER = ("cluster=slurm", "cluster.array=3", "cluster.cpus=1", "cluster.setup=[sleep 8]")
+CLUSTER = (
+    "cluster=slurm",
+    "cluster.shards.array=3",
+    "cluster.shards.cpus=1",
+    "cluster.setup=[sleep 8]",
+)
 
 
 @pytest.fixture(autouse=True)
@@ -36,7 +41,7 @@ def test_an_array_makes_the_same_bytes_and_is_joined_by_the_same_command(
 ):
     whole, to = tmp_path / "whole", tmp_path / "array"
     make_shards(str(videos), whole, make_recipe("packing.samples=5"), Local(workers=2), SETTINGS)
-    options = (*CLUSTER, "packing.samples=5", "run.thumbnails=4", "cluster.poll_s=1")
+    options = (*CLUSTER, "packing.samples=5", "run.thumbnails=4", "cluster.shards.poll_s=1")
     process = ingest(videos, to, *options)
     note = to / ".work/sources.array.json"
     while not note.exists() and process.poll() is None:
@@ -57,7 +62,8 @@ def test_an_array_makes_the_same_bytes_and_is_joined_by_the_same_command(
 def test_what_a_cancelled_array_leaves_the_same_command_goes_on_with(
     videos, make_recipe, tmp_path, monkeypatch
 ):
-    settings = {"partition": None, "account": None, "array": 2, "cpus": 1, "minutes": 5}
+    settings = {"partition": None, "account": None, "qos": None, "constraint": None}
+    settings |= {"parameters": {}, "array": 2, "cpus": 1, "minutes": 5}
     settings |= {"memory_gb_per_cpu": None, "setup": [], "poll_s": 0.5}
     waited = Slurm._wait
 
