@@ -1,6 +1,7 @@
 """`python -m cascade.job RUN STUCK OVERRIDES…`: a run inside its Slurm job.
 
-The job's script is cascade/launch/script.py. Its signals are held from the first moment, before the long imports.
+The job's script is cascade/launch/script.py. Its signals are held from the first moment, before the
+long imports.
 """
 
 import json

@@ -41,8 +41,8 @@ class Slurm:
     ) -> None:
         if min(array, cpus, minutes) < 1 or poll_s <= 0:
             raise ValueError(
-                f"cluster.shards: array {array}, cpus {cpus}, minutes {minutes} and poll_s {poll_s:g} "
-                "must be positive"
+                f"cluster.shards: array {array}, cpus {cpus}, minutes {minutes} and poll_s "
+                f"{poll_s:g} must be positive"
             )
         self._array, self._cpus, self._poll_s = array, cpus, poll_s
         self._parameters: dict[str, Any] = {
