@@ -7,32 +7,22 @@ keyed by (seed, position, purpose).
 """
 
 from abc import abstractmethod
-from dataclasses import dataclass
+from collections.abc import Sequence
 from typing import Any
 
 import torch
-from jaxtyping import Float, UInt8
+from jaxtyping import Bool, Float, UInt8
 from torch import Tensor
 
 from cascade import keyed
-from cascade.diffusion.gaussian import diffuse, per_frame, target
+from cascade.diffusion.gaussian import per_frame, target
 from cascade.diffusion.loss import denoising_loss
 from cascade.grid import Grid
 from cascade.text import TextFeatures
 from cascade.video import hold, to_float
 from stages.condition import Condition, scalars, take
 from stages.denoising import Denoising
-
-
-@dataclass(frozen=True, kw_only=True)
-class Noised:
-    """Clips on their way to the network, and what it should say of them."""
-
-    z: Float[Tensor, "b c f h w"]
-    logsnr: Float[Tensor, "b f"]
-    condition: Condition
-    target: Float[Tensor, "b c f h w"]
-    drawn: Float[Tensor, " b"]
+from stages.noised import Losses, Noised, at_level, swapped
 
 
 class Stage(Denoising):
@@ -42,20 +32,19 @@ class Stage(Denoising):
     def measure(self, batch: dict[str, Any]) -> dict[str, Float[Tensor, " b"]]:
         """Figures of validation clips, one number per clip, by name; none for a base."""
 
-    def losses(
-        self, batch: dict[str, Any], *, purpose: str
-    ) -> tuple[Float[Tensor, " b"], Float[Tensor, " b"]]:
-        """The weighted loss of each sample, and the log-SNR it was drawn at."""
-        text = self._read(batch, purpose=purpose)
+    def losses(self, batch: dict[str, Any], *, purpose: str) -> Losses:
+        """The weighted loss of each sample, first of all."""
+        text, captions = self._read(batch, purpose=purpose)
         if "videos" in batch:
-            return self._packed_losses(batch, text, purpose=purpose)
-        noised = self.noised(self.clip(batch["video"]), batch, text, purpose=purpose)
+            return self._packed_losses(batch, text, captions, purpose=purpose)
+        video = batch["video"]
+        noised = self.noised(self.clip(video), batch, text, captions, purpose=purpose)
         out = self.predict(noised.z, noised.logsnr, noised.condition)
-        return self.weighed(out, noised), noised.drawn
+        return self._losses([out], [noised], [video.shape[2:]] * len(video))
 
     def _packed_losses(
-        self, batch: dict[str, Any], text: TextFeatures, *, purpose: str
-    ) -> tuple[Float[Tensor, " b"], Float[Tensor, " b"]]:
+        self, batch: dict[str, Any], text: TextFeatures, captions: list[str], *, purpose: str
+    ) -> Losses:
         """Those that each clip of a packed batch would have alone.
 
         Raises:
@@ -73,6 +62,7 @@ class Stage(Denoising):
                 self.clip(video.unsqueeze(0)),
                 take(beside, [i]),
                 TextFeatures(text.tokens[i : i + 1], text.mask[i : i + 1]),
+                captions[i : i + 1],
                 purpose=purpose,
             )
             for i, video in enumerate(batch["videos"])
@@ -83,16 +73,32 @@ class Stage(Denoising):
             [part.condition.text.tokens[0, part.condition.text.mask[0]] for part in parts],
             torch.cat([part.condition.scalars for part in parts]),
         )
-        losses = [
-            self.weighed(out.unsqueeze(0), part) for out, part in zip(outs, parts, strict=True)
-        ]
-        return torch.cat(losses), torch.cat([part.drawn for part in parts])
+        shapes = [video.shape[1:] for video in batch["videos"]]
+        return self._losses([out.unsqueeze(0) for out in outs], parts, shapes)
+
+    def _losses(
+        self,
+        outs: Sequence[Float[Tensor, "_b c _f _h _w"]],
+        parts: Sequence[Noised],
+        shapes: Sequence[Sequence[int]],
+    ) -> Losses:
+        pairs = list(zip(outs, parts, strict=True))
+        with torch.no_grad():
+            zero = [self.weighed(out.new_zeros(()).expand_as(out), part) for out, part in pairs]
+        return Losses(
+            loss=torch.cat([self.weighed(out, part) for out, part in pairs]),
+            logsnr=torch.cat([part.drawn for part in parts]),
+            zero=torch.cat(zero),
+            ways=[way for part in parts for way in part.ways],
+            shapes=[(frames, height, width) for frames, height, width in shapes],
+        )
 
     def noised(
         self,
         video: Float[Tensor, "b 3 f h w"],
         batch: dict[str, Any],
         text: TextFeatures,
+        captions: list[str],
         *,
         purpose: str,
     ) -> Noised:
@@ -100,21 +106,24 @@ class Stage(Denoising):
         assert self.recipe is not None
         seed, positions = self.recipe.seed, batch["position"].tolist()
         x = self.codec.encode(video)
-        schedule = self.diffusion.schedule
         cond = self._training_condition(x, batch, text, purpose=purpose)
         u = keyed.uniforms(seed, positions, f"{purpose}/time").to(x.device, torch.float32)
         drawn = self.diffusion.logsnr(u)
         eps = keyed.normals(seed, positions, f"{purpose}/eps", x.shape[1:], x.device)
-        clean = torch.full_like(drawn, schedule.logsnr_max)
-        logsnr = torch.where(cond.frames, clean[:, None], drawn[:, None])
+        schedule = self.diffusion.schedule
+        z, logsnr = at_level(x, eps, drawn, cond, schedule)
         alpha, sigma = per_frame(schedule.alpha(logsnr)), per_frame(schedule.sigma(logsnr))
-        z = torch.where(per_frame(cond.frames), x, diffuse(x, eps, alpha, sigma))
         return Noised(
+            x=x,
+            eps=eps,
             z=z,
             logsnr=logsnr,
             condition=cond,
             target=target(self.diffusion.target, x, eps, alpha, sigma),
             drawn=drawn,
+            counted=~cond.frames,
+            captions=captions,
+            ways=self.recipe.modes.names(x.shape[2], seed=seed, positions=positions),
         )
 
     def weighed(self, out: Float[Tensor, "b c f h w"], noised: Noised) -> Float[Tensor, " b"]:
@@ -128,15 +137,29 @@ class Stage(Denoising):
             per_frame(schedule.alpha(logsnr)),
             per_frame(schedule.sigma(logsnr)),
             self.diffusion.weight,
-            ~noised.condition.frames,
+            noised.counted,
         )
+
+    @property
+    def conditions(self) -> tuple[str, ...]:
+        """What the network is told besides z and its log-SNR, by name."""
+        low = ("low",) if self.augment is not None else ()
+        return ("text", *low, "given", *self.scalars)
+
+    def loss_without(
+        self, noised: Noised, other: Noised, name: str
+    ) -> tuple[Float[Tensor, " b"], Bool[Tensor, " b"]]:
+        """The losses where the condition `name` is `other`'s, and for which samples it differs."""
+        condition, differs = swapped(noised, other, name, self.scalars)
+        changed = noised.told(condition, self.diffusion.schedule)
+        return self.weighed(self.predict(changed.z, changed.logsnr, condition), changed), differs
 
     def clip(self, video: UInt8[Tensor, "b 3 f h w"]) -> Float[Tensor, "b 3 f2 h w"]:
         """Clips in [-1, 1]; an image is held for as many frames as the stage takes at least."""
         x = to_float(video)
         return hold(x, self.multiple[0]) if x.shape[2] == 1 else x
 
-    def _read(self, batch: dict[str, Any], *, purpose: str) -> TextFeatures:
+    def _read(self, batch: dict[str, Any], *, purpose: str) -> tuple[TextFeatures, list[str]]:
         """The batch's captions, some of them dropped for guidance's sake."""
         assert self.recipe is not None
         drawn = keyed.uniforms(self.recipe.seed, batch["position"].tolist(), f"{purpose}/text")
@@ -147,7 +170,7 @@ class Stage(Denoising):
         if stored is not None and any(one is not None for one in stored):
             known = [None if d else one for one, d in zip(stored, dropped, strict=True)]
         features: TextFeatures = self.text(captions, known)
-        return features
+        return features, captions
 
     def _training_condition(
         self,
@@ -175,20 +198,33 @@ class Stage(Denoising):
             scalars=scalars(self.scalars, grid, batch["fps"].to(x), level, batch["zoom"].to(x)),
         )
 
-    def training_step(self, batch: dict[str, Any], _: int) -> dict[str, Tensor]:
-        """The mean loss; each sample's own loss and log-SNR beside it for whoever watches."""
-        losses, logsnr = self.losses(batch, purpose="train")
-        loss = losses.mean() * batch.get("weight", 1.0)
-        self.log("train/loss", loss, prog_bar=True, sync_dist=True, batch_size=len(losses))
-        return {"loss": loss, "losses": losses.detach(), "logsnr": logsnr}
+    def transfer_batch_to_device(
+        self,
+        batch: dict[str, Any],
+        device: torch.device,
+        dataloader_idx: int,
+    ) -> dict[str, Any]:
+        """Positions stay on the CPU, where draws are keyed: to read them waits for no GPU."""
+        moved: dict[str, Any] = super().transfer_batch_to_device(batch, device, dataloader_idx)
+        return {**moved, "position": batch["position"]}
+
+    def training_step(self, batch: dict[str, Any], _: int) -> dict[str, Any]:
+        """The mean loss; beside it each sample's own, for whoever watches."""
+        losses = self.losses(batch, purpose="train")
+        loss = losses.loss.mean() * batch.get("weight", 1.0)
+        detached = losses._replace(loss=losses.loss.detach())
+        return {"loss": loss, "mean": loss.detach(), "losses": detached}
 
     #: Clips of this validation that were measured so far, on this rank.
     _measured = 0
 
-    def validation_step(self, batch: dict[str, Any], _: int) -> None:
+    def validation_step(self, batch: dict[str, Any], _: int) -> dict[str, Any]:
         """The loss at fixed draws, and the kind's own figures on the first `val_videos` clips."""
         assert self.recipe is not None
-        losses, _drawn = self.losses(batch, purpose="val")
+        text, captions = self._read(batch, purpose="val")
+        noised = self.noised(self.clip(batch["video"]), batch, text, captions, purpose="val")
+        out = self.predict(noised.z, noised.logsnr, noised.condition)
+        losses = self.weighed(out, noised)
         self._log_mean("val/loss", losses)
         # Ranks have batches of equal sizes, so all of them measure in the same steps: a figure that
         # one rank alone would share is waited for by the others for ever.
@@ -198,6 +234,8 @@ class Stage(Denoising):
             self._measured += few
             for name, values in self.measure(take(batch, range(few))).items():
                 self._log_mean(f"val/{name}", values)
+        zero = self.weighed(out.new_zeros(()).expand_as(out), noised)
+        return {"losses": losses, "zero": zero, "noised": noised}
 
     def on_validation_epoch_start(self) -> None:
         """No clip is measured yet."""

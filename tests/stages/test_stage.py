@@ -20,18 +20,18 @@ def low_for(stage, seed=0):
 @pytest.mark.parametrize("choice", STAGES)
 def test_a_samples_loss_does_not_depend_on_its_batch(build, batch, choice):
     stage = build(choice)
-    together, _ = stage.losses(batch([3, 9, 4]), purpose="train")
+    together, *_ = stage.losses(batch([3, 9, 4]), purpose="train")
     for i, position in enumerate([3, 9, 4]):
-        alone, _ = stage.losses(batch([position]), purpose="train")
+        alone, *_ = stage.losses(batch([position]), purpose="train")
         torch.testing.assert_close(alone[0], together[i], rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("choice", STAGES)
 def test_every_draw_is_keyed_by_position_and_purpose(build, batch, choice):
     stage = build(choice)
-    one, level = stage.losses(batch([3]), purpose="train")
-    again, same = stage.losses(batch([3]), purpose="train")
-    other, different = stage.losses(batch([3]), purpose="val")
+    one, level, *_ = stage.losses(batch([3]), purpose="train")
+    again, same, *_ = stage.losses(batch([3]), purpose="train")
+    other, different, *_ = stage.losses(batch([3]), purpose="val")
     torch.testing.assert_close(one, again, rtol=0, atol=0)
     assert level == same
     assert level != different
@@ -61,7 +61,7 @@ def test_given_whole_frames_are_clean_told_so_and_cost_nothing(build, batch):
     stage.predict = spy
     clip = batch([5])
     x = to_float(clip["video"])
-    loss, drawn = stage.losses(clip, purpose="train")
+    loss, drawn, *_ = stage.losses(clip, purpose="train")
     ends, top = [0, -1], stage.diffusion.schedule.logsnr_max
     torch.testing.assert_close(told["z"][:, :, ends], x[:, :, ends])
     torch.testing.assert_close(told["cond"].given.frames[:, :, ends], x[:, :, ends])
@@ -88,7 +88,7 @@ def test_dropped_captions_are_the_empty_caption(build, batch):
 def test_tsr_conditions_on_held_frames(build, batch):
     stage = build("demo/tsr1", augment={"max_t": 1e-6})
     x = to_float(batch([1])["video"])
-    noised = stage.noised(x, batch([1]), stage.text(["a clip"]), purpose="train")
+    noised = stage.noised(x, batch([1]), stage.text(["a clip"]), ["a clip"], purpose="train")
     cond = noised.condition
     for frame in range(8):
         kept = frame - frame % 2
@@ -98,7 +98,7 @@ def test_tsr_conditions_on_held_frames(build, batch):
 def test_ssr_conditions_on_the_same_frames_at_low_resolution(build, batch):
     stage = build("demo/ssr1", augment={"max_t": 1e-6})
     x = to_float(batch([1])["video"])
-    noised = stage.noised(x, batch([1]), stage.text(["a clip"]), purpose="train")
+    noised = stage.noised(x, batch([1]), stage.text(["a clip"]), ["a clip"], purpose="train")
     cond = noised.condition
     assert cond.low.shape == x.shape
     again = stage.reduce(cond.low)
@@ -116,9 +116,9 @@ def test_clips_of_several_shapes_packed_cost_what_each_costs_alone(build, batch)
         "caption": [one["caption"][0] for one in alone],
         "weight": 0.5,
     }
-    losses, drawn = stage.losses(packed, purpose="train")
+    losses, drawn, *_ = stage.losses(packed, purpose="train")
     for i, one in enumerate(alone):
-        loss, logsnr = stage.losses(one, purpose="train")
+        loss, logsnr, *_ = stage.losses(one, purpose="train")
         torch.testing.assert_close(losses[i : i + 1], loss, rtol=1e-4, atol=1e-5)
         torch.testing.assert_close(drawn[i : i + 1], logsnr)
     losses.mean().backward()
@@ -207,7 +207,7 @@ def test_caption_and_seed_change_the_video(build, choice):
 def test_a_still_image_is_a_clip_of_one_frame(build, batch):
     for choice in STAGES:
         stage = build(choice)
-        losses, _ = stage.losses(batch([0, 1], (1, 16, 16)), purpose="train")
+        losses, *_ = stage.losses(batch([0, 1], (1, 16, 16)), purpose="train")
         assert losses.isfinite().all()
 
 
