@@ -83,6 +83,12 @@ def queue_again() -> None:
         Path(os.environ[AGAIN]).touch()
 
 
+def never_again() -> None:
+    """Have the job's script not queue it again, whatever other ranks say: this one has failed."""
+    if os.environ.get(AGAIN):
+        Path(f"{os.environ[AGAIN]}.not").touch()
+
+
 def requeue() -> None:
     """Queue this job again, where Slurm asked it to stop; returns where it did not."""
     if stop.why is None:

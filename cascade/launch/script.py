@@ -9,13 +9,17 @@ from typing import Any
 #: Signals are the run's; the script outlives them, to queue the job again.
 _BEFORE = """\
 export CASCADE_AGAIN={again}
-rm -f "$CASCADE_AGAIN"
+rm -f "$CASCADE_AGAIN" "$CASCADE_AGAIN.not"
 trap '' TERM INT USR1 USR2"""
 
-#: A job that the user has cancelled, or that Slurm queues again itself, is not running here.
+#: A rank asks for it by a file, or by the stacks that it left where it hung; one that has failed by
+#: itself forbids it. A job that the user cancelled, or that Slurm queues again itself, is not
+#: running here.
 _AFTER = """\
 code=$?
-if [ -e "$CASCADE_AGAIN" ]; then
+stacks=$(find {stacks} -name "$SLURM_JOB_ID-${{SLURM_RESTART_COUNT:-0}}-*" -size +0 2>/dev/null)
+if [ -n "$stacks" ]; then touch "$CASCADE_AGAIN"; fi
+if [ -e "$CASCADE_AGAIN" ] && [ ! -e "$CASCADE_AGAIN.not" ]; then
   rm -f "$CASCADE_AGAIN"
   if [ "$(squeue --noheader --jobs "$SLURM_JOB_ID" --format=%T)" = RUNNING ]; then
     echo "queueing job $SLURM_JOB_ID again"
@@ -66,9 +70,12 @@ def parameters(cluster: Mapping[str, Any], run: Path, name: str) -> dict[str, An
         "signal_delay_s": cluster["notice_s"],
         "stderr_to_stdout": True,
         # srun does not take the cpus from sbatch since Slurm 22.05
-        "srun_args": ["--kill-on-bad-exit=1", f"--cpus-per-task={cluster['cpus']}"],
+        "srun_args": [
+            *("--kill-on-bad-exit=1", "--open-mode=append"),
+            f"--cpus-per-task={cluster['cpus']}",
+        ],
         "setup": [*map(str, cluster["setup"]), _BEFORE.format(again=again)],
-        "teardown": [_AFTER],
+        "teardown": [_AFTER.format(stacks=shlex.quote(str(run / "stacks")))],
         "additional_parameters": {"requeue": True, **cluster["parameters"]},
     }
     return {key: value for key, value in told.items() if value is not None}
