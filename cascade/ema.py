@@ -12,6 +12,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from cascade.parallel.shards import like, local
+
 
 def exponent(sigma_rel: float) -> float:
     """γ of the profile t^γ whose standard deviation is `sigma_rel` of the run's length.
@@ -28,7 +30,10 @@ def exponent(sigma_rel: float) -> float:
 
 
 class PowerEMA:
-    """Averages, in float32, of a module's trained parameters, one set per width in `sigma_rels`."""
+    """Averages, in float32, of a module's trained parameters, one set per width in `sigma_rels`.
+
+    Of weights that are divided among ranks each rank averages its own part.
+    """
 
     def __init__(self, module: nn.Module, sigma_rels: Sequence[float] = (0.05, 0.10)) -> None:
         self.sigma_rels = tuple(sigma_rels)
@@ -41,10 +46,11 @@ class PowerEMA:
     @torch.no_grad()
     def update(self, module: nn.Module, step: int) -> None:
         """Take in the weights after optimizer step `step`, the first being 1."""
-        weights = [p.detach().float() for p in _trained(module).values()]
+        weights = [local(p.detach()).float() for p in _trained(module).values()]
         for sigma, gamma in zip(self.sigma_rels, self._exponents, strict=True):
             beta = (1 - 1 / step) ** (gamma + 1)
-            torch._foreach_lerp_(list(self._averages[sigma].values()), weights, 1 - beta)
+            averages = [local(average) for average in self._averages[sigma].values()]
+            torch._foreach_lerp_(averages, weights, 1 - beta)
 
     @torch.no_grad()
     def copy_to(self, module: nn.Module, sigma_rel: float) -> None:
@@ -92,7 +98,7 @@ class PowerEMA:
             if other:
                 raise ValueError(f"EMA: saved averages and the module differ in {other[:5]}")
             for name, average in own.items():
-                average.copy_(saved[name])
+                average.copy_(like(saved[name], average))
 
     def _average(self, sigma_rel: float) -> dict[str, Tensor]:
         if sigma_rel not in self._averages:

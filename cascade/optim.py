@@ -17,6 +17,9 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.optim.adamw import adamw as adamw_step
 
+from cascade.parallel.muon import dealt
+from cascade.parallel.shards import check_divided, local
+
 HIDDEN = re.compile(r"(^|[._])blocks\..*\bweight$")
 MUON_STEPS = 5
 
@@ -69,8 +72,10 @@ class MuonAdamW(torch.optim.Optimizer):
     """Two groups, each with its own rate: Muon on hidden matrices, AdamW on the rest.
 
     Muon steps by lr · max(1, rows / columns)^½ along the orthogonalised Nesterov momentum; matrices
-    of one shape are orthogonalised together. `weight_decay` is Muon's, decoupled; AdamW's part,
-    which is mostly vectors, is not decayed.
+    of one shape are orthogonalised together, and the work is shared among ranks. `weight_decay` is
+    Muon's, decoupled; AdamW's part, which is mostly vectors, is not decayed. Where weights are
+    divided among ranks (FSDP2), so is the state; only Muon's matrices are put together, each on one
+    rank.
     """
 
     def __init__(
@@ -119,25 +124,25 @@ class MuonAdamW(torch.optim.Optimizer):
         return loss
 
     def _muon(self, group: dict[str, Any], params: list[nn.Parameter]) -> None:
-        grads = [cast(Tensor, p.grad) for p in params]
         for p in params:
             if not self.state[p]:
                 self.state[p]["momentum"] = torch.zeros_like(p)
-        buffers = [self.state[p]["momentum"] for p in params]
+        weights = [local(p) for p in params]
+        grads = [local(cast(Tensor, p.grad)) for p in params]
+        buffers = [local(self.state[p]["momentum"]) for p in params]
         torch._foreach_lerp_(buffers, grads, 1 - group["momentum"])
         ahead = torch._foreach_lerp(grads, buffers, group["momentum"])  # Nesterov
         if group["weight_decay"]:
-            torch._foreach_mul_(list[Tensor](params), 1 - group["lr"] * group["weight_decay"])
-        shapes: dict[tuple[Any, ...], list[int]] = defaultdict(list)
-        for index, p in enumerate(params):
-            shapes[len(p), p.numel() // len(p), p.device, p.dtype].append(index)
-        for (rows, columns, *_), where in shapes.items():
-            update = orthogonalize_shared(
-                torch.stack([ahead[i].reshape(rows, columns) for i in where])
-            )
-            rate = group["lr"] * math.sqrt(max(1.0, rows / columns))
-            for i, one in zip(where, update, strict=True):
-                params[i].add_(one.reshape(params[i].shape), alpha=-rate)
+            torch._foreach_mul_(weights, 1 - group["lr"] * group["weight_decay"])
+        flat = [one.reshape(len(one), p[0].numel()) for one, p in zip(ahead, params, strict=True)]
+        mesh = check_divided(params)
+        if mesh is None or mesh.size() == 1:
+            updates = _orthogonalized(flat)
+        else:
+            updates = dealt(orthogonalize, flat, [len(p) for p in params], mesh.get_group())
+        for weight, update, p in zip(weights, updates, params, strict=True):
+            rate = group["lr"] * math.sqrt(max(1.0, len(p) / p[0].numel()))
+            weight.add_(update.reshape(weight.shape), alpha=-rate)
 
     def _adamw(self, group: dict[str, Any], params: list[nn.Parameter]) -> None:
         for p in params:
@@ -147,10 +152,10 @@ class MuonAdamW(torch.optim.Optimizer):
                 self.state[p]["exp_avg_sq"] = torch.zeros_like(p)
         beta1, beta2 = group["betas"]
         adamw_step(
-            list(params),
-            [cast(Tensor, p.grad) for p in params],
-            [self.state[p]["exp_avg"] for p in params],
-            [self.state[p]["exp_avg_sq"] for p in params],
+            [local(p) for p in params],
+            [local(cast(Tensor, p.grad)) for p in params],
+            [local(self.state[p]["exp_avg"]) for p in params],
+            [local(self.state[p]["exp_avg_sq"]) for p in params],
             [],
             [self.state[p]["step"] for p in params],
             fused=True,
@@ -162,6 +167,21 @@ class MuonAdamW(torch.optim.Optimizer):
             eps=group["eps"],
             maximize=False,
         )
+
+
+def _orthogonalized(matrices: list[Tensor]) -> list[Tensor]:
+    """`orthogonalize_shared` of each, those of one shape together."""
+    shapes: dict[tuple[Any, ...], list[int]] = defaultdict(list)
+    for i, one in enumerate(matrices):
+        shapes[*one.shape, one.device, one.dtype].append(i)
+    done = {
+        i: update
+        for where in shapes.values()
+        for i, update in zip(
+            where, orthogonalize_shared(torch.stack([matrices[i] for i in where])), strict=True
+        )
+    }
+    return [done[i] for i in range(len(matrices))]
 
 
 def muon_adamw(

@@ -21,6 +21,7 @@ from cascade.diffusion.gaussian import diffuse
 from cascade.diffusion.process import Diffusion, Sampling
 from cascade.diffusion.sampler import Step, levels
 from cascade.grid import Grid
+from cascade.parallel.blocks import compile_blocks
 from cascade.text import TextEncoder
 from stages.condition import Condition, Denoiser, Scale, scalars
 from stages.training import Training
@@ -85,6 +86,8 @@ class Denoising(pl.LightningModule, ABC):
         with torch.random.fork_rng():
             torch.manual_seed(0 if self.recipe is None else self.recipe.seed)
             self.net = self._new_net()
+        if self.recipe is not None and self.recipe.compile:
+            compile_blocks(self)
 
     def _new_net(self) -> nn.Module:
         low = 0 if self.augment is None else self.codec.channels
@@ -137,7 +140,7 @@ class Denoising(pl.LightningModule, ABC):
         low = [] if cond.low is None else [cond.low]
         return torch.cat([z, *low, cond.given.frames, cond.given.mask], dim=1)
 
-    @torch.inference_mode()
+    @torch.no_grad()  # inference mode would spoil weights that a sharding strategy gathers
     def sample(
         self,
         captions: Sequence[str],

@@ -16,6 +16,7 @@ class Training:
     `crop` is what a training clip is cut to, (frames, height, width); none: the target grid.
     `text_dropout` is the share of captions replaced by the empty one, which guidance needs.
     `low_from` is the bundle of the stage before, whose output validation also starts from.
+    `compile` has torch compile the networks' blocks.
     """
 
     steps: int
@@ -29,6 +30,7 @@ class Training:
     low_from: str | None = None
     val_videos: int = 16
     val_steps: int = 12
+    compile: bool = False
 
     def __post_init__(self) -> None:
         if self.steps < 1 or self.global_batch < 1:

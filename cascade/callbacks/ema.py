@@ -8,6 +8,7 @@ import pytorch_lightning as pl
 from torch import Tensor
 
 from cascade.ema import PowerEMA
+from cascade.parallel.shards import whole
 
 
 class EMA(pl.Callback):
@@ -56,9 +57,17 @@ class EMA(pl.Callback):
             yield
 
     def weights(self, module: pl.LightningModule) -> dict[str, Tensor]:
-        """A copy of the module's state with the averaged weights."""
+        """A copy, on the CPU, of the module's state with the averaged weights.
+
+        Every rank must ask, since weights may be divided among them; the first alone gets them.
+        """
+        state = {}
         with self.lent(module):
-            return {name: value.detach().clone() for name, value in module.state_dict().items()}
+            for name, value in module.state_dict().items():
+                one = whole(value.detach())
+                if module.global_rank == 0:
+                    state[name] = one.to("cpu", copy=True)
+        return state
 
     def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Validate the averaged weights."""

@@ -1,0 +1,1 @@
+"""Training on many processes: weights divided among them, saved in parts, compiled by block."""
