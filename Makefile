@@ -29,9 +29,10 @@ export PROMPT
 smoke: NAME = smoke
 smoke: DATA = smoke
 overfit: NAME = overfit
+sweep: NAME =
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test coverage check shards index captions embeddings plan train overfit smoke config \
+.PHONY: help setup demo test coverage check shards index captions embeddings plan train sweep compare overfit smoke config \
         params sample evaluate bench peer clean
 
 help:  ## list the targets
@@ -76,6 +77,12 @@ plan: $(READY)  ## the doctor: what a run of STAGE costs and what is amiss, befo
 
 train: $(READY)  ## train STAGE (one, some, all) on DATA, or go on with it; CLUSTER=slurm submits, FOLLOW=1 watches
 	$(RUN) -m cascade.train $(jobs) $(stage) $(ARGS)
+
+sweep: $(READY)  ## STAGE once for every setting of SWEEP (conf/sweep; 'a b' crosses two), JOBS at a time; then a table
+	$(RUN) -m cascade.sweep sweep='$(SWEEP)' cluster=$(CLUSTER) $(if $(JOBS),jobs=$(JOBS)) $(if $(FOLLOW),follow=1) $(stage) $(ARGS)
+
+compare: $(READY)  ## RUNS side by side: folders, globs, wandb:entity/project/group; REPORT=entity/project: on W&B too
+	@RUNS='$(RUNS)' $(RUN) -m cascade.compare 'runs=$${oc.env:RUNS}' $(if $(REPORT),report='$(REPORT)') $(ARGS)
 
 overfit: $(READY)  ## is it learning? one real clip (CLIP=file) must come back
 	$(RUN) -m cascade.overfit $(stage) debug=overfit $(if $(CLIP),"clip='$(CLIP)'") $(ARGS)

@@ -1,6 +1,7 @@
 """Which runs are meant: folders, globs, a sweep's folder, W&B's folders, or the W&B service."""
 
 import glob
+import re
 import shlex
 from collections.abc import Iterator
 from pathlib import Path
@@ -46,6 +47,12 @@ def read_local(place: str) -> list[Record]:
     return [*(read_folder(folder) for folder in folders), *(read_offline(legs) if legs else [])]
 
 
+def natural(path: Path) -> list[tuple[bool, float, str]]:
+    """The order of names in which numbers count as such."""
+    parts = re.split(r"(-?\d+(?:\.\d+)?(?:e-?\d+)?)", path.name)
+    return [(i % 2 == 0, 0.0 if i % 2 == 0 else float(p), p) for i, p in enumerate(parts)]
+
+
 def below(folder: Path, depth: int = DEPTH) -> Iterator[Path]:
     """The folders of runs at or below `folder`, in order of their names."""
     if not folder.is_dir() or any(folder.glob("run-*.wandb")):
@@ -53,6 +60,6 @@ def below(folder: Path, depth: int = DEPTH) -> Iterator[Path]:
     if is_run(folder):
         yield folder
     elif depth:
-        for inner in sorted(folder.iterdir()):
+        for inner in sorted(folder.iterdir(), key=natural):
             if inner.name[0] != "." and inner.name not in ("wandb", "multirun"):
                 yield from below(inner, depth - 1)

@@ -42,9 +42,14 @@ def read_config(folder: Path) -> dict[str, Any]:
     return flat(json.loads(path.read_text())) if path.is_file() else {}
 
 
+def finished(folder: Path) -> bool:
+    """Whether a run has left what it was made for: a trained stage, or an evaluation."""
+    return (folder / "bundle").is_dir() or (folder / "evaluation.json").is_file()
+
+
 def status(folder: Path) -> tuple[str, str | None]:
     """How far the run came, in words, and what it said last if it failed."""
-    if (folder / "bundle").is_dir() or (folder / "evaluation.json").is_file():
+    if finished(folder):
         return "finished", None
     if locked(folder / ".lock"):
         return "running", None
@@ -69,7 +74,9 @@ def locked(path: Path) -> bool:
 
 def last_error(folder: Path) -> str | None:
     """The last line of the newest log, where it is an error; none where the run ended well."""
-    logs = [path for path in (folder / "output.log", *folder.glob("slurm/*.err")) if path.is_file()]
+    logs = [
+        path for path in (folder / "output.log", *folder.glob("slurm/*_log.out")) if path.is_file()
+    ]
     for path in sorted(logs, key=lambda path: path.stat().st_mtime, reverse=True):
         lines = path.read_text(errors="replace").splitlines()[-60:]
         said = [line.strip() for line in lines if line.strip()]

@@ -5,15 +5,8 @@ from collections.abc import Sequence
 from fnmatch import fnmatchcase
 from typing import Any
 
+from cascade.checkpoint.record import FIXED_TRAINER, FREE, FREE_DATA
 from cascade.comparison.record import Record
-
-#: Config that names a run or says where it lies and what it tells, but touches none of its figures.
-ASIDE = ("name", "group", "paths", "hydra", "logger", "callbacks", "sweep", "experiment")
-#: … and what of `trainer` does touch them.
-TRAINER = ("precision", "gradient_clip_val", "gradient_clip_algorithm", "accumulate_grad_batches")
-
-#: … and what of `data` says only how its samples are read.
-DATA = ("num_workers", "prefetch", "cache_bytes", "decord", "index_dir", "index_depth", "cache_dir")
 
 
 def differing(records: Sequence[Record]) -> list[str]:
@@ -41,8 +34,8 @@ def counts(key: str) -> bool:
     """Whether a config's key may touch a run's figures."""
     top, _, rest = key.partition(".")
     if top == "trainer":
-        return rest in TRAINER
-    return top not in ASIDE and not (top == "data" and rest in DATA)
+        return rest in FIXED_TRAINER
+    return top not in FREE and not (top == "data" and rest in FREE_DATA)
 
 
 def short(keys: Sequence[str]) -> dict[str, str]:

@@ -1,19 +1,24 @@
-"""Hydra launchers: where the runs of one command are trained."""
+"""Hydra launchers and sweepers: where the runs of one command are trained, and which they are."""
 
 import importlib
 
 from hydra.core.plugins import Plugins
 
-_LAUNCHERS = {"SlurmLauncher": "cascade.launch.slurm"}
+_PLUGINS = {
+    "SlurmLauncher": "cascade.launch.slurm",
+    "LocalLauncher": "cascade.launch.local",
+    "Grid": "cascade.launch.sweepers",
+    "Search": "cascade.launch.sweepers",
+}
 
 
 def register() -> None:
-    """Make the launchers known to Hydra, which takes none whose name is not under `hydra_plugins`.
+    """Make them known to Hydra, which takes none whose name is not under `hydra_plugins`.
 
     One whose library is not installed stays unknown.
     """
     known = Plugins.instance().class_name_to_class
-    for name, module in _LAUNCHERS.items():
+    for name, module in _PLUGINS.items():
         try:
             known[f"hydra_plugins.cascade.{name}"] = getattr(importlib.import_module(module), name)
         except ModuleNotFoundError as error:

@@ -1,0 +1,93 @@
+"""Optuna's search, kept in the sweep's folder: a second call goes on with the same study."""
+
+import copy
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import optuna
+from hydra.core.hydra_config import HydraConfig
+from hydra_plugins.hydra_optuna_sweeper._impl import OptunaSweeperImpl
+from optuna.trial import Trial, TrialState
+
+from cascade.launch.label import named
+
+log = logging.getLogger(__name__)
+
+
+class OptunaSearch(OptunaSweeperImpl):  # type: ignore[misc]  # it has no types
+    """hydra-optuna-sweeper's, whose runs have names, and whose study counts what is there.
+
+    Trials that failed or were cut short are asked for again, so that their runs go on; those that
+    finished count towards `n_trials`.
+    """
+
+    config: Any
+    study_name: str | None
+    storage: Any
+    n_trials: int
+
+    def __init__(self, **told: Any) -> None:
+        super().__init__(**told, search_space=None, custom_search_space=None)
+
+    def sweep(self, arguments: list[str]) -> None:
+        """Ask for what is missing.
+
+        Raises:
+            SystemExit: not one run has finished.
+        """
+        HydraConfig.instance().set_config(self.config)
+        folder = Path(self.config.hydra.run.dir)
+        folder.mkdir(parents=True, exist_ok=True)
+        self.config = copy.deepcopy(self.config)
+        self.config.hydra.sweep.dir = str(folder)  # where the results go; the launcher has its own
+        self.study_name = self.study_name or self.config.name
+        self.storage = self.storage or f"sqlite:///{folder}/optuna.db"
+        study = optuna.create_study(
+            study_name=self.study_name,
+            storage=self.storage,
+            directions=self._get_directions(),
+            load_if_exists=True,
+        )
+        done = revive(study)
+        if done:
+            log.info("%d of %d trials have finished already", done, self.n_trials)
+        self.n_trials = max(0, self.n_trials - done)
+        try:
+            super().sweep(arguments)
+        except ValueError as error:
+            if any(
+                trial.state == TrialState.COMPLETE for trial in study.get_trials(deepcopy=False)
+            ):
+                raise
+            raise SystemExit("error: no run of this search has finished") from error
+
+    def _configure_trials(
+        self,
+        trials: list[Trial],
+        search_space_distributions: dict[str, Any],
+        fixed_params: dict[str, Any],
+    ) -> Sequence[Sequence[str]]:
+        """Every trial's overrides, with its run's name."""
+        jobs = super()._configure_trials(trials, search_space_distributions, fixed_params)
+        swept = list(search_space_distributions)
+        return [named([job], swept=swept, sweep=self.config.name)[0][1] for job in jobs]
+
+
+def revive(study: optuna.Study) -> int:
+    """Ask again for every trial that did not finish; returns how many did."""
+    trials = study.get_trials(deepcopy=False)
+    finished = [trial.params for trial in trials if trial.state == TrialState.COMPLETE]
+    known = [
+        *finished,
+        *(t.system_attrs.get("fixed_params") for t in trials if t.state == TrialState.WAITING),
+    ]
+    for trial in trials:
+        if trial.state == TrialState.RUNNING:
+            study.tell(trial.number, state=TrialState.FAIL)
+        lost = trial.state in (TrialState.RUNNING, TrialState.FAIL) and bool(trial.params)
+        if lost and trial.params not in known:
+            known.append(trial.params)
+            study.enqueue_trial(trial.params)
+    return len(finished)
