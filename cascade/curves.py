@@ -14,15 +14,15 @@ def read_curves(run: Path) -> dict[str, Curve]:
     )
     curves: dict[str, dict[int, float]] = {}
     for path in files:
-        with path.open(newline="", encoding="utf-8") as file:
-            for row in csv.DictReader(file):
-                step = row.pop("step", None)
-                row.pop("epoch", None)
-                if not step:
-                    continue
-                for name, value in row.items():
-                    if value:
-                        curves.setdefault(name, {})[int(step)] = float(value)
+        whole = path.read_text(encoding="utf-8").rpartition("\n")[0]  # a kill cuts the last row
+        for row in csv.DictReader(whole.splitlines()):
+            step = row.pop("step", None)
+            row.pop("epoch", None)
+            if not step:
+                continue
+            for name, value in row.items():
+                if value:
+                    curves.setdefault(name, {})[int(step)] = float(value)
     return {name: sorted(points.items()) for name, points in curves.items()}
 
 

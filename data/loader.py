@@ -1,6 +1,7 @@
 """Batches of one rank in the plan's order; the same whatever the number of worker processes."""
 
 import logging
+import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Protocol, runtime_checkable
@@ -90,6 +91,8 @@ class Loader:
     ) -> None:
         self.numbers, self.length = numbers, length
         self.on_failure = on_failure
+        #: Seconds that whoever reads has waited here.
+        self.waited_s = 0.0
         self._loader = DataLoader(
             batches,
             batch_size=None,
@@ -110,7 +113,13 @@ class Loader:
 
     def __iter__(self) -> Iterator[Batch | PackedBatch]:
         """Yield the batches, and report what had to be replaced."""
-        for batch, failures in self._loader:
+        batches = iter(self._loader)
+        while True:
+            began = time.perf_counter()
+            batch, failures = next(batches, (None, ()))
+            self.waited_s += time.perf_counter() - began
+            if batch is None:
+                return
             for failure in failures:
                 log.warning(
                     "data: sample %s at position %d fails (%s); %s takes its place",

@@ -7,7 +7,7 @@ keyed by (seed, position, purpose).
 """
 
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -24,6 +24,9 @@ from stages.condition import Condition, scalars, take
 from stages.denoising import Denoising
 from stages.noised import Losses, Noised, at_level, swapped
 
+#: Tokens of text where a cost is counted and no text is there.
+DRY_TOKENS = 32
+
 
 class Stage(Denoising):
     """A stage of a cascade, trained alone; abstract: its kinds say how they degrade."""
@@ -34,17 +37,18 @@ class Stage(Denoising):
 
     def losses(self, batch: dict[str, Any], *, purpose: str) -> Losses:
         """The weighted loss of each sample, first of all."""
-        text, captions = self._read(batch, purpose=purpose)
         if "videos" in batch:
-            return self._packed_losses(batch, text, captions, purpose=purpose)
-        video = batch["video"]
-        noised = self.noised(self.clip(video), batch, text, captions, purpose=purpose)
+            return self._packed_losses(batch, purpose=purpose)
+        noised = self.noise(batch, purpose=purpose)
         out = self.predict(noised.z, noised.logsnr, noised.condition)
-        return self._losses([out], [noised], [video.shape[2:]] * len(video))
+        return self._losses([out], [noised], [batch["video"].shape[2:]] * len(out))
 
-    def _packed_losses(
-        self, batch: dict[str, Any], text: TextFeatures, captions: list[str], *, purpose: str
-    ) -> Losses:
+    def noise(self, batch: dict[str, Any], *, purpose: str) -> Noised:
+        """A batch of one shape on its way to the network."""
+        text, captions = self._read(batch, purpose=purpose)
+        return self.noised(self.clip(batch["video"]), batch, text, captions, purpose=purpose)
+
+    def _packed_losses(self, batch: dict[str, Any], *, purpose: str) -> Losses:
         """Those that each clip of a packed batch would have alone.
 
         Raises:
@@ -56,6 +60,7 @@ class Stage(Denoising):
                 f"stage {self.name}: its network {type(self.net).__name__} does not pack clips of "
                 "several shapes; take data.batching=buckets"
             )
+        text, captions = self._read(batch, purpose=purpose)
         beside = {name: batch[name] for name in ("fps", "zoom", "position")}
         parts = [
             self.noised(
@@ -154,6 +159,23 @@ class Stage(Denoising):
         changed = noised.told(condition, self.diffusion.schedule)
         return self.weighed(self.predict(changed.z, changed.logsnr, condition), changed), differs
 
+    def dry_forward(self, shape: tuple[int, int, int]) -> Callable[[], object]:
+        """A call of a network without values on one clip of `shape`, to count what it costs."""
+        clip = torch.empty(1, 3, *shape, dtype=torch.uint8, device="meta")
+        with torch.device("meta"):
+            net = self._new_net()
+            sides = zip(self.clip(clip).shape[2:], self.codec.factor, strict=True)
+            frames, height, width = (side // factor for side, factor in sides)
+            low = 0 if self.augment is None else self.codec.channels
+            told = (
+                torch.empty(1, 2 * self.codec.channels + low + 1, frames, height, width),
+                torch.empty(1, frames),
+                torch.empty(1, DRY_TOKENS, self.text.width),
+                torch.empty(1, DRY_TOKENS, dtype=torch.bool),
+                torch.empty(1, len(self.scalars)),
+            )
+        return lambda: net(*told)
+
     def clip(self, video: UInt8[Tensor, "b 3 f h w"]) -> Float[Tensor, "b 3 f2 h w"]:
         """Clips in [-1, 1]; an image is held for as many frames as the stage takes at least."""
         x = to_float(video)
@@ -198,16 +220,6 @@ class Stage(Denoising):
             scalars=scalars(self.scalars, grid, batch["fps"].to(x), level, batch["zoom"].to(x)),
         )
 
-    def transfer_batch_to_device(
-        self,
-        batch: dict[str, Any],
-        device: torch.device,
-        dataloader_idx: int,
-    ) -> dict[str, Any]:
-        """Positions stay on the CPU, where draws are keyed: to read them waits for no GPU."""
-        moved: dict[str, Any] = super().transfer_batch_to_device(batch, device, dataloader_idx)
-        return {**moved, "position": batch["position"]}
-
     def training_step(self, batch: dict[str, Any], _: int) -> dict[str, Any]:
         """The mean loss; beside it each sample's own, for whoever watches."""
         losses = self.losses(batch, purpose="train")
@@ -221,8 +233,7 @@ class Stage(Denoising):
     def validation_step(self, batch: dict[str, Any], _: int) -> dict[str, Any]:
         """The loss at fixed draws, and the kind's own figures on the first `val_videos` clips."""
         assert self.recipe is not None
-        text, captions = self._read(batch, purpose="val")
-        noised = self.noised(self.clip(batch["video"]), batch, text, captions, purpose="val")
+        noised = self.noise(batch, purpose="val")
         out = self.predict(noised.z, noised.logsnr, noised.condition)
         losses = self.weighed(out, noised)
         self._log_mean("val/loss", losses)

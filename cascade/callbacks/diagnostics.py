@@ -1,44 +1,143 @@
-"""Loss by log-SNR: where in the noise a stage learns, and where it does not."""
+"""Loss by log-SNR, bucket and way to prompt: where a stage learns, and where it does not."""
 
+import json
 from collections.abc import Sequence
-from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
 import torch
 from torch import Tensor
 
+from cascade.callbacks import names
+from cascade.callbacks.ranks import due, summed, write, write_table
+from cascade.callbacks.verdict import NotLearningError
+from cascade.conditioning import Modes
+
+WAYS = tuple(Modes(text=1.0).shares)
+
 
 class Diagnostics(pl.Callback):
-    """Logs the mean loss of each log-SNR bin, and the learning rate, at the logging interval."""
+    """Sums losses where they are made, and reads them at the logging interval alone.
 
-    def __init__(self, *, logsnr_edges: Sequence[float]) -> None:
-        edges = [float("-inf"), *sorted(logsnr_edges), float("inf")]
-        self.names = [f"train/loss_logsnr/{low:g}_{high:g}" for low, high in pairwise(edges)]
-        self.edges = torch.tensor(edges[1:-1])
-        self._kept: list[tuple[Tensor, Tensor]] = []
+    Args:
+        logsnr_edges: between the bins of the log-SNR (nats).
+        max_buckets: where a plan has more shapes, those of equally many frames are one.
+        patience: after so many steps, in all of whose intervals the loss was higher than that of
+            a network that answers zero, the run ends.
+    """
+
+    def __init__(
+        self, *, logsnr_edges: Sequence[float], max_buckets: int = 16, patience: int = 100
+    ) -> None:
+        self.edges = torch.tensor(sorted(logsnr_edges))
+        self.bins = names.logsnr_bins(self.edges.tolist())
+        self.max_buckets, self.patience = max_buckets, patience
+        self._buckets: dict[tuple[int, ...], str] = {}
+        self._names: list[str] = []
+        self._stepped = 0
+        self._worse = 0
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """The buckets are those of the plan, the same on all ranks."""
+        plan = getattr(trainer.datamodule, "plan", None)  # type: ignore[attr-defined]  # set by fit
+        shapes = [(s.frames, s.height, s.width) for s in getattr(plan, "shapes", ())]
+        many = len(shapes) > self.max_buckets
+        self._buckets = {s: f"{s[0]}f" if many else "x".join(map(str, s)) for s in shapes}
+        self._names = [*dict.fromkeys(self._buckets.values()), "other"]
+        self._places = {shape: self._names.index(name) for shape, name in self._buckets.items()}
+        self._stepped = trainer.global_step
+        self.edges = self.edges.to(pl_module.device)
+        size = (2, len(self.bins), len(self._names), len(WAYS))
+        # Losses and counts by bin × bucket × way: of this interval, and since the last validation.
+        self._now = torch.zeros(size, device=pl_module.device)
+        self._since = torch.zeros(size)
+        # This step's mean loss; the interval's losses, and those of a network that answers zero.
+        self._sums = torch.zeros(3, device=pl_module.device)
 
     def on_train_batch_end(
-        self,
-        trainer: pl.Trainer,
-        pl_module: pl.LightningModule,
-        outputs: Any,
-        *_: Any,
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, *_: Any
     ) -> None:
-        """Keep each sample's loss; sum them up when the loggers write."""
-        if not isinstance(outputs, dict) or "losses" not in outputs:
+        """Add up; read, share and write when the loggers do."""
+        self._add(outputs["losses"], outputs["mean"] / trainer.accumulate_grad_batches)
+        if due(trainer, self._stepped):
+            self._write(trainer, pl_module)
+        if trainer.global_step > self._stepped:
+            self._stepped = trainer.global_step
+            self._sums[0].zero_()
+
+    def _add(self, losses: Any, mean: Tensor) -> None:
+        other, device = len(self._names) - 1, self._now.device
+        cells = [
+            self._places.get(shape, other) * len(WAYS) + WAYS.index(way)
+            for shape, way in zip(losses.shapes, losses.ways, strict=True)
+        ]
+        bins = torch.bucketize(losses.logsnr.float(), self.edges)
+        where = bins * len(self._names) * len(WAYS) + torch.tensor(cells, device=device)
+        loss = losses.loss.float()
+        flat = self._now.view(2, -1)
+        flat.index_add_(1, where, torch.stack([loss, torch.ones_like(loss)]))
+        self._sums += torch.stack([mean.float(), loss.sum(), losses.zero.float().sum()])
+
+    def _write(self, trainer: pl.Trainer, stage: pl.LightningModule) -> None:
+        total = summed(trainer, torch.cat([self._sums, self._now.flatten()]))
+        self._now.zero_()
+        self._sums.zero_()
+        mean, loss, zero = total[:3].tolist()
+        table = total[3:].view(self._since.shape)
+        self._since += table
+        rate = trainer.optimizers[0].param_groups[0]["lr"]
+        relative = loss / zero if zero else float("nan")
+        figures = {
+            names.LOSS: mean / trainer.world_size,
+            names.RELATIVE: relative,
+            names.LR: float(rate),
+            **_means(map(names.by_logsnr, self.bins), table.sum((2, 3))),
+            **_means(map(names.by_bucket, self._names), table.sum((1, 3))),
+            **_means(map(names.by_mode, WAYS), table.sum((1, 2))),
+        }
+        write(trainer, figures)
+        stage.log(names.LOSS, figures[names.LOSS], prog_bar=True, logger=False)
+        steps = trainer.log_every_n_steps  # type: ignore[attr-defined]  # set by Trainer
+        self._worse = self._worse + steps if relative > 1 else 0
+        if self._worse >= self.patience:
+            raise NotLearningError(
+                f"stage {stage.name}: step {trainer.global_step}: for {self._worse} steps the loss "
+                f"was higher than that of a network that answers zero (now {relative:.3g} times): "
+                f"it diverges; lower the learning rate, now {rate:g}"
+            )
+
+    def on_validation_start(self, trainer: pl.Trainer, _: pl.LightningModule) -> None:
+        """The whole table goes to a file of its own, and to W&B."""
+        if trainer.state.fn != "fit" or not self._since[1].any():
             return
-        self._kept.append((outputs["losses"], outputs["logsnr"]))
-        if trainer.global_step % trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]  # set by Trainer
-            kept = zip(*self._kept, strict=True)
-            losses, logsnr = (torch.cat(part).float().cpu() for part in kept)
-            self._kept = []
-            if not losses.isfinite().all():
-                raise ValueError(
-                    f"stage {pl_module.name}: the loss is not finite at step "
-                    f"{trainer.global_step}; lower the learning rate, or look at the last clips"
-                )
-            bins = torch.bucketize(logsnr, self.edges)
-            for number in sorted(set(bins.tolist())):
-                pl_module.log(self.names[number], losses[bins == number].mean())
-            pl_module.log("train/lr", trainer.optimizers[0].param_groups[0]["lr"])
+        rows = [
+            {
+                "step": trainer.global_step,
+                "logsnr": self.bins[b],
+                "bucket": self._names[s],
+                "mode": WAYS[w],
+                "loss": float(self._since[0, b, s, w] / self._since[1, b, s, w]),
+                "clips": int(self._since[1, b, s, w]),
+            }
+            for b, s, w in self._since[1].nonzero().tolist()
+        ]
+        self._since.zero_()
+        if trainer.is_global_zero:
+            with (Path(trainer.default_root_dir) / "losses.jsonl").open("a") as file:
+                file.writelines(json.dumps(row) + "\n" for row in rows)
+        write_table(trainer, "losses", list(rows[0]), [list(row.values()) for row in rows])
+
+    def state_dict(self) -> dict[str, Any]:
+        """For how many steps it has been worse than nothing."""
+        return {"worse": self._worse}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on from a checkpoint."""
+        self._worse = state_dict["worse"]
+
+
+def _means(labels: Any, sums_and_counts: Tensor) -> dict[str, float]:
+    """Mean by label, of those that there are."""
+    sums, counts = sums_and_counts.tolist()
+    return {n: s / c for n, s, c in zip(labels, sums, counts, strict=True) if c}

@@ -6,11 +6,13 @@ from typing import Any
 
 import pytorch_lightning as pl
 import torch
+from jaxtyping import Float
 from pytorch_lightning.loggers import WandbLogger
-from pytorch_lightning.utilities import rank_zero_only
 from torch import Tensor
 
 from cascade.callbacks.ema import averages
+from cascade.callbacks.ranks import looking
+from cascade.checkpoint.ranks import gather
 from cascade.grid import Grid
 from cascade.video import write_mp4
 
@@ -19,7 +21,9 @@ class Samples(pl.Callback):
     """Every `every_n_steps` steps, videos for the first `count` held-out captions.
 
     A super-resolution stage starts from the held-out clips themselves, reduced. The files go to
-    `samples/<step>/<number>.mp4` in the run's folder, and to W&B where that is on.
+    `samples/<step>/<number>.mp4` in the run's folder, and to W&B where that is on; each shows, side
+    by side, what the stage was given to start from (a base: nothing), what it made, and the clip
+    itself. Every rank makes its share, all of them equally many.
     """
 
     def __init__(self, *, every_n_steps: int, count: int, steps: int | None = None) -> None:
@@ -30,15 +34,16 @@ class Samples(pl.Callback):
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Keep the held-out clips that every sample will be made for."""
         self._done = trainer.global_step
-        loader = trainer.datamodule.val_dataloader()  # type: ignore[attr-defined]  # set by fit
+        data = trainer.datamodule  # type: ignore[attr-defined]  # set by fit
+        loader = data.val_loader(
+            rank=trainer.global_rank,
+            world=trainer.world_size,
+            size=-(-self.count // trainer.world_size),
+        )
         batch = next(iter(loader), None)
+        loader.close()
         if batch is not None:
-            self._batch = {
-                name: value[: self.count].to(pl_module.device)
-                if isinstance(value, Tensor)
-                else value[: self.count]
-                for name, value in batch.items()
-            }
+            self._batch = data.transfer_batch_to_device(batch, pl_module.device, 0)
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, *_: Any
@@ -50,42 +55,57 @@ class Samples(pl.Callback):
             self._done = step
             self._write(trainer, pl_module, self._batch)
 
-    @rank_zero_only
     def _write(self, trainer: pl.Trainer, stage: Any, batch: dict[str, Any]) -> None:
-        with averages(trainer).lent(stage):
-            stage.eval()
-            videos = sample_like(stage, batch, steps=self.steps)
-            stage.train()
+        with averages(trainer).lent(stage), looking(trainer, stage):
+            made = sample_like(stage, batch, steps=self.steps)
+            videos = beside(stage, batch, made).cpu()
         folder = Path(trainer.default_root_dir) / "samples" / f"{trainer.global_step:08d}"
         folder.mkdir(parents=True, exist_ok=True)
-        fps = float(batch["fps"][0])
-        paths = [folder / f"{i}.mp4" for i in range(len(videos))]
-        for path, video in zip(paths, videos, strict=True):
-            write_mp4(path, video.cpu(), fps=fps)
-        captions = {p.name: c for p, c in zip(paths, batch["caption"], strict=True)}
+        numbers = [trainer.global_rank + i * trainer.world_size for i in range(len(videos))]
+        mine = {n: c for n, c in zip(numbers, batch["caption"], strict=True) if n < self.count}
+        for number, video in zip(mine, videos, strict=False):
+            write_mp4(folder / f"{number}.mp4", video, fps=float(batch["fps"][0]))
+        every = {n: caption for part in gather(mine) for n, caption in part.items()}
+        if not trainer.is_global_zero:
+            return
+        captions = {f"{number}.mp4": every[number] for number in sorted(every)}
         (folder / "captions.json").write_text(json.dumps(captions, indent=2, ensure_ascii=False))
+        order = "made | real" if stage.augment is None else "given | made | real"
         for logger in trainer.loggers:
             if isinstance(logger, WandbLogger):
                 logger.log_video(
                     "samples",
-                    [str(p) for p in paths],
-                    step=trainer.global_step,
-                    caption=list(batch["caption"]),
-                    format=["mp4"] * len(paths),
+                    [str(folder / name) for name in captions],
+                    step=trainer.global_step - 1,
+                    caption=[f"{order}: {caption}" for caption in captions.values()],
+                    format=["mp4"] * len(captions),
                 )
 
 
 @torch.no_grad()
 def sample_like(stage: Any, batch: dict[str, Any], *, steps: int | None = None) -> Tensor:
-    """Videos for a batch's captions on its grid; later stages start from its clips, reduced."""
+    """Videos for a batch's captions on its grid; later stages start from its clips, reduced.
+
+    The noise is that of the clips' positions, whatever the batch.
+    """
     x = stage.clip(batch["video"])
     _, _, frames, height, width = x.shape
     grid = Grid(frames=frames, height=height, width=width, fps=stage.target.fps)
     videos: Tensor = stage.sample(
         batch["caption"],
         grid=grid,
-        seeds=list(range(len(x))),
+        seeds=batch["position"].tolist(),
         low=stage.reduce(x),
         steps=steps,
     )
     return videos
+
+
+def beside(
+    stage: Any, batch: dict[str, Any], made: Float[Tensor, "b 3 f h w"]
+) -> Float[Tensor, "b 3 f h wide"]:
+    """What was made, between what it was made from and the clip that it should be like."""
+    x = stage.clip(batch["video"])
+    low = stage.reduce(x)
+    shown = [] if low is None else [stage.expand(low)]
+    return torch.cat([*shown, made.to(x), x], dim=-1)

@@ -1,19 +1,45 @@
-"""How fast a stage trains: steps and clips per second, and TFLOP/s where they can be counted."""
+"""How fast a stage trains, what share of the device that is, and whether it waits for data."""
 
+import resource
 import time
+from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
+import torch
+
+from cascade.callbacks import names
+from cascade.callbacks.ranks import due, highest, write
+from cascade.flops import device_peak, forward_flops, measured_matmul_peak
+
+_STATM = Path("/proc/self/statm")
 
 
 class Throughput(pl.Callback):
-    """Logs steps/s and clips/s over each logging interval, samples and validation left out."""
+    """Measures each logging interval; validation, samples and checkpoints are left out.
+
+    The FLOPs of a shape are counted once, on a network without values. A CPU's peak is that of
+    matrix products, measured when the run begins; where a GPU's is not known, there is no `mfu`.
+    """
 
     def __init__(self) -> None:
-        self._spent = 0.0
-        self._clips = 0
-        self._steps = 0
-        self._began = 0.0
+        self._began = self._spent = self._waited = 0.0
+        self._clips = self._stepped = self._first = 0
+        self._flops = 0.0
+        self._counted: dict[tuple[int, ...], int] = {}
+        self._peak: float | None = None
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Build the network without values, and ask what the device can do."""
+        self._stepped = self._first = trainer.global_step
+        self._waited = _waited(trainer)
+        device = pl_module.device
+        half = "bf16" in str(trainer.precision) or "16-" in str(trainer.precision)
+        self._peak = (
+            device_peak(device, torch.bfloat16 if half else torch.float32)
+            if device.type == "cuda"
+            else measured_matmul_peak(device, torch.float32, size=768, rounds=3)
+        )
 
     def on_train_batch_start(self, *_: Any) -> None:
         """The clock runs from here."""
@@ -23,15 +49,52 @@ class Throughput(pl.Callback):
         self,
         trainer: pl.Trainer,
         pl_module: pl.LightningModule,
-        _outputs: Any,
+        outputs: Any,
         batch: Any,
         _batch_idx: int,
     ) -> None:
-        """To here; what waits for data is not in it."""
+        """To here."""
         self._spent += time.perf_counter() - self._began
-        self._clips += len(batch["position"]) * trainer.world_size
-        self._steps += 1
-        if self._steps % trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]  # set by Trainer
-            pl_module.log("throughput/clips_per_s", self._clips / self._spent)
-            pl_module.log("throughput/batches_per_s", self._steps / self._spent)
-            self._spent, self._clips, self._steps = 0.0, 0, 0
+        self._clips += len(batch["key"])
+        if trainer.is_global_zero:
+            self._flops += sum(self._clip_flops(pl_module, s) for s in outputs["losses"].shapes)
+        if due(trainer, self._stepped):
+            self._write(trainer, pl_module)
+        self._stepped = trainer.global_step
+
+    def _write(self, trainer: pl.Trainer, stage: pl.LightningModule) -> None:
+        waited, before = _waited(trainer), self._waited
+        wait = waited - before
+        seconds, world = self._spent + wait, trainer.world_size
+        steps = trainer.global_step - self._first
+        share, memory = highest([wait / seconds, memory_gib(stage.device)])
+        flops = self._flops * world / seconds
+        figures = [
+            *(steps / seconds, self._clips * world / seconds, flops / 1e12),
+            flops / (world * self._peak) if self._peak else None,
+            *(share, memory),
+        ]
+        pairs = zip(names.THROUGHPUT, figures, strict=True)
+        write(trainer, {name: value for name, value in pairs if value is not None})
+        self._spent, self._waited, self._clips, self._flops = 0.0, waited, 0, 0.0
+        self._first = trainer.global_step
+
+    def _clip_flops(self, stage: Any, shape: tuple[int, ...]) -> int:
+        """Of both passes of one clip; the backward pass has twice the products of the forward."""
+        if shape not in self._counted:
+            self._counted[shape] = 3 * forward_flops(stage.dry_forward(shape))
+        return self._counted[shape]
+
+
+def _waited(trainer: pl.Trainer) -> float:
+    """Seconds that the run has waited for its loader."""
+    return float(getattr(trainer.train_dataloader, "waited_s", 0.0))
+
+
+def memory_gib(device: torch.device) -> float:
+    """The most that was allocated on a GPU; what the process holds now, on a CPU."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 2**30
+    if _STATM.is_file():
+        return int(_STATM.read_text().split()[1]) * resource.getpagesize() / 2**30
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**30

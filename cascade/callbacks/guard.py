@@ -1,0 +1,223 @@
+"""Skips a step that would spoil the weights, says whose samples it was, and ends a run of them."""
+
+import json
+import logging
+import math
+from collections import deque
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from torch import Tensor
+from torch.distributed.tensor import DTensor
+
+from cascade.callbacks import names
+from cascade.callbacks.ranks import due, summed, write, write_table
+from cascade.callbacks.verdict import NotLearningError
+from cascade.checkpoint.ranks import gather
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Spike:
+    """A step that was skipped; `samples` are the key and loss of each, the worst first."""
+
+    step: int
+    why: str
+    loss: float
+    loss_median: float | None
+    grad_norm: float
+    grad_norm_median: float | None
+    samples: list[tuple[str, float]]
+
+
+class Guard(pl.Callback):
+    """Skips a step whose loss or gradient is not finite, or far beyond what it lately was.
+
+    Far is beyond `factor` times the running median of accepted steps, and beyond `spreads` times
+    their usual distance from it (in logarithms, so that a noisy loss has more room). All ranks
+    decide by the same sums; what is decided by is part of the checkpoint. A skipped step moves
+    neither weights nor the optimizer's state; the position in the data goes on.
+
+    Args:
+        factor: times the median.
+        spreads: times the median distance from the median, of the logarithms.
+        window: accepted steps that the median is of.
+        after: accepted steps before anything finite is held against it.
+        in_a_row: skipped steps in a row that end the run.
+        in_window: skipped steps among the last `window` that end the run.
+    """
+
+    def __init__(
+        self,
+        *,
+        factor: float = 10.0,
+        spreads: float = 10.0,
+        window: int = 200,
+        after: int = 50,
+        in_a_row: int = 5,
+        in_window: int = 20,
+    ) -> None:
+        if factor <= 1 or not 1 < after <= window or min(in_a_row, in_window) < 1:
+            raise ValueError(
+                f"guard: factor must be above 1, after in 2…window, in_a_row and in_window at "
+                f"least 1; got {factor}, {after} of {window}, {in_a_row}, {in_window}"
+            )
+        self.factor, self.spreads, self.window, self.after = factor, spreads, window, after
+        self.in_a_row, self.in_window = in_a_row, in_window
+        self._losses: deque[float] = deque(maxlen=window)
+        self._norms: deque[float] = deque(maxlen=window)
+        self._skipped: list[int] = []  # the last steps' numbers
+        self._total = 0
+        self._loss: Tensor | None = None
+        self._parts: list[tuple[list[str], Tensor]] = []
+        self._spike: Spike | None = None
+        self._norm = 0.0
+        self._stepped = 0
+
+    def on_train_start(self, trainer: pl.Trainer, *_: Any) -> None:
+        """A step that was begun and not ended is begun anew."""
+        self._stepped, self._loss, self._parts = trainer.global_step, None, []
+
+    def on_before_backward(
+        self, _trainer: pl.Trainer, _module: pl.LightningModule, loss: Tensor
+    ) -> None:
+        """The step's loss is the sum of its micro batches'."""
+        self._loss = loss.detach() if self._loss is None else self._loss + loss.detach()
+
+    def on_before_optimizer_step(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, *_: Any
+    ) -> None:
+        """Judge the step; without its gradients, the optimizer moves nothing.
+
+        The only place in a step where the CPU waits for the device.
+        """
+        assert self._loss is not None
+        gradients = [p.grad for p in pl_module.parameters() if p.grad is not None]
+        both = torch.stack([self._loss.float(), total_norm(gradients).to(self._loss.device)])
+        loss, self._norm = (summed(trainer, both) / trainer.world_size).tolist()
+        self._loss = None
+        scaler = getattr(trainer.precision_plugin, "scaler", None)
+        if scaler is not None and math.isfinite(loss) and not math.isfinite(self._norm):
+            return  # half precision's own matter: its scaler leaves the step out
+        why = self._judge(loss)
+        if why is None:
+            self._losses.append(loss)
+            self._norms.append(self._norm)
+            return
+        self._spike = Spike(
+            step=trainer.global_step,
+            why=why,
+            loss=loss,
+            loss_median=median(self._losses) if self._losses else None,
+            grad_norm=self._norm,
+            grad_norm_median=median(self._norms) if self._norms else None,
+            samples=[],
+        )
+        for parameter in pl_module.parameters():
+            parameter.grad = None
+
+    def _judge(self, loss: float) -> str | None:
+        """Why the step is bad; none where it is not."""
+        for name, value, before in (
+            ("loss", loss, self._losses),
+            ("gradient's norm", self._norm, self._norms),
+        ):
+            if not math.isfinite(value):
+                return f"the {name} is {value}"
+            limit = self._limit(before)
+            if value > limit:
+                return f"the {name} is {value:.4g}, and {limit:.4g} is far already"
+        return None
+
+    def _limit(self, before: deque[float]) -> float:
+        if len(before) < self.after:
+            return math.inf
+        logs = [math.log(max(value, 1e-30)) for value in before]
+        middle = median(logs)
+        spread = median(abs(value - middle) for value in logs)
+        return math.exp(middle + max(math.log(self.factor), self.spreads * spread))
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, *_: Any
+    ) -> None:
+        """Write down what was skipped and whose samples it was; end the run where it is too much.
+
+        Raises:
+            NotLearningError: too many skipped steps, or the very first step is not finite.
+        """
+        self._parts.append((list(batch["key"]), outputs["losses"].loss))
+        if trainer.global_step == self._stepped:
+            return  # a micro batch of a step that goes on
+        if self._spike is not None:
+            self._record(trainer, pl_module, self._spike)
+        if due(trainer, self._stepped):
+            write(trainer, {names.GRAD_NORM: self._norm, names.SKIPPED: float(self._total)})
+        self._stepped, self._parts, self._spike = trainer.global_step, [], None
+
+    def _record(self, trainer: pl.Trainer, stage: pl.LightningModule, spike: Spike) -> None:
+        mine = [
+            (key, float(loss))
+            for keys, losses in self._parts
+            for key, loss in zip(keys, losses.tolist(), strict=True)
+        ]
+        samples = sorted(
+            (pair for part in gather(mine) for pair in part),
+            key=lambda pair: -pair[1] if math.isfinite(pair[1]) else -math.inf,
+        )
+        spike.samples.extend(samples)
+        self._total += 1
+        self._skipped = [s for s in self._skipped if s > spike.step - self.window] + [spike.step]
+        worst = ", ".join(f"{key} ({loss:.4g})" for key, loss in samples[:4])
+        said = f"stage {stage.name}: step {spike.step} is skipped: {spike.why}; samples {worst}"
+        if trainer.is_global_zero:
+            log.warning("%s", said)
+            with (Path(trainer.default_root_dir) / "spikes.jsonl").open("a") as file:
+                file.write(json.dumps(asdict(spike)) + "\n")
+        told = {k: v for k, v in asdict(spike).items() if k != "samples"}
+        write_table(trainer, "spikes", [*told, "worst"], [[*told.values(), worst]])
+        write(trainer, {names.SKIPPED: float(self._total)})
+        row = [s for s in self._skipped if s > spike.step - self.in_a_row]
+        why = ""
+        if not self._losses:
+            why = "no step before it was good"
+        elif len(row) == self.in_a_row:
+            why = f"so were the {self.in_a_row - 1} steps before"
+        elif len(self._skipped) >= self.in_window:
+            why = f"{len(self._skipped)} of the last {self.window} steps were"
+        if why:
+            raise NotLearningError(
+                f"{said}; {why}: lower the learning rate, or look at the samples in spikes.jsonl"
+            )
+
+    def state_dict(self) -> dict[str, Any]:
+        """What the next steps are judged by."""
+        return {
+            "losses": list(self._losses),
+            "norms": list(self._norms),
+            "skipped": list(self._skipped),
+            "total": self._total,
+        }
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on from a checkpoint."""
+        self._losses = deque(state_dict["losses"], maxlen=self.window)
+        self._norms = deque(state_dict["norms"], maxlen=self.window)
+        self._skipped, self._total = list(state_dict["skipped"]), state_dict["total"]
+
+
+def total_norm(gradients: list[Tensor]) -> Tensor:
+    """The norm of all gradients together, of those divided among ranks too; on every rank."""
+    total = torch.zeros(())
+    for divided in (False, True):
+        some = [g for g in gradients if isinstance(g, DTensor) == divided]
+        if not some:
+            continue
+        norm = torch.nn.utils.get_total_norm(some, foreach=not divided)
+        norm = norm.full_tensor() if isinstance(norm, DTensor) else norm
+        total = torch.hypot(total.to(norm.device), norm.float())
+    return total

@@ -1,0 +1,72 @@
+"""What callbacks share: rows for the loggers, what all ranks found, a stage lent for a look."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning.loggers import WandbLogger
+from torch import Tensor
+
+from cascade.checkpoint.ranks import gather
+
+
+def due(trainer: pl.Trainer, stepped: int) -> bool:
+    """Whether an optimizer step has ended since step `stepped`, and the loggers want it."""
+    every: int = trainer.log_every_n_steps  # type: ignore[attr-defined]  # set by Trainer
+    return trainer.global_step > stepped and trainer.global_step % every == 0
+
+
+def write(trainer: pl.Trainer, figures: Mapping[str, float]) -> None:
+    """One row of figures, of the step that has just ended, for every logger.
+
+    Past Lightning's own store of results, which costs more than the figures, and which repeats a
+    name's last value in every row that has no new one.
+    """
+    for logger in trainer.loggers:
+        logger.log_metrics(dict(figures), step=trainer.global_step - 1)
+
+
+def write_table(
+    trainer: pl.Trainer, name: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]
+) -> None:
+    """A table for W&B, where it is on."""
+    for logger in trainer.loggers:
+        if isinstance(logger, WandbLogger) and trainer.is_global_zero:
+            logger.log_table(
+                name, list(columns), [list(row) for row in rows], step=trainer.global_step - 1
+            )
+
+
+def summed(trainer: pl.Trainer, values: Tensor) -> Tensor:
+    """The sum over all ranks, on the CPU: one message and one wait."""
+    total = trainer.strategy.reduce(values, reduce_op="sum")
+    assert isinstance(total, Tensor)
+    return total.cpu()
+
+
+def highest(values: Sequence[float]) -> list[float]:
+    """Each one's highest value on any rank."""
+    return [max(column) for column in zip(*gather(list(values)), strict=True)]
+
+
+def first(batch: Mapping[str, Any], count: int) -> dict[str, Any]:
+    """The first samples of a batch, or the first one of a packed batch, as a batch of one shape."""
+    if "videos" in batch:
+        beside = {k: v for k, v in batch.items() if k not in ("videos", "weight")}
+        return {"video": batch["videos"][0].unsqueeze(0), **first(beside, 1)}
+    return {name: value[:count] for name, value in batch.items() if name != "weight"}
+
+
+@contextmanager
+def looking(trainer: pl.Trainer, stage: pl.LightningModule) -> Iterator[None]:
+    """Inside, the stage can be asked without being trained, in the precision that it trains in."""
+    modes = {module: module.training for module in stage.modules()}
+    stage.eval()
+    try:
+        with torch.no_grad(), trainer.precision_plugin.forward_context():
+            yield
+    finally:
+        for module, mode in modes.items():
+            module.training = mode
