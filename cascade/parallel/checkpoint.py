@@ -91,6 +91,11 @@ def save(tree: dict[str, Any], folder: Path, *, lead: bool) -> None:
         raise _cause(error, folder) from error
 
 
+def load_whole(folder: Path) -> dict[str, Any]:
+    """The tree that was saved, every tensor whole: for one process, or ranks that each have all."""
+    return load(folder, lambda size, dtype: torch.empty(size, dtype=dtype))
+
+
 def load(folder: Path, place: Place) -> dict[str, Any]:
     """The tree that was saved; `place` makes the tensor that an entry is read into.
 
