@@ -8,12 +8,12 @@ from jaxtyping import UInt8
 from omegaconf import DictConfig
 from torch import Tensor
 
+from cascade.checkpoint.origin import commit
 from cascade.curves import read_curves
 from cascade.eval.following import Following
 from cascade.report import chart
 from cascade.report.page import Page
 from cascade.report.parts import Cell, Film
-from cascade.train import commit
 from cascade.video import to_float
 
 

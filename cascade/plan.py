@@ -17,11 +17,12 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.errors import InstantiationException
 from omegaconf import DictConfig
 
+from cascade.checkpoint.origin import commit
 from cascade.doctor import page
 from cascade.doctor.checkup import checkup
 from cascade.doctor.record import Record
 from cascade.entry import CONF, check_choices, explained, open_data
-from cascade.train import commit, resolved
+from cascade.train import resolved
 from cascade.whole import write_whole
 
 

@@ -6,15 +6,12 @@ a changed config is refused with the difference. A finished run leaves a bundle.
 
 import contextlib
 import fcntl
-import json
 import logging
 import netrc
 import os
 import platform
-import subprocess
 import sys
 import warnings
-import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -26,12 +23,16 @@ import torch
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf, open_dict
 
-from cascade import slurm
-from cascade.bundle import load_weights, read_stage, save_bundle
+from cascade import launch, slurm
+from cascade.bundle import load_weights, read_card, read_stage, save_bundle
+from cascade.callbacks.checkpoints import Checkpoints
 from cascade.callbacks.ema import averages
+from cascade.checkpoint.folder import choose
+from cascade.checkpoint.origin import commit
+from cascade.checkpoint.record import check_fits, keep_config
+from cascade.checkpoint.state_file import StateFile
 from cascade.entry import CONF, check_choices, explained, open_data
 from cascade.shrink import shrink
-from cascade.whole import write_whole
 
 log = logging.getLogger(__name__)
 #: Warnings of Lightning that are not so here: the loader's position is in the checkpoint.
@@ -42,84 +43,6 @@ EXPECTED = (
     ".*weights_only.*",
     ".*smaller than the logging interval.*",
 )
-#: What may change between a run's legs, since it does not touch the numbers: whole groups, …
-FREE = ("trainer", "callbacks", "logger", "paths", "hydra", "name", "min_psnr", "min_gain")
-#: … keys of `data`, …
-FREE_DATA = (
-    *("num_workers", "prefetch", "cache_bytes", "decord"),
-    *("index_dir", "index_depth", "cache_dir", "max_dropped"),
-)
-#: … and all of `trainer` but these.
-FIXED_TRAINER = ("precision", "gradient_clip_val", "gradient_clip_algorithm")
-
-
-class ConfigChangedError(ValueError):
-    """A run was started with another config."""
-
-
-def differences(old: Any, new: Any, *, where: str = "") -> list[str]:
-    """Every key whose value differs, as `key: old → new`."""
-    if isinstance(old, dict) and isinstance(new, dict):
-        keys = [*old, *(key for key in new if key not in old)]
-        parts = [
-            differences(old.get(key, "nothing"), new.get(key, "nothing"), where=f"{where}.{key}")
-            for key in keys
-        ]
-        return [line for part in parts for line in part]
-    return [] if old == new else [f"{where.lstrip('.')}: {old!r} → {new!r}"]
-
-
-def keep_config(run: Path, config: dict[str, Any]) -> None:
-    """Write the run's config, or hold this one against it once something was trained with that.
-
-    Raises:
-        ConfigChangedError: naming every difference and the ways out.
-    """
-    path = run / "config.json"
-    numbers = {name: value for name, value in config.items() if name not in FREE}
-    numbers["data"] = {k: v for k, v in config["data"].items() if k not in FREE_DATA}
-    numbers["trainer"] = {k: v for k, v in config["trainer"].items() if k in FIXED_TRAINER}
-    started = newest_checkpoint(run) is not None or (run / "bundle").is_dir()
-    if path.is_file() and started:
-        changed = differences(json.loads(path.read_text()), json.loads(json.dumps(numbers)))
-        if changed:
-            lines = "\n  ".join(changed)
-            out = "Go on with the old one, or choose another NAME=…"
-            if (run / "bundle").is_dir():
-                out += f", or start from its weights: NAME=… ARGS='init_from={run}/bundle'"
-            raise ConfigChangedError(f"{run} was trained with another config:\n  {lines}\n{out}")
-    elif int(os.environ.get("LOCAL_RANK", "0")) == 0:
-        write_whole(path, json.dumps(numbers, indent=2, ensure_ascii=False).encode())
-
-
-def newest_checkpoint(run: Path) -> Path | None:
-    """The run's whole checkpoint with the highest step; none at the start."""
-    found = []
-    for path in (run / "checkpoints").glob("*.ckpt"):
-        if zipfile.is_zipfile(path):
-            found.append(path)
-        else:
-            log.warning("%s is not whole and is left out; the one before it counts", path)
-    return max(
-        found, key=lambda p: (int(p.stem.partition("-")[0]), p.stat().st_mtime), default=None
-    )
-
-
-def commit() -> str | None:
-    """The commit of the code that runs, `+` behind it where it was changed; none outside git."""
-    here = Path(__file__).resolve().parent
-    try:
-        told = subprocess.run(
-            ["git", "describe", "--always", "--dirty=+", "--abbrev=12"],
-            cwd=here,
-            capture_output=True,
-            text=True,
-            check=True,
-            timeout=10,
-        )
-    except (OSError, subprocess.SubprocessError):
-        return None
-    return told.stdout.strip()
 
 
 def card(trainer: pl.Trainer, data: Any, sigma_rel: float) -> dict[str, Any]:
@@ -161,12 +84,21 @@ def wandb_key() -> bool:
     return known or bool(os.environ.get("WANDB_API_KEY"))
 
 
-def train(cfg: DictConfig, run: Path) -> None:
-    """Train, resume or finish the run in folder `run`."""
+def train(cfg: DictConfig, run: Path) -> float | None:
+    """Train, resume or finish the run in folder `run`; its `val/loss` where it is finished."""
     config = resolved(cfg)
     with locked(run):
         keep_config(run, config)
-        _train(cfg, config, run)
+        if not (run / "bundle").is_dir() and not _train(cfg, config, run):
+            return None
+    log.info("trained: %s/bundle; another NAME=… trains another", run)
+    return figure(run)
+
+
+def figure(run: Path) -> float | None:
+    """The `val/loss` of a finished run, as its card has it."""
+    value = read_card(run / "bundle")["figures"].get("val/loss")
+    return None if value is None else float(value)
 
 
 @contextlib.contextmanager
@@ -190,43 +122,30 @@ def locked(run: Path) -> Iterator[None]:
         yield
 
 
-def _train(cfg: DictConfig, config: dict[str, Any], run: Path) -> None:
-    if (run / "bundle").is_dir():
-        log.info("already trained: %s/bundle; another NAME=… trains another", run)
-        return
+def _train(cfg: DictConfig, config: dict[str, Any], run: Path) -> bool:
+    """One leg of a run; whether it was the last, and left the bundle."""
     pl.seed_everything(cfg.seed, workers=True, verbose=False)
     for expected in EXPECTED:
         warnings.filterwarnings("ignore", message=expected)
     stage = hydra.utils.instantiate(config["stage"], _convert_="all")
     stage.text.prepare()  # a missing file is told before any shard is made
     data = open_data(config, stage)
-    checkpoint = newest_checkpoint(run)
-    if checkpoint is None and cfg.init_from is not None:
+    trainer, checkpoints = open_trainer(config, run)
+    checkpoint = choose(trainer, run)
+    if checkpoint is not None:
+        check_fits(checkpoint, stage, config, run)
+        log.info("going on from %s", checkpoint.folder)
+    elif cfg.init_from is not None:
         read_stage(cfg.init_from)
         stage.configure_model()
         load_weights(stage, cfg.init_from)
-    callbacks = [hydra.utils.instantiate(c, _convert_="all") for c in config["callbacks"].values()]
-    for callback in callbacks:
-        if isinstance(callback, pl.callbacks.ModelCheckpoint):
-            callback.dirpath = str(run / "checkpoints")
-    if not wandb_key():
-        os.environ.setdefault("WANDB_MODE", "offline")
-    trainer: pl.Trainer = hydra.utils.instantiate(
-        config["trainer"],
-        callbacks=callbacks,
-        plugins=slurm.environment(),
-        logger=[hydra.utils.instantiate(c) for c in config["logger"].values()],
-        default_root_dir=str(run),
-        _convert_="all",
-    )
-    if checkpoint is not None:
-        log.info("going on from %s", checkpoint)
-    trainer.fit(stage, data, ckpt_path=checkpoint, weights_only=True)
+    checkpoints.begin(config=config, resumed=checkpoint)
+    state = None if checkpoint is None else checkpoint.state
+    trainer.fit(stage, data, ckpt_path=state, weights_only=True)
     if trainer.global_step < config["stage"]["train"]["steps"]:
-        trainer.save_checkpoint(run / "checkpoints" / f"{trainer.global_step:08d}.ckpt")
         log.info("stopped at step %d; the same command goes on", trainer.global_step)
         slurm.requeue()
-        return
+        return False
     trainer.validate(stage, data, verbose=False)
     ema = averages(trainer)
     if trainer.is_global_zero:
@@ -236,17 +155,39 @@ def _train(cfg: DictConfig, config: dict[str, Any], run: Path) -> None:
             weights=ema.weights(stage),
             card=card(trainer, data, ema.sigma_rels[0]),
         )
-        log.info("bundle: %s/bundle", run)
+    trainer.strategy.barrier()
+    return True
+
+
+def open_trainer(config: dict[str, Any], run: Path) -> tuple[pl.Trainer, Checkpoints]:
+    """The trainer of a run's folder, and the one of its callbacks that saves: the first."""
+    callbacks = [hydra.utils.instantiate(c, _convert_="all") for c in config["callbacks"].values()]
+    callbacks.sort(key=lambda callback: not isinstance(callback, Checkpoints))
+    if not wandb_key():
+        os.environ.setdefault("WANDB_MODE", "offline")
+    trainer: pl.Trainer = hydra.utils.instantiate(
+        config["trainer"],
+        callbacks=callbacks,
+        plugins=slurm.environment(),
+        logger=[hydra.utils.instantiate(c) for c in config["logger"].values()],
+        default_root_dir=str(run),
+        enable_checkpointing=False,
+        _convert_="all",
+    )
+    if not trainer.strategy.restore_checkpoint_after_setup:  # else it writes its own shards
+        trainer.strategy.checkpoint_io = StateFile()
+    return trainer, callbacks[0]
 
 
 @hydra.main(version_base="1.3", config_path=CONF, config_name="train")
 @explained()
-def main(cfg: DictConfig) -> None:
-    """The command line."""
+def main(cfg: DictConfig) -> float | None:
+    """The command line; a sweep reads what it returns."""
     logging.getLogger("pytorch_lightning.utilities.rank_zero").setLevel(logging.WARNING)
-    train(cfg, Path(HydraConfig.get().runtime.output_dir))
+    return train(cfg, Path(HydraConfig.get().runtime.output_dir))
 
 
 if __name__ == "__main__":
     check_choices(sys.argv[1:])
+    launch.register()
     main()

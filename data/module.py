@@ -11,7 +11,9 @@ from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
+import torch
 
+from cascade.checkpoint.loops import go_on
 from cascade.grid import Grid
 from cascade.text import Fetch
 from data.caption import Captions
@@ -25,7 +27,7 @@ from data.packing import PackedPlan
 from data.plan import BucketPlan, Draw, Held, Part, Plan, Pool
 from data.probe import MAX_PIXELS
 from data.quarantine import Failure, Quarantine
-from data.resume import Progress, count_batches
+from data.resume import Progress
 from data.select import Need
 from data.sets import Chosen, Shards, choose, hold_out, named
 from data.shapes import Shape
@@ -260,7 +262,7 @@ class ShardData(pl.LightningDataModule):
             raise ValueError("data: a run needs its length: set trainer.max_steps")
         accumulate = trainer.accumulate_grad_batches
         done = trainer.global_step * accumulate
-        count_batches(trainer, done)
+        go_on(trainer, done)
         self._quarantine = Quarantine(Path(trainer.default_root_dir) / "quarantine.jsonl")
         return self.train_loader(
             first=self._progress.position(trainer.global_step) * accumulate,
@@ -324,6 +326,13 @@ class ShardData(pl.LightningDataModule):
             numbers=range(len(batches)),
             length=len(batches),
         )
+
+    def transfer_batch_to_device(
+        self, batch: dict[str, Any], device: torch.device, dataloader_idx: int
+    ) -> dict[str, Any]:
+        """Positions stay on the CPU, where draws are keyed: to read them waits for no GPU."""
+        moved: dict[str, Any] = super().transfer_batch_to_device(batch, device, dataloader_idx)
+        return {**moved, "position": batch["position"]}
 
     def teardown(self, stage: str | None = None) -> None:  # noqa: ARG002 Lightning passes it
         """Stop the worker processes."""

@@ -2,8 +2,6 @@
 
 from typing import Any
 
-import pytorch_lightning as pl
-
 
 class Progress:
     """Optimizer steps to batches consumed, across resumes.
@@ -44,18 +42,3 @@ class Progress:
                     "anew with init_from"
                 )
         self.consumed, self.at_step = state["batch"], state["step"]
-
-
-def count_batches(trainer: pl.Trainer, done: int) -> None:
-    """Have Lightning count `done` batches as behind it.
-
-    It restores its own count from the checkpoint, which is wrong where the accumulation has
-    changed since, or where it was saved in the midst of one, whose gradients are lost. A
-    checkpoint from the end of a batch lacks that batch's completion, which Lightning adds itself.
-    """
-    progress = trainer.fit_loop.epoch_loop.batch_progress
-    total = vars(progress.total)
-    pending = total["ready"] == total["started"] == total["processed"] == total["completed"] + 1
-    counts = {"ready": done, "started": done, "processed": done, "completed": done - pending}
-    for name, count in counts.items():
-        setattr(progress.current, name, count)

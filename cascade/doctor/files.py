@@ -1,5 +1,6 @@
 """Bytes of every file that a run writes, before it writes them."""
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -36,7 +37,7 @@ def run_files(
     """
     one = weights + optimizer + averages
     files = {"one checkpoint": Figure(one, "counted", "bytes", "weights, optimizer, averages")}
-    checkpoint = _of(callbacks, "ModelCheckpoint")
+    checkpoint = _of(callbacks, "Checkpoints")
     if checkpoint is not None:
         kept, rule = _kept(checkpoint, steps)
         files["checkpoints"] = Figure(one * (kept + 1), "counted", "bytes", rule)
@@ -60,12 +61,15 @@ def _of(callbacks: Mapping[str, Mapping[str, Any]], name: str) -> Mapping[str, A
 
 def _kept(checkpoint: Mapping[str, Any], steps: int) -> tuple[int, str]:
     """How many checkpoints stay, and the rule; one more is there while it is written."""
-    every = checkpoint.get("every_n_train_steps") or steps
-    keep = checkpoint.get("save_top_k", 1)
-    written = max(1, steps // every)
-    kept = written if keep < 0 else min(keep, written)
-    which = "all" if keep < 0 else f"the newest {kept}" if kept > 1 else "the newest"
-    rule = f"one every {every:,} steps, {which} kept, and one more while it is written"
+    often, keep = checkpoint["every_n_steps"], checkpoint["keep"]
+    written = max(1, -(-steps // often))
+    last, every, best = keep.get("last", 2), keep.get("every"), keep.get("best") or {}
+    further = 0 if every is None else steps // math.lcm(every, often)
+    kept = min(written, last + further + (best.get("k", 1) if best else 0))
+    which = [f"the newest {last}"]
+    which += [] if every is None else [f"those at multiples of {every:,}"]
+    which += [f"the best {best.get('k', 1)} by {best['metric']}"] if best else []
+    rule = f"one every {often:,} steps; kept: {', '.join(which)}, and one more while it is written"
     return kept, rule
 
 

@@ -32,9 +32,9 @@ from rich.progress import Progress
 from sides import processes
 from tables import quality_table, speed_table
 
+from cascade.checkpoint.origin import commit
 from cascade.entry import CONF
 from cascade.eval.following import following
-from cascade.train import commit
 from data.worlds.parse import parse
 from data.worlds.shapes import heldout_prompts
 

@@ -1,0 +1,242 @@
+"""Saves a run between two steps, so that nothing it knew then is lost, and clears by a rule."""
+
+import contextlib
+import logging
+import shutil
+import time
+from collections import deque
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+
+from cascade.checkpoint import folder as folders
+from cascade.checkpoint import ranks
+from cascade.checkpoint.folder import Checkpoint, CheckpointError
+from cascade.checkpoint.keep import Keep
+from cascade.checkpoint.manifest import Manifest, ManifestError
+from cascade.checkpoint.origin import commit, device, versions
+from cascade.checkpoint.record import shapes
+from cascade.checkpoint.state_file import StateFile
+
+log = logging.getLogger(__name__)
+
+
+class Checkpoints(pl.Callback):
+    """Writes `checkpoints/<step>/` every `every_n_steps` steps, at a stop and at the end.
+
+    A step is saved when all of it is behind, its row in the log too, and its validation is not
+    begun yet: before the next batch, before a validation, or at the end. It must be the first of the
+    callbacks, so that it sees the weights before one of them lends others.
+
+    Args:
+        every_n_steps: between two saves.
+        keep: which checkpoints stay.
+        max_failures: so many saves in a row may fail for want of space; then the run ends. At a
+            stop one is enough, since nothing comes after it.
+    """
+
+    #: How many of the last saves `save_s` is the longest of.
+    REMEMBERED = 5
+
+    def __init__(self, *, every_n_steps: int, keep: Keep, max_failures: int = 3) -> None:
+        if every_n_steps < 1 or max_failures < 1:
+            raise ValueError(
+                f"checkpoint: every_n_steps and max_failures must be at least 1, got "
+                f"{every_n_steps} and {max_failures}"
+            )
+        self.every_n_steps, self.keep, self.max_failures = every_n_steps, keep, max_failures
+        #: The step of the last validation that was finished.
+        self.validated_step = 0
+        self._config: Mapping[str, Any] = {}
+        self._wandb_id: str | None = None
+        self._resumed: Checkpoint | None = None
+        self._durations: deque[float] = deque(maxlen=self.REMEMBERED)
+        self._saved = self._tried = 0
+        self._failures = 0
+        self._unlogged: float | None = None
+
+    def begin(
+        self,
+        *,
+        config: Mapping[str, Any],
+        wandb_id: str | None = None,
+        resumed: Checkpoint | None = None,
+    ) -> None:
+        """What the checkpoints of this leg say of themselves, and the one that it goes on from."""
+        self._config, self._wandb_id, self._resumed = config, wandb_id, resumed
+        if resumed is not None:
+            self._saved = self._tried = resumed.step
+            self._durations.append(resumed.manifest.save_s)
+
+    @property
+    def save_s(self) -> float | None:
+        """Seconds of the longest of the last saves; of the leg before, where this one had none."""
+        return max(self._durations, default=None)
+
+    def state_dict(self) -> dict[str, Any]:
+        """What is not the step's alone."""
+        return {"validated_step": self.validated_step}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on from a checkpoint."""
+        self.validated_step = state_dict["validated_step"]
+
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        """Clear what a killed leg left half done; all ranks must go on from one step."""
+        if stage != "fit":
+            return
+        steps = ranks.gather(None if self._resumed is None else self._resumed.step)
+        if len(set(steps)) > 1:
+            raise CheckpointError(
+                f"stage {pl_module.name}: the ranks go on from different steps: {steps}"
+            )
+        if trainer.is_global_zero:
+            folders.clear_parts(Path(trainer.default_root_dir))
+
+    def on_train_batch_start(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, *_: Any
+    ) -> None:
+        """The step before is all behind."""
+        self._save_if_due(trainer, pl_module)
+        if self._unlogged is not None:
+            pl_module.log("checkpoint/save_s", self._unlogged)
+            self._unlogged = None
+
+    def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """A validation may take long: what was trained is saved before it."""
+        if trainer.state.fn == "fit" and not trainer.sanity_checking:
+            self._save_if_due(trainer, pl_module)
+
+    def on_validation_end(self, trainer: pl.Trainer, _module: pl.LightningModule) -> None:
+        """A validation is behind; where it is among the best, its step is saved."""
+        if trainer.state.fn != "fit" or trainer.sanity_checking:
+            return
+        self.validated_step = trainer.global_step
+
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """A stop or the end: the last step is saved whatever its number."""
+        stopped = trainer.global_step < trainer.max_steps
+        self._save_if_due(trainer, pl_module, last=True)
+        if stopped and self._saved < trainer.global_step:
+            raise CheckpointError(
+                f"stage {pl_module.name}: step {trainer.global_step} could not be saved; the last "
+                f"whole checkpoint is of step {self._saved}; make room, and start again"
+            )
+
+    def _save_if_due(
+        self, trainer: pl.Trainer, module: pl.LightningModule, *, last: bool = False
+    ) -> None:
+        step = trainer.global_step
+        due = last or step % self.every_n_steps == 0 or trainer.should_stop
+        if not due or step in (0, self._saved) or (step == self._tried and not last):
+            return
+        self._tried = step
+        # A validation runs in inference mode, in which sharded weights cannot be gathered.
+        with torch.inference_mode(False), torch.no_grad():
+            began = time.monotonic()
+            failed = self._save(trainer, module, began)
+        if failed is None:
+            self._saved, self._failures = step, 0
+            self._durations.append(max(ranks.gather(time.monotonic() - began)))
+            self._unlogged = self._durations[-1]
+            return
+        self._failures += 1
+        told = (
+            f"step {step} could not be saved ({failed}), {self._failures} times in a row now; "
+            f"the last whole checkpoint is of step {self._saved}"
+        )
+        if self._failures >= self.max_failures:
+            raise CheckpointError(f"stage {module.name}: {told}")
+        log.error("%s; the run goes on. Make room!", told)
+
+    def _save(self, trainer: pl.Trainer, module: pl.LightningModule, began: float) -> str | None:
+        """Write one; the reason where there was no space."""
+        run = Path(trainer.default_root_dir)
+        target = folders.folder_of(run, trainer.global_step)
+        part = target.with_name(f".{target.name}.part")
+        try:
+            failed = self._write_state(trainer, part)
+            manifest = None
+            if failed is None:
+                manifest = self._describe(trainer, module, part, began)
+                if trainer.is_global_zero:
+                    with _no_space() as failures:
+                        folders.publish(part, target, manifest)
+                    failed = failures[0] if failures else None
+                failed = next((f for f in ranks.gather(failed) if f is not None), None)
+        finally:
+            if trainer.is_global_zero:
+                shutil.rmtree(part, ignore_errors=True)
+        if failed is None and trainer.is_global_zero:
+            self._clear(run)
+        return failed
+
+    def _write_state(self, trainer: pl.Trainer, part: Path) -> str | None:
+        with _no_space() as failures:
+            if trainer.is_global_zero:
+                shutil.rmtree(part, ignore_errors=True)
+                part.mkdir(parents=True)
+        trainer.strategy.barrier()
+        failed = next((f for one in ranks.gather(failures) for f in one), None)
+        if failed is None:
+            with _no_space() as failures:
+                trainer.save_checkpoint(part / folders.STATE, weights_only=False)
+            io = _file_of(trainer)
+            if io is not None and io.failed is not None:
+                failures.append(str(io.failed))
+            failed = next((f for one in ranks.gather(failures) for f in one), None)
+        return failed
+
+    def _describe(
+        self, trainer: pl.Trainer, module: pl.LightningModule, part: Path, began: float
+    ) -> Manifest:
+        io = _file_of(trainer)
+        figures = trainer.callback_metrics if self.validated_step == trainer.global_step else {}
+        return Manifest(
+            step=trainer.global_step,
+            files=folders.describe(part, {} if io is None else io.written),
+            stage=str(module.name),
+            shapes=shapes(module),
+            data=_position(trainer),
+            config=self._config,
+            commit=commit(),
+            versions=versions(),
+            world=trainer.world_size,
+            strategy=type(trainer.strategy).__name__,
+            precision=str(trainer.precision),
+            device=device(module.device),
+            wandb_id=self._wandb_id,
+            figures={n: float(v) for n, v in sorted(figures.items()) if n.startswith("val/")},
+            save_s=time.monotonic() - began,
+        )
+
+    def _clear(self, run: Path) -> None:
+        known: list[Manifest] = []
+        for folder in folders.folders(run):
+            with contextlib.suppress(ManifestError):
+                known.append(folders.read_manifest(folder))
+        unwanted = self.keep.unwanted(known)
+        folders.remove(folders.folder_of(run, step) for step in sorted(unwanted))
+
+
+@contextlib.contextmanager
+def _no_space() -> Any:
+    """Failures of the disk inside, as text; a full one is no reason to lose a run."""
+    failures: list[str] = []
+    try:
+        yield failures
+    except OSError as error:
+        failures.append(str(error))
+
+
+def _file_of(trainer: pl.Trainer) -> StateFile | None:
+    io = getattr(trainer.strategy, "_checkpoint_io", None)
+    return io if isinstance(io, StateFile) else None
+
+
+def _position(trainer: pl.Trainer) -> dict[str, Any]:
+    data = trainer.datamodule  # type: ignore[attr-defined]  # set by fit
+    return {} if data is None else dict(data.state_dict())

@@ -1,0 +1,60 @@
+"""Which of a run's checkpoints stay."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from cascade.checkpoint.manifest import Manifest
+
+
+@dataclass(frozen=True, kw_only=True)
+class Best:
+    """The `k` checkpoints with the best figure of the validation at their step."""
+
+    metric: str
+    mode: Literal["min", "max"] = "min"
+    k: int = 1
+
+    def __post_init__(self) -> None:
+        if self.mode not in ("min", "max") or self.k < 1:
+            raise ValueError(
+                f"checkpoint.keep.best: mode is min or max, k at least 1; got {self.mode}, {self.k}"
+            )
+
+    def of(self, manifests: Sequence[Manifest]) -> set[int]:
+        """Their steps; of equals the earlier."""
+        known = [m for m in manifests if self.metric in m.figures]
+        sign = 1 if self.mode == "min" else -1
+        ranked = sorted(known, key=lambda m: (sign * m.figures[self.metric], m.step))
+        return {m.step for m in ranked[: self.k]}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Keep:
+    """A checkpoint stays that any of three rules wants.
+
+    Args:
+        last: so many of the newest; with two or more, a damaged newest has one before it.
+        every: those at multiples of so many steps, for ever.
+        best: those of the best validations; saved right after one, besides.
+    """
+
+    last: int = 2
+    every: int | None = None
+    best: Best | None = None
+
+    def __post_init__(self) -> None:
+        if self.last < 1 or (self.every is not None and self.every < 1):
+            raise ValueError(
+                f"checkpoint.keep: last and every must be at least 1, got {self.last}, {self.every}"
+            )
+
+    def unwanted(self, manifests: Sequence[Manifest]) -> set[int]:
+        """The steps of those that may go."""
+        steps = sorted(m.step for m in manifests)
+        kept = set(steps[-self.last :])
+        if self.every is not None:
+            kept |= {step for step in steps if step % self.every == 0}
+        if self.best is not None:
+            kept |= self.best.of(manifests)
+        return set(steps) - kept

@@ -1,0 +1,49 @@
+"""What the processes of a run tell each other about checkpoints, before and while they train."""
+
+import os
+from pathlib import Path
+from typing import TypeVar
+
+import pytorch_lightning as pl
+import torch.distributed as dist
+
+T = TypeVar("T")
+
+#: Where a process that starts the others leaves the step that it has chosen for all.
+CHOSEN = "CASCADE_CHECKPOINT"
+
+
+def gather(value: T) -> list[T]:
+    """Every rank's value, by rank; this one alone where no others are."""
+    if not (dist.is_available() and dist.is_initialized()) or dist.get_world_size() == 1:
+        return [value]
+    values: list[T] = [value] * dist.get_world_size()
+    dist.all_gather_object(values, value)
+    return values
+
+
+def share() -> tuple[int, int]:
+    """This rank and the number of them."""
+    up = dist.is_available() and dist.is_initialized()
+    return (dist.get_rank(), dist.get_world_size()) if up else (0, 1)
+
+
+def meet(trainer: pl.Trainer) -> None:
+    """Bring the process group up now, where something else has already started all ranks.
+
+    A process that will start the others itself (a launcher) cannot: they are not there yet.
+    """
+    if trainer.world_size > 1 and trainer.strategy.launcher is None and told(trainer) is None:
+        trainer.strategy.setup_environment()
+
+
+def tell(trainer: pl.Trainer, folder: Path | None) -> None:
+    """Leave the choice for the processes that this one starts."""
+    if trainer.strategy.launcher is not None:
+        os.environ[CHOSEN] = "" if folder is None else str(folder)
+
+
+def told(trainer: pl.Trainer) -> str | None:
+    """The folder chosen by the process that started this one, "" for none; None: choose."""
+    started = trainer.strategy.launcher is None and "LOCAL_RANK" in os.environ
+    return os.environ.get(CHOSEN) if trainer.world_size > 1 and started else None
