@@ -148,11 +148,12 @@ def _train(cfg: DictConfig, config: dict[str, Any], run: Path) -> bool:
         return False
     trainer.validate(stage, data, verbose=False)
     ema = averages(trainer)
+    weights = ema.weights(stage)  # on every rank: each may have but a part of them
     if trainer.is_global_zero:
         save_bundle(
             run / "bundle",
             stage=config["stage"] | {"text": config["stage"]["text"] | stage.text.identity()},
-            weights=ema.weights(stage),
+            weights=weights,
             card=card(trainer, data, ema.sigma_rels[0]),
         )
     trainer.strategy.barrier()

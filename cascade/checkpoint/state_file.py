@@ -9,6 +9,8 @@ from typing import Any, BinaryIO
 import torch
 from lightning_fabric.plugins.io.checkpoint_io import CheckpointIO
 
+from cascade.parallel import checkpoint as parts
+
 
 class _Hashing:
     """A file that knows the checksum of what went into it."""
@@ -72,7 +74,9 @@ class StateFile(CheckpointIO):
         map_location: Callable[..., Any] | None = None,  # noqa: ARG002 Lightning passes it
         weights_only: bool | None = None,  # noqa: ARG002 it is never otherwise
     ) -> dict[str, Any]:
-        """Read a state: tensors and plain values, nothing that runs."""
+        """Read a state, of one file or in parts: tensors and plain values, nothing that runs."""
+        if parts.is_sharded(Path(path)):
+            return parts.load_whole(Path(path))
         state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
         return state
 

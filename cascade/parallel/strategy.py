@@ -11,6 +11,7 @@ from typing import Any
 
 import pytorch_lightning as pl
 import torch
+from lightning_fabric.strategies.model_parallel import _setup_device_mesh
 from pytorch_lightning.strategies import ModelParallelStrategy
 from torch import Tensor
 from torch.distributed.tensor import Shard, zeros
@@ -34,9 +35,16 @@ class FSDP2(ModelParallelStrategy):
         self.sum_each_batch = sum_each_batch
 
     def setup_environment(self) -> None:
-        """One mesh of all ranks; Lightning's default would shard within a node alone."""
-        self._data_parallel_size = self.num_nodes * self.num_processes
-        super().setup_environment()
+        """One mesh of all ranks, once; whoever must meet the others before the fit may ask first.
+
+        Lightning's own would shard within a node alone, and want the module first.
+        """
+        if self._device_mesh is None:
+            self._setup_distributed()
+            self._data_parallel_size, self._tensor_parallel_size = self.world_size, 1
+            self._device_mesh = _setup_device_mesh(
+                self.world_size, 1, self.world_size, self.root_device
+            )
 
     def setup(self, trainer: pl.Trainer) -> None:
         """Divide the weights as the stage made them, then let Lightning set up the rest."""
