@@ -81,8 +81,8 @@ train: $(READY)  ## train STAGE (one, some, all) on DATA, or go on with it; CLUS
 sweep: $(READY)  ## STAGE once for every setting of SWEEP (conf/sweep; 'a b' crosses two), JOBS at a time; then a table
 	$(RUN) -m cascade.sweep sweep='$(SWEEP)' cluster=$(CLUSTER) $(if $(JOBS),jobs=$(JOBS)) $(if $(FOLLOW),follow=1) $(stage) $(ARGS)
 
-compare: $(READY)  ## RUNS side by side: folders, globs, wandb:entity/project/group; REPORT=entity/project: on W&B too
-	@RUNS='$(RUNS)' $(RUN) -m cascade.compare 'runs=$${oc.env:RUNS}' $(if $(REPORT),report='$(REPORT)') $(ARGS)
+compare: $(READY)  ## RUNS side by side: folders, globs, wandb:entity/project[/group]; REPORT=1: on W&B too
+	@RUNS='$(RUNS)' $(RUN) -m cascade.compare 'runs=$${oc.env:RUNS}' $(if $(REPORT),report=true) $(ARGS)
 
 overfit: $(READY)  ## is it learning? one real clip (CLIP=file) must come back
 	$(RUN) -m cascade.overfit $(stage) debug=overfit $(if $(CLIP),"clip='$(CLIP)'") $(ARGS)

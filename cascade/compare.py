@@ -1,7 +1,7 @@
 """Several runs side by side: `python -m cascade.compare runs='runs/demo/base/*'`.
 
 Runs are folders, globs, a sweep's folder, W&B's own folders, or `wandb:entity/project[/group]`. It
-prints one table and writes a page; `report=entity/project` makes the same as a W&B report.
+prints one table and writes a page; `report=true` makes the same as a report on the service.
 """
 
 import logging
@@ -14,6 +14,7 @@ from omegaconf import DictConfig
 from cascade.comparison.find import find
 from cascade.comparison.page import write_page
 from cascade.comparison.table import plain
+from cascade.comparison.wandb_report import write_report
 from cascade.entry import CONF, explained
 
 log = logging.getLogger(__name__)
@@ -23,20 +24,20 @@ def compare(cfg: DictConfig) -> Path:
     """Read the runs, print the table, write the page; returns where it lies."""
     with tempfile.TemporaryDirectory(prefix="cascade-compare-") as scratch:
         records = find(str(cfg.runs), scratch=Path(scratch))
+        title = cfg.title or str(cfg.runs)
         log.info("%s", plain(records, cfg.figures))
         page = write_page(
             records,
             Path(cfg.page),
-            title=cfg.title or str(cfg.runs),
+            title=title,
             figures=cfg.figures,
             curves=cfg.curves,
             prompts=cfg.prompts,
         )
         log.info("the page: %s", page)
-        if cfg.report is not None:
-            from cascade.comparison.wandb_report import write_report
-
-            log.info("the report: %s", write_report(records, cfg))
+        if cfg.report:
+            url = write_report(records, title=title, figures=cfg.figures, curves=cfg.curves)
+            log.info("the report: %s", url)
     return page
 
 

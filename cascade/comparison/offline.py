@@ -51,6 +51,7 @@ class Rows:
     def __init__(self) -> None:
         self._curves: dict[str, dict[int, float]] = {}
         self.videos: dict[int, Videos] = {}
+        self.media: dict[str, None] = {}
         self._step = 0
 
     def add(self, row: Mapping[str, Any], found: Callable[[str], Callable[[], Path]]) -> None:
@@ -62,6 +63,7 @@ class Rows:
                 names = numbered(caption for caption, _ in videos)
                 shown = {n: found(path) for n, (_, path) in zip(names, videos, strict=True)}
                 if shown:
+                    self.media[name] = None
                     self.videos[step] = {**self.videos.get(step, {}), **shown}
             elif name[0] != "_" and name not in (STEP, "epoch") and is_number(value):
                 self._curves.setdefault(name, {})[step] = float(value)

@@ -1,11 +1,12 @@
 """The page of a comparison: the table, the curves, and the runs' videos side by side."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from cascade.comparison.films import add_films
 from cascade.comparison.record import Record
 from cascade.comparison.table import best, chosen, differing, said, settings, short
-from cascade.report import Cell, Film, Page
+from cascade.report import Cell, Page
 
 #: Curves in one chart: as many as it has colours for.
 CURVES = 6
@@ -29,7 +30,7 @@ def write_page(
     )
     _table(page, records, figures)
     _curves(page, records, curves)
-    _films(page, records, prompts)
+    add_films(page, records, prompts=prompts)
     page.section("Where they were read")
     page.table(("run", "source"), [(record.name, record.source) for record in records])
     return page.write(path)
@@ -94,79 +95,6 @@ def parted(records: Sequence[Record]) -> list[tuple[str, Sequence[Record]]]:
         if max(map(len, parts.values())) <= CURVES and len(parts) < len(records):
             return [(f", {names[key]} = {value}", part) for value, part in parts.items()]
     return [(f", part {i}", part) for i, part in enumerate(pieces(records), start=1)]
-
-
-def _films(page: Page, records: Sequence[Record], prompts: int) -> None:
-    shown = [record for record in records if record.videos]
-    page.section("The videos")
-    if not shown:
-        page.text("None of these runs has sample videos yet.")
-        return
-    step = common_step(shown)
-    if step is None:
-        page.text(
-            "These runs have no step in common at which all made videos; each shows its last."
-        )
-        at = {record.name: max(record.videos) for record in shown}
-    else:
-        page.text(f"All at step {step:,}, each prompt the same in all.")
-        at = {record.name: step for record in shown}
-    wanted = dict.fromkeys(p for record in shown for p in record.videos[at[record.name]])
-    lacking = [record.name for record in records if not record.videos]
-    if lacking:
-        page.text(f"Without videos: {', '.join(lacking)}.")
-    films = {prompt: _at(prompt, shown, at) for prompt in list(wanted)[:prompts]}
-    crossed = cross(shown)
-    if crossed is None:
-        names = [record.name for record in shown]
-        page.films(names, [(p, [row.get(n) for n in names]) for p, row in films.items()])
-    else:
-        for prompt, row in films.items():
-            _crossed(page, prompt, row, crossed)
-
-
-def _at(prompt: str, records: Sequence[Record], at: Mapping[str, int]) -> dict[str, Film]:
-    """The runs' videos for one prompt, each at its step."""
-    fetches = {r.name: r.videos[at[r.name]].get(prompt) for r in records}
-    return {name: Film(fetch()) for name, fetch in fetches.items() if fetch is not None}
-
-
-def common_step(records: Sequence[Record]) -> int | None:
-    """The last step at which all of these runs have videos."""
-    steps = set.intersection(*(set(record.videos) for record in records))
-    return max(steps, default=None)
-
-
-Side = tuple[str, list[str]]
-Cross = tuple[Side, Side, Mapping[tuple[str, str], str]]
-
-
-def _crossed(page: Page, prompt: str, films: Mapping[str, Film], crossed: Cross) -> None:
-    """One prompt's videos, one setting down and one across."""
-    (down, values), (across, others), place = crossed
-    rows = [
-        (f"{down} {value}", [films.get(place.get((value, other), "")) for other in others])
-        for value in values
-    ]
-    page.films([f"{across} {other}" for other in others], rows, caption=prompt)
-
-
-def cross(records: Sequence[Record]) -> Cross | None:
-    """The two keys that alone differ in these runs with their values, and each pair's run."""
-    keys = differing(records)
-    if len(keys) != 2:
-        return None
-    names = short(keys)
-    place = {
-        (str(said(r.config.get(keys[0]))), str(said(r.config.get(keys[1])))): r.name
-        for r in records
-    }
-    if len(place) < len(records):
-        return None
-    down, across = (list(dict.fromkeys(pair[side] for pair in place)) for side in (0, 1))
-    if min(len(down), len(across)) < 2:
-        return None
-    return (names[keys[0]], down), (names[keys[1]], across), place
 
 
 def pieces(records: Sequence[Record]) -> list[Sequence[Record]]:

@@ -16,7 +16,8 @@ class Record:
     """One run as it is compared.
 
     `config` is flat (`stage.net.width`). `figures` are results that have no steps, such as those of
-    an evaluation. `error` is the last line of what a failed run said.
+    an evaluation. `error` is the last line of what a failed run said. `media` are the names under
+    which W&B has the videos.
     """
 
     name: str
@@ -27,6 +28,7 @@ class Record:
     figures: Mapping[str, float] = field(default_factory=dict)
     videos: Mapping[int, Videos] = field(default_factory=dict)
     error: str | None = None
+    media: tuple[str, ...] = ()
 
     @property
     def step(self) -> int:

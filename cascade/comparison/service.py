@@ -50,6 +50,7 @@ def read_run(run: Any, scratch: Path) -> Record:
         config=flat(dict(run.config)),
         curves=rows.curves,
         videos=rows.videos,
+        media=tuple(rows.media),
     )
 
 

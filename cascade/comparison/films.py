@@ -1,0 +1,124 @@
+"""The runs' videos side by side: what all were given, what each made, what is real."""
+
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from cascade.comparison.record import Record
+from cascade.comparison.table import differing, said, short
+from cascade.report import Film, Page
+from cascade.video import read_frames, to_float
+
+#: What a caption says of the order of a sample's parts, such as `given | made | real: a circle`.
+ORDER = re.compile(r"^\w+(?: \| \w+)+: ")
+
+Side = tuple[str, list[str]]
+Cross = tuple[Side, Side, Mapping[tuple[str, str], str]]
+Parts = Mapping[str, Film]
+
+
+def add_films(page: Page, records: Sequence[Record], *, prompts: int) -> None:
+    """A section with the videos of `prompts` prompts, at one step where they can."""
+    page.section("The videos")
+    shown = [record for record in records if record.videos]
+    if not shown:
+        page.text("None of these runs has sample videos yet.")
+        return
+    step = common_step(shown)
+    at = {record.name: max(record.videos) if step is None else step for record in shown}
+    page.text(
+        "These runs have no step in common at which all made videos; each shows its last."
+        if step is None
+        else f"All at step {step:,}; each prompt, its noise and its clip are the same in all runs."
+    )
+    lacking = [record.name for record in records if not record.videos]
+    if lacking:
+        page.text(f"Without videos: {', '.join(lacking)}.")
+    made = {record.name: _by_prompt(record, at[record.name]) for record in shown}
+    wanted = list(dict.fromkeys(prompt for films in made.values() for prompt in films))[:prompts]
+    crossed = cross(shown)
+    if crossed is None:
+        _rows(page, wanted, made)
+    else:
+        for prompt in wanted:
+            parts = {name: films[prompt] for name, films in made.items() if prompt in films}
+            _crossed(page, prompt, parts, crossed)
+
+
+def common_step(records: Sequence[Record]) -> int | None:
+    """The last step at which all of these runs have videos."""
+    steps = set.intersection(*(set(record.videos) for record in records))
+    return max(steps, default=None)
+
+
+def _by_prompt(record: Record, step: int) -> dict[str, Parts]:
+    """A run's videos at a step: prompt → its parts by name."""
+    return {
+        ORDER.sub("", caption): taken_apart(fetch(), record.config)
+        for caption, fetch in record.videos[step].items()
+    }
+
+
+def taken_apart(path: Path, config: Mapping[str, object]) -> Parts:
+    """A sample's parts: what a stage was given, what it made and what is real, where it shows them.
+
+    They lie side by side; a stage that is given no video shows two. Whether they do is seen by the
+    picture's shape beside the stage's own.
+    """
+    base = config.get("stage.augment", ...) is None
+    names = ["made", "real"] if base else ["given", "made", "real"]
+    height, width = (config.get(f"stage.target.{side}") for side in ("height", "width"))
+    if not isinstance(height, int) or not isinstance(width, int):
+        return {"made": Film(path)}
+    frames, times = read_frames(path)
+    tall, wide = frames.shape[1:3]
+    if wide % len(names) or round(wide / tall * height / width) != len(names):
+        names = ["made"]
+    fps = (len(times) - 1) / float(times[-1]) if len(times) > 1 else 1.0
+    video, each = to_float(frames.permute(3, 0, 1, 2)), wide // len(names)
+    return {
+        name: Film(video[..., i * each : (i + 1) * each], fps=fps) for i, name in enumerate(names)
+    }
+
+
+def _rows(page: Page, prompts: Sequence[str], made: Mapping[str, Mapping[str, Parts]]) -> None:
+    """A row for each prompt: what the runs were given and the real clip once, then every run's."""
+    every = [films[prompt] for films in made.values() for prompt in prompts if prompt in films]
+    extra = [part for part in ("given", "real") if any(part in parts for parts in every)]
+    rows = []
+    for prompt in prompts:
+        first = next(films[prompt] for films in made.values() if prompt in films)
+        own = [films.get(prompt, {}).get("made") for films in made.values()]
+        rows.append((prompt, [*(first.get(part) for part in extra), *own]))
+    page.films([*extra, *made], rows)
+
+
+def _crossed(page: Page, prompt: str, parts: Mapping[str, Parts], crossed: Cross) -> None:
+    """One prompt's videos, one setting down and one across."""
+    (down, values), (across, others), place = crossed
+    first = next(iter(parts.values()))
+    extra = [part for part in ("given", "real") if part in first]
+    rows = []
+    for number, value in enumerate(values):
+        names = [place.get((value, other), "") for other in others]
+        once = [first[part] if number == 0 else None for part in extra]
+        rows.append((f"{down} {value}", [*once, *(parts.get(n, {}).get("made") for n in names)]))
+    page.films([*extra, *(f"{across} {other}" for other in others)], rows, caption=prompt)
+
+
+def cross(records: Sequence[Record]) -> Cross | None:
+    """The two keys that alone differ in these runs with their values, and each pair's run."""
+    keys = differing(records)
+    if len(keys) != 2:
+        return None
+    names = short(keys)
+    down, across = (
+        list(dict.fromkeys(str(said(record.config.get(key))) for record in records)) for key in keys
+    )
+    place = {
+        (str(said(r.config.get(keys[0]))), str(said(r.config.get(keys[1])))): r.name
+        for r in records
+    }
+    if len(place) < len(records) or min(len(down), len(across)) < 2:
+        return None
+    return (names[keys[0]], down), (names[keys[1]], across), place

@@ -1,0 +1,114 @@
+"""A comparison as a report on the W&B service: the table, the curves, the videos, the configs."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from cascade.comparison.offline import STEP
+from cascade.comparison.record import Record
+from cascade.comparison.service import SCHEME
+from cascade.comparison.table import chosen, differing, settings, short, text
+
+
+def write_report(
+    records: Sequence[Record], *, title: str, figures: Sequence[str], curves: Sequence[str]
+) -> str:
+    """Save the report in the project of the first run; returns where it can be seen.
+
+    Raises:
+        ValueError: a run is not on the service, or `wandb-workspaces` is not installed.
+    """
+    elsewhere = [record.name for record in records if not record.source.startswith(SCHEME)]
+    if elsewhere:
+        raise ValueError(
+            f"a W&B report shows runs that the service has, and {', '.join(elsewhere)} were read "
+            "from files; `wandb sync` them, and say RUNS='wandb:entity/project/group'"
+        )
+    try:
+        import wandb_workspaces.reports.v2 as reports
+    except ModuleNotFoundError as error:
+        raise ValueError("REPORT=1 needs wandb-workspaces: pip install '.[report]'") from error
+
+    entity, project = records[0].source.removeprefix(SCHEME).split("/")[:2]
+    report = reports.Report(
+        entity=entity,
+        project=project,
+        title=title[:128],
+        description="What differs in these runs, what came of it, and what they make.",
+        width="fluid",
+        blocks=[
+            reports.H2("The table"),
+            reports.MarkdownBlock(markdown(records, figures)),
+            reports.H2("The curves"),
+            reports.PanelGrid(runsets=runsets(records), panels=plots(records, curves)),
+            reports.H2("The videos"),
+            reports.PanelGrid(runsets=runsets(records), panels=[browser(records)]),
+            reports.H2("The configs"),
+            reports.PanelGrid(
+                runsets=runsets(records), panels=[reports.RunComparer(diff_only="split")]
+            ),
+        ],
+    )
+    report.save()
+    return str(report.url)
+
+
+def markdown(records: Sequence[Record], patterns: Sequence[str]) -> str:
+    """The table, as the page has it."""
+    keys, figures = differing(records), chosen(records, patterns)
+    names = short(keys)
+    rows: list[list[object]] = [["run", "state", "step", *figures, *(names[key] for key in keys)]]
+    rows.append(["---"] * len(rows[0]))
+    for record in records:
+        values = [record.last(name) for name in figures]
+        rows.append(
+            [record.name, record.state, record.step, *values, *settings(record, keys)],
+        )
+    return "\n".join(f"| {' | '.join(cell(value) for value in row)} |" for row in rows)
+
+
+def cell(value: object) -> str:
+    """A value that ends no column."""
+    return text(value).replace("|", "\\|").replace("\n", " ")
+
+
+def runsets(records: Sequence[Record]) -> list[Any]:
+    """The runs by their ids, one set for each project that they are in."""
+    import wandb_workspaces.reports.v2 as reports
+    from wandb_workspaces import expr
+
+    places: dict[tuple[str, str], list[str]] = {}
+    for record in records:
+        entity, project, identity = record.source.removeprefix(SCHEME).split("/", 2)
+        places.setdefault((entity, project), []).append(identity)
+    return [
+        reports.Runset(
+            entity=entity,
+            project=project,
+            name=f"{len(identities)} runs of {project}",
+            filters=[expr.Metric("ID").isin(identities)],
+        )
+        for (entity, project), identities in places.items()
+    ]
+
+
+def plots(records: Sequence[Record], patterns: Sequence[str]) -> list[Any]:
+    """A chart for each curve, over the trainer's steps."""
+    import wandb_workspaces.reports.v2 as reports
+
+    names = [n for n in chosen(records, patterns) if any(n in r.curves for r in records)]
+    return [
+        reports.LinePlot(
+            title=name, x=STEP, y=[name], log_y="loss" in name, max_runs_to_show=len(records)
+        )
+        for name in names
+    ]
+
+
+def browser(records: Sequence[Record]) -> Any:
+    """The runs' videos, runs across and steps down."""
+    import wandb_workspaces.reports.v2 as reports
+
+    keys = list(dict.fromkeys(key for record in records for key in record.media))
+    return reports.MediaBrowser(
+        media_keys=keys, mode="grid", grid_x_axis="run", grid_y_axis="step", num_columns=4
+    )
