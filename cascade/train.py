@@ -7,7 +7,6 @@ a changed config is refused with the difference. A finished run leaves a bundle.
 import contextlib
 import fcntl
 import logging
-import netrc
 import os
 import platform
 import sys
@@ -15,7 +14,6 @@ import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlparse
 
 import hydra
 import pytorch_lightning as pl
@@ -27,21 +25,26 @@ from cascade import launch, slurm
 from cascade.bundle import load_weights, read_card, read_stage, save_bundle
 from cascade.callbacks.checkpoints import Checkpoints
 from cascade.callbacks.ema import averages
+from cascade.callbacks.probe import Probe
+from cascade.callbacks.progress import Progress
+from cascade.checkpoint import wandb
 from cascade.checkpoint.folder import choose
 from cascade.checkpoint.origin import commit
 from cascade.checkpoint.record import check_fits, keep_config
 from cascade.checkpoint.state_file import StateFile
 from cascade.entry import CONF, check_choices, explained, open_data
+from cascade.parallel.rank import is_first
 from cascade.shrink import shrink
 
 log = logging.getLogger(__name__)
-#: Warnings of Lightning that are not so here: the loader's position is in the checkpoint.
+#: Warnings of Lightning that are not so here: the loader's position is in the checkpoint, …
 EXPECTED = (
     ".*LeafSpec.*",
     ".*your dataloader is not resumable.*",
     ".*Checkpoint directory .* exists and is not empty.*",
     ".*weights_only.*",
     ".*smaller than the logging interval.*",
+    ".*`srun` command is available.*",
 )
 
 
@@ -74,16 +77,6 @@ def resolved(cfg: DictConfig) -> dict[str, Any]:
     return {str(name): value for name, value in config.items()}
 
 
-def wandb_key() -> bool:
-    """Whether W&B has a key on this machine, in the environment or in netrc."""
-    host = urlparse(os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai")).hostname or ""
-    try:
-        known = netrc.netrc(os.environ.get("NETRC")).authenticators(host) is not None
-    except (OSError, netrc.NetrcParseError):
-        known = False
-    return known or bool(os.environ.get("WANDB_API_KEY"))
-
-
 def train(cfg: DictConfig, run: Path) -> float | None:
     """Train, resume or finish the run in folder `run`; its `val/loss` where it is finished."""
     config = resolved(cfg)
@@ -108,7 +101,7 @@ def locked(run: Path) -> Iterator[None]:
     Raises:
         ValueError: another process trains in it.
     """
-    if int(os.environ.get("LOCAL_RANK", "0")) or int(os.environ.get("SLURM_PROCID", "0")):
+    if not is_first():
         yield
         return
     run.mkdir(parents=True, exist_ok=True)
@@ -139,7 +132,7 @@ def _train(cfg: DictConfig, config: dict[str, Any], run: Path) -> bool:
         read_stage(cfg.init_from)
         stage.configure_model()
         load_weights(stage, cfg.init_from)
-    checkpoints.begin(config=config, resumed=checkpoint)
+    checkpoints.begin(config=config, wandb_id=wandb.known(run), resumed=checkpoint)
     state = None if checkpoint is None else checkpoint.state
     trainer.fit(stage, data, ckpt_path=state, weights_only=True)
     if trainer.global_step < config["stage"]["train"]["steps"]:
@@ -163,14 +156,17 @@ def _train(cfg: DictConfig, config: dict[str, Any], run: Path) -> bool:
 def open_trainer(config: dict[str, Any], run: Path) -> tuple[pl.Trainer, Checkpoints]:
     """The trainer of a run's folder, and the one of its callbacks that saves: the first."""
     callbacks = [hydra.utils.instantiate(c, _convert_="all") for c in config["callbacks"].values()]
-    callbacks.sort(key=lambda callback: not isinstance(callback, Checkpoints))
-    if not wandb_key():
+    first = (Checkpoints, Probe)  # they see the weights before another lends its averages
+    if config["trainer"].get("enable_progress_bar", True):
+        callbacks.append(Progress())
+    callbacks.sort(key=lambda callback: not isinstance(callback, first))
+    if not wandb.has_key():
         os.environ.setdefault("WANDB_MODE", "offline")
     trainer: pl.Trainer = hydra.utils.instantiate(
         config["trainer"],
         callbacks=callbacks,
         plugins=slurm.environment(),
-        logger=[hydra.utils.instantiate(c) for c in config["logger"].values()],
+        logger=[hydra.utils.instantiate(c) for c in wandb.one_run(config["logger"], run)],
         default_root_dir=str(run),
         enable_checkpointing=False,
         _convert_="all",

@@ -178,6 +178,7 @@ class ShardData(pl.LightningDataModule):
         self.failures: list[Failure] = []
         self.fingerprint = ""
         self._quarantine = Quarantine()
+        self._quarantined: list[dict[str, Any]] = []
         self._ready = False
         self._loaders: list[Loader] = []
 
@@ -264,6 +265,7 @@ class ShardData(pl.LightningDataModule):
         done = trainer.global_step * accumulate
         go_on(trainer, done)
         self._quarantine = Quarantine(Path(trainer.default_root_dir) / "quarantine.jsonl")
+        self._quarantine.load_state_dict(self._quarantined, write=trainer.is_global_zero)
         return self.train_loader(
             first=self._progress.position(trainer.global_step) * accumulate,
             count=max(0, steps * accumulate - done),
@@ -344,12 +346,14 @@ class ShardData(pl.LightningDataModule):
         self.teardown()
 
     def state_dict(self) -> dict[str, Any]:
-        """The position, and of which data."""
-        return self._progress.state_dict(self._trainer().global_step, self.fingerprint)
+        """The position, of which data, and the samples that failed so far."""
+        position = self._progress.state_dict(self._trainer().global_step, self.fingerprint)
+        return {**position, "quarantine": self._quarantine.state_dict()}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Go on from a position; of other data or another seed it is refused."""
         self._progress.load_state_dict(state_dict, self.fingerprint)
+        self._quarantined = state_dict["quarantine"]
 
     def _trainer(self) -> pl.Trainer:
         if self.trainer is None:

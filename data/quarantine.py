@@ -4,6 +4,7 @@ import json
 import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 
 @dataclass(frozen=True)
@@ -22,9 +23,27 @@ class Quarantine:
     def __init__(self, path: Path | None = None) -> None:
         self.path = path
         self.failures: dict[str, Failure] = {}
-        if path is not None and path.is_file():
-            for line in path.read_text().splitlines():
+        self.read()
+
+    def read(self) -> None:
+        """Take in what the file says by now: the other ranks write to it too."""
+        if self.path is not None and self.path.is_file():
+            for line in self.path.read_text().splitlines():
                 self._keep(line)
+
+    def state_dict(self) -> list[dict[str, Any]]:
+        """The failures of all ranks so far."""
+        self.read()
+        return [asdict(failure) for failure in self.failures.values()]
+
+    def load_state_dict(self, state: list[dict[str, Any]], *, write: bool) -> None:
+        """Add those of a checkpoint; with `write` what the file lacks, if it was lost, goes in."""
+        for one in state:
+            failure = Failure(**one)
+            if write:
+                self.add(failure)
+            else:
+                self.failures.setdefault(failure.key, failure)
 
     def _keep(self, line: str) -> None:
         try:

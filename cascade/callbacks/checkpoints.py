@@ -5,18 +5,20 @@ import logging
 import shutil
 import time
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
 import torch
 
+from cascade.callbacks.probe import probe_of
 from cascade.checkpoint import folder as folders
 from cascade.checkpoint import ranks
 from cascade.checkpoint.folder import Checkpoint, CheckpointError
 from cascade.checkpoint.keep import Keep
-from cascade.checkpoint.manifest import Manifest, ManifestError
+from cascade.checkpoint.manifest import Manifest
 from cascade.checkpoint.origin import commit, device, versions
 from cascade.checkpoint.record import shapes
 from cascade.checkpoint.state_file import StateFile
@@ -28,8 +30,8 @@ class Checkpoints(pl.Callback):
     """Writes `checkpoints/<step>/` every `every_n_steps` steps, at a stop and at the end.
 
     A step is saved when all of it is behind, its row in the log too, and its validation is not
-    begun yet: before the next batch, before a validation, or at the end. It must be the first of the
-    callbacks, so that it sees the weights before one of them lends others.
+    begun yet: before the next batch, before a validation, or at the end. It must be the first of
+    the callbacks, so that it sees the weights before one of them lends others.
 
     Args:
         every_n_steps: between two saves.
@@ -54,7 +56,7 @@ class Checkpoints(pl.Callback):
         self._wandb_id: str | None = None
         self._resumed: Checkpoint | None = None
         self._durations: deque[float] = deque(maxlen=self.REMEMBERED)
-        self._saved = self._tried = 0
+        self._saved = self._tried = self._best_step = 0
         self._failures = 0
         self._unlogged: float | None = None
 
@@ -69,20 +71,13 @@ class Checkpoints(pl.Callback):
         self._config, self._wandb_id, self._resumed = config, wandb_id, resumed
         if resumed is not None:
             self._saved = self._tried = resumed.step
+            self.validated_step = resumed.manifest.validated
             self._durations.append(resumed.manifest.save_s)
 
     @property
     def save_s(self) -> float | None:
         """Seconds of the longest of the last saves; of the leg before, where this one had none."""
         return max(self._durations, default=None)
-
-    def state_dict(self) -> dict[str, Any]:
-        """What is not the step's alone."""
-        return {"validated_step": self.validated_step}
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Go on from a checkpoint."""
-        self.validated_step = state_dict["validated_step"]
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Clear what a killed leg left half done; all ranks must go on from one step."""
@@ -95,6 +90,9 @@ class Checkpoints(pl.Callback):
             )
         if trainer.is_global_zero:
             folders.clear_parts(Path(trainer.default_root_dir))
+        probe = probe_of(trainer)
+        if probe is not None and self._resumed is not None:
+            probe.expect(self._resumed.manifest)
 
     def on_train_batch_start(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, *_: Any
@@ -111,10 +109,26 @@ class Checkpoints(pl.Callback):
             self._save_if_due(trainer, pl_module)
 
     def on_validation_end(self, trainer: pl.Trainer, _module: pl.LightningModule) -> None:
-        """A validation is behind; where it is among the best, its step is saved."""
+        """The step's checkpoint gets the figures; one of the best that has none is saved.
+
+        Not here, where the averages are still lent in place of the weights, but when they are back.
+        """
         if trainer.state.fn != "fit" or trainer.sanity_checking:
             return
-        self.validated_step = trainer.global_step
+        step = self.validated_step = trainer.global_step
+        run = Path(trainer.default_root_dir)
+        best = False
+        if trainer.is_global_zero:
+            known, figures = folders.manifests(run), _figures(trainer)
+            mine = next((m for m in known if m.step == step), None)
+            if mine is not None:
+                noted = replace(mine, validated=step, figures=figures)
+                with _no_space():
+                    folders.write_manifest(folders.folder_of(run, step), noted)
+                self._clear(run)
+            elif self.keep.best is not None:
+                best = self.keep.best.takes(figures, known)
+        self._best_step = step if ranks.gather(best)[0] else self._best_step
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """A stop or the end: the last step is saved whatever its number."""
@@ -130,7 +144,7 @@ class Checkpoints(pl.Callback):
         self, trainer: pl.Trainer, module: pl.LightningModule, *, last: bool = False
     ) -> None:
         step = trainer.global_step
-        due = last or step % self.every_n_steps == 0 or trainer.should_stop
+        due = last or step % self.every_n_steps == 0 or step == self._best_step
         if not due or step in (0, self._saved) or (step == self._tried and not last):
             return
         self._tried = step
@@ -179,14 +193,12 @@ class Checkpoints(pl.Callback):
             if trainer.is_global_zero:
                 shutil.rmtree(part, ignore_errors=True)
                 part.mkdir(parents=True)
-        trainer.strategy.barrier()
         failed = next((f for one in ranks.gather(failures) for f in one), None)
         if failed is None:
             with _no_space() as failures:
-                trainer.save_checkpoint(part / folders.STATE, weights_only=False)
-            io = _file_of(trainer)
-            if io is not None and io.failed is not None:
-                failures.append(str(io.failed))
+                # `Trainer.save_checkpoint` less its barrier, which one that fails does not reach.
+                state = trainer._checkpoint_connector.dump_checkpoint(weights_only=False)
+                trainer.strategy.save_checkpoint(state, part / folders.STATE)
             failed = next((f for one in ranks.gather(failures) for f in one), None)
         return failed
 
@@ -194,7 +206,8 @@ class Checkpoints(pl.Callback):
         self, trainer: pl.Trainer, module: pl.LightningModule, part: Path, began: float
     ) -> Manifest:
         io = _file_of(trainer)
-        figures = trainer.callback_metrics if self.validated_step == trainer.global_step else {}
+        probe = probe_of(trainer)
+        validated = self.validated_step == trainer.global_step
         return Manifest(
             step=trainer.global_step,
             files=folders.describe(part, {} if io is None else io.written),
@@ -209,21 +222,26 @@ class Checkpoints(pl.Callback):
             precision=str(trainer.precision),
             device=device(module.device),
             wandb_id=self._wandb_id,
-            figures={n: float(v) for n, v in sorted(figures.items()) if n.startswith("val/")},
+            probe=None
+            if probe is None
+            else {"loss": probe.measure(trainer, module), "samples": probe.samples},
+            validated=self.validated_step,
+            figures=_figures(trainer) if validated else {},
             save_s=time.monotonic() - began,
         )
 
     def _clear(self, run: Path) -> None:
-        known: list[Manifest] = []
-        for folder in folders.folders(run):
-            with contextlib.suppress(ManifestError):
-                known.append(folders.read_manifest(folder))
-        unwanted = self.keep.unwanted(known)
+        unwanted = self.keep.unwanted(folders.manifests(run))
         folders.remove(folders.folder_of(run, step) for step in sorted(unwanted))
 
 
+def _figures(trainer: pl.Trainer) -> dict[str, float]:
+    known = sorted(trainer.callback_metrics.items())
+    return {name: float(value) for name, value in known if name.startswith("val/")}
+
+
 @contextlib.contextmanager
-def _no_space() -> Any:
+def _no_space() -> Iterator[list[str]]:
     """Failures of the disk inside, as text; a full one is no reason to lose a run."""
     failures: list[str] = []
     try:
@@ -239,4 +257,5 @@ def _file_of(trainer: pl.Trainer) -> StateFile | None:
 
 def _position(trainer: pl.Trainer) -> dict[str, Any]:
     data = trainer.datamodule  # type: ignore[attr-defined]  # set by fit
-    return {} if data is None else dict(data.state_dict())
+    state = {} if data is None else dict(data.state_dict())
+    return {name: value for name, value in state.items() if name != "quarantine"}

@@ -4,6 +4,7 @@ A folder is written under a hidden name, brought to the disk, and renamed: it is
 at all. What was damaged since is found by sizes and checksums, each file by one rank.
 """
 
+import contextlib
 import hashlib
 import logging
 import os
@@ -18,6 +19,7 @@ import pytorch_lightning as pl
 
 from cascade.checkpoint import ranks
 from cascade.checkpoint.manifest import Manifest, ManifestError
+from cascade.whole import replacing
 
 log = logging.getLogger(__name__)
 
@@ -70,6 +72,15 @@ def read_manifest(folder: Path) -> Manifest:
     if manifest.step != int(folder.name):
         raise ManifestError(f"is of step {manifest.step}")
     return manifest
+
+
+def manifests(run: Path) -> list[Manifest]:
+    """Those of the run's checkpoints that can be read, newest first."""
+    found: list[Manifest] = []
+    for folder in folders(run):
+        with contextlib.suppress(ManifestError):
+            found.append(read_manifest(folder))
+    return found
 
 
 def hashed(path: Path, *, sync: bool = False) -> tuple[int, str]:
@@ -156,12 +167,17 @@ def sync_folder(folder: Path) -> None:
         os.close(file)
 
 
-def publish(part: Path, folder: Path, manifest: Manifest) -> None:
-    """Give a part its manifest and its name."""
-    with (part / MANIFEST).open("wb") as file:
+def write_manifest(folder: Path, manifest: Manifest) -> None:
+    """Give a folder its manifest, or another."""
+    with replacing(folder / MANIFEST) as part, part.open("wb") as file:
         file.write(manifest.dumps())
         file.flush()
         os.fsync(file.fileno())
+
+
+def publish(part: Path, folder: Path, manifest: Manifest) -> None:
+    """Give a part its manifest and its name."""
+    write_manifest(part, manifest)
     for inner in [part, *(p for p in part.rglob("*") if p.is_dir())]:
         sync_folder(inner)
     if folder.exists():

@@ -1,6 +1,6 @@
 """Which of a run's checkpoints stay."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -20,6 +20,14 @@ class Best:
             raise ValueError(
                 f"checkpoint.keep.best: mode is min or max, k at least 1; got {self.mode}, {self.k}"
             )
+
+    def takes(self, figures: Mapping[str, float], manifests: Sequence[Manifest]) -> bool:
+        """Whether a step with these figures is among them."""
+        if self.metric not in figures:
+            return False
+        sign = 1 if self.mode == "min" else -1
+        known = [sign * m.figures[self.metric] for m in manifests if self.metric in m.figures]
+        return sum(value <= sign * figures[self.metric] for value in known) < self.k
 
     def of(self, manifests: Sequence[Manifest]) -> set[int]:
         """Their steps; of equals the earlier."""

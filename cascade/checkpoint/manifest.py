@@ -31,8 +31,9 @@ class Manifest:
         precision: as the trainer has it.
         device: what computed.
         wandb_id: of the run at W&B, the same in all legs.
-        probe: the loss of the fixed probe batch, by name of the weights; none without a probe.
-        figures: the last validation's.
+        probe: the `loss` of the fixed probe batch, and its `samples`; none without a probe.
+        validated: the step of the last validation that was finished.
+        figures: this step's validation's.
         save_s: seconds that the save took up to here.
     """
 
@@ -50,6 +51,7 @@ class Manifest:
     device: str
     wandb_id: str | None = None
     probe: Mapping[str, float] | None = None
+    validated: int = 0
     figures: Mapping[str, float] = field(default_factory=dict)
     save_s: float = 0.0
 

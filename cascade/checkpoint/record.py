@@ -1,7 +1,6 @@
 """A run's config on disk: what was trained with one is not gone on with under another."""
 
 import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -10,6 +9,7 @@ import torch
 from torch import nn
 
 from cascade.checkpoint.folder import Checkpoint, CheckpointError, folders
+from cascade.parallel.rank import is_first
 from cascade.whole import write_whole
 
 #: What may change between a run's legs, since it does not touch the numbers: whole groups, …
@@ -60,7 +60,7 @@ def keep_config(run: Path, config: dict[str, Any]) -> None:
     path, mine = run / "config.json", numbers(config)
     if path.is_file() and (folders(run) or (run / "bundle").is_dir()):
         refuse_change(run, json.loads(path.read_text()), mine)
-    elif int(os.environ.get("LOCAL_RANK", "0")) == 0:
+    elif is_first():
         write_whole(path, json.dumps(mine, indent=2, ensure_ascii=False).encode())
 
 

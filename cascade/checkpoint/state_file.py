@@ -36,14 +36,10 @@ class _Hashing:
 
 
 class StateFile(CheckpointIO):
-    """Reads and writes a state without free pickle, and without a second copy in memory.
-
-    A write that fails (a full disk) is told in `failed` instead of raised: the other ranks wait
-    for this one behind it.
-    """
+    """Reads and writes a state without free pickle, and without a second copy in memory."""
 
     def __init__(self) -> None:
-        self.failed: OSError | None = None
+        #: Size and checksum of the file last written, by its name.
         self.written: dict[str, tuple[int, str]] = {}
 
     def save_checkpoint(
@@ -54,18 +50,14 @@ class StateFile(CheckpointIO):
     ) -> None:
         """Write a state, and bring it to the disk."""
         path = Path(path)
-        self.failed, self.written = None, {}
-        try:
-            with path.open("wb") as raw:
-                file = _Hashing(raw)
-                torch.save(checkpoint, file)  # type: ignore[arg-type]  # it needs write and flush alone
-                if file.failed is not None:
-                    raise file.failed
-                raw.flush()
-                os.fsync(raw.fileno())
-        except OSError as error:
-            self.failed = error
-            return
+        self.written = {}
+        with path.open("wb") as raw:
+            file = _Hashing(raw)
+            torch.save(checkpoint, file)  # type: ignore[arg-type]  # it needs write and flush alone
+            if file.failed is not None:
+                raise file.failed
+            raw.flush()
+            os.fsync(raw.fileno())
         self.written[path.name] = (file.size, file.digest.hexdigest())
 
     def load_checkpoint(
