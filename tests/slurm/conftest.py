@@ -1,0 +1,133 @@
+"""A real Slurm with two nodes, and small runs on it."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from cascade.curves import read_curves
+from data.worlds.write import make_shapes
+
+UP = Path(__file__).parents[3] / "shared/slurm/slurm-up"
+
+
+@pytest.fixture(scope="session", autouse=True)
+def slurm():
+    """The folder of the cluster's state; tests are left out where no cluster answers."""
+    if shutil.which("sbatch") is None:
+        pytest.skip("left out: there is no sbatch on the PATH")
+    if subprocess.run(["sinfo"], capture_output=True, check=False).returncode:
+        pytest.skip("left out: sbatch is on the PATH, and no cluster answers")
+    return Path(os.environ.get("SLURM_CONF", "/etc/slurm/slurm.conf")).parent
+
+
+@pytest.fixture(scope="session")
+def shards(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("shards")
+    make_shapes(folder, clips=24, shard_size=12)
+    return folder
+
+
+class Runs:
+    """Runs in one folder, submitted by the command that a user would type."""
+
+    ALIVE = ("PENDING", "CONFIGURING", "RUNNING", "COMPLETING")
+
+    def __init__(self, folder, shards, cluster):
+        self.folder, self.shards, self.cluster = folder, shards, cluster
+
+    def submit(self, name, *overrides, steps=40, module="cascade.train", check=True):
+        """What the command says."""
+        command = [
+            *(sys.executable, "-m", module, "--multirun", "hydra/launcher=slurm", "cluster=slurm"),
+            *("cluster.gpus=0", "cluster.cpus=1", "cluster.minutes=20", "trainer=cpu2"),
+            *("stage=demo/base", "debug=smoke", f"name={name}", f"paths.runs={self.folder}"),
+            *(f"data.shards={self.shards}", "data.make=null", "logger=csv"),
+            *("trainer.enable_progress_bar=false", f"shrink.steps={steps}", "shrink.batch=4"),
+            *(f"trainer.val_check_interval={steps}", "callbacks.samples.every_n_steps=1000"),
+            *("callbacks.checkpoint.every_n_steps=5", *overrides),
+        ]
+        path = os.pathsep.join([str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")])
+        env = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": path}
+        done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=600)
+        said = done.stdout + done.stderr
+        assert not check or done.returncode == 0, said[-3000:]
+        return said
+
+    def run(self, name):
+        return self.folder / "demo/base" / name
+
+    def job(self, name):
+        return json.loads(self.run(name).joinpath("slurm/job.json").read_bytes())
+
+    def saved(self, name):
+        """The newest step."""
+        steps = [int(path.name) for path in self.run(name).glob("checkpoints/0*")]
+        return max(steps, default=0)
+
+    def log(self, name):
+        """What the first rank said, in all legs."""
+        paths = sorted(self.run(name).glob(f"slurm/{self.job(name)}_0_log.out"))
+        return "".join(path.read_text() for path in paths)
+
+    def until_trained(self, name, timeout_s=400.0):
+        self.until(lambda: self.state(name) not in self.ALIVE, timeout_s=timeout_s)
+        assert self.state(name) == "COMPLETED", self.log(name)[-4000:]
+        assert self.run(name).joinpath("bundle").is_dir()
+
+    def losses(self, name):
+        """Those of the steps that the log knows."""
+        try:
+            return read_curves(self.run(name))["train/loss"]
+        except (KeyError, FileNotFoundError, ValueError):
+            return []
+
+    def state(self, name):
+        told = ["squeue", "--noheader", "--states=all", "--jobs", self.job(name), "--format=%T"]
+        return subprocess.run(told, capture_output=True, text=True, check=True).stdout.strip()
+
+    def legs(self, name):
+        """How often it was queued again."""
+        told = subprocess.run(
+            ["scontrol", "show", "job", self.job(name)], capture_output=True, text=True, check=True
+        ).stdout
+        return int(told.partition("Restarts=")[2].split()[0])
+
+    @staticmethod
+    def until(found, *, timeout_s=240.0):
+        """What `found` gives, once it gives something."""
+        end = time.monotonic() + timeout_s
+        while not (got := found()):
+            assert time.monotonic() < end, f"nothing came in {timeout_s:g} s"
+            time.sleep(0.1)
+        return got
+
+    @staticmethod
+    def preempt():
+        """A job of a higher partition that wants what the lower one uses, until it had that."""
+        told = ["sbatch", "--parsable", "--wait", "--partition=main", "--nodes=2", "--time=1"]
+        wanted = ["--ntasks-per-node=5", "--output=/dev/null", "--wrap", "sleep 0.5"]
+        subprocess.run([*told, *wanted], capture_output=True, check=True, timeout=200)
+
+    def crash(self, node):
+        """Every process of a node ends at once; then it is there again."""
+        told = self.cluster / "run" / node
+        if not (told.exists() and UP.exists()):
+            pytest.skip("left out: this cluster's nodes cannot be crashed")
+        os.kill(int(told.read_text().split()[0]), signal.SIGKILL)
+        time.sleep(1)
+        subprocess.run([UP, self.cluster], capture_output=True, check=True, timeout=120)
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory, shards, slurm):
+    made = Runs(tmp_path_factory.mktemp("runs"), shards, slurm)
+    yield made
+    for path in made.folder.rglob("slurm/job.json"):
+        subprocess.run(["scancel", "--quiet", json.loads(path.read_bytes())], check=False)

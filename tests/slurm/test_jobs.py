@@ -1,0 +1,108 @@
+"""Runs as jobs of two nodes: whatever happens to them, their losses are an unbroken run's."""
+
+import os
+import subprocess
+
+import pytest
+
+pytestmark = [pytest.mark.slurm, pytest.mark.slow]
+#: Two nodes with two ranks each.
+FOUR = ("cluster.nodes=2", "cluster.ranks=2")
+PREEMPTIONS = int(os.environ.get("CASCADE_PREEMPTIONS", "1"))
+STEPS = max(40, 8 * PREEMPTIONS)
+
+
+def pace(seconds):
+    return f"+callbacks.pace={{_target_:trouble.Pace,sleep_s:{seconds}}}"
+
+
+@pytest.fixture(scope="module")
+def whole(runs):
+    """The losses of a run that nothing broke."""
+    runs.submit("whole", *FOUR, steps=STEPS)
+    runs.until_trained("whole")
+    assert len(runs.losses("whole")) == STEPS
+    return runs.losses("whole")
+
+
+def test_preempted_crashed_and_hung_a_run_has_the_losses_of_an_unbroken_one(runs, whole):
+    hang = f"+callbacks.hang={{_target_:trouble.Hang,step:{STEPS - 3},rank:3}}"
+    watch = ("callbacks.watchdog.hang_s=30", "+callbacks.watchdog.others_s=3")
+    often = "callbacks.checkpoint.every_n_steps=1000"
+    low = ("cluster.partition=low", "cluster.stuck=10")
+    runs.submit("broken", *FOUR, pace(0.3), hang, *watch, *low, often, steps=STEPS)
+
+    def begun():
+        return runs.log("broken").count("GLOBAL_RANK: 0")
+
+    saved = [0]
+    for number in range(PREEMPTIONS):  # each is a stop at a step, which is saved
+        runs.until(lambda n=number: begun() > n and len(runs.losses("broken")) > saved[-1])
+        runs.preempt()
+        saved.append(runs.saved("broken"))
+    assert saved == sorted(set(saved))
+    assert runs.legs("broken") == PREEMPTIONS
+    runs.until(lambda: begun() > PREEMPTIONS)
+    runs.crash("n2")
+    runs.until_trained("broken", timeout_s=600)
+    assert runs.legs("broken") == PREEMPTIONS + 2  # for the node, and for the rank that hung
+    stacks = sorted(runs.run("broken").glob(f"stacks/{runs.job('broken')}-*-rank[0-3].txt"))
+    assert len(stacks) == 4
+    assert "trouble.py" in stacks[-1].read_text()
+    assert runs.losses("broken") == whole
+
+
+def test_a_time_limit_ends_a_leg_before_slurm_does(runs):
+    """… and the same command finds the job that runs."""
+    late = "+cluster.parameters.signal=CONT@1"  # Slurm's own notice tells nothing
+    limit = ("cluster.minutes=2", "callbacks.interrupt.spare_s=8")
+    first = "+callbacks.interrupt.first_save_s=1"
+    one = ("cluster.nodes=1", "cluster.ranks=1", "trainer.strategy=auto")
+    runs.submit("limited", *one, late, *limit, first, pace(3), steps=40)
+    said = runs.submit("limited", *one, late, *limit, first, pace(3), steps=40)
+    assert f"job {runs.job('limited')} has it already" in said
+    runs.submit("unlimited", *one, steps=40)
+    runs.until_trained("unlimited")
+    assert "trained" in runs.submit("unlimited", *one, steps=40)
+    runs.until_trained("limited")
+    assert "the job ends in" in runs.log("limited")
+    assert runs.legs("limited") >= 1
+    assert runs.losses("limited") == runs.losses("unlimited")
+
+
+def test_a_cancelled_job_saves_and_stays_cancelled(runs):
+    one = ("cluster.nodes=1", "cluster.ranks=1", "trainer.strategy=auto")
+    runs.submit("cancelled", *one, pace(0.3), "callbacks.checkpoint.every_n_steps=1000")
+    runs.until(lambda: len(runs.losses("cancelled")) > 1)
+    subprocess.run(["scancel", runs.job("cancelled")], check=True)
+    runs.until(lambda: runs.state("cancelled") == "CANCELLED")
+    assert runs.saved("cancelled") > 1
+    assert runs.legs("cancelled") == 0
+
+
+def test_a_signal_in_a_validation_does_not_wait_for_its_end(runs):
+    one = ("cluster.nodes=1", "cluster.ranks=1", "trainer.strategy=auto")
+    long = "+callbacks.long={_target_:trouble.LongValidation}"
+    runs.submit("validating", *one, long, "trainer.val_check_interval=5", steps=10)
+    runs.until(lambda: runs.run("validating").joinpath("validating").exists())
+    subprocess.run(["scancel", "--signal=USR2", runs.job("validating")], check=True)
+    runs.until_trained("validating")
+    assert runs.legs("validating") == 1
+    assert [step for step, _ in runs.losses("validating")] == list(range(10))
+
+
+def test_of_four_runs_of_a_sweep_one_fails_and_the_others_are_trained(runs):
+    """By what it is told, each in a folder of its own."""
+    fails = "+callbacks.fail={_target_:trouble.Fail,step:3,rank:0}"
+    one = ("cluster.nodes=1", "cluster.ranks=1", "trainer.strategy=auto")
+    said = runs.submit(
+        *("seeds", *one, fails, "callbacks.fail.step=3,100,101,102"),
+        *("hydra.sweep.subdir='demo/base/seeds/${callbacks.fail.step}'",),
+        *("hydra.launcher.wait=true",),
+        steps=6,
+        check=False,
+    )
+    folders = {path.parent.name for path in runs.run("seeds").glob("*/bundle")}
+    assert folders == {"100", "101", "102"}
+    assert runs.state("seeds/3") == "FAILED"
+    assert f"job {runs.job('seeds/3')} ended FAILED" in said
