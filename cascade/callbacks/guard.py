@@ -47,7 +47,9 @@ class Guard(pl.Callback):
         factor: times the median.
         spreads: times the median distance from the median, of the logarithms.
         window: accepted steps that the median is of.
-        after: accepted steps before anything finite is held against it.
+        after: accepted steps before a gradient is held against them: it grows while a network
+            that began with zeros wakes up.
+        after_loss: accepted steps before a loss is, which only falls at first.
         in_a_row: skipped steps in a row that end the run.
         in_window: skipped steps among the last `window` that end the run.
     """
@@ -59,15 +61,18 @@ class Guard(pl.Callback):
         spreads: float = 10.0,
         window: int = 200,
         after: int = 50,
+        after_loss: int = 10,
         in_a_row: int = 5,
         in_window: int = 20,
     ) -> None:
-        if factor <= 1 or not 1 < after <= window or min(in_a_row, in_window) < 1:
+        if factor <= 1 or not 1 < after_loss <= after <= window or min(in_a_row, in_window) < 1:
             raise ValueError(
-                f"guard: factor must be above 1, after in 2…window, in_a_row and in_window at "
-                f"least 1; got {factor}, {after} of {window}, {in_a_row}, {in_window}"
+                f"guard: factor must be above 1, 1 < after_loss <= after <= window, in_a_row and "
+                f"in_window at least 1; got {factor}, {after_loss}, {after}, {window}, {in_a_row}, "
+                f"{in_window}"
             )
-        self.factor, self.spreads, self.window, self.after = factor, spreads, window, after
+        self.factor, self.spreads, self.window = factor, spreads, window
+        self.after, self.after_loss = after, after_loss
         self.in_a_row, self.in_window = in_a_row, in_window
         self._losses: deque[float] = deque(maxlen=window)
         self._norms: deque[float] = deque(maxlen=window)
@@ -123,20 +128,18 @@ class Guard(pl.Callback):
 
     def _judge(self, loss: float) -> str | None:
         """Why the step is bad; none where it is not."""
-        for name, value, before in (
-            ("loss", loss, self._losses),
-            ("gradient's norm", self._norm, self._norms),
+        for name, value, before, after in (
+            ("loss", loss, self._losses, self.after_loss),
+            ("gradient's norm", self._norm, self._norms, self.after),
         ):
             if not math.isfinite(value):
                 return f"the {name} is {value}"
-            limit = self._limit(before)
+            limit = self._limit(before) if len(before) >= after else math.inf
             if value > limit:
                 return f"the {name} is {value:.4g}, and {limit:.4g} is far already"
         return None
 
     def _limit(self, before: deque[float]) -> float:
-        if len(before) < self.after:
-            return math.inf
         logs = [math.log(max(value, 1e-30)) for value in before]
         middle = median(logs)
         spread = median(abs(value - middle) for value in logs)
