@@ -48,10 +48,10 @@ class Samples(pl.Callback):
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, *_: Any
     ) -> None:
-        """Sample when the time has come; at the last step too."""
+        """Sample when the time has come; at the last step too. A stop does not wait for it."""
         step = trainer.global_step
         due = step % self.every_n_steps == 0 or step == trainer.max_steps
-        if due and step > self._done and self._batch is not None:
+        if due and step > self._done and self._batch is not None and not trainer.should_stop:
             self._done = step
             self._write(trainer, pl_module, self._batch)
 

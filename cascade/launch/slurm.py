@@ -68,7 +68,11 @@ class SlurmLauncher(submitit_launcher.SlurmLauncher):  # type: ignore[misc]  # i
             return [JobReturn(overrides=job.overrides, status=JobStatus.COMPLETED) for job in jobs]
         running = [job for job in jobs if job.job is not None]
         logs = Logs(job.log for job in running) if self._follow else None
-        ended = wait((str(job.job) for job in running), poll_s=self._poll_s, logs=logs)
+        numbers = [str(job.job) for job in running]
+        try:
+            ended = wait(numbers, poll_s=self._poll_s, logs=logs)
+        except KeyboardInterrupt as stop:
+            raise SystemExit(f"the jobs go on; scancel {' '.join(numbers)} ends them") from stop
         return [_outcome(job, ended.get(str(job.job), "COMPLETED")) for job in jobs]
 
     def _ensure(self, overrides: list[str], number: int) -> Job:
