@@ -48,7 +48,9 @@ EXPECTED = (
 )
 
 
-def card(trainer: pl.Trainer, data: Any, sigma_rel: float) -> dict[str, Any]:
+def card(
+    trainer: pl.Trainer, data: Any, sigma_rel: float, figures: dict[str, float]
+) -> dict[str, Any]:
     """What a bundle says of its own making."""
     return {
         "steps": trainer.global_step,
@@ -57,11 +59,7 @@ def card(trainer: pl.Trainer, data: Any, sigma_rel: float) -> dict[str, Any]:
         "data": getattr(data, "fingerprint", None),
         "torch": torch.__version__,
         "machine": platform.machine(),
-        "figures": {
-            name: float(value)
-            for name, value in sorted(trainer.callback_metrics.items())
-            if name.startswith("val/")
-        },
+        "figures": figures,
     }
 
 
@@ -139,7 +137,8 @@ def _train(cfg: DictConfig, config: dict[str, Any], run: Path) -> bool:
         log.info("stopped at step %d; the same command goes on", trainer.global_step)
         slurm.requeue()
         return False
-    trainer.validate(stage, data, verbose=False)
+    if checkpoints.validated_step < trainer.global_step:
+        trainer.validate(stage, data, verbose=False)
     ema = averages(trainer)
     weights = ema.weights(stage)  # on every rank: each may have but a part of them
     if trainer.is_global_zero:
@@ -147,7 +146,7 @@ def _train(cfg: DictConfig, config: dict[str, Any], run: Path) -> bool:
             run / "bundle",
             stage=config["stage"] | {"text": config["stage"]["text"] | stage.text.identity()},
             weights=weights,
-            card=card(trainer, data, ema.sigma_rels[0]),
+            card=card(trainer, data, ema.sigma_rels[0], checkpoints.figures),
         )
     trainer.strategy.barrier()
     return True
@@ -159,7 +158,9 @@ def open_trainer(config: dict[str, Any], run: Path) -> tuple[pl.Trainer, Checkpo
     first = (Checkpoints, Probe)  # they see the weights before another lends its averages
     if config["trainer"].get("enable_progress_bar", True):
         callbacks.append(Progress())
-    callbacks.sort(key=lambda callback: not isinstance(callback, first))
+    callbacks.sort(key=lambda callback: [not isinstance(callback, kind) for kind in first])
+    if not isinstance(callbacks[0], Checkpoints):
+        raise ValueError("callbacks.checkpoint: a run cannot be without; save less often instead")
     if not wandb.has_key():
         os.environ.setdefault("WANDB_MODE", "offline")
     trainer: pl.Trainer = hydra.utils.instantiate(

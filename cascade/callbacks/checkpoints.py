@@ -52,6 +52,8 @@ class Checkpoints(pl.Callback):
         self.every_n_steps, self.keep, self.max_failures = every_n_steps, keep, max_failures
         #: The step of the last validation that was finished.
         self.validated_step = 0
+        #: Its figures.
+        self.figures: dict[str, float] = {}
         self._config: Mapping[str, Any] = {}
         self._wandb_id: str | None = None
         self._resumed: Checkpoint | None = None
@@ -72,6 +74,7 @@ class Checkpoints(pl.Callback):
         if resumed is not None:
             self._saved = self._tried = resumed.step
             self.validated_step = resumed.manifest.validated
+            self.figures = dict(resumed.manifest.figures)
             self._durations.append(resumed.manifest.save_s)
 
     @property
@@ -113,21 +116,22 @@ class Checkpoints(pl.Callback):
 
         Not here, where the averages are still lent in place of the weights, but when they are back.
         """
+        self.figures = _figures(trainer)
         if trainer.state.fn != "fit" or trainer.sanity_checking:
             return
         step = self.validated_step = trainer.global_step
         run = Path(trainer.default_root_dir)
         best = False
         if trainer.is_global_zero:
-            known, figures = folders.manifests(run), _figures(trainer)
+            known = folders.manifests(run)
             mine = next((m for m in known if m.step == step), None)
             if mine is not None:
-                noted = replace(mine, validated=step, figures=figures)
+                noted = replace(mine, validated=step, figures=self.figures)
                 with _no_space():
                     folders.write_manifest(folders.folder_of(run, step), noted)
                 self._clear(run)
             elif self.keep.best is not None:
-                best = self.keep.best.takes(figures, known)
+                best = self.keep.best.takes(self.figures, known)
         self._best_step = step if ranks.gather(best)[0] else self._best_step
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -226,7 +230,7 @@ class Checkpoints(pl.Callback):
             if probe is None
             else {"loss": probe.measure(trainer, module), "samples": probe.samples},
             validated=self.validated_step,
-            figures=_figures(trainer) if validated else {},
+            figures=self.figures if validated else {},
             save_s=time.monotonic() - began,
         )
 
