@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+_EARLY_S = 60  # sbatch's manual, of --signal
+
 #: Signals are the run's; the script outlives them, to queue the job again.
 _BEFORE = """\
 export CASCADE_AGAIN={again}
@@ -52,8 +54,18 @@ def command(cluster: Mapping[str, Any], run: Path, overrides: Sequence[str]) -> 
 
 
 def parameters(cluster: Mapping[str, Any], run: Path, name: str) -> dict[str, Any]:
-    """What submitit's executor is told."""
+    """What submitit's executor is told.
+
+    Raises:
+        ValueError: Slurm would tell of a leg's end as soon as it begins.
+    """
     per_node = ranks(cluster)
+    if 60 * cluster["minutes"] <= cluster["notice_s"] + _EARLY_S:
+        raise ValueError(
+            f"cluster: legs of {cluster['minutes']} minutes end with a notice "
+            f"{cluster['notice_s']} s before, which Slurm may give {_EARLY_S} s early: nothing is "
+            "left; give more minutes"
+        )
     again = shlex.quote(str(run / "slurm")) + '/"$SLURM_JOB_ID".again'
     told = {
         "job_name": name,

@@ -1,5 +1,6 @@
 """What is asked of a run inside a job, without a cluster: signals, ends, legs, hangs, scripts."""
 
+import inspect
 import json
 import os
 import signal
@@ -10,11 +11,15 @@ from types import SimpleNamespace
 
 import pytest
 import pytorch_lightning as pl
+from hydra import compose, initialize_config_dir
+from submitit.slurm.slurm import _make_sbatch_string
 
 from cascade import slurm
 from cascade.callbacks.interrupt import Interrupt
+from cascade.entry import CONF
 from cascade.job import StuckError, count_legs
 from cascade.launch.script import command, parameters
+from cascade.launch.slurm import SlurmLauncher
 
 CLUSTER = {
     **{"partition": "p", "account": None, "qos": None, "constraint": None, "setup": ["module x"]},
@@ -58,6 +63,18 @@ def test_a_script_asks_for_what_the_cluster_file_says(tmp_path):
         *(str(tmp_path / "a b"), "5", "stage=demo/base", "name='x y'", "hydra.mode=RUN"),
         *(f"hydra.run.dir='{tmp_path}/a b'", "++trainer.devices=4", "++trainer.num_nodes=2"),
     ]
+
+
+def test_a_cluster_file_says_all_that_a_job_asks_for(tmp_path):
+    with initialize_config_dir(version_base="1.3", config_dir=CONF):
+        told = ["cluster=slurm", "hydra/launcher=slurm", "logger=[]"]
+        config = compose("train", overrides=told, return_hydra_config=True)
+        launcher = {k: v for k, v in config.hydra.launcher.items() if not k.startswith("_")}
+        asked = parameters(launcher["cluster"], tmp_path, "x")
+        inspect.signature(SlurmLauncher).bind(**launcher)
+    assert asked.keys() <= inspect.signature(_make_sbatch_string).parameters.keys()
+    with pytest.raises(ValueError, match="legs of 3 minutes end with a notice 120 s before"):
+        parameters({**CLUSTER, "minutes": 3, "notice_s": 120}, tmp_path, "x")
 
 
 QUEUE = """#!/bin/bash

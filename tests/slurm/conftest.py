@@ -76,7 +76,7 @@ class Runs:
         paths = sorted(self.run(name).glob(f"slurm/{self.job(name)}_0_log.out"))
         return "".join(path.read_text() for path in paths)
 
-    def until_trained(self, name, timeout_s=400.0):
+    def until_trained(self, name, timeout_s=900.0):
         self.until(lambda: self.state(name) not in self.ALIVE, timeout_s=timeout_s)
         assert self.state(name) == "COMPLETED", self.log(name)[-4000:]
         assert self.run(name).joinpath("bundle").is_dir()
@@ -100,7 +100,7 @@ class Runs:
         return int(told.partition("Restarts=")[2].split()[0])
 
     @staticmethod
-    def until(found, *, timeout_s=240.0):
+    def until(found, *, timeout_s=600.0):
         """What `found` gives, once it gives something."""
         end = time.monotonic() + timeout_s
         while not (got := found()):
@@ -112,8 +112,8 @@ class Runs:
     def preempt():
         """A job of a higher partition that wants what the lower one uses, until it had that."""
         told = ["sbatch", "--parsable", "--wait", "--partition=main", "--nodes=2", "--time=1"]
-        wanted = ["--ntasks-per-node=5", "--output=/dev/null", "--wrap", "sleep 0.5"]
-        subprocess.run([*told, *wanted], capture_output=True, check=True, timeout=200)
+        wanted = ["--ntasks-per-node=7", "--output=/dev/null", "--wrap", "sleep 0.5"]
+        subprocess.run([*told, *wanted], capture_output=True, check=True, timeout=600)
 
     def crash(self, node):
         """Every process of a node ends at once; then it is there again."""

@@ -44,7 +44,7 @@ def test_preempted_crashed_and_hung_a_run_has_the_losses_of_an_unbroken_one(runs
     assert runs.legs("broken") == PREEMPTIONS
     runs.until(lambda: begun() > PREEMPTIONS)
     runs.crash("n2")
-    runs.until_trained("broken", timeout_s=600)
+    runs.until_trained("broken")
     assert runs.legs("broken") == PREEMPTIONS + 2  # for the node, and for the rank that hung
     stacks = sorted(runs.run("broken").glob(f"stacks/{runs.job('broken')}-*-rank[0-3].txt"))
     assert len(stacks) == 4
@@ -55,7 +55,7 @@ def test_preempted_crashed_and_hung_a_run_has_the_losses_of_an_unbroken_one(runs
 def test_a_time_limit_ends_a_leg_before_slurm_does(runs):
     """… and the same command finds the job that runs."""
     late = "+cluster.parameters.signal=CONT@1"  # Slurm's own notice tells nothing
-    limit = ("cluster.minutes=2", "callbacks.interrupt.spare_s=8")
+    limit = ("cluster.minutes=2", "cluster.notice_s=30", "callbacks.interrupt.spare_s=8")
     first = "+callbacks.interrupt.first_save_s=1"
     one = ("cluster.nodes=1", "cluster.ranks=1", "trainer.strategy=auto")
     runs.submit("limited", *one, late, *limit, first, pace(3), steps=40)
