@@ -17,7 +17,7 @@ RUN     := $(VENV)/bin/python
 READY   := $(VENV)/.ready-$(EXTRAS)
 
 data = $(if $(DATA),$(if $(wildcard conf/data/$(DATA).yaml),data=$(DATA),data=shards "data.shards='$(DATA)'"))
-experiment = $(if $(EXP),experiment=$(CASCADE)/$(STAGE)/$(EXP))
+experiment = $(if $(EXP),$(if $(word 2,$(stages)),$(error EXP is one stage's recipe: name one STAGE))experiment=$(CASCADE)/$(STAGE)/$(EXP))
 # `STAGE='base tsr1'` or `STAGE=all`: one run each, side by side on a cluster.
 comma := ,
 space := $(subst ,, )

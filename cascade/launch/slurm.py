@@ -7,6 +7,7 @@ import logging
 import math
 import os
 import shutil
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -57,13 +58,19 @@ class SlurmLauncher(submitit_launcher.SlurmLauncher):  # type: ignore[misc]  # i
         """Submit what is missing; wait for it where that is asked for.
 
         Raises:
-            SystemExit: there is no Slurm here.
+            SystemExit: there is no Slurm here, or two runs would share a folder.
         """
         if shutil.which("sbatch") is None:
             raise SystemExit("error: there is no sbatch on the PATH; run this on a login node")
         setup_globals()
-        numbered = enumerate(job_overrides, start=initial_job_idx)
-        jobs = [self._ensure(list(overrides), number) for number, overrides in numbered]
+        numbered = enumerate(map(list, job_overrides), start=initial_job_idx)
+        runs = [(self._folder(overrides, number), overrides) for number, overrides in numbered]
+        for run, count in Counter(run for run, _ in runs).items():
+            if count > 1:
+                raise SystemExit(
+                    f"error: {count} runs would share {run}; sweeps are `make sweep`'s"
+                )
+        jobs = [self._ensure(run, overrides) for run, overrides in runs]
         if not (self._follow or self._wait):
             return [JobReturn(overrides=job.overrides, status=JobStatus.COMPLETED) for job in jobs]
         running = [job for job in jobs if job.job is not None]
@@ -75,9 +82,8 @@ class SlurmLauncher(submitit_launcher.SlurmLauncher):  # type: ignore[misc]  # i
             raise SystemExit(f"the jobs go on; scancel {' '.join(numbers)} ends them") from stop
         return [_outcome(job, ended.get(str(job.job), "COMPLETED")) for job in jobs]
 
-    def _ensure(self, overrides: list[str], number: int) -> Job:
+    def _ensure(self, run: Path, overrides: list[str]) -> Job:
         """The job of a run: the one that there is, or a new one."""
-        run = self._folder(overrides, number)
         if (run / "bundle").is_dir():
             log.info("already trained: %s/bundle", run)
             return Job(run=run, overrides=overrides, job=None)
