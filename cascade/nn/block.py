@@ -1,9 +1,12 @@
 """The transformer block of the diffusion transformer: adaLN-single, attention, text, MLP."""
 
+from typing import cast
+
 import torch
 from jaxtyping import Bool, Complex64, Float
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
 
 from cascade.nn.attention import CrossAttention, Segments, SelfAttention
 
@@ -13,6 +16,15 @@ def modulated(
 ) -> Float[Tensor, "*shape d"]:
     """norm(x) · (1 + scale) + shift (DiT, adaLN)."""
     return torch.addcmul(shift, F.layer_norm(x, x.shape[-1:]), 1 + scale)
+
+
+def recomputed(block: nn.Module, *arguments: object) -> Tensor:
+    """A block's output, whose inner activations are computed again in the backward pass.
+
+    Nothing in a block is drawn at random, so no state of a generator is kept for it.
+    """
+    out = checkpoint(block, *arguments, use_reentrant=False, preserve_rng_state=False)
+    return cast(Tensor, out)
 
 
 class Mlp(nn.Module):

@@ -11,10 +11,9 @@ from typing import cast
 import torch
 from jaxtyping import Bool, Complex64, Float
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
 from cascade.nn.attention import Segments, TextMemory
-from cascade.nn.block import Block, modulated
+from cascade.nn.block import Block, modulated, recomputed
 from cascade.nn.embed import NUM_BANDS, Condition, pooled, position_features, rotary
 from cascade.nn.patch import Triple, in_patches, patchify, unpatchify
 
@@ -162,7 +161,7 @@ class DiT(nn.Module):
             earlier = stack.pop() if cast(Block, block).skip is not None else None
             arguments = (x, modulation, turns, text, mask, segments, earlier)
             if self.checkpointing and torch.is_grad_enabled():
-                x = cast(Tensor, checkpoint(block, *arguments, use_reentrant=False))
+                x = recomputed(block, *arguments)
             else:
                 x = block(*arguments)
             if index < len(self.blocks) // 2:

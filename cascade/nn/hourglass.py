@@ -16,10 +16,9 @@ from einops import rearrange
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.utils.checkpoint import checkpoint
 
 from cascade.nn.attention import CrossAttention, TextMemory
-from cascade.nn.block import modulated
+from cascade.nn.block import modulated, recomputed
 from cascade.nn.embed import Condition, pooled
 from cascade.nn.patch import Triple, in_patches
 
@@ -203,7 +202,7 @@ class Hourglass(nn.Module):
     ) -> Float[Tensor, "b f h w c"]:
         for block in cast(nn.ModuleList, blocks):
             if self.checkpointing and torch.is_grad_enabled():
-                x = cast(Tensor, checkpoint(block, x, modulation, text, mask, use_reentrant=False))
+                x = recomputed(block, x, modulation, text, mask)
             else:
                 x = block(x, modulation, text, mask)
         return x

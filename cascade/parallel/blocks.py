@@ -4,6 +4,7 @@ A block is a module of a list called `blocks`, `down_blocks` or `up_blocks`, at 
 """
 
 import re
+import warnings
 from collections.abc import Iterator
 
 import torch
@@ -29,11 +30,13 @@ def _flat(modules: nn.ModuleList) -> Iterator[nn.Module]:
             yield child
 
 
-def compile_blocks(module: nn.Module) -> None:
+def compile_blocks(module: nn.Module, *, backend: str = "inductor") -> None:
     """Have torch compile each block's `forward`, at its first call.
 
     The `forward` alone, in place: names of parameters stay, and what is hooked to a block, such as
     the gathering of its weights, runs around the compiled code. Blocks of one kind share it.
     """
+    # Of the complex rotary positions only a view is left in compiled code.
+    warnings.filterwarnings("ignore", message="Torchinductor does not support .* complex operators")
     for block in blocks(module):
-        block.forward = torch.compile(block.forward)
+        block.forward = torch.compile(block.forward, backend=backend)

@@ -103,7 +103,10 @@ def matrices_dealt_out_are_as_each_alone(mesh: DeviceMesh, folder: Path) -> None
     shapes = [(7, 5), (4, 9), (7, 5), (1, 6), (12, 3), (7, 5), (2, 2)]
     matrices = [torch.randn(shape) for shape in shapes]
     rank, world = mesh.get_local_rank(), mesh.size()
-    mine = [m[rows_of(len(m), world)[rank].start :][: len(rows_of(len(m), world)[rank])] for m in matrices]
+    mine = [
+        m[rows_of(len(m), world)[rank].start :][: len(rows_of(len(m), world)[rank])]
+        for m in matrices
+    ]
     out = dealt(orthogonalize, mine, [len(m) for m in matrices], mesh.get_group())
     for m, part in zip(matrices, out, strict=True):
         span = rows_of(len(m), world)[rank]
@@ -125,7 +128,9 @@ def optimizers_and_averages_of_parts_are_the_parts_of_the_whole(
             torch.testing.assert_close(whole(p.detach()), own[name].detach(), rtol=1e-4, atol=2e-6)
         with averages.swapped(parts, 0.05), expected.swapped(alone, 0.05):
             for name, p in parts.named_parameters():
-                torch.testing.assert_close(whole(p.detach()), own[name].detach(), rtol=1e-4, atol=2e-6)
+                torch.testing.assert_close(
+                    whole(p.detach()), own[name].detach(), rtol=1e-4, atol=2e-6
+                )
 
 
 @law
@@ -198,15 +203,15 @@ class Counted(pl.Callback):
 
     def on_train_batch_end(self, *_) -> None:
         self.mode.__exit__(None, None, None)
-        self.counts.append({str(k).rpartition(".")[2]: v for k, v in self.mode.get_comm_counts().items()})
+        self.counts.append(
+            {str(k).rpartition(".")[2]: v for k, v in self.mode.get_comm_counts().items()}
+        )
 
 
 def fitted(strategy: FSDP2, folder: Path, *callbacks: pl.Callback) -> Holder:
     module = Holder()
     world = int(os.environ["WORLD_SIZE"])
-    data = DataLoader(
-        [batch(i, int(os.environ["RANK"]), world) for i in range(8)], batch_size=None
-    )
+    data = DataLoader([batch(i, int(os.environ["RANK"]), world) for i in range(8)], batch_size=None)
     trainer = pl.Trainer(
         **{"accelerator": "cpu", "devices": int(os.environ["LOCAL_WORLD_SIZE"])},
         **{"max_steps": 2, "accumulate_grad_batches": 4, "gradient_clip_val": 0.1},
