@@ -86,7 +86,7 @@ class Interrupt(pl.Callback):
 
     def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:  # noqa: ARG002 (Lightning passes it)
         """A validation is not waited for where its step is saved: the next leg has it again."""
-        if trainer.state.fn != "fit" or not slurm.stop.held:
+        if trainer.state.fn != "fit" or trainer.sanity_checking or not slurm.stop.held:
             return
         saved = Path(trainer.default_root_dir, "checkpoints", f"{trainer.global_step:08d}")
         if saved.is_dir():
@@ -95,7 +95,7 @@ class Interrupt(pl.Callback):
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:  # noqa: ARG002 (Lightning passes it)
         """Stop after the validation where it had to be waited for."""
-        if trainer.state.fn != "fit":
+        if trainer.state.fn != "fit" or trainer.sanity_checking:
             return
         self._lose_nothing(lambda: False)
         self._stop_if_asked(trainer)
