@@ -44,7 +44,9 @@ def outputs(make, checkpointing, compiled):
 sizes = dict(in_channels=3, out_channels=3, text_width=64, num_scalars=1)
 told = {}
 for name, make in {
-    "DiT": lambda c: DiT(**sizes, width=64, depth=4, head_width=32, long_skips=True, checkpointing=c),
+    "DiT": lambda c: DiT(
+        **sizes, width=64, depth=4, head_width=32, long_skips=True, checkpointing=c
+    ),
     "Hourglass": lambda c: Hourglass(**sizes, widths=(32, 64), depths=(1, 2), checkpointing=c),
 }.items():
     plain = outputs(make, False, False)
