@@ -19,6 +19,7 @@ def read_service(place: str, *, scratch: Path) -> list[Record]:
             or it has no such run.
     """
     import wandb
+    from wandb.sdk.lib.service.service_connection import WandbApiFailedError
 
     parts = place.removeprefix(SCHEME).split("/", 2)
     if len(parts) < 2 or not all(parts):
@@ -29,19 +30,20 @@ def read_service(place: str, *, scratch: Path) -> list[Record]:
         found = list(api.runs(path, filters={"group": wanted} if wanted else None, lazy=False))
         if not found and wanted and "/" not in wanted:
             found = list(api.runs(path, filters={"name": wanted}, lazy=False))
-        if not found:
-            raise ValueError(f"{place}: no run there, neither of this group nor of this id")
-        return [read_run(run, scratch) for run in found]
-    except (wandb.errors.Error, wandb.errors.UsageError) as error:
-        raise ValueError(
-            f"{place}: W&B cannot be asked: {error}; `wandb login` or WANDB_API_KEY gives the key"
-        ) from error
+        records = [read_run(run, scratch) for run in found]
+    except wandb.errors.UsageError as error:
+        raise ValueError(f"{place}: {error} Or set WANDB_API_KEY.") from error
+    except (wandb.errors.Error, WandbApiFailedError, ValueError) as error:
+        raise ValueError(f"{place}: W&B says: {error}") from error
+    if not records:
+        raise ValueError(f"{place}: no run there, neither of this group nor of this id")
+    return records
 
 
 def read_run(run: Any, scratch: Path) -> Record:
     """One run of the service, its whole history; videos are fetched when they are wanted."""
     rows = Rows()
-    for row in run.scan_history():
+    for row in run.scan_history(use_cache=False):
         rows.add(row, functools.partial(later, run, scratch / run.id))
     return Record(
         name=named({"run_group": run.group, "display_name": run.name, "run_id": run.id}),

@@ -32,7 +32,7 @@ def write_report(
     report = reports.Report(
         entity=entity,
         project=project,
-        title=title[:128],
+        title=title.removeprefix(SCHEME).replace("/", " ")[:128],
         description="What differs in these runs, what came of it, and what they make.",
         width="fluid",
         blocks=[

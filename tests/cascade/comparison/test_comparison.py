@@ -1,0 +1,173 @@
+"""Runs side by side: what differs, which is best, how each ended, and the page."""
+
+import fcntl
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from cascade.comparison.films import cross, taken_apart
+from cascade.comparison.find import find
+from cascade.comparison.folder import read_folder
+from cascade.comparison.page import CURVES, parted, write_page
+from cascade.comparison.record import Record
+from cascade.comparison.table import best, chosen, differing, plain, short
+from cascade.video import write_mp4
+
+FIGURES = ["val/loss", "val/*/psnr", "train/loss"]
+
+
+def run(
+    folder: Path,
+    *,
+    target="x",
+    max_t=0.5,
+    losses=(1.0, 0.5),
+    bundle=True,
+    steps=(2,),
+    said=None,
+) -> Path:
+    """A run's folder as training leaves it."""
+    config = {
+        "stage": {
+            "diffusion": {"target": target},
+            "augment": {"max_t": max_t},
+            "target": {"height": 16, "width": 16},
+            "train": {"steps": 2},
+        },
+        "data": {"max_steps": 2, "num_workers": hash(folder) % 7},
+        "seed": 0,
+    }
+    (folder / "metrics/version_0").mkdir(parents=True)
+    (folder / "config.json").write_text(json.dumps(config))
+    rows = "".join(f"{loss},{step}\n" for step, loss in enumerate(losses))
+    (folder / "metrics/version_0/metrics.csv").write_text(f"val/loss,step\n{rows}")
+    for step in steps:
+        samples = folder / f"samples/{step:08d}"
+        samples.mkdir(parents=True)
+        captions = {"0.mp4": "a red circle", "1.mp4": "a blue cross"}
+        (samples / "captions.json").write_text(json.dumps(captions))
+        parts = [torch.full((3, 4, 16, 16), value) for value in (-1.0, 0.0, 1.0)]
+        for name in captions:
+            write_mp4(samples / name, torch.cat(parts, dim=-1), fps=4)
+    if bundle:
+        (folder / "bundle").mkdir()
+    if said is not None:
+        (folder / "output.log").write_text(said)
+    return folder
+
+
+@pytest.fixture
+def crossed(tmp_path):
+    """Two predictions by two levels of noise: two finished, one failed, one stopped."""
+    sweep = tmp_path / "runs/demo/ssr1/two"
+    run(sweep / "target=x,max_t=0.5", losses=(1.0, 0.4))
+    run(sweep / "target=x,max_t=1.0", max_t=1.0, losses=(1.0, 0.3))
+    said = "step 1\nTraceback …\nValueError: not finite\n"
+    run(sweep / "target=v,max_t=0.5", target="v", losses=(1.0,), bundle=False, steps=(), said=said)
+    run(sweep / "target=v,max_t=1.0", target="v", max_t=1.0, bundle=False, steps=(1, 2))
+    return sweep
+
+
+def test_a_sweeps_folder_gives_its_runs_and_how_each_ended(crossed, tmp_path):
+    records = {r.name: r for r in find(str(crossed), scratch=tmp_path)}
+    assert {name: r.state for name, r in records.items()} == {
+        "target=v,max_t=0.5": "failed",
+        "target=v,max_t=1.0": "stopped at step 1",
+        "target=x,max_t=0.5": "finished",
+        "target=x,max_t=1.0": "finished",
+    }
+    assert records["target=v,max_t=0.5"].error == "ValueError: not finite"
+    with (crossed / "target=v,max_t=1.0/.lock").open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        assert read_folder(crossed / "target=v,max_t=1.0").state == "running"
+
+
+def test_globs_and_several_places_give_each_run_once(crossed, tmp_path):
+    several = find(f"'{crossed}/target=x*' {crossed} {crossed}/*1.0", scratch=tmp_path)
+    assert len(several) == 4
+    with pytest.raises(ValueError, match="no run there"):
+        find(f"{tmp_path}/nothing*", scratch=tmp_path)
+    with pytest.raises(ValueError, match="which runs"):
+        find("", scratch=tmp_path)
+
+
+def test_only_what_differs_and_touches_the_figures_is_in_the_table(crossed, tmp_path):
+    records = find(str(crossed), scratch=tmp_path)
+    assert differing(records) == ["stage.diffusion.target", "stage.augment.max_t"]
+    told = plain(records, FIGURES)
+    assert told.splitlines()[0].split() == ["run", "state", "step", "val/loss", "target", "max_t"]
+    assert told.splitlines()[-1] == "target=v,max_t=0.5 failed: ValueError: not finite"
+
+
+def test_a_key_that_follows_another_and_a_part_that_a_source_lacks_are_no_difference():
+    def record(steps, **config):
+        told = {"stage.train.steps": steps, "data.max_steps": steps, **config}
+        return Record(name=str(steps), source=str(steps), state="finished", config=told)
+
+    one, two = record(1, seed=0), record(2, **{"seed": 0, "trainer.precision": "32-true"})
+    assert differing([one, two]) == ["stage.train.steps"]
+    assert differing([one, record(1, seed=1)]) == ["seed"]
+    assert differing([one, record(1)]) == []
+
+
+def test_keys_are_as_short_as_tells_them_apart():
+    assert short(["a.b.c", "a.d.c", "a.e"]) == {"a.b.c": "b.c", "a.d.c": "d.c", "a.e": "e"}
+
+
+def test_the_best_is_the_least_loss_and_the_most_psnr():
+    def record(name, loss, psnr):
+        curves = {
+            "val/loss": [(0, 9.0), (1, loss)],
+            "val/true/psnr": [(1, psnr)],
+            "odd": [(1, 1.0)],
+        }
+        return Record(name=name, source=name, state="finished", curves=curves)
+
+    records = [record("a", 0.5, 20.0), record("b", 0.4, 19.0), record("c", float("nan"), 1.0)]
+    assert best(records, "val/loss") == 0.4
+    assert best(records, "val/true/psnr") == 20.0
+    assert best(records, "odd") is None
+    assert chosen(records, ["val/*", "val/loss"]) == ["val/loss", "val/true/psnr"]
+
+
+def test_a_sample_is_taken_apart_into_what_it_shows(crossed):
+    record = read_folder(crossed / "target=x,max_t=0.5")
+    path = record.videos[2]["a red circle"]()
+    parts = taken_apart(path, record.config)
+    means = {name: float(film.video.mean()) for name, film in parts.items()}
+    assert list(means) == ["given", "made", "real"]
+    assert means["given"] < -0.9 < means["made"] < 0.1 < 0.9 < means["real"]
+    assert [film.video.shape[-1] for film in parts.values()] == [16, 16, 16]
+    wide = {**record.config, "stage.target.width": 48}  # a wide stage's sample is one picture
+    assert list(taken_apart(path, wide)) == ["made"]
+
+
+def test_the_page_crosses_two_settings_at_a_common_step(crossed, tmp_path):
+    records = find(str(crossed), scratch=tmp_path)
+    (down, values), (across, others), place = cross(records)
+    assert (down, across) == ("target", "max_t")
+    assert (set(values), set(others)) == ({"x", "v"}, {"0.5", "1.0"})
+    assert place["x", "1.0"] == "target=x,max_t=1.0"
+    path = write_page(
+        records, tmp_path / "p/index.html", title="t", figures=FIGURES, curves=FIGURES, prompts=2
+    )
+    page = path.read_text()
+    assert "All at step 2;" in page
+    assert "Without videos: target=v,max_t=0.5." in page
+    assert page.count("<video") == 2 * (2 + 3)  # two prompts: given, real, and three runs' own
+    assert "ValueError: not finite" in page
+    assert "✓ 0.3" in page.replace('<span class="tone good">', "").replace("</span>", "")
+
+
+def test_more_runs_than_colours_are_parted_by_a_setting():
+    def record(number, kind):
+        config = {"stage.kind": kind, "stage.number": number}
+        return Record(name=f"{kind}{number}", source=f"{kind}{number}", state="", config=config)
+
+    records = [record(number, kind) for kind in "ab" for number in range(CURVES)]
+    parts = parted(records)
+    assert [label for label, _ in parts] == [", kind = a", ", kind = b"]
+    assert all(len(part) <= CURVES for _, part in parts)
+    assert len(parted(records[:CURVES])) == 1
