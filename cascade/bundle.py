@@ -5,22 +5,22 @@ what sampling needs, no paths), `card.json` (commit, data, steps, EMA width, fig
 bundle is a folder of bundles with `cascade.yaml`: their order, and how each is sampled.
 """
 
+import contextlib
 import importlib
 import inspect
 import json
 import re
 import shutil
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import hydra.utils
 import yaml
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from cascade.whole import write_whole
+from cascade.outline import TooManyError, build, differences, shapes_in, shapes_of
 
 FORMAT = 1
 WEIGHTS, STAGE, CARD, CASCADE = "model.safetensors", "stage.yaml", "card.json", "cascade.yaml"
@@ -95,20 +95,30 @@ def save_bundle(
     text = {name: value for name, value in config.get("text", {}).items() if name != "embeddings"}
     config |= {"text": text} if text else {}
     check_targets(config, where=STAGE)
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    part = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}."))
-    try:
+    with _replacing(folder) as part:
         save_file({k: v.detach().cpu().contiguous() for k, v in weights.items()}, part / WEIGHTS)
         text = yaml.safe_dump({"format": FORMAT, "stage": config}, sort_keys=False)
         (part / STAGE).write_text(text, encoding="utf-8")
         (part / CARD).write_text(json.dumps(card, indent=2) + "\n", encoding="utf-8")
+    return folder
+
+
+@contextlib.contextmanager
+def _replacing(folder: Path) -> Iterator[Path]:
+    """A hidden folder beside `folder` to write to; it takes its place when all is written."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    part, old = (
+        Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}.")) for _ in range(2)
+    )
+    try:
+        yield part
         part.chmod(0o755)
         if folder.exists():
-            shutil.rmtree(folder)
+            folder.replace(old)
         part.replace(folder)
     finally:
-        shutil.rmtree(part, ignore_errors=True)
-    return folder
+        for rest in (part, old):
+            shutil.rmtree(rest, ignore_errors=True)
 
 
 def read_card(folder: Path) -> dict[str, Any]:
@@ -153,10 +163,13 @@ def load_stage(folder: str | Path) -> nn.Module:
             f"{folder} was never trained (card.json: steps {card.get('steps')!r}); "
             f"train it first: make train STAGE={config.get('name')}"
         )
-    stage: nn.Module = hydra.utils.instantiate(config, _convert_="all")
-    configure = getattr(stage, "configure_model", None)
-    if configure is not None:
-        configure()
+    given = shapes_in(folder / WEIGHTS)
+    try:  # hold the config's sizes against the weights before any memory is taken for them
+        wanted = shapes_of(config, most=len(given))
+    except TooManyError as error:
+        raise BundleError(f"{folder}: holds {len(given)} weights, but {error}") from error
+    _check_fit(folder, given, wanted)
+    stage = build(config)
     load_weights(stage, folder)
     return stage.eval()
 
@@ -167,22 +180,22 @@ def load_weights(module: nn.Module, folder: str | Path) -> None:
     Raises:
         BundleError: naming the weights that are missing, unknown or of another shape.
     """
-    given = load_file(Path(folder) / WEIGHTS)
-    wanted = module.state_dict()
-    wrong = [
-        f"{name}: {tuple(given[name].shape)} in the bundle, {tuple(wanted[name].shape)} in the net"
-        for name in sorted(given.keys() & wanted.keys())
-        if given[name].shape != wanted[name].shape
-    ]
-    wrong += [f"{name}: missing in the bundle" for name in sorted(wanted.keys() - given.keys())]
-    wrong += [f"{name}: unknown to the net" for name in sorted(given.keys() - wanted.keys())]
+    folder = Path(folder)
+    wanted = {name: tuple(value.shape) for name, value in module.state_dict().items()}
+    _check_fit(folder, shapes_in(folder / WEIGHTS), wanted)
+    module.load_state_dict(load_file(folder / WEIGHTS))
+
+
+def _check_fit(
+    folder: Path, given: Mapping[str, tuple[int, ...]], wanted: Mapping[str, tuple[int, ...]]
+) -> None:
+    wrong = differences(given, wanted)
     if wrong:
         shown = "; ".join([*wrong[:3], "…"] if len(wrong) > 3 else wrong)
         raise BundleError(
             f"{folder}: {len(wrong)} weights do not fit ({shown}); "
             f"use the config that the bundle was trained with, or train anew"
         )
-    module.load_state_dict(given)
 
 
 def save_cascade(
@@ -190,16 +203,18 @@ def save_cascade(
 ) -> Path:
     """Write a cascade bundle: copies of the stages' bundles, in order, and `cascade.yaml`.
 
-    `sampling` may give, per stage, `steps`, `guidance_scale` and `low_logsnr`.
+    Whole or not at all; one that was there is replaced. `sampling` may give, per stage, `steps`,
+    `guidance_scale` and `low_logsnr`.
     """
     folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    for name, source in bundles.items():
+    for source in bundles.values():
         read_stage(source)
-        shutil.copytree(source, folder / name, dirs_exist_ok=True)
     stages = [{"bundle": name, **sampling.get(name, {})} for name in bundles]
     text = yaml.safe_dump({"format": FORMAT, "stages": stages}, sort_keys=False)
-    write_whole(folder / CASCADE, text.encode())
+    with _replacing(folder) as part:
+        for name, source in bundles.items():
+            shutil.copytree(source, part / name)
+        (part / CASCADE).write_text(text, encoding="utf-8")
     return folder
 
 

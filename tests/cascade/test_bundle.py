@@ -68,7 +68,7 @@ def test_a_bundle_holds_no_training_and_no_path(tmp_path):
         "cascade.train.subprocess.run",
         "cascade.video.write_mp4",
         "cascade.nn.dit.torch.load",
-        "cascade.nn.dit.checkpoint",
+        "cascade.nn.block.checkpoint",
         "stages.denoising.pl.Trainer",
         "cascade..nn.dit.DiT",
         3,
@@ -117,6 +117,19 @@ def test_another_width_is_refused_with_both(tmp_path):
         load_stage(folder)
 
 
+def test_sizes_that_the_weights_do_not_have_take_no_memory(tmp_path):
+    folder, _ = save(tmp_path / "bundle")
+    content = yaml.safe_load((folder / "stage.yaml").read_text())
+    for change, message in (
+        ({"widths": [2**20 * 64]}, r"\(64,\) in the bundle, \(67108864,\) in the net|67108864"),
+        ({"depths": [10**9]}, "more than .* weights"),
+    ):
+        changed = {**content, "stage": {**content["stage"], **change}}
+        (folder / "stage.yaml").write_text(yaml.safe_dump(changed))
+        with pytest.raises(BundleError, match=message):
+            load_stage(folder)
+
+
 def test_missing_and_unknown_weights_are_named(tmp_path):
     folder, net = save(tmp_path / "bundle")
     weights = load_file(folder / "model.safetensors")
@@ -158,6 +171,27 @@ def test_a_cascade_bundle_keeps_order_and_sampling(tmp_path):
     assert [entry["bundle"].name for entry in entries] == ["ssr1", "base"]
     assert entries[1]["steps"] == 4
     assert isinstance(load_stage(entries[0]["bundle"]), nn.Module)
+
+
+def test_a_cascade_bundle_is_written_whole_or_not_at_all(tmp_path, monkeypatch):
+    one, _ = save(tmp_path / "one")
+    folder = save_cascade(tmp_path / "cascade", bundles={"base": one, "old": one}, sampling={})
+    copies = []
+
+    def full(source, target):
+        copies.append(target)
+        if len(copies) == 2:
+            raise OSError(28, "No space left on device")
+        target.mkdir()
+
+    monkeypatch.setattr("shutil.copytree", full)
+    with pytest.raises(OSError, match="No space"):
+        save_cascade(folder, bundles={"base": one, "new": one}, sampling={})
+    monkeypatch.undo()
+    assert [entry["bundle"].name for entry in read_cascade(folder)] == ["base", "old"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["cascade", "one"]
+    save_cascade(folder, bundles={"base": one}, sampling={})
+    assert sorted(path.name for path in folder.iterdir()) == ["base", "cascade.yaml"]
 
 
 def test_a_cascade_bundle_names_only_folders_beside_it(tmp_path):

@@ -1,0 +1,76 @@
+"""A stage in outline: its weights' shapes, built without their memory, and never more than asked.
+
+What a bundle's config says of sizes is held against the bundle's weights before anything is made.
+"""
+
+import copy
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import hydra.utils
+import torch
+from hydra.errors import InstantiationException
+from safetensors import safe_open
+from torch import nn
+from torch.nn.modules.module import register_module_parameter_registration_hook
+
+
+class TooManyError(ValueError):
+    """A stage of more weights than it may have."""
+
+
+def build(config: Mapping[str, Any]) -> nn.Module:
+    """The stage of a config, its network built."""
+    stage: nn.Module = hydra.utils.instantiate(copy.deepcopy(dict(config)), _convert_="all")
+    configure = getattr(stage, "configure_model", None)
+    if configure is not None:
+        configure()
+    return stage
+
+
+def shapes_of(config: Mapping[str, Any], *, most: int) -> dict[str, tuple[int, ...]]:
+    """The shapes of a stage's weights, by name, from the meta device.
+
+    Raises:
+        TooManyError: it has more than `most` weights; it is built no further than to these.
+    """
+    left = most
+
+    def count(_module: nn.Module, name: str, _value: nn.Parameter) -> None:
+        nonlocal left
+        left -= 1
+        if left < 0:
+            raise TooManyError(f"its config asks for more than {most} weights (at {name!r})")
+
+    hook = register_module_parameter_registration_hook(count)
+    try:
+        with torch.device("meta"):
+            stage = build(config)
+    except InstantiationException as error:
+        if isinstance(error.__cause__, TooManyError):
+            raise error.__cause__ from None
+        raise
+    finally:
+        hook.remove()
+    return {name: tuple(value.shape) for name, value in stage.state_dict().items()}
+
+
+def shapes_in(path: Path) -> dict[str, tuple[int, ...]]:
+    """The shapes that a file of weights has, by name, without reading them."""
+    with safe_open(path, framework="pt") as file:
+        return {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118 no dict
+
+
+def differences(
+    given: Mapping[str, tuple[int, ...]], wanted: Mapping[str, tuple[int, ...]]
+) -> list[str]:
+    """Where a bundle's weights and a network's differ, each told with both."""
+    wrong = [
+        f"{name}: {given[name]} in the bundle, {wanted[name]} in the net"
+        for name in sorted(given.keys() & wanted.keys())
+        if given[name] != wanted[name]
+    ]
+    wrong += [f"{name}: missing in the bundle" for name in sorted(wanted.keys() - given.keys())]
+    wrong += [f"{name}: unknown to the net" for name in sorted(given.keys() - wanted.keys())]
+    return wrong
