@@ -39,7 +39,9 @@ def tiny_stage(choice: str = "demo/base", **changes: Any) -> Any:
     small = shrink(OmegaConf.to_container(cfg.stage, resolve=True))
     small["net"].update({"width": 32} if "base" in choice else {})
     merged = OmegaConf.to_container(OmegaConf.merge(small, changes))
-    stage = hydra.utils.instantiate(merged, _convert_="all")
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        stage = hydra.utils.instantiate(merged, _convert_="all")
     stage.configure_model()
     return stage
 
@@ -64,13 +66,13 @@ def clips(positions: Sequence[int], shape: tuple[int, int, int] = SHAPE) -> dict
 
 
 class Loader:
-    """Batch n of a rank is its part of positions n·size …; `slow_s` is waited for each."""
+    """Batches in turn, each waited for `slow_s`; after a resume `behind` of them count as well."""
 
-    def __init__(self, batches: list[dict[str, Any]], slow_s: float = 0.0) -> None:
-        self.batches, self.slow_s, self.waited_s = batches, slow_s, 0.0
+    def __init__(self, batches: list[dict[str, Any]], slow_s: float = 0.0, behind: int = 0) -> None:
+        self.batches, self.slow_s, self.behind, self.waited_s = batches, slow_s, behind, 0.0
 
     def __len__(self) -> int:
-        return len(self.batches)
+        return len(self.batches) + self.behind
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
         for batch in self.batches:
@@ -97,7 +99,7 @@ class Clips(pl.LightningDataModule):
     def train_dataloader(self) -> Loader:
         done = self.trainer.global_step * self.trainer.accumulate_grad_batches
         parts = [clips(self._part(n)) for n in range(done, self.batches)]
-        return Loader(parts, self.slow_s)
+        return Loader(parts, self.slow_s, done)
 
     def val_dataloader(self) -> Loader:
         return self.val_loader(rank=self.trainer.global_rank, world=self.trainer.world_size)

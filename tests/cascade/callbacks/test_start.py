@@ -1,0 +1,125 @@
+"""Before the first step: what would never learn is found, and what is sound is left as it was."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from cascade.callbacks.start import Start, all_is_read, awake, clip_comes_back
+from cascade.callbacks.verdict import NotLearningError
+from cascade.text import TextFeatures
+
+CHOICES = ["demo/base", "demo/tsr1", "demo/ssr1"]
+
+
+def found(stage, batch):
+    with torch.no_grad():
+        lines = [*clip_comes_back(stage, batch, 20.0)]
+        with awake(stage):
+            return lines + [*all_is_read(stage, batch)]
+
+
+@pytest.mark.parametrize("choice", CHOICES)
+def test_a_sound_stage_passes_and_nothing_of_it_changes(tiny, choice):
+    stage = tiny.tiny_stage(choice)
+    before = {name: value.clone() for name, value in stage.state_dict().items()}
+    random = torch.get_rng_state()
+    assert found(stage, tiny.clips([0, 1])) == []
+    assert found(stage, tiny.clips([0])) == []
+    assert all(torch.equal(before[name], value) for name, value in stage.state_dict().items())
+    assert torch.equal(random, torch.get_rng_state())
+
+
+def _cut_scalar(stage, place):
+    inner = stage.net.condition.forward
+
+    def forward(logsnr, scalars, pooled):
+        told = scalars.clone()
+        told[:, place] = 0
+        return inner(logsnr, told, pooled)
+
+    stage.net.condition.forward = forward
+
+
+def _cut_text(stage):
+    encode = stage.text.forward
+
+    def forward(captions, known=None):
+        tokens, mask = encode([""] * len(captions))
+        return TextFeatures(tokens, mask)
+
+    stage.text.forward = forward
+
+
+def _cut(stage, **changes):
+    inputs = stage.inputs
+    stage.inputs = lambda z, cond: inputs(
+        z, replace(cond, **{name: change(getattr(cond, name)) for name, change in changes.items()})
+    )
+
+
+def _cut_given(stage):
+    _cut(stage, given=lambda given: type(given)(given.frames * 0, given.mask * 0))
+
+
+FAULTS = {
+    "text: other captions change nothing in the loss": ("demo/base", _cut_text),
+    "low: changes nothing": ("demo/ssr1", lambda s: _cut(s, low=lambda low: low * 0)),
+    "low: is not like the clip": (
+        "demo/ssr1",
+        lambda s: setattr(s, "expand", lambda low: torch.zeros(low.shape[0], 3, 4, 16, 16)),
+    ),
+    "given: changes nothing": ("demo/tsr1", _cut_given),
+    "fps: changes nothing": ("demo/base", lambda s: _cut_scalar(s, s.scalars.index("fps"))),
+    "augment: changes nothing": ("demo/ssr1", lambda s: _cut_scalar(s, 0)),
+    "normalisation: pixels must lie in": (
+        "demo/base",
+        lambda s: setattr(s, "clip", lambda v: v.float()),
+    ),
+    "normalisation: clips do not come back": (
+        "demo/base",
+        lambda s: setattr(s, "clip", lambda v: v.float() / 255),
+    ),
+    "codec: a clip comes back at": (
+        "demo/base",
+        lambda s: setattr(s.codec, "decode", lambda z: 0.99 * z),
+    ),
+    "codec: latents must spread by about 1": (
+        "demo/base",
+        lambda s: (
+            setattr(s.codec, "encode", lambda x: 20 * x),
+            setattr(s.codec, "decode", lambda z: z / 20),
+        ),
+    ),
+    "the loss is not finite before the first step": (
+        "demo/base",
+        lambda s: s.net.position.weight.data.fill_(float("nan")),
+    ),
+}
+
+
+@pytest.mark.parametrize("said", list(FAULTS))
+def test_every_fault_is_found_and_named(tiny, said):
+    choice, plant = FAULTS[said]
+    stage = tiny.tiny_stage(choice)
+    plant(stage)
+    lines = found(stage, tiny.clips([0, 1]))
+    assert any(line.startswith(said) for line in lines), lines
+
+
+def test_a_run_ends_before_its_first_step_with_all_that_is_wrong(tiny, tmp_path):
+    stage = tiny.tiny_stage()
+    _cut_text(stage)
+    _cut_given(stage)
+    with pytest.raises(NotLearningError) as told:
+        tiny.fit(stage, tmp_path, callbacks=[Start()], limit_val_batches=0)
+    assert "base would not learn as it is:\n  - text: " in str(told.value)
+    assert "\n  - given: changes nothing" in str(told.value)
+    assert stage.trainer.global_step == 0
+
+
+def test_a_plan_without_a_batch_is_an_error_and_no_empty_success(tiny, tmp_path):
+    data = tiny.Clips(batches=0)
+    data.pool = type("Pool", (), {"rows": []})()
+    with pytest.raises(NotLearningError, match="the plan has no batch"):
+        tiny.fit(tiny.tiny_stage(), tmp_path, callbacks=[Start()], data=data)
