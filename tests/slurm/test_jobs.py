@@ -42,7 +42,7 @@ def test_preempted_crashed_and_hung_a_run_has_the_losses_of_an_unbroken_one(runs
         saved.append(runs.saved("broken"))
     assert saved == sorted(set(saved))
     assert runs.legs("broken") == PREEMPTIONS
-    runs.until(lambda: begun() > PREEMPTIONS)
+    runs.until(lambda: begun() > PREEMPTIONS and len(runs.losses("broken")) > saved[-1])
     runs.crash("n2")
     runs.until_trained("broken")
     assert runs.legs("broken") == PREEMPTIONS + 2  # for the node, and for the rank that hung
