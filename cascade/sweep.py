@@ -42,7 +42,7 @@ class Sweep:
         group, (cascade, _, stage) = f"{self.stage}/{self.name}", self.stage.partition("/")
         told = {
             "train": [f"stage={self.stage}", f"+group='{group}'"],
-            "evaluate": [f"cascade={cascade}", f"stage={stage}"],
+            "evaluate": [f"cascade={cascade}", f"stage_name={stage}"],
         }
         chosen = f"sweep=[{','.join(self.choices)}]"
         return ["--multirun", *told[self.task], chosen, f"name='{self.name}'", *self.overrides]

@@ -39,7 +39,7 @@ def jobs_of(choice):
         told = [*task, f"sweep=[{choice}]"]
         cfg = compose(root, overrides=told, return_hydra_config=True)
         params = OmegaConf.to_container(cfg.hydra.sweeper.params)
-    params = {key: str(value).replace("${stage}", str(cfg.stage)) for key, value in params.items()}
+    params = {key: str(value).replace("${stage_name}", "base") for key, value in params.items()}
     parsed = OverridesParser.create().parse_overrides([f"{k}={v}" for k, v in params.items()])
     jobs = [told]
     for override in parsed:
@@ -163,12 +163,13 @@ def sweep(tmp_path_factory):
     home = tmp_path_factory.mktemp("sweep")
     make_shapes(home / "shards", clips=24, shard_size=12)
 
+    def command(name, *overrides, stage="demo/base"):
+        told = (f"stage={stage}", f"sweep={name}", f"paths.runs={home}/runs", *overrides)
+        return [sys.executable, "-m", "cascade.sweep", *told]
+
     def begin(name, *overrides, stage="demo/ssr1"):
-        command = [
-            *(sys.executable, "-m", "cascade.sweep", f"stage={stage}", f"sweep={name}"),
-            *("debug=smoke", f"paths.runs={home}/runs", f"data.shards={home}/shards"),
-            *("data.make=null", "logger=csv", "stage.train.val_videos=2", *overrides),
-        ]
+        data = (f"data.shards={home}/shards", "data.make=null", "logger=csv", "debug=smoke")
+        command = run.command(name, *data, *overrides, stage=stage)
         env = {**os.environ, "OMP_NUM_THREADS": "1"}
         return subprocess.Popen(
             command, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
@@ -179,7 +180,7 @@ def sweep(tmp_path_factory):
         told, _ = process.communicate(timeout=600)
         return process.returncode, told
 
-    run.begin, run.runs = begin, home / "runs/demo"
+    run.command, run.begin, run.runs = command, begin, home / "runs/demo"
     return run
 
 
@@ -221,6 +222,20 @@ def test_a_sweep_that_is_stopped_stops_its_runs_whole(sweep):
     assert "stopped at step" in told
     assert list((run / "checkpoints").iterdir())
     assert not (run.parent / "max_t=0.25").exists()
+
+
+@pytest.mark.slow
+def test_guidance_samples_a_trained_cascade_at_several_scales(sweep, bundle_of):
+    for stage in ("base", "tsr1", "ssr1"):
+        bundle_of(f"demo/{stage}", sweep.runs / stage / "default/bundle")
+    scales = ",".join(f"{{base:{{guidance_scale:{scale}}}}}" for scale in (1.0, 3.0))
+    told = sweep.command("guidance", f"+cascade.sampling={scales}", "prompts.n=2", "name=''")
+    done = subprocess.run(told, capture_output=True, text=True, timeout=600, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    folder = sweep.runs / "base/guidance"
+    reports = [folder / f"guidance_scale={scale}/evaluation.json" for scale in ("1.0", "3.0")]
+    assert all(report.is_file() for report in reports)
+    assert "ssr1/all" in done.stdout
 
 
 @pytest.mark.slow
