@@ -18,15 +18,16 @@ log = logging.getLogger(__name__)
 class Worth(pl.Callback):
     """At every validation, held-out clips once more with each condition taken from another clip.
 
-    Clips, noise and log-SNR stay the same, so that a small difference shows: a condition is worth
-    nothing where the logarithm of the losses' ratio, over the clips, does not lie above 0 by
-    `errors` standard errors. Every rank makes equally many forward passes.
+    Clips, noise and log-SNR stay the same, so that a small difference shows. A condition is worth
+    nothing where the mean logarithm of the losses' ratio, give or take `errors` standard errors,
+    may be 0 and is surely below `least`. Every rank makes equally many forward passes.
 
     Args:
         conditions: to look at; those that a stage does not have are left out.
         clips: of the validation, on all ranks together.
         patience: validations in a row with the same verdict before it is said.
-        errors: standard errors that a worth must lie above 0.
+        errors: standard errors that a worth is given or taken.
+        least: a worth that would be something; where the clips do not tell, nothing is said.
         required: what ends the run when it is worth nothing; the others are warned of.
     """
 
@@ -40,12 +41,13 @@ class Worth(pl.Callback):
         clips: int = 64,
         patience: int = 3,
         errors: float = 2.0,
+        least: float = 0.05,
         required: Sequence[str] = (),
     ) -> None:
         if unknown := [name for name in required if name not in conditions]:
             raise ValueError(f"worth: required {unknown} are not among {list(conditions)}")
         self.conditions, self.clips, self.patience = tuple(conditions), clips, patience
-        self.errors, self.required = errors, tuple(required)
+        self.errors, self.least, self.required = errors, least, tuple(required)
         self._nothing: dict[str, int] = {}
 
     def on_validation_start(self, trainer: pl.Trainer, pl_module: Any) -> None:
@@ -100,7 +102,7 @@ class Worth(pl.Callback):
         judged: dict[str, tuple[float, float]],
     ) -> None:
         for name, (mean, error) in judged.items():
-            if mean > self.errors * error:
+            if mean > self.errors * error or mean + self.errors * error > self.least:
                 self._nothing.pop(name, None)
                 continue
             self._nothing[name] = times = self._nothing.get(name, 0) + 1

@@ -30,7 +30,7 @@ def test_a_step_without_a_finite_loss_changes_nothing_and_names_its_samples(
 
     options = {"accumulate_grad_batches": accumulate, "limit_val_batches": 0}
     tiny.fit(stage, tmp_path, callbacks=[guard, Before()], **options)
-    after = {step: held for step, held in seen}
+    after = dict(seen)
     assert all(torch.equal(a, b) for a, b in zip(after[3], after[4], strict=True))
     assert not all(torch.equal(a, b) for a, b in zip(after[4], after[5], strict=True))
     row = json.loads((tmp_path / "spikes.jsonl").read_text())

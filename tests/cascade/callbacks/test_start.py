@@ -16,7 +16,7 @@ def found(stage, batch):
     with torch.no_grad():
         lines = [*clip_comes_back(stage, batch, 20.0)]
         with awake(stage):
-            return lines + [*all_is_read(stage, batch)]
+            return [*lines, *all_is_read(stage, batch)]
 
 
 @pytest.mark.parametrize("choice", CHOICES)

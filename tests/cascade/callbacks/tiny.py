@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import hydra
@@ -27,6 +28,7 @@ from cascade.callbacks.worth import Worth
 from cascade.entry import CONF
 from cascade.rows import Rows
 from cascade.shrink import shrink
+from data.shapes import Shape
 
 SHAPE = (4, 16, 16)
 CAPTIONS = ("a red circle", "two blue bars", "nothing at all", "a cross that goes up")
@@ -90,6 +92,7 @@ class Clips(pl.LightningDataModule):
     def __init__(self, *, batches: int, size: int = 4, slow_s: float = 0.0) -> None:
         super().__init__()
         self.batches, self.size, self.slow_s = batches, size, slow_s
+        self.plan = SimpleNamespace(shapes=[Shape(kind="video", frames=4, height=16, width=16)])
 
     def _part(self, number: int) -> list[int]:
         each = self.size // self.trainer.world_size
