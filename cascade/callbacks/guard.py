@@ -38,13 +38,14 @@ class Spike:
 class Guard(pl.Callback):
     """Skips a step whose loss or gradient is not finite, or far beyond what it lately was.
 
-    Far is beyond `factor` times the running median of accepted steps, and beyond `spreads` times
+    Far is beyond a factor times the running median of accepted steps, and beyond `spreads` times
     their usual distance from it (in logarithms, so that a noisy loss has more room). All ranks
     decide by the same sums; what is decided by is part of the checkpoint. A skipped step moves
     neither weights nor the optimizer's state; the position in the data goes on.
 
     Args:
-        factor: times the median.
+        factor: of the loss.
+        norm_factor: of the gradient's norm, which is cut anyway and has a long tail.
         spreads: times the median distance from the median, of the logarithms.
         window: accepted steps that the median is of.
         after: accepted steps before a gradient is held against them: it grows while a network
@@ -58,6 +59,7 @@ class Guard(pl.Callback):
         self,
         *,
         factor: float = 10.0,
+        norm_factor: float = 100.0,
         spreads: float = 10.0,
         window: int = 200,
         after: int = 50,
@@ -65,13 +67,15 @@ class Guard(pl.Callback):
         in_a_row: int = 5,
         in_window: int = 20,
     ) -> None:
-        if factor <= 1 or not 1 < after_loss <= after <= window or min(in_a_row, in_window) < 1:
+        sense = 1 < after_loss <= after <= window and min(in_a_row, in_window) >= 1
+        if min(factor, norm_factor) <= 1 or not sense:
             raise ValueError(
-                f"guard: factor must be above 1, 1 < after_loss <= after <= window, in_a_row and "
-                f"in_window at least 1; got {factor}, {after_loss}, {after}, {window}, {in_a_row}, "
-                f"{in_window}"
+                f"guard: factors must be above 1, 1 < after_loss <= after <= window, in_a_row and "
+                f"in_window at least 1; got {factor}, {norm_factor}, {after_loss}, {after}, "
+                f"{window}, {in_a_row}, {in_window}"
             )
-        self.factor, self.spreads, self.window = factor, spreads, window
+        self.factor, self.norm_factor = factor, norm_factor
+        self.spreads, self.window = spreads, window
         self.after, self.after_loss = after, after_loss
         self.in_a_row, self.in_window = in_a_row, in_window
         self._losses: deque[float] = deque(maxlen=window)
@@ -128,22 +132,22 @@ class Guard(pl.Callback):
 
     def _judge(self, loss: float) -> str | None:
         """Why the step is bad; none where it is not."""
-        for name, value, before, after in (
-            ("loss", loss, self._losses, self.after_loss),
-            ("gradient's norm", self._norm, self._norms, self.after),
+        for name, value, before, after, factor in (
+            ("loss", loss, self._losses, self.after_loss, self.factor),
+            ("gradient's norm", self._norm, self._norms, self.after, self.norm_factor),
         ):
             if not math.isfinite(value):
                 return f"the {name} is {value}"
-            limit = self._limit(before) if len(before) >= after else math.inf
+            limit = self._limit(before, factor) if len(before) >= after else math.inf
             if value > limit:
                 return f"the {name} is {value:.4g}, and {limit:.4g} is far already"
         return None
 
-    def _limit(self, before: deque[float]) -> float:
+    def _limit(self, before: deque[float], factor: float) -> float:
         logs = [math.log(max(value, 1e-30)) for value in before]
         middle = median(logs)
         spread = median(abs(value - middle) for value in logs)
-        return math.exp(middle + max(math.log(self.factor), self.spreads * spread))
+        return math.exp(middle + max(math.log(factor), self.spreads * spread))
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, *_: Any
