@@ -34,8 +34,11 @@ def compile_blocks(module: nn.Module, *, backend: str = "inductor") -> None:
     """Have torch compile each block's `forward`, at its first call.
 
     The `forward` alone, in place: names of parameters stay, and what is hooked to a block, such as
-    the gathering of its weights, runs around the compiled code. Blocks of one kind share it.
+    the gathering of its weights, runs around the compiled code. Blocks of one kind share it. What
+    lies on `meta` is only counted, never compiled.
     """
+    if any(p.is_meta for p in module.parameters()):
+        return
     # Of the complex rotary positions only a view is left in compiled code.
     warnings.filterwarnings("ignore", message="Torchinductor does not support .* complex operators")
     for block in blocks(module):
