@@ -1,6 +1,6 @@
 """What a resume says and does after each kind of damage to a run's checkpoints: a script.
 
-    python tests/cascade/checkpoint/damages.py FOLDER
+    python tests/cascade/checkpoint/damages.py FOLDER [--cases "one bit of the newest" …]
 
 One run is stopped half way; a copy of it is damaged in one way and gone on with by the same
 command. A run that goes on must end with the unbroken run's figures and state, to the last bit.
@@ -11,10 +11,12 @@ import json
 import os
 import re
 import shutil
+import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -75,13 +77,14 @@ CASES: dict[str, tuple[Damage, tuple[str, ...]]] = {
     "all damaged": (lambda run: [flip(p) for p in run.glob("checkpoints/*/state")] and None, ()),
     "other weights, right checksums": (lambda run: spoil(newest_of(run)), ()),
     "another width": (nothing, ("stage.net.patch=[2,8,8]",)),
-    "another width, no config.json": (
+    "another config, no config.json": (
         lambda run: (run / "config.json").unlink(),
         ("stage.diffusion.schedule.logsnr_shift=0",),
     ),
     "another seed": (nothing, ("seed=1",)),
     "another data set": (nothing, ()),
 }
+FULL = "disk full, then not"
 
 
 def said(log: Path, begin: int) -> str:
@@ -90,19 +93,59 @@ def said(log: Path, begin: int) -> str:
     lines = [
         line
         for line in text.splitlines()
-        if re.search(r"damaged|error|refused|trained with|differ|→|whole|probe|fingerprint", line)
+        if re.search(
+            r"damaged|error|refused|trained with|differ|→|whole|probe|fingerprint|No space", line
+        )
         and "INFO" not in line
     ]
     return re.sub(r"/\S*/", "", " | ".join(line.strip() for line in lines))[:600]
+
+
+def full_disk(folder: Path, wanted: Any, state: Any) -> dict[str, Any] | None:
+    """A run on a disk with room for two checkpoints and not three, which grows; none without root.
+
+    The run ends after three saves in a row that fail, with the last good one; then it goes on.
+    """
+    disk = folder / "disk"
+    disk.mkdir()
+    size = 1.4 * sum(hashed(p)[0] for p in run_of(folder, "stopped").glob("checkpoints/*/state"))
+    mount = ["mount", "-t", "tmpfs", "-o", f"size={int(size)}", "tmpfs", str(disk)]
+    if subprocess.run(mount, capture_output=True, check=False).returncode:
+        return None
+    try:
+        first = folder / "first"
+        (disk / "shards").symlink_to(first if first.exists() else folder / "shards")
+        code = os.waitpid(start(disk, "full", *OVERRIDES), 0)[1]
+        there = [path.name for path in sorted(run_of(disk, "full").glob("checkpoints/*"))]
+        told = said(disk / "full.log", 0)
+        subprocess.run(["mount", "-o", "remount,size=200m", str(disk)], check=True)
+        again = os.waitpid(start(disk, "full", *OVERRIDES), 0)[1]
+        result = f"{code}, then {again}"
+        if code and not again:
+            result = judged(run_of(disk, "full"), wanted, state)
+        return {"result": result, "said": told, "there": there}
+    finally:
+        subprocess.run(["umount", str(disk)], check=False)
+
+
+def judged(run: Path, wanted: Any, state: Any) -> str:
+    """How a run that has ended did."""
+    last = torch.load(folder_of(run, STEPS) / "state", weights_only=True)
+    other = [line for line in unlike(state, last) if "val_loop." not in line]
+    got = rows(run)
+    other += [f"{key}: {got.get(key)}" for key in wanted if got.get(key) != wanted[key]]
+    return "ended as the unbroken run, to the last bit" if not other else f"ended: {other[:3]}"
 
 
 def main() -> None:
     """The command line."""
     parser = argparse.ArgumentParser()
     parser.add_argument("folder", type=Path)
-    folder: Path = parser.parse_args().folder.resolve()
-    make_shapes(folder / "shards", clips=24, shard_size=12)
-    make_shapes(folder / "others", clips=24, shard_size=12, seed=1)
+    parser.add_argument("--cases", nargs="*", default=[*CASES, FULL])
+    given = parser.parse_args()
+    folder: Path = given.folder.resolve()
+    make_shapes(folder / "shards", clips=24, shard_size=24)
+    make_shapes(folder / "others", clips=24, shard_size=24, seed=1)
     assert os.waitpid(start(folder, "whole", *OVERRIDES), 0)[1] == 0
     whole = run_of(folder, "whole")
     wanted = rows(whole)
@@ -112,6 +155,8 @@ def main() -> None:
 
     table = {}
     for number, (case, (damage, overrides)) in enumerate(CASES.items()):
+        if case not in given.cases:
+            continue
         name = f"case{number}"
         run = run_of(folder, name)
         shutil.copytree(run_of(folder, "stopped"), run)
@@ -121,15 +166,11 @@ def main() -> None:
             (folder / "shards").rename(folder / "first")
             (folder / "others").rename(folder / "shards")
         code = os.waitpid(start(folder, name, *OVERRIDES, *overrides), 0)[1]
-        ended = run / "bundle"
-        result = "refused" if code else "went on"
-        if ended.is_dir():
-            last = torch.load(folder_of(run, STEPS) / "state", weights_only=True)
-            other = [line for line in unlike(state, last) if "val_loop." not in line]
-            same = not other and rows(run) == wanted
-            result = "ended as the unbroken run, to the last bit" if same else f"ended: {other[:3]}"
+        result = "refused" if code else judged(run, wanted, state)
         left = sorted(path.name for path in run.glob("checkpoints/*"))
         table[case] = {"result": result, "said": said(folder / f"{name}.log", 0), "there": left}
+    full = full_disk(folder, wanted, state) if FULL in given.cases else None
+    table |= {} if full is None else {FULL: full}
     sys.stdout.write(json.dumps(table, indent=1, ensure_ascii=False) + "\n")
 
 

@@ -69,7 +69,7 @@ def main() -> None:
     given = parser.parse_args()
     folder: Path = given.folder.resolve()
     draw, doing = random.Random(given.seed), Doing()
-    make_shapes(folder / "shards", clips=24, shard_size=12)
+    make_shapes(folder / "shards", clips=24, shard_size=24)
     lasts = durations(start(folder, "whole", *OVERRIDES, doing=doing), doing)
     whole = run_of(folder, "whole")
     wanted = rows(whole)

@@ -15,6 +15,8 @@ import pytorch_lightning as pl
 import torch
 
 import cascade.train
+import data.module  # noqa: F401 (what a leg imports is imported once)
+import stages.base  # noqa: F401 (the same)
 from cascade.callbacks.checkpoints import Checkpoints
 
 #: What a leg may be doing, and how often it is to be killed then.
@@ -22,7 +24,7 @@ MOMENTS = {"start": 2, "step": 4, "save": 4, "validation": 4, "end": 1}
 OVERRIDES = (
     *("stage=demo/base", "debug=smoke", "data.make=null", "logger=csv"),
     *("trainer.enable_progress_bar=false", "shrink.batch=4", "data.val_share=0.2"),
-    *("data.val_samples=4", "callbacks.worth.clips=4"),
+    *("data.val_samples=4", "callbacks.worth.clips=4", "~callbacks.start"),
 )
 
 
