@@ -99,10 +99,10 @@ def _crossed(page: Page, prompt: str, parts: Mapping[str, Parts], crossed: Cross
     first = next(iter(parts.values()))
     extra = [part for part in ("given", "real") if part in first]
     rows = []
-    for number, value in enumerate(values):
+    for value in values:
         names = [place.get((value, other), "") for other in others]
-        once = [first[part] if number == 0 else None for part in extra]
-        rows.append((f"{down} {value}", [*once, *(parts.get(n, {}).get("made") for n in names)]))
+        own = [parts.get(name, {}).get("made") for name in names]
+        rows.append((f"{down} {value}", [*(first[part] for part in extra), *own]))
     page.films([*extra, *(f"{across} {other}" for other in others)], rows, caption=prompt)
 
 

@@ -1,4 +1,4 @@
-"""The page of a comparison: the table, the curves, and the runs' videos side by side."""
+"""The page of a comparison: the table, the runs' videos side by side, and the curves."""
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -29,8 +29,8 @@ def write_page(
         facts={"runs": f"{len(records)}: {states}"},
     )
     _table(page, records, figures)
-    _curves(page, records, curves)
     add_films(page, records, prompts=prompts)
+    _curves(page, records, curves)
     page.section("Where they were read")
     page.table(("run", "source"), [(record.name, record.source) for record in records])
     return page.write(path)

@@ -156,7 +156,9 @@ def test_the_page_crosses_two_settings_at_a_common_step(crossed, tmp_path):
     page = path.read_text()
     assert "All at step 2;" in page
     assert "Without videos: target=v,max_t=0.5." in page
-    assert page.count("<video") == 2 * (2 + 3)  # two prompts: given, real, and three runs' own
+    assert page.count("<video") == 2 * (
+        2 * 2 + 3
+    )  # two prompts; two rows of given and real, and three runs' own
     assert "ValueError: not finite" in page
     assert "✓ 0.3" in page.replace('<span class="tone good">', "").replace("</span>", "")
 
