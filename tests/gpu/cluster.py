@@ -73,7 +73,9 @@ class Timed(pl.Callback):
         self.before = self.steps = 0
         self.start_s = 0.0
 
-    def on_train_batch_end(self, trainer: pl.Trainer, *_: Any) -> None:
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, _module: pl.LightningModule, outputs: Any, *_: Any
+    ) -> None:
         step = trainer.global_step
         if step == self.before:
             return  # in the midst of an accumulation
@@ -87,7 +89,8 @@ class Timed(pl.Callback):
                 torch.cuda.reset_peak_memory_stats()  # the first makes the optimizer's state
             return
         self.steps, self.spent = step - self.warmup, now - self.first
-        trainer.should_stop = self.spent > self.seconds
+        if self.spent > self.seconds:
+            trainer.should_stop, self.loss = True, float(outputs["loss"])
 
 
 def measure(stage_name: str, way: str, seconds: float, small: bool) -> dict[str, Any]:
@@ -132,7 +135,7 @@ def measure(stage_name: str, way: str, seconds: float, small: bool) -> dict[str,
         "peak_gib": peak and peak / 2**30,
         "plan_gib": estimate / 2**30,
         "deviation": peak and estimate / peak - 1,
-        "loss": float(trainer.callback_metrics["train/loss"]),
+        "loss": timed.loss,
     }
 
 
@@ -186,6 +189,7 @@ def main() -> None:
     options.out.mkdir(parents=True, exist_ok=True)
     path, began = options.out / "cluster.json", time.monotonic()
     rows = json.loads(path.read_text()) if path.is_file() else []
+    rows = [row for row in rows if "error" not in row]  # tried again
     wanted = [(s, w) for s in options.stages.split(",") for w in options.ways.split(";")]
     done = {(row["stage"], row["way"]) for row in rows}
     for stage, way in [pair for pair in wanted if pair not in done]:
@@ -203,7 +207,13 @@ def main() -> None:
             sys.stdout.write(f"{stage}, {way}: the limit of time cut it short; call again\n")
             break
         if told.returncode:
-            rows.append({"stage": stage, "way": way, "error": told.stderr.strip()[-1500:]})
+            rows.append(
+                {
+                    "stage": stage,
+                    "way": way,
+                    "error": told.stderr.strip()[-1500:].replace("\n", " "),
+                }
+            )
         else:
             rows.append(json.loads((options.out / "row.json").read_text()))
         path.write_text(json.dumps(rows, indent=2))
