@@ -128,7 +128,7 @@ def searches(choice: str) -> bool:
 
 def conclude(sweep: Sweep, shown: DictConfig) -> None:
     """Print the table and write the page of what there is."""
-    logging.basicConfig(level=logging.INFO, format="%(message)s", force=True)
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout, force=True)
     folder = folder_of(sweep, shown)
     if not folder.is_dir():
         return
