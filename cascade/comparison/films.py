@@ -29,7 +29,7 @@ def add_films(page: Page, records: Sequence[Record], *, prompts: int) -> None:
     page.text(
         "These runs have no step in common at which all made videos; each shows its last."
         if step is None
-        else f"All at step {step:,}; each prompt, its noise and its clip are the same in all runs."
+        else f"All at step {step:,}; runs of one seed and data begin at the same noise and clips."
     )
     lacking = [record.name for record in records if not record.videos]
     if lacking:
