@@ -1,0 +1,39 @@
+"""Ranks verify a checkpoint together, each file once, and go on from the same one."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+from tests.cascade.checkpoint.test_folder import flip, save
+
+SCRIPT = """
+import sys
+from pathlib import Path
+import torch.distributed as dist
+from cascade.checkpoint import folder
+dist.init_process_group("gloo")
+read, own = [], folder.hashed
+folder.hashed = lambda path, **o: (read.append(path.parent.name), own(path, **o))[1]
+found = folder.newest(Path(sys.argv[1]))
+print("rank", dist.get_rank(), "step", found.step, "read", ",".join(read))
+dist.barrier()
+"""
+
+
+def test_two_ranks_fall_back_together_and_read_each_file_once(tmp_path):
+    save(tmp_path, 2)
+    flip(save(tmp_path, 4) / "state")
+    env = os.environ | {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29631", "WORLD_SIZE": "2"}
+    env |= {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parents[3])}
+    ranks = [
+        subprocess.Popen(
+            [sys.executable, "-c", SCRIPT, str(tmp_path)],
+            env=env | {"RANK": str(rank)},
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        for rank in range(2)
+    ]
+    told = sorted(process.communicate(timeout=120)[0].strip() for process in ranks)
+    assert told == ["rank 0 step 2 read 00000004,00000002", "rank 1 step 2 read"]
