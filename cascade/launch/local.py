@@ -188,22 +188,19 @@ def _process(
     )
 
 
-def _stop(running: Sequence[Job]) -> None:
+def _stop(running: list[Job]) -> None:
     """Ask every run to save and stop, once, and wait; a second signal to this command ends them."""
+    processes = [job.process for job in running if job.process is not None]
     try:
-        for job in running:
-            if job.process is not None:
-                job.process.terminate()
-        log.info("asked to stop: waiting for %d runs to save", len(running))
-        for job in running:
-            if job.process is not None:
-                job.code = job.process.wait()
+        for process in processes:
+            process.terminate()
+        log.info("asked to stop: waiting for %d runs to save", len(processes))
+        for process in processes:
+            process.wait()
     except KeyboardInterrupt:
-        for job in running:
-            if job.process is not None:
-                job.process.kill()
-    if isinstance(running, list):
-        running.clear()
+        for process in processes:
+            process.kill()
+    running.clear()
 
 
 @contextlib.contextmanager
