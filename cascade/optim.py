@@ -134,14 +134,16 @@ class MuonAdamW(torch.optim.Optimizer):
         ahead = torch._foreach_lerp(grads, buffers, group["momentum"])  # Nesterov
         if group["weight_decay"]:
             torch._foreach_mul_(weights, 1 - group["lr"] * group["weight_decay"])
-        flat = [one.reshape(len(one), p[0].numel()) for one, p in zip(ahead, params, strict=True)]
+        flat = [
+            one.reshape(len(one), p.numel() // len(p)) for one, p in zip(ahead, params, strict=True)
+        ]
         mesh = check_divided(params)
         if mesh is None or mesh.size() == 1:
             updates = _orthogonalized(flat)
         else:
             updates = dealt(orthogonalize, flat, [len(p) for p in params], mesh.get_group())
         for weight, update, p in zip(weights, updates, params, strict=True):
-            rate = group["lr"] * math.sqrt(max(1.0, len(p) / p[0].numel()))
+            rate = group["lr"] * math.sqrt(max(1.0, len(p) ** 2 / p.numel()))
             weight.add_(update.reshape(weight.shape), alpha=-rate)
 
     def _adamw(self, group: dict[str, Any], params: list[nn.Parameter]) -> None:
