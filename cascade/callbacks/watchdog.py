@@ -46,6 +46,9 @@ class Watchdog(pl.Callback):
             trainer.default_root_dir, "stacks", f"{job}-{leg}-rank{trainer.global_rank}.txt"
         )
         path.parent.mkdir(parents=True, exist_ok=True)
+        for killed in path.parent.glob(f"*-rank{trainer.global_rank}.txt"):
+            if not killed.stat().st_size:  # a leg's that had no time to take it away
+                killed.unlink()
         self._file = path.open("w")
         self._over = threading.Event()
         self._at(f"{stage} of {pl_module.name}")
