@@ -18,7 +18,7 @@ from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig, OmegaConf
 
 from cascade import launch
-from cascade.comparison.find import find
+from cascade.comparison.find import below, find
 from cascade.comparison.page import write_page
 from cascade.comparison.table import plain
 from cascade.entry import CONF, check_choices
@@ -130,7 +130,7 @@ def conclude(sweep: Sweep, shown: DictConfig) -> None:
     """Print the table and write the page of what there is."""
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout, force=True)
     folder = folder_of(sweep, shown)
-    if not folder.is_dir():
+    if not any(below(folder)):
         return
     with tempfile.TemporaryDirectory() as scratch:
         records = find(f"'{folder}'", scratch=Path(scratch))

@@ -9,6 +9,7 @@ from typing import Any
 import optuna
 from hydra.core.hydra_config import HydraConfig
 from hydra_plugins.hydra_optuna_sweeper._impl import OptunaSweeperImpl
+from omegaconf import read_write
 from optuna.trial import Trial, TrialState
 
 from cascade.launch.label import named
@@ -41,7 +42,8 @@ class OptunaSearch(OptunaSweeperImpl):  # type: ignore[misc]  # it has no types
         folder = Path(self.config.hydra.run.dir)
         folder.mkdir(parents=True, exist_ok=True)
         self.config = copy.deepcopy(self.config)
-        self.config.hydra.sweep.dir = str(folder)  # where the results go; the launcher has its own
+        with read_write(self.config.hydra.sweep):
+            self.config.hydra.sweep.dir = str(folder)  # for the results; the launcher has its own
         self.study_name = self.study_name or self.config.name
         self.storage = self.storage or f"sqlite:///{folder}/optuna.db"
         study = optuna.create_study(
