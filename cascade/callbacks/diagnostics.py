@@ -24,11 +24,11 @@ class Diagnostics(pl.Callback):
         logsnr_edges: between the bins of the log-SNR (nats).
         max_buckets: where a plan has more shapes, those of equally many frames are one.
         patience: after so many steps, in all of whose intervals the loss was higher than that of
-            a network that answers zero, the run ends.
+            a network that answers zero, for a quarter of the clips at least, the run ends.
     """
 
     def __init__(
-        self, *, logsnr_edges: Sequence[float], max_buckets: int = 16, patience: int = 100
+        self, *, logsnr_edges: Sequence[float], max_buckets: int = 16, patience: int = 50
     ) -> None:
         self.edges = torch.tensor(sorted(logsnr_edges))
         self.bins = names.logsnr_bins(self.edges.tolist())
@@ -52,8 +52,9 @@ class Diagnostics(pl.Callback):
         # Losses and counts by bin × bucket × way: of this interval, and since the last validation.
         self._now = torch.zeros(size, device=pl_module.device)
         self._since = torch.zeros(size)
-        # This step's mean loss; the interval's losses, and those of a network that answers zero.
-        self._sums = torch.zeros(3, device=pl_module.device)
+        # This step's mean loss; the interval's losses, those of a network that answers zero, how
+        # many are higher than that, and how many there are.
+        self._sums = torch.zeros(5, device=pl_module.device)
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, *_: Any
@@ -76,15 +77,17 @@ class Diagnostics(pl.Callback):
         where = bins * len(self._names) * len(WAYS) + torch.tensor(cells, device=device)
         loss = losses.loss.float()
         flat = self._now.view(2, -1)
-        flat.index_add_(1, where, torch.stack([loss, torch.ones_like(loss)]))
-        self._sums += torch.stack([mean.float(), loss.sum(), losses.zero.float().sum()])
+        zero, ones = losses.zero.float(), torch.ones_like(loss)
+        flat.index_add_(1, where, torch.stack([loss, ones]))
+        each = torch.stack([loss, zero, (loss > zero).float(), ones]).sum(1)
+        self._sums += torch.cat([mean.float().view(1), each])
 
     def _write(self, trainer: pl.Trainer, stage: pl.LightningModule) -> None:
         total = summed(trainer, torch.cat([self._sums, self._now.flatten()]))
         self._now.zero_()
         self._sums.zero_()
-        mean, loss, zero = total[:3].tolist()
-        table = total[3:].view(self._since.shape)
+        mean, loss, zero, higher, count = total[:5].tolist()
+        table = total[5:].view(self._since.shape)
         self._since += table
         rate = trainer.optimizers[0].param_groups[0]["lr"]
         relative = loss / zero if zero else float("nan")
@@ -99,7 +102,8 @@ class Diagnostics(pl.Callback):
         write(trainer, figures)
         stage.log(names.LOSS, figures[names.LOSS], prog_bar=True, logger=False)
         steps = trainer.log_every_n_steps  # type: ignore[attr-defined]  # set by Trainer
-        self._worse = self._worse + steps if relative > 1 else 0
+        worse = relative > 1 and higher > count / 4  # one spike alone is the guard's matter
+        self._worse = self._worse + steps if worse else 0
         if self._worse >= self.patience:
             raise NotLearningError(
                 f"stage {stage.name}: step {trainer.global_step}: for {self._worse} steps the loss "
