@@ -4,7 +4,6 @@ CASCADE_SCALE_STEPS (8 in the suite) makes them longer, and adds what the suite 
 nodes by torchrun, and a leg without any sharding.
 """
 
-import json
 import os
 import subprocess
 import sys
@@ -15,6 +14,7 @@ import torch
 from safetensors.torch import load_file
 
 from cascade.bundle import load_stage
+from cascade.checkpoint.folder import manifests
 from cascade.curves import read_curves
 from data.worlds.write import make_shapes
 
@@ -72,8 +72,7 @@ def weights(run: Path) -> dict[str, torch.Tensor]:
 
 
 def worlds(run: Path) -> dict[int, tuple[int, str]]:
-    told = (json.loads(p.read_text()) for p in run.glob("checkpoints/*/manifest.json"))
-    return {one["step"]: (one["world"], one["strategy"]) for one in told}
+    return {one.step: (one.world, one.strategy) for one in manifests(run)}
 
 
 @pytest.mark.slow
