@@ -1,6 +1,11 @@
 """Shapes are checked while the tests run; real videos are found by the variable CASCADE_MEDIA."""
 
+import fcntl
 import os
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -21,6 +26,24 @@ def media() -> Path:
     if not folder:
         pytest.skip("left out: CASCADE_MEDIA names no folder of real videos")
     return Path(folder)
+
+
+@pytest.fixture(scope="session")
+def cluster() -> Path:
+    """The folder of a Slurm's configuration; tests are left out where no cluster answers."""
+    if shutil.which("sbatch") is None:
+        pytest.skip("left out: there is no sbatch on the PATH")
+    if subprocess.run(["sinfo"], capture_output=True, check=False).returncode:
+        pytest.skip("left out: sbatch is on the PATH, and no cluster answers")
+    return Path(os.environ.get("SLURM_CONF", "/etc/slurm/slurm.conf")).parent
+
+
+@pytest.fixture
+def alone_on_the_cluster(cluster: Path) -> Iterator[None]:
+    """Tests that run side by side take the cluster in turns."""
+    with Path(tempfile.gettempdir(), "cascade-tests-slurm.lock").open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
 
 
 @pytest.fixture(scope="session")

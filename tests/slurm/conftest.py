@@ -2,7 +2,6 @@
 
 import json
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -14,17 +13,8 @@ import pytest
 from cascade.curves import read_curves
 from data.worlds.write import make_shapes
 
-UP = Path(__file__).parents[3] / "shared/slurm/slurm-up"
-
-
-@pytest.fixture(scope="session", autouse=True)
-def slurm():
-    """The folder of the cluster's state; tests are left out where no cluster answers."""
-    if shutil.which("sbatch") is None:
-        pytest.skip("left out: there is no sbatch on the PATH")
-    if subprocess.run(["sinfo"], capture_output=True, check=False).returncode:
-        pytest.skip("left out: sbatch is on the PATH, and no cluster answers")
-    return Path(os.environ.get("SLURM_CONF", "/etc/slurm/slurm.conf")).parent
+#: A command that brings a crashed node back, given the folder of the cluster's state.
+UP = os.environ.get("CASCADE_SLURM_UP")
 
 
 @pytest.fixture(scope="session")
@@ -118,7 +108,7 @@ class Runs:
     def crash(self, node):
         """Every process of a node ends at once; Slurm learns it later than the other ranks do."""
         told = self.cluster / "run" / node
-        if not (told.exists() and UP.exists()):
+        if not (UP and told.exists()):
             pytest.skip("left out: this cluster's nodes cannot be crashed")
         os.kill(int(told.read_text().split()[0]), signal.SIGKILL)
         time.sleep(15)
@@ -126,8 +116,8 @@ class Runs:
 
 
 @pytest.fixture(scope="module")
-def runs(tmp_path_factory, shards, slurm):
-    made = Runs(tmp_path_factory.mktemp("runs"), shards, slurm)
+def runs(tmp_path_factory, shards, cluster):
+    made = Runs(tmp_path_factory.mktemp("runs"), shards, cluster)
     yield made
     for path in made.folder.rglob("slurm/job.json"):
         subprocess.run(["scancel", "--quiet", json.loads(path.read_bytes())], check=False)

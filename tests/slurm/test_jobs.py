@@ -5,7 +5,11 @@ import subprocess
 
 import pytest
 
-pytestmark = [pytest.mark.slurm, pytest.mark.slow]
+pytestmark = [
+    pytest.mark.slurm,
+    pytest.mark.slow,
+    pytest.mark.usefixtures("alone_on_the_cluster"),
+]
 #: Two nodes with two ranks each.
 FOUR = ("cluster.nodes=2", "cluster.ranks=2")
 PREEMPTIONS = int(os.environ.get("CASCADE_PREEMPTIONS", "1"))

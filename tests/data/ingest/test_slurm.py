@@ -2,7 +2,6 @@
 
 import json
 import os
-import shutil
 import signal
 import subprocess
 import time
@@ -13,7 +12,7 @@ from data.ingest.run import Settings, make_shards
 from data.ingest.slurm import Slurm
 from data.ingest.work import Local
 
-pytestmark = pytest.mark.slurm
+pytestmark = [pytest.mark.slurm, pytest.mark.usefixtures("alone_on_the_cluster")]
 SETTINGS = Settings(deadline_s=60, memory_gb=4, ahead=100, thumbnails=4)
 CLUSTER = (
     "cluster=slurm",
@@ -21,14 +20,6 @@ CLUSTER = (
     "cluster.shards.cpus=1",
     "cluster.setup=[sleep 8]",
 )
-
-
-@pytest.fixture(autouse=True)
-def sbatch():
-    if shutil.which("sbatch") is None:
-        pytest.skip("left out: there is no sbatch on the PATH")
-    if subprocess.run(["sinfo"], capture_output=True, check=False).returncode:
-        pytest.skip("left out: sbatch is on the PATH, and no cluster answers")
 
 
 def files(to):
