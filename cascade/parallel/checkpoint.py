@@ -6,7 +6,9 @@ bytes that `torch.save` makes of it. Nothing in it is read by a free pickle.
 """
 
 import io
+import warnings
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -86,7 +88,8 @@ def save(tree: dict[str, Any], folder: Path, *, lead: bool) -> None:
         content[REST] = torch.frombuffer(buffer.getbuffer(), dtype=torch.uint8)
     planner = DefaultSavePlanner(flatten_state_dict=False, flatten_sharded_tensors=False)
     try:
-        write(content, storage_writer=Writer(folder), planner=planner)
+        with _quiet():
+            write(content, storage_writer=Writer(folder), planner=planner)
     except CheckpointException as error:
         raise _cause(error, folder) from error
 
@@ -126,10 +129,19 @@ def _tensors(folder: Path, targets: dict[str, Tensor]) -> dict[str, Tensor]:
     planner = DefaultLoadPlanner(flatten_state_dict=False, flatten_sharded_tensors=False)
     alone = not torch.distributed.is_initialized()
     try:
-        read(targets, storage_reader=Reader(folder), planner=planner, no_dist=alone)
+        with _quiet():
+            read(targets, storage_reader=Reader(folder), planner=planner, no_dist=alone)
     except CheckpointException as error:
         raise _cause(error, folder) from error
     return targets
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """That one process is alone is meant."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="torch.distributed is disabled")
+        yield
 
 
 def _cause(error: CheckpointException, folder: Path) -> Exception:
