@@ -31,7 +31,12 @@ AGAIN_STATUS = 75
 
 
 def environment() -> "list[SLURMEnvironment]":
-    """The ranks as Slurm tells them; none outside a job. The signals stay ours."""
+    """The ranks as Slurm tells them; none outside a job, or where torchrun tells them inside one.
+
+    The signals stay ours.
+    """
+    if "TORCHELASTIC_RUN_ID" in os.environ:
+        return []
     from lightning_fabric.plugins.environments.slurm import SLURMEnvironment  # takes seconds
 
     return [SLURMEnvironment(auto_requeue=False)] if SLURMEnvironment.detect() else []
@@ -90,7 +95,7 @@ def never_again() -> None:
 
 
 def requeue() -> None:
-    """Queue this job again, where Slurm asked it to stop; returns where it did not."""
+    """Queue this job again, where Slurm asked it to stop."""
     if stop.why is None:
         return
     if os.environ.get(AGAIN):

@@ -177,10 +177,25 @@ def open_trainer(config: dict[str, Any], run: Path) -> tuple[pl.Trainer, Checkpo
     return trainer, callbacks[0]
 
 
+def check_place() -> None:
+    """Refuse to train here what was meant for a cluster.
+
+    Raises:
+        ValueError: saying how to submit it.
+    """
+    where = HydraConfig.get().runtime.choices.get("cluster")
+    if where not in (None, "local") and "SLURM_JOB_ID" not in os.environ:
+        raise ValueError(
+            f"cluster={where} is trained in a job, and this is none: make train CLUSTER={where}, "
+            f"or --multirun hydra/launcher=slurm cluster={where}"
+        )
+
+
 @hydra.main(version_base="1.3", config_path=CONF, config_name="train")
 @explained()
 def main(cfg: DictConfig) -> float | None:
     """The command line; a sweep reads what it returns."""
+    check_place()
     logging.getLogger("pytorch_lightning.utilities.rank_zero").setLevel(logging.WARNING)
     return train(cfg, Path(HydraConfig.get().runtime.output_dir))
 
