@@ -12,6 +12,7 @@ import pytorch_lightning as pl
 import torch
 
 from cascade import slurm
+from cascade.checkpoint.folder import folder_of
 
 _NO, _LEG_OVER, _ASKED = range(3)
 
@@ -52,7 +53,7 @@ class Interrupt(pl.Callback):
         self._before: dict[int, Any] = {}
         self._group: Any = None
 
-    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:  # noqa: ARG002 (Lightning passes it)
+    def on_train_start(self, trainer: pl.Trainer, *_: Any) -> None:
         """Take the signals; a leg's time counts from here."""
         self._began = self._stepped = time.monotonic()
         self._step = trainer.global_step
@@ -84,16 +85,15 @@ class Interrupt(pl.Callback):
         self._stepped = now
         self._stop_if_asked(trainer)
 
-    def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:  # noqa: ARG002 (Lightning passes it)
+    def on_validation_start(self, trainer: pl.Trainer, *_: Any) -> None:
         """A validation is not waited for where its step is saved: the next leg has it again."""
         if trainer.state.fn != "fit" or trainer.sanity_checking or not slurm.stop.held:
             return
-        saved = Path(trainer.default_root_dir, "checkpoints", f"{trainer.global_step:08d}")
-        if saved.is_dir():
+        if folder_of(Path(trainer.default_root_dir), trainer.global_step).is_dir():
             _write_rows(trainer)
             self._lose_nothing(lambda: True)
 
-    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:  # noqa: ARG002 (Lightning passes it)
+    def on_validation_end(self, trainer: pl.Trainer, *_: Any) -> None:
         """Stop after the validation where it had to be waited for."""
         if trainer.state.fn != "fit" or trainer.sanity_checking:
             return
@@ -125,7 +125,7 @@ class Interrupt(pl.Callback):
         """Whether the time left is just enough to save."""
         if self._ends_at is None:
             return False
-        saves = [getattr(callback, "save_s", None) for callback in trainer.callbacks]  # type: ignore[attr-defined]  # Lightning declares it late
+        saves = [getattr(callback, "save_s", None) for callback in trainer.callbacks]  # type: ignore[attr-defined]  # set by Trainer
         save_s = max((s for s in saves if s is not None), default=self.first_save_s)
         needed_s = 2 * (save_s + max(self._steps, default=0.0)) + self.spare_s
         if self._ends_at - time.time() > needed_s:
@@ -146,10 +146,7 @@ class Interrupt(pl.Callback):
             slurm.end_here()
 
     def on_exception(
-        self,
-        trainer: pl.Trainer,  # noqa: ARG002 (Lightning passes it)
-        pl_module: pl.LightningModule,  # noqa: ARG002 (Lightning passes it)
-        exception: BaseException,
+        self, _trainer: pl.Trainer, _module: pl.LightningModule, exception: BaseException
     ) -> None:
         """A rank that lost another is queued again with its job, unless the other has failed."""
         if not slurm.stop.held:
@@ -166,7 +163,7 @@ class Interrupt(pl.Callback):
             signal.signal(number, handler)
         self._before = {}
 
-    def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:  # noqa: ARG002 (Lightning passes it)
+    def teardown(self, trainer: pl.Trainer, _module: pl.LightningModule, stage: str) -> None:
         """The last step is saved: what comes then can be had again."""
         if stage == "fit" and slurm.stop.held:
             _write_rows(trainer)

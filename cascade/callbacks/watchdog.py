@@ -56,7 +56,7 @@ class Watchdog(pl.Callback):
             target=self._watch, args=(self._over, self._file), name="watchdog", daemon=True
         ).start()
 
-    def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:  # noqa: ARG002 (Lightning passes it)
+    def teardown(self, *_: Any, **__: Any) -> None:
         """Watch no more; a file that says nothing goes."""
         self._over.set()
         if self._file is None:
@@ -67,9 +67,9 @@ class Watchdog(pl.Callback):
         if not path.stat().st_size:
             path.unlink()
 
-    def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *_: Any) -> None:
+    def on_exception(self, *_: Any) -> None:
         """Watch no more."""
-        self.teardown(trainer, pl_module, "")
+        self.teardown()
 
     def on_train_batch_start(self, trainer: pl.Trainer, *_: Any) -> None:
         """A sign of life."""
