@@ -4,7 +4,7 @@ import json
 import logging
 import math
 from collections import deque
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -18,6 +18,7 @@ from cascade.callbacks import names
 from cascade.callbacks.ranks import due, summed, write, write_table
 from cascade.callbacks.verdict import NotLearningError
 from cascade.checkpoint.ranks import gather
+from cascade.parallel.shards import whole
 
 log = logging.getLogger(__name__)
 
@@ -32,7 +33,7 @@ class Spike:
     loss_median: float | None
     grad_norm: float
     grad_norm_median: float | None
-    samples: list[tuple[str, float]]
+    samples: list[tuple[str, float]] = field(default_factory=list)
 
 
 class Guard(pl.Callback):
@@ -125,7 +126,6 @@ class Guard(pl.Callback):
             loss_median=median(self._losses) if self._losses else None,
             grad_norm=self._norm,
             grad_norm_median=median(self._norms) if self._norms else None,
-            samples=[],
         )
         for parameter in pl_module.parameters():
             parameter.grad = None
@@ -176,7 +176,7 @@ class Guard(pl.Callback):
             (pair for part in gather(mine) for pair in part),
             key=lambda pair: -pair[1] if math.isfinite(pair[1]) else -math.inf,
         )
-        spike.samples.extend(samples)
+        spike = replace(spike, samples=samples)
         self._total += 1
         self._skipped = [s for s in self._skipped if s > spike.step - self.window] + [spike.step]
         worst = ", ".join(f"{key} ({loss:.4g})" for key, loss in samples[:4])
@@ -225,6 +225,6 @@ def total_norm(gradients: list[Tensor]) -> Tensor:
         if not some:
             continue
         norm = torch.nn.utils.get_total_norm(some, foreach=not divided)
-        norm = norm.full_tensor() if isinstance(norm, DTensor) else norm
+        norm = whole(norm)
         total = torch.hypot(total.to(norm.device), norm.float())
     return total
