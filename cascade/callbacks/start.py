@@ -8,6 +8,7 @@ from typing import Any
 
 import pytorch_lightning as pl
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from cascade import conditioning, keyed
@@ -96,7 +97,7 @@ def clip_comes_back(stage: Any, batch: Mapping[str, Any], least: float) -> Itera
             yield f"low: is not like the clip that it was made of: correlation {like:.3f}"
 
 
-def correlation(one: Tensor, other: Tensor) -> float:
+def correlation(one: Float[Tensor, "b 3 f h w"], other: Float[Tensor, "b 3 f h w"]) -> float:
     """Of two videos' pixels, in the frame where it is highest."""
     frames = [v.transpose(1, 2).flatten(2).float() for v in (one, other)]
     a, b = (f - f.mean(-1, keepdim=True) for f in frames)

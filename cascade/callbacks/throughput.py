@@ -30,7 +30,7 @@ class Throughput(pl.Callback):
         self._peak: float | None = None
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Build the network without values, and ask what the device can do."""
+        """Begin to count, and ask what the device can do."""
         self._stepped = self._first = trainer.global_step
         self._waited = _waited(trainer)
         device = pl_module.device
