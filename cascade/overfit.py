@@ -19,6 +19,7 @@ from rich.table import Table
 
 from cascade.bundle import load_stage
 from cascade.callbacks.samples import sample_like
+from cascade.callbacks.verdict import NotLearningError
 from cascade.entry import CONF, check_choices, explained
 from cascade.eval.fidelity import psnr
 from cascade.train import resolved, train
@@ -26,10 +27,6 @@ from cascade.video import to_float, write_mp4
 from cascade.whole import replacing
 
 log = logging.getLogger(__name__)
-
-
-class NotLearningError(ValueError):
-    """The clip did not come back."""
 
 
 def one_clip_shard(clip: Path, run: Path) -> Path:
