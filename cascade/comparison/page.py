@@ -1,6 +1,7 @@
 """The page of a comparison: the table, the runs' videos side by side, and the curves."""
 
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 
 from cascade.comparison.films import add_films
@@ -22,7 +23,8 @@ def write_page(
     prompts: int,
 ) -> Path:
     """Write the page of these runs; `figures` and `curves` are patterns of names."""
-    states = ", ".join(f"{n} {s}" for s, n in counted(r.state.split(" at")[0] for r in records))
+    counts = Counter(record.state.partition(" at")[0] for record in records)
+    states = ", ".join(f"{count} {state}" for state, count in counts.items())
     page = Page(
         title,
         lead="What differs in these runs, what came of it, and what they make.",
@@ -34,14 +36,6 @@ def write_page(
     page.section("Where they were read")
     page.table(("run", "source"), [(record.name, record.source) for record in records])
     return page.write(path)
-
-
-def counted(words: Iterator[str]) -> list[tuple[str, int]]:
-    """Each word, and how often it comes."""
-    found: dict[str, int] = {}
-    for word in words:
-        found[word] = found.get(word, 0) + 1
-    return list(found.items())
 
 
 def _table(page: Page, records: Sequence[Record], patterns: Sequence[str]) -> None:

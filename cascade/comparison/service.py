@@ -47,7 +47,7 @@ def read_run(run: Any, scratch: Path) -> Record:
         rows.add(row, functools.partial(later, run, scratch / run.id))
     return Record(
         name=named({"run_group": run.group, "display_name": run.name, "run_id": run.id}),
-        source=f"wandb:{run.entity}/{run.project}/{run.id}",
+        source=f"{SCHEME}{run.entity}/{run.project}/{run.id}",
         state=str(run.state),
         config=flat(dict(run.config)),
         curves=rows.curves,
