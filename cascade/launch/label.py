@@ -7,6 +7,8 @@ from typing import Any
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import QuotedString
 
+from cascade.comparison.table import short
+
 #: What a folder's name, a Hydra override and a shell all take as it is.
 PLAIN = re.compile(r"[^\w.+-]+")
 
@@ -55,13 +57,6 @@ def leaves(word: str, value: Any) -> Iterator[tuple[str, str]]:
 
 def _words(keys: Sequence[str]) -> dict[str, str]:
     """Each key's last words, as many as tell it from the others; of a group, its own name."""
-    bare = {key: key.lstrip("+").partition("@")[0].replace("/", ".").split(".") for key in keys}
-    words = {}
-    for key, path in bare.items():
-        count = 1
-        while count < len(path) and any(
-            other[-count:] == path[-count:] for name, other in bare.items() if name != key
-        ):
-            count += 1
-        words[key] = ".".join(path[-count:])
-    return words
+    bare = {key: key.lstrip("+").partition("@")[0].replace("/", ".") for key in keys}
+    words = short(list(bare.values()))
+    return {key: words[path] for key, path in bare.items()}
