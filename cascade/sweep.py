@@ -25,6 +25,9 @@ from cascade.entry import CONF, check_choices
 
 log = logging.getLogger(__name__)
 
+#: What this command says to Hydra in its own way.
+OURS = ("stage", "sweep", "name", "cluster", "jobs", "follow")
+
 
 @dataclass(frozen=True, kw_only=True)
 class Sweep:
@@ -73,10 +76,6 @@ def read(arguments: Sequence[str]) -> Sweep:
         task=task,
         overrides=[*place(told, task, any(map(searches, choices))), *rest],
     )
-
-
-#: What this command says to Hydra in its own way.
-OURS = ("stage", "sweep", "name", "cluster", "jobs", "follow")
 
 
 def place(told: Mapping[str, str], task: str, searching: bool) -> list[str]:
