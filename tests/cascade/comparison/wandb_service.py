@@ -95,11 +95,10 @@ class Run:
 
 @dataclass
 class Service:
-    """The runs, what was asked, and the reports that were saved."""
+    """The runs, and the reports that were saved."""
 
     runs: list[Run]
     url: str = ""
-    asked: list[str] = field(default_factory=list)
     reports: list[dict[str, Any]] = field(default_factory=list)
 
     def answer(self, query: str, told: dict[str, Any]) -> dict[str, Any]:
@@ -198,7 +197,7 @@ def schema(rows: list[dict[str, Any]]) -> pa.Schema:
 
 @contextmanager
 def serving(runs: list[Run]) -> Iterator[Service]:
-    """A service with these runs, and the environment that leads W&B to it."""
+    """A service with these runs, at its `url`."""
     service = Service(runs)
 
     class Handler(BaseHTTPRequestHandler):
@@ -214,7 +213,6 @@ def serving(runs: list[Run]) -> Iterator[Service]:
             if self.path != "/graphql":
                 return self.reply(b"{}")
             asked = json.loads(body)
-            service.asked.append(asked["query"])
             try:
                 data = service.answer(asked["query"], asked.get("variables") or {})
             except Exception as error:
