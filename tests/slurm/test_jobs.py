@@ -31,7 +31,7 @@ def whole(runs):
 
 def test_preempted_crashed_and_hung_a_run_has_the_losses_of_an_unbroken_one(runs, whole):
     hang = f"+callbacks.hang={{_target_:trouble.Hang,step:{STEPS - 3},rank:3}}"
-    watch = ("callbacks.watchdog.hang_s=30", "+callbacks.watchdog.others_s=3")
+    watch = ("callbacks.watchdog.hang_s=30", "callbacks.watchdog.others_s=3")
     often = "callbacks.checkpoint.every_n_steps=1000"
     low = ("cluster.partition=low", "cluster.stuck=10")
     runs.submit("broken", *FOUR, pace(0.3), hang, *watch, *low, often, steps=STEPS)
@@ -60,7 +60,7 @@ def test_a_time_limit_ends_a_leg_before_slurm_does(runs):
     """… and the same command finds the job that runs."""
     late = "+cluster.parameters.signal=CONT@1"  # Slurm's own notice tells nothing
     limit = ("cluster.minutes=2", "cluster.notice_s=30", "callbacks.interrupt.spare_s=8")
-    first = "+callbacks.interrupt.first_save_s=1"
+    first = "callbacks.interrupt.first_save_s=1"
     one = ("cluster.nodes=1", "cluster.ranks=1", "trainer.strategy=auto")
     runs.submit("limited", *one, late, *limit, first, pace(3), steps=40)
     said = runs.submit("limited", *one, late, *limit, first, pace(3), steps=40)
