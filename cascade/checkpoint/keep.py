@@ -1,5 +1,6 @@
 """Which of a run's checkpoints stay."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -9,7 +10,7 @@ from cascade.checkpoint.manifest import Manifest
 
 @dataclass(frozen=True, kw_only=True)
 class Best:
-    """The `k` checkpoints with the best figure of the validation at their step."""
+    """The `k` checkpoints with the best figure of the validation at their step, if it is finite."""
 
     metric: str
     mode: Literal["min", "max"] = "min"
@@ -23,18 +24,24 @@ class Best:
 
     def takes(self, figures: Mapping[str, float], manifests: Sequence[Manifest]) -> bool:
         """Whether a step with these figures is among them."""
-        if self.metric not in figures:
+        mine = self._cost(figures)
+        if mine is None:
             return False
-        sign = 1 if self.mode == "min" else -1
-        known = [sign * m.figures[self.metric] for m in manifests if self.metric in m.figures]
-        return sum(value <= sign * figures[self.metric] for value in known) < self.k
+        known = (self._cost(m.figures) for m in manifests)
+        return sum(cost is not None and cost <= mine for cost in known) < self.k
 
     def of(self, manifests: Sequence[Manifest]) -> set[int]:
         """Their steps; of equals the earlier."""
-        known = [m for m in manifests if self.metric in m.figures]
-        sign = 1 if self.mode == "min" else -1
-        ranked = sorted(known, key=lambda m: (sign * m.figures[self.metric], m.step))
-        return {m.step for m in ranked[: self.k]}
+        costs = ((self._cost(m.figures), m.step) for m in manifests)
+        ranked = sorted((cost, step) for cost, step in costs if cost is not None)
+        return {step for _, step in ranked[: self.k]}
+
+    def _cost(self, figures: Mapping[str, float]) -> float | None:
+        """The figure, less being better; none where there is none, or it is not finite."""
+        value = figures.get(self.metric, math.nan)
+        if not math.isfinite(value):
+            return None
+        return value if self.mode == "min" else -value
 
 
 @dataclass(frozen=True, kw_only=True)

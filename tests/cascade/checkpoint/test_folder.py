@@ -171,6 +171,21 @@ def test_last_every_and_best_are_kept_and_nothing_else(tmp_path):
     assert [p.name[-2:] for p in folders(tmp_path)] == ["12", "10", "08", "04"]
 
 
+@pytest.mark.parametrize("mode", ["min", "max"])
+def test_a_figure_that_is_not_finite_is_never_the_best(mode):
+    best = Best(metric="val/loss", mode=mode)
+    spoiled = [
+        manifest(step, figures={"val/loss": float(value)})
+        for step, value in enumerate(("nan", "inf", "-inf"))
+    ]
+    good = manifest(5, figures={"val/loss": 1.0})
+    for known in ([*spoiled, good], [good, *spoiled]):
+        assert best.of(known) == {5}
+    assert best.of(spoiled) == set()
+    assert best.takes({"val/loss": 1.0}, spoiled)
+    assert not any(best.takes(m.figures, known) for m in spoiled for known in ([], [good]))
+
+
 @pytest.mark.parametrize("wrong", [{"last": 0}, {"every": 0}])
 def test_a_rule_that_keeps_nothing_is_refused(wrong):
     with pytest.raises(ValueError, match="at least 1"):
