@@ -105,19 +105,31 @@ def save_bundle(
 
 @contextlib.contextmanager
 def _replacing(folder: Path) -> Iterator[Path]:
-    """A hidden folder beside `folder` to write to; it takes its place when all is written."""
+    """A hidden folder beside `folder` to write to; it takes its place when all is written.
+
+    Whatever fails, the one that was there stays. A kill between the two renames leaves none of that
+    name, and both whole beside it, hidden. What a kill left is removed after the next save. Two
+    processes must not write one folder at a time.
+    """
     folder.parent.mkdir(parents=True, exist_ok=True)
-    part, old = (
-        Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}.")) for _ in range(2)
-    )
+    part = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}.", suffix=".part"))
+    old = part.with_suffix(".old")
     try:
         yield part
         part.chmod(0o755)
-        if folder.exists():
-            folder.replace(old)
-        part.replace(folder)
-    finally:
-        for rest in (part, old):
+        try:
+            if folder.exists():
+                folder.replace(old)
+            part.replace(folder)
+        except BaseException:
+            if old.exists():
+                old.replace(folder)
+            raise
+    except BaseException:
+        shutil.rmtree(part, ignore_errors=True)
+        raise
+    for rest in folder.parent.iterdir():
+        if re.fullmatch(rf"\.{re.escape(folder.name)}\.\w{{8}}\.(part|old)", rest.name):
             shutil.rmtree(rest, ignore_errors=True)
 
 

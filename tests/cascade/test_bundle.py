@@ -1,6 +1,8 @@
 """Bundles: what is saved comes back; what is damaged, foreign or untrained is refused."""
 
+import errno
 import json
+from pathlib import Path
 
 import pytest
 import torch
@@ -50,6 +52,37 @@ def test_a_stage_comes_back_as_it_was(tmp_path):
         "model.safetensors",
         "stage.yaml",
     ]
+
+
+def test_a_bundle_that_cannot_take_its_place_leaves_the_one_before(tmp_path, monkeypatch):
+    folder, _ = save(tmp_path / "bundle")
+    replace = Path.replace
+
+    def fails_once(path, target):
+        if path.suffix == ".part":
+            raise OSError(errno.EIO, "Input/output error")
+        return replace(path, target)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "replace", fails_once)
+        with pytest.raises(OSError, match="Input/output"):
+            save(folder, steps=8)
+    assert json.loads((folder / "card.json").read_text())["steps"] == 7
+    assert [path.name for path in tmp_path.iterdir()] == ["bundle"]
+
+
+def test_the_next_save_clears_what_a_kill_left_and_nothing_else(tmp_path):
+    folder, _ = save(tmp_path / "bundle")
+    folder.replace(tmp_path / ".bundle.abcd_123.old")  # a kill between the renames …
+    (tmp_path / ".bundle.abcd_123.part").mkdir()
+    others = {".bundle.b.abcd_123.part", ".other.abcd_123.part"}
+    for name in others:
+        (tmp_path / name).mkdir()
+    with pytest.raises(BundleError):
+        save(folder, stage={"_target_": "os.system"})
+    assert (tmp_path / ".bundle.abcd_123.old").exists()  # … costs nothing before one is whole
+    save(folder)
+    assert {path.name for path in tmp_path.iterdir()} == {"bundle", *others}
 
 
 def test_a_bundle_holds_no_training_and_no_path(tmp_path):
