@@ -22,7 +22,8 @@ from cascade.callbacks.samples import sample_like
 from cascade.callbacks.verdict import NotLearningError
 from cascade.entry import CONF, check_choices, explained
 from cascade.eval.fidelity import psnr
-from cascade.train import resolved, train
+from cascade.shrink import resolved
+from cascade.train import train
 from cascade.video import to_float, write_mp4
 from cascade.whole import replacing
 

@@ -22,7 +22,7 @@ from cascade.doctor import page
 from cascade.doctor.checkup import checkup
 from cascade.doctor.record import Record
 from cascade.entry import CONF, check_choices, explained, open_data
-from cascade.train import resolved
+from cascade.shrink import resolved
 from cascade.whole import write_whole
 
 

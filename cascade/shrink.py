@@ -3,6 +3,8 @@
 import copy
 from typing import Any
 
+from omegaconf import DictConfig, OmegaConf, open_dict
+
 #: What each size of a network shrinks to; a list keeps its length.
 SIZES = {"width": 64, "widths": 64, "depth": 2, "depths": 1, "head_width": 32}
 SIDE = 32
@@ -26,3 +28,15 @@ def shrink(stage: dict[str, Any], *, steps: int = 2, batch: int = 2) -> dict[str
     )
     small["train"]["lr_factor"].update(warmup_steps=0, total_steps=steps, decay_steps=None)
     return small
+
+
+def resolved(cfg: DictConfig) -> dict[str, Any]:
+    """The config as plain values; shrunk, where it asks for that."""
+    if cfg.shrink:
+        plain: Any = OmegaConf.to_container(cfg.stage, resolve=True)
+        cfg = cfg.copy()
+        with open_dict(cfg):
+            cfg.stage = shrink(plain, **cfg.shrink)
+    config = OmegaConf.to_container(cfg, resolve=True)
+    assert isinstance(config, dict)
+    return {str(name): value for name, value in config.items()}

@@ -19,7 +19,7 @@ import hydra
 import pytorch_lightning as pl
 import torch
 from hydra.core.hydra_config import HydraConfig
-from omegaconf import DictConfig, OmegaConf, open_dict
+from omegaconf import DictConfig
 
 from cascade import launch, slurm
 from cascade.bundle import load_weights, read_card, read_stage, save_bundle
@@ -34,7 +34,7 @@ from cascade.checkpoint.record import check_fits, keep_config
 from cascade.checkpoint.state_file import StateFile
 from cascade.entry import CONF, check_choices, explained, open_data
 from cascade.parallel.rank import is_first
-from cascade.shrink import shrink
+from cascade.shrink import resolved
 
 log = logging.getLogger(__name__)
 #: Warnings of Lightning that are not so here: the loader's position is in the checkpoint, …
@@ -61,18 +61,6 @@ def card(
         "machine": platform.machine(),
         "figures": figures,
     }
-
-
-def resolved(cfg: DictConfig) -> dict[str, Any]:
-    """The config as plain values; shrunk, where it asks for that."""
-    if cfg.shrink:
-        plain: Any = OmegaConf.to_container(cfg.stage, resolve=True)
-        cfg = cfg.copy()
-        with open_dict(cfg):
-            cfg.stage = shrink(plain, **cfg.shrink)
-    config = OmegaConf.to_container(cfg, resolve=True)
-    assert isinstance(config, dict)
-    return {str(name): value for name, value in config.items()}
 
 
 def train(cfg: DictConfig, run: Path) -> float | None:

@@ -57,11 +57,26 @@ def keep_config(run: Path, config: dict[str, Any]) -> None:
     Raises:
         ConfigChangedError: naming every difference and the ways out.
     """
-    path, mine = run / "config.json", numbers(config)
-    if path.is_file() and (folders(run) or (run / "bundle").is_dir()):
-        refuse_change(run, json.loads(path.read_text()), mine)
+    if begun(run):
+        check_config(run, config)
     elif is_first():
-        write_whole(path, json.dumps(mine, indent=2, ensure_ascii=False).encode())
+        mine = json.dumps(numbers(config), indent=2, ensure_ascii=False)
+        write_whole(run / "config.json", mine.encode())
+
+
+def begun(run: Path) -> bool:
+    """Whether something was trained with the config that the run's folder holds."""
+    return (run / "config.json").is_file() and (bool(folders(run)) or (run / "bundle").is_dir())
+
+
+def check_config(run: Path, config: Mapping[str, Any]) -> None:
+    """Hold a config against the one that something was trained with in the run's folder, if any.
+
+    Raises:
+        ConfigChangedError: naming every difference and the ways out.
+    """
+    if begun(run):
+        refuse_change(run, json.loads((run / "config.json").read_text()), numbers(config))
 
 
 def refuse_change(run: Path, old: dict[str, Any], new: dict[str, Any]) -> None:

@@ -4,7 +4,13 @@ import pytest
 import torch
 
 from cascade.checkpoint.folder import Checkpoint, CheckpointError
-from cascade.checkpoint.record import ConfigChangedError, check_fits, keep_config, shapes
+from cascade.checkpoint.record import (
+    ConfigChangedError,
+    check_config,
+    check_fits,
+    keep_config,
+    shapes,
+)
 from tests.cascade.checkpoint.test_folder import manifest
 
 CONFIG = {"stage": {"width": 8}, "seed": 0, "data": {"shards": "a", "num_workers": 2}}
@@ -60,3 +66,16 @@ def test_a_config_may_change_until_something_is_trained(tmp_path):
     (tmp_path / "checkpoints" / "00000001").mkdir(parents=True)
     with pytest.raises(ConfigChangedError, match="seed: 1 → 0"):
         keep_config(tmp_path, CONFIG)
+
+
+def test_a_config_is_held_against_what_was_trained_and_nothing_is_written(tmp_path):
+    check_config(tmp_path, CONFIG)
+    assert not list(tmp_path.iterdir())
+    keep_config(tmp_path, CONFIG)
+    check_config(tmp_path, CONFIG | {"seed": 1})  # nothing was trained with it yet
+    (tmp_path / "bundle").mkdir()
+    written = (tmp_path / "config.json").read_text()
+    with pytest.raises(ConfigChangedError, match="seed: 0 → 1"):
+        check_config(tmp_path, CONFIG | {"seed": 1})
+    check_config(tmp_path, CONFIG | {"name": "two"})
+    assert (tmp_path / "config.json").read_text() == written
