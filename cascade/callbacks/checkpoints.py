@@ -1,6 +1,7 @@
 """Saves a run between two steps, so that nothing it knew then is lost, and clears by a rule."""
 
 import contextlib
+import errno
 import logging
 import shutil
 import time
@@ -36,8 +37,8 @@ class Checkpoints(pl.Callback):
     Args:
         every_n_steps: between two saves.
         keep: which checkpoints stay.
-        max_failures: so many saves in a row may fail for want of space; then the run ends. At a
-            stop one is enough, since nothing comes after it.
+        max_failures: so many saves in a row may fail for the disk; then the run ends. At a stop one
+            is enough, since nothing comes after it.
     """
 
     #: How many of the last saves `save_s` is the longest of.
@@ -60,6 +61,7 @@ class Checkpoints(pl.Callback):
         self._durations: deque[float] = deque(maxlen=self.REMEMBERED)
         self._saved = self._tried = self._best_step = 0
         self._failures = 0
+        self._failed: str | None = None
         self._unlogged: float | None = None
 
     def begin(
@@ -127,8 +129,10 @@ class Checkpoints(pl.Callback):
             mine = next((m for m in known if m.step == step), None)
             if mine is not None:
                 noted = replace(mine, validated=step, figures=self.figures)
-                with _no_space():
+                with _disk_failures() as failures:
                     folders.write_manifest(folders.folder_of(run, step), noted)
+                for failed in failures:
+                    log.error("step %d: its validation could not be noted (%s)", step, failed)
                 self._clear(run)
             elif self.keep.best is not None:
                 best = self.keep.best.takes(self.figures, known)
@@ -140,8 +144,8 @@ class Checkpoints(pl.Callback):
         self._save_if_due(trainer, pl_module, last=True)
         if stopped and self._saved < trainer.global_step:
             raise CheckpointError(
-                f"stage {pl_module.name}: step {trainer.global_step} could not be saved; the last "
-                f"whole checkpoint is of step {self._saved}; make room, and start again"
+                f"stage {pl_module.name}: step {trainer.global_step} could not be saved "
+                f"({self._failed}); the last whole checkpoint is of step {self._saved}; start again"
             )
 
     def _save_if_due(
@@ -161,6 +165,7 @@ class Checkpoints(pl.Callback):
             self._durations.append(max(ranks.gather(time.monotonic() - began)))
             self._unlogged = self._durations[-1]
             return
+        self._failed = failed
         self._failures += 1
         told = (
             f"step {step} could not be saved ({failed}), {self._failures} times in a row now; "
@@ -168,10 +173,10 @@ class Checkpoints(pl.Callback):
         )
         if self._failures >= self.max_failures:
             raise CheckpointError(f"stage {module.name}: {told}")
-        log.error("%s; the run goes on. Make room!", told)
+        log.error("%s; the run goes on", told)
 
     def _save(self, trainer: pl.Trainer, module: pl.LightningModule, began: float) -> str | None:
-        """Write one; the reason where there was no space."""
+        """Write one; the reason where the disk failed."""
         run = Path(trainer.default_root_dir)
         target = folders.folder_of(run, trainer.global_step)
         part = target.with_name(f".{target.name}.part")
@@ -181,7 +186,7 @@ class Checkpoints(pl.Callback):
             if failed is None:
                 manifest = self._describe(trainer, module, part, began)
                 if trainer.is_global_zero:
-                    with _no_space() as failures:
+                    with _disk_failures() as failures:
                         folders.publish(part, target, manifest)
                     failed = failures[0] if failures else None
                 failed = next((f for f in ranks.gather(failed) if f is not None), None)
@@ -193,13 +198,13 @@ class Checkpoints(pl.Callback):
         return failed
 
     def _write_state(self, trainer: pl.Trainer, part: Path) -> str | None:
-        with _no_space() as failures:
+        with _disk_failures() as failures:
             if trainer.is_global_zero:
                 shutil.rmtree(part, ignore_errors=True)
                 part.mkdir(parents=True)
         failed = next((f for one in ranks.gather(failures) for f in one), None)
         if failed is None:
-            with _no_space() as failures:
+            with _disk_failures() as failures:
                 # `Trainer.save_checkpoint` less its barrier, which one that fails does not reach.
                 state = trainer._checkpoint_connector.dump_checkpoint(weights_only=False)
                 trainer.strategy.save_checkpoint(state, part / folders.STATE)
@@ -235,8 +240,11 @@ class Checkpoints(pl.Callback):
         )
 
     def _clear(self, run: Path) -> None:
-        unwanted = self.keep.unwanted(folders.manifests(run))
-        folders.remove(folders.folder_of(run, step) for step in sorted(unwanted))
+        with _disk_failures() as failures:
+            unwanted = self.keep.unwanted(folders.manifests(run))
+            folders.remove(folders.folder_of(run, step) for step in sorted(unwanted))
+        for failed in failures:  # the next save's turn comes
+            log.error("%s: old checkpoints could not be removed (%s)", run, failed)
 
 
 def _figures(trainer: pl.Trainer) -> dict[str, float]:
@@ -245,13 +253,14 @@ def _figures(trainer: pl.Trainer) -> dict[str, float]:
 
 
 @contextlib.contextmanager
-def _no_space() -> Iterator[list[str]]:
-    """Failures of the disk inside, as text; a full one is no reason to lose a run."""
+def _disk_failures() -> Iterator[list[str]]:
+    """Failures of the disk inside, as text; they are no reason to lose a run."""
     failures: list[str] = []
     try:
         yield failures
     except OSError as error:
-        failures.append(str(error))
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+        failures.append(f"{error}; make room" if full else str(error))
 
 
 def _file_of(trainer: pl.Trainer) -> StateFile | None:
