@@ -22,8 +22,11 @@ FREE_DATA = (
     *("num_workers", "prefetch", "cache_bytes", "decord"),
     *("index_dir", "index_depth", "cache_dir", "max_dropped"),
 )
-#: … and all of `trainer` but these.
-FIXED_TRAINER = ("precision", "gradient_clip_val", "gradient_clip_algorithm")
+#: … and all of `trainer` and of `callbacks` but these, which decide on steps and on averages.
+FIXED = {
+    "trainer": ("precision", "gradient_clip_val", "gradient_clip_algorithm"),
+    "callbacks": ("guard", "ema"),
+}
 
 
 class ConfigChangedError(ValueError):
@@ -46,7 +49,8 @@ def numbers(config: Mapping[str, Any]) -> dict[str, Any]:
     """The part of a config that the numbers of a run depend on, as JSON has it."""
     part = {name: value for name, value in config.items() if name not in FREE}
     part["data"] = {k: v for k, v in config["data"].items() if k not in FREE_DATA}
-    part["trainer"] = {k: v for k, v in config["trainer"].items() if k in FIXED_TRAINER}
+    for group, fixed in FIXED.items():
+        part[group] = {k: v for k, v in config.get(group, {}).items() if k in fixed}
     plain: dict[str, Any] = json.loads(json.dumps(part))
     return plain
 

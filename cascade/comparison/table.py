@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from fnmatch import fnmatchcase
 from typing import Any
 
-from cascade.checkpoint.record import FIXED_TRAINER, FREE, FREE_DATA
+from cascade.checkpoint.record import FIXED, FREE, FREE_DATA
 from cascade.comparison.record import Record
 
 
@@ -33,8 +33,8 @@ def differing(records: Sequence[Record]) -> list[str]:
 def counts(key: str) -> bool:
     """Whether a config's key may touch a run's figures."""
     top, _, rest = key.partition(".")
-    if top == "trainer":
-        return rest in FIXED_TRAINER
+    if top in FIXED:
+        return rest.partition(".")[0] in FIXED[top]
     return top not in FREE and not (top == "data" and rest in FREE_DATA)
 
 

@@ -53,6 +53,26 @@ def test_another_stage_width_or_config_is_refused_with_both_values(tmp_path):
         check_fits(saved, Stage(), bf16, tmp_path)
 
 
+def test_callbacks_that_touch_the_numbers_are_held_to_and_others_are_free(tmp_path):
+    def config(**callbacks):
+        known = {"guard": {"factor": 10.0}, "ema": {"sigma_rels": [0.05]}, "samples": {"count": 4}}
+        return CONFIG | {"callbacks": known | callbacks}
+
+    keep_config(tmp_path, config())
+    (tmp_path / "checkpoints" / "00000001").mkdir(parents=True)
+    keep_config(tmp_path, config(samples={"count": 8}, worth={"clips": 2}))
+    with pytest.raises(ConfigChangedError, match=r"callbacks\.guard\.factor: 10\.0 → 5\.0"):
+        keep_config(tmp_path, config(guard={"factor": 5.0}))
+    with pytest.raises(
+        ConfigChangedError, match=r"callbacks\.ema\.sigma_rels: \[0\.05\] → \[0\.1\]"
+    ):
+        keep_config(tmp_path, config(ema={"sigma_rels": [0.1]}))
+    without = config()
+    del without["callbacks"]["guard"]
+    with pytest.raises(ConfigChangedError, match=r"callbacks\.guard: .* → 'nothing'"):
+        keep_config(tmp_path, without)
+
+
 def test_shapes_are_the_same_before_and_after_the_network_is_built():
     early = Stage()
     late = Stage()

@@ -112,6 +112,16 @@ def test_a_key_that_follows_another_and_a_part_that_a_source_lacks_are_no_differ
     assert differing([one, record(1)]) == []
 
 
+def test_a_callback_that_touches_the_numbers_is_a_difference_and_another_is_none():
+    def record(factor, **config):
+        told = {"seed": 0, "callbacks.guard.factor": factor, **config}
+        return Record(name=str(factor), source=str(factor), state="finished", config=told)
+
+    one = record(10.0, **{"callbacks.samples.count": 4, "trainer.devices": 1})
+    two = record(5.0, **{"callbacks.samples.count": 8, "trainer.devices": 2})
+    assert differing([one, two]) == ["callbacks.guard.factor"]
+
+
 def test_keys_are_as_short_as_tells_them_apart():
     assert short(["a.b.c", "a.d.c", "a.e"]) == {"a.b.c": "b.c", "a.d.c": "d.c", "a.e": "e"}
 
