@@ -1,6 +1,5 @@
 """Loss by log-SNR, bucket and way to prompt: where a stage learns, and where it does not."""
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -10,8 +9,17 @@ import torch
 from torch import Tensor
 
 from cascade.callbacks import names
-from cascade.callbacks.ranks import due, summed, write, write_table
+from cascade.callbacks.ranks import (
+    append_rows,
+    due,
+    keep_rows,
+    summed,
+    validated,
+    write,
+    write_table,
+)
 from cascade.callbacks.verdict import NotLearningError
+from cascade.checkpoint.ranks import gather
 from cascade.conditioning import Modes
 
 WAYS = tuple(Modes(text=1.0).shares)
@@ -37,9 +45,11 @@ class Diagnostics(pl.Callback):
         self._names: list[str] = []
         self._stepped = 0
         self._worse = 0
+        self._now = self._sums = self._since = torch.zeros(0)
+        self._loaded: dict[str, Any] | None = None
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """The buckets are those of the plan, the same on all ranks."""
+        """The buckets are those of the plan, the same on all ranks; the sums go on."""
         plan = getattr(trainer.datamodule, "plan", None)  # type: ignore[attr-defined]  # set by fit
         shapes = [(s.frames, s.height, s.width) for s in getattr(plan, "shapes", ())]
         many = len(shapes) > self.max_buckets
@@ -55,6 +65,23 @@ class Diagnostics(pl.Callback):
         # This step's mean loss; the interval's losses, those of a network that answers zero, how
         # many are higher than that, and how many there are.
         self._sums = torch.zeros(5, device=pl_module.device)
+        if self._loaded is not None:
+            self._go_on(trainer, self._loaded)
+            self._loaded = None
+        if trainer.is_global_zero:
+            told = not self._since[1].any()  # else the table of this very step is still to come
+            keep_rows(_table(trainer), before=trainer.global_step + told)
+
+    def _go_on(self, trainer: pl.Trainer, loaded: dict[str, Any]) -> None:
+        """Each rank with its own sums; where there are more or fewer ranks, the first with all."""
+        ours = len(loaded["now"]) == trainer.world_size
+        for held, parts in ((self._now, loaded["now"]), (self._sums, loaded["sums"])):
+            if ours:
+                held.copy_(parts[trainer.global_rank])
+            elif trainer.is_global_zero:
+                held.copy_(sum(parts))
+        if not validated(trainer):  # its table was written after it was saved
+            self._since.copy_(loaded["since"])
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, *_: Any
@@ -128,17 +155,26 @@ class Diagnostics(pl.Callback):
         ]
         self._since.zero_()
         if trainer.is_global_zero:
-            with (Path(trainer.default_root_dir) / "losses.jsonl").open("a") as file:
-                file.writelines(json.dumps(row) + "\n" for row in rows)
+            append_rows(_table(trainer), rows)
         write_table(trainer, "losses", list(rows[0]), [list(row.values()) for row in rows])
 
     def state_dict(self) -> dict[str, Any]:
-        """For how many steps it has been worse than nothing."""
-        return {"worse": self._worse}
+        """All sums, by rank where each has its own, and for how long it is worse than nothing."""
+        parts = gather((self._now.cpu(), self._sums.cpu()))
+        return {
+            "worse": self._worse,
+            "now": [now for now, _ in parts],
+            "sums": [sums for _, sums in parts],
+            "since": self._since.clone(),
+        }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Go on from a checkpoint."""
-        self._worse = state_dict["worse"]
+        """Kept until the device and the buckets are known."""
+        self._worse, self._loaded = state_dict["worse"], state_dict
+
+
+def _table(trainer: pl.Trainer) -> Path:
+    return Path(trainer.default_root_dir) / "losses.jsonl"
 
 
 def _means(labels: Any, sums_and_counts: Tensor) -> dict[str, float]:

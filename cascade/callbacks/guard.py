@@ -1,6 +1,5 @@
 """Skips a step that would spoil the weights, says whose samples it was, and ends a run of them."""
 
-import json
 import logging
 import math
 from collections import deque
@@ -15,7 +14,7 @@ from torch import Tensor
 from torch.distributed.tensor import DTensor
 
 from cascade.callbacks import names
-from cascade.callbacks.ranks import due, summed, write, write_table
+from cascade.callbacks.ranks import append_rows, due, keep_rows, summed, write, write_table
 from cascade.callbacks.verdict import NotLearningError
 from cascade.checkpoint.ranks import gather
 from cascade.parallel.shards import whole
@@ -92,6 +91,8 @@ class Guard(pl.Callback):
     def on_train_start(self, trainer: pl.Trainer, *_: Any) -> None:
         """A step that was begun and not ended is begun anew."""
         self._stepped, self._loss, self._parts = trainer.global_step, None, []
+        if trainer.is_global_zero:
+            keep_rows(_spikes(trainer), before=trainer.global_step)
 
     def on_before_backward(
         self, _trainer: pl.Trainer, _module: pl.LightningModule, loss: Tensor
@@ -183,8 +184,7 @@ class Guard(pl.Callback):
         said = f"stage {stage.name}: step {spike.step} is skipped: {spike.why}; samples {worst}"
         if trainer.is_global_zero:
             log.warning("%s", said)
-            with (Path(trainer.default_root_dir) / "spikes.jsonl").open("a") as file:
-                file.write(json.dumps(asdict(spike)) + "\n")
+            append_rows(_spikes(trainer), [asdict(spike)])
         told = {k: v for k, v in asdict(spike).items() if k != "samples"}
         write_table(trainer, "spikes", [*told, "worst"], [[*told.values(), worst]])
         write(trainer, {names.SKIPPED: float(self._total)})
@@ -215,6 +215,10 @@ class Guard(pl.Callback):
         self._losses = deque(state_dict["losses"], maxlen=self.window)
         self._norms = deque(state_dict["norms"], maxlen=self.window)
         self._skipped, self._total = list(state_dict["skipped"]), state_dict["total"]
+
+
+def _spikes(trainer: pl.Trainer) -> Path:
+    return Path(trainer.default_root_dir) / "spikes.jsonl"
 
 
 def total_norm(gradients: list[Tensor]) -> Tensor:

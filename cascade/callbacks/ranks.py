@@ -1,7 +1,10 @@
 """What callbacks share: rows for the loggers, what all ranks found, a stage lent for a look."""
 
-from collections.abc import Iterator, Mapping, Sequence
+import json
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
@@ -9,7 +12,9 @@ import torch
 from pytorch_lightning.loggers import WandbLogger
 from torch import Tensor
 
+from cascade.checkpoint.loops import VALIDATED
 from cascade.checkpoint.ranks import gather
+from cascade.whole import write_whole
 
 
 def due(trainer: pl.Trainer, stepped: int) -> bool:
@@ -37,6 +42,44 @@ def write_table(
             logger.log_table(
                 name, list(columns), [list(row) for row in rows], step=trainer.global_step - 1
             )
+
+
+def append_rows(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
+    """Rows for a file of JSON lines; what is no number is null there."""
+    with path.open("a") as file:
+        file.writelines(json.dumps(_finite(dict(row)), allow_nan=False) + "\n" for row in rows)
+
+
+def keep_rows(path: Path, *, before: int) -> None:
+    """Drop the rows of steps that are done again, and one that a kill has cut."""
+    if not path.is_file():
+        return
+    lines = path.read_bytes().splitlines(keepends=True)
+    kept = [line for line in lines if _step_of(line) < before]
+    if kept != lines:
+        write_whole(path, b"".join(kept))
+
+
+def _step_of(line: bytes) -> float:
+    try:
+        return float(json.loads(line)["step"]) if line.endswith(b"\n") else math.inf
+    except ValueError:
+        return math.inf
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {name: _finite(one) for name, one in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(one) for one in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def validated(trainer: pl.Trainer) -> bool:
+    """Whether the validation of the step that a leg goes on from is behind it, by `Checkpoints`."""
+    tellers = trainer.callbacks  # type: ignore[attr-defined]  # set by Trainer
+    step = trainer.global_step
+    return step > 0 and any(getattr(c, VALIDATED, None) == step for c in tellers)
 
 
 def summed(trainer: pl.Trainer, values: Tensor) -> Tensor:
