@@ -49,6 +49,8 @@ class EMA(pl.Callback):
     @contextmanager
     def lent(self, module: pl.LightningModule) -> Iterator[None]:
         """Inside, `module` has the averaged weights; its own before the first step."""
+        if self._ema is None and self._loaded is not None:
+            raise ValueError("the averages are loaded, and not yet begun: they cannot be lent")
         if self._step == 0:
             yield
             return
@@ -61,6 +63,7 @@ class EMA(pl.Callback):
 
         Every rank must ask, since weights may be divided among them; the first alone gets them.
         """
+        self._begin(module.trainer, module)  # a run that resumes at its last step does not train
         state = {}
         with self.lent(module):
             for name, value in module.state_dict().items():

@@ -125,8 +125,9 @@ def all_is_read(stage: Any, batch: Mapping[str, Any]) -> Iterator[str]:
         "z": (-z, logsnr, cond),
         "log-SNR": (z, logsnr + 2, cond),
         "text": (z, logsnr, replace(cond, text=turned)),
-        "given": (z, logsnr, replace(cond, given=other)),
     }
+    if other is given or cond.given.mask.any():
+        changed["given"] = (z, logsnr, replace(cond, given=other))
     if cond.low is not None:
         changed["low"] = (z, logsnr, replace(cond, low=-cond.low))
     for place, name in enumerate(stage.scalars):
@@ -140,7 +141,8 @@ def all_is_read(stage: Any, batch: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _reaches_the_loss(stage: Any, batch: dict[str, Any]) -> Iterator[str]:
-    captions = batch["caption"]
+    captions = list(batch["caption"])
+    told = any(any(part) for part in gather(captions))
     rolled = [*captions[-1:], *captions[:-1]]
     stored = batch.get("text") or [None] * len(captions)
     others = {"caption": rolled, "text": [*stored[-1:], *stored[:-1]]}
@@ -151,14 +153,14 @@ def _reaches_the_loss(stage: Any, batch: dict[str, Any]) -> Iterator[str]:
     if not loss.isfinite().all():
         keys = ", ".join(batch["key"])
         yield f"the loss is not finite before the first step: {loss.tolist()} of samples {keys}"
-    elif not any(captions):
-        yield "text: the first clips have empty captions"
-    elif not _differ(loss, texts):
+    elif not told:
+        yield "text: the first clips have empty captions, on all ranks"
+    elif any(captions) and not _differ(loss, texts):
         yield f"text: other captions change nothing in the loss: {captions[0]!r} or another"
     for name in ("fps", "zoom"):
         if name in stage.scalars:
-            told = stage.losses({**batch, name: batch[name] * 2}, purpose="start").loss
-            if not _differ(loss, told):
+            other = stage.losses({**batch, name: batch[name] * 2}, purpose="start").loss
+            if not _differ(loss, other):
                 yield f"{name}: another changes nothing in the loss"
 
 

@@ -19,6 +19,7 @@ import pytorch_lightning as pl
 
 from cascade.checkpoint import ranks
 from cascade.checkpoint.manifest import Manifest, ManifestError
+from cascade.parallel.rank import is_first
 from cascade.whole import replacing
 
 log = logging.getLogger(__name__)
@@ -126,10 +127,13 @@ def newest(run: Path) -> Checkpoint | None:
         CheckpointError: there are checkpoints, but none of them is whole.
     """
     found = folders(run)
+    damaged: list[Path] = []
     for folder in found:
         wrong = damages(folder)
         if not wrong:
+            set_aside(damaged)
             return Checkpoint(folder, read_manifest(folder))
+        damaged.append(folder)
         log.warning(
             "checkpoint %s is damaged: %s; the one before it counts", folder, "; ".join(wrong)
         )
@@ -139,6 +143,13 @@ def newest(run: Path) -> Checkpoint | None:
             f"whole; bring a copy back, or remove {run / CHECKPOINTS} to start from step 0"
         )
     return None
+
+
+def set_aside(damaged: Iterable[Path]) -> None:
+    """Rename damaged checkpoints, once another counts: they are in the way of no rule then."""
+    if ranks.share()[0] == 0 and is_first():
+        for folder in damaged:
+            folder.rename(folder.with_name(f"{folder.name}.{secrets.token_hex(2)}.damaged"))
 
 
 def choose(trainer: pl.Trainer, run: Path) -> Checkpoint | None:

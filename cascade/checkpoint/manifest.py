@@ -57,7 +57,7 @@ class Manifest:
 
     def dumps(self) -> bytes:
         """As JSON, with a checksum of its own."""
-        content = asdict(self)
+        content = json.loads(json.dumps(asdict(self), ensure_ascii=False))  # keys as they are read
         whole = {"format": FORMAT, "sha256": _digest(content), "manifest": content}
         return (json.dumps(whole, indent=1, ensure_ascii=False) + "\n").encode()
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -75,6 +76,11 @@ def test_a_killed_run_goes_on_as_if_it_had_not_been(command, tmp_path):
     assert found == wanted  # to the last bit, and every row
     one, other = (load_file(f / "bundle/model.safetensors") for f in (whole, folder))
     assert all(torch.equal(one[name], other[name]) for name in one)
+    # Without its bundle, as a kill at the very end leaves it: the same one is made again.
+    shutil.rmtree(folder / "bundle")
+    run(command("killed"))
+    again = load_file(folder / "bundle/model.safetensors")
+    assert all(torch.equal(one[name], again[name]) for name in one)
     # Once more: it is finished, and says so.
     assert "another NAME=… trains another" in run(command("killed")).stdout
 
@@ -184,6 +190,30 @@ def test_wandb_runs_offline_with_csv_beside_it(command, tmp_path):
     assert files[0].stat().st_size > 1000
     assert list(folder.glob("wandb/offline-run-*/files/media/videos/samples_*.mp4"))
     assert len(losses(folder)) == STEPS
+
+
+@pytest.mark.slow
+def test_a_run_goes_on_without_the_service_of_wandb(command, tmp_path):
+    """Slurm's SIGTERM reaches every process of a job, and ends the service before the run."""
+    online = [part for part in command("lost", "shrink.steps=60") if part != "logger=csv"]
+    env = {**os.environ, "OMP_NUM_THREADS": "1"}
+    process = subprocess.Popen(
+        online, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
+    folder = tmp_path / "demo/base/lost"
+    deadline = time.monotonic() + 120
+    while not list(folder.glob("metrics/version_0/*.csv")) and time.monotonic() < deadline:
+        time.sleep(0.005)
+    services = subprocess.run(
+        ["pgrep", "-f", f"wandb-core.*--pid {process.pid}"], capture_output=True, text=True
+    ).stdout.split()
+    assert services
+    os.kill(int(services[0]), signal.SIGTERM)
+    said, _ = process.communicate(timeout=200)
+    assert process.returncode == 0, said[-3000:]
+    assert "W&B is lost" in said
+    assert len(losses(folder)) == 60
+    assert (folder / "bundle").is_dir()
 
 
 @pytest.mark.parametrize(

@@ -30,6 +30,17 @@ def test_a_sound_stage_passes_and_nothing_of_it_changes(tiny, choice):
     assert torch.equal(random, torch.get_rng_state())
 
 
+def test_a_sound_stage_of_one_frame_and_clips_without_captions_pass(tiny):
+    """A single frame can be given by no way; a caption may lack where another has one."""
+    stage = tiny.tiny_stage("demo/ssr1", target={"frames": 1})
+    assert found(stage, tiny.clips([0, 1], (1, *tiny.SHAPE[1:]))) == []
+    stage = tiny.tiny_stage()
+    assert found(stage, {**tiny.clips([0, 1]), "caption": ["", "a red circle"]}) == []
+    assert any(
+        "empty captions" in one for one in found(stage, {**tiny.clips([0]), "caption": [""]})
+    )
+
+
 def _cut_scalar(stage, place):
     inner = stage.net.condition.forward
 

@@ -80,6 +80,14 @@ def test_a_damaged_newest_falls_back_and_says_what_is_wrong(tmp_path, caplog, na
         assert newest(tmp_path).step == 2
     assert "00000004 is damaged" in caplog.text
     assert told in caplog.text
+    # It is set aside, and in the way of no later save.
+    assert [path.name for path in folders(tmp_path)] == ["00000002"]
+    assert [path.name for path in tmp_path.glob("checkpoints/*.damaged")]
+
+
+def test_a_config_with_numbers_for_keys_is_read_as_it_was_written(tmp_path):
+    save(tmp_path, 2, config={"shards": {256: "a.tar", 1024: "b.tar", "c": "c.tar"}})
+    assert newest(tmp_path).step == 2
 
 
 def test_every_bit_of_a_checkpoint_counts(tmp_path):

@@ -7,7 +7,7 @@ from tests.cascade.checkpoint.test_folder import save
 
 LOGGERS = {
     "csv": {"_target_": "cascade.rows.Rows"},
-    "wandb": {"_target_": "pytorch_lightning.loggers.WandbLogger", "project": "cascade"},
+    "wandb": {"_target_": "cascade.tracking.WandbLogger", "project": "cascade"},
 }
 
 
