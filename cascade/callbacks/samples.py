@@ -1,6 +1,8 @@
 """Sample videos at fixed prompts and noise while a stage trains: the first thing to look at."""
 
 import json
+import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +14,9 @@ from torch import Tensor
 
 from cascade.callbacks.ema import averages
 from cascade.callbacks.ranks import looking
+from cascade.callbacks.watchdog import alive
 from cascade.checkpoint.ranks import gather
+from cascade.diffusion.sampler import Step
 from cascade.grid import Grid
 from cascade.video import write_mp4
 
@@ -29,11 +33,12 @@ class Samples(pl.Callback):
     def __init__(self, *, every_n_steps: int, count: int, steps: int | None = None) -> None:
         self.every_n_steps, self.count, self.steps = every_n_steps, count, steps
         self._batch: dict[str, Any] | None = None
+        #: Seconds that sampling has taken, which are no training.
+        self.aside_s = 0.0
         self._done = 0
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Keep the held-out clips that every sample will be made for."""
-        self._done = trainer.global_step
+        """Keep the held-out clips that every sample will be made for; make what a stop left out."""
         data = trainer.datamodule  # type: ignore[attr-defined]  # set by fit
         loader = data.val_loader(
             rank=trainer.global_rank,
@@ -44,20 +49,34 @@ class Samples(pl.Callback):
         loader.close()
         if batch is not None:
             self._batch = data.transfer_batch_to_device(batch, pl_module.device, 0)
+        self._write_if_due(trainer, pl_module)
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, *_: Any
     ) -> None:
-        """Sample when the time has come; at the last step too. A stop does not wait for it."""
+        """Sample when the time has come; at the last step too.
+
+        A stop does not wait for it; the next leg makes up for it.
+        """
+        self._write_if_due(trainer, pl_module)
+
+    def _write_if_due(self, trainer: pl.Trainer, stage: pl.LightningModule) -> None:
         step = trainer.global_step
         due = step % self.every_n_steps == 0 or step == trainer.max_steps
         if due and step > self._done and self._batch is not None and not trainer.should_stop:
-            self._done = step
-            self._write(trainer, pl_module, self._batch)
+            self._done, began = step, time.perf_counter()
+            self._write(trainer, stage, self._batch)
+            self.aside_s += time.perf_counter() - began
 
     def _write(self, trainer: pl.Trainer, stage: Any, batch: dict[str, Any]) -> None:
+        place = f"the samples of step {trainer.global_step}"
+
+        def on_step(step: Step) -> None:
+            alive(trainer, f"{place}, after {step.index + 1} of {step.count} steps,")
+
+        alive(trainer, place)
         with averages(trainer).lent(stage), looking(trainer, stage):
-            made = sample_like(stage, batch, steps=self.steps)
+            made = sample_like(stage, batch, steps=self.steps, on_step=on_step)
             videos = beside(stage, batch, made).cpu()
         folder = Path(trainer.default_root_dir) / "samples" / f"{trainer.global_step:08d}"
         folder.mkdir(parents=True, exist_ok=True)
@@ -65,6 +84,7 @@ class Samples(pl.Callback):
         mine = {n: c for n, c in zip(numbers, batch["caption"], strict=True) if n < self.count}
         for number, video in zip(mine, videos, strict=False):
             write_mp4(folder / f"{number}.mp4", video, fps=float(batch["fps"][0]))
+            alive(trainer, f"{place}, after number {number},")
         every = {n: caption for part in gather(mine) for n, caption in part.items()}
         if not trainer.is_global_zero:
             return
@@ -81,9 +101,23 @@ class Samples(pl.Callback):
                     format=["mp4"] * len(captions),
                 )
 
+    def state_dict(self) -> dict[str, Any]:
+        """The step of the last samples."""
+        return {"done": self._done}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on from a checkpoint."""
+        self._done = state_dict["done"]
+
 
 @torch.no_grad()
-def sample_like(stage: Any, batch: dict[str, Any], *, steps: int | None = None) -> Tensor:
+def sample_like(
+    stage: Any,
+    batch: dict[str, Any],
+    *,
+    steps: int | None = None,
+    on_step: Callable[[Step], None] | None = None,
+) -> Tensor:
     """Videos for a batch's captions on its grid; later stages start from its clips, reduced.
 
     The noise is that of the clips' positions, whatever the batch.
@@ -97,6 +131,7 @@ def sample_like(stage: Any, batch: dict[str, Any], *, steps: int | None = None) 
         seeds=batch["position"].tolist(),
         low=stage.reduce(x),
         steps=steps,
+        on_step=on_step,
     )
     return videos
 

@@ -23,7 +23,7 @@ class Throughput(pl.Callback):
     """
 
     def __init__(self) -> None:
-        self._began = self._spent = self._waited = 0.0
+        self._began = self._spent = self._waited = self._aside = 0.0
         self._clips = self._stepped = self._first = 0
         self._flops = 0.0
         self._counted: dict[tuple[int, ...], int] = {}
@@ -41,9 +41,9 @@ class Throughput(pl.Callback):
             else measured_matmul_peak(device, torch.float32, size=768, rounds=3)
         )
 
-    def on_train_batch_start(self, *_: Any) -> None:
+    def on_train_batch_start(self, trainer: pl.Trainer, *_: Any) -> None:
         """The clock runs from here."""
-        self._began = time.perf_counter()
+        self._began, self._aside = time.perf_counter(), _aside(trainer)
 
     def on_train_batch_end(
         self,
@@ -53,8 +53,8 @@ class Throughput(pl.Callback):
         batch: Any,
         _batch_idx: int,
     ) -> None:
-        """To here."""
-        self._spent += time.perf_counter() - self._began
+        """To here, less what another callback has meanwhile done that is no training."""
+        self._spent += time.perf_counter() - self._began - (_aside(trainer) - self._aside)
         self._clips += len(batch["key"])
         if trainer.is_global_zero:
             self._flops += sum(self._clip_flops(pl_module, s) for s in outputs["losses"].shapes)
@@ -89,6 +89,12 @@ class Throughput(pl.Callback):
 def _waited(trainer: pl.Trainer) -> float:
     """Seconds that the run has waited for its loader."""
     return float(getattr(trainer.train_dataloader, "waited_s", 0.0))
+
+
+def _aside(trainer: pl.Trainer) -> float:
+    """Seconds that callbacks have spent on what is no training, by those that tell it."""
+    callbacks = trainer.callbacks  # type: ignore[attr-defined]  # set by Trainer
+    return float(sum(getattr(callback, "aside_s", 0.0) for callback in callbacks))
 
 
 def memory_gib(device: torch.device) -> float:

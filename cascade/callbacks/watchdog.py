@@ -1,4 +1,7 @@
-"""Ends a run that hangs, after every rank has written where each of its threads stands."""
+"""Ends a run that hangs, after every rank has written where each of its threads stands.
+
+What lasts beside batches (samples, a save) gives its own signs of life by `alive`.
+"""
 
 import faulthandler
 import logging
@@ -25,14 +28,22 @@ class Watchdog(pl.Callback):
 
     Args:
         hang_s: less than the ten minutes after which NCCL ends a rank with no word of the others.
+        first_hang_s: until the first batch of a leg has ended: what is restored or compiled before
+            it may take longer. Never less than `hang_s`.
         others_s: seconds that the other ranks are given to write theirs.
     """
 
-    def __init__(self, *, hang_s: float | None = 540.0, others_s: float = 10.0) -> None:
+    def __init__(
+        self,
+        *,
+        hang_s: float | None = 540.0,
+        first_hang_s: float | None = None,
+        others_s: float = 10.0,
+    ) -> None:
         if hang_s is not None and hang_s <= 0:
             raise ValueError(f"watchdog: hang_s must be positive or null, got {hang_s:g}")
-        self.hang_s, self.others_s = hang_s, others_s
-        self._place, self._beat = "", 0.0
+        self.hang_s, self.first_hang_s, self.others_s = hang_s, first_hang_s, others_s
+        self._place, self._beat, self._limit = "", 0.0, 0.0
         self._over = threading.Event()
         self._file: TextIO | None = None
 
@@ -51,7 +62,8 @@ class Watchdog(pl.Callback):
                 killed.unlink()
         self._file = path.open("w")
         self._over = threading.Event()
-        self._at(f"{stage} of {pl_module.name}")
+        self._limit = max(self.hang_s, self.first_hang_s or 0)
+        self.alive(f"{stage} of {pl_module.name}")
         threading.Thread(
             target=self._watch, args=(self._over, self._file), name="watchdog", daemon=True
         ).start()
@@ -73,34 +85,50 @@ class Watchdog(pl.Callback):
 
     def on_train_batch_start(self, trainer: pl.Trainer, *_: Any) -> None:
         """A sign of life."""
-        self._at(f"the step after {trainer.global_step}")
+        self.alive(f"the step after {trainer.global_step}")
 
     def on_train_batch_end(self, trainer: pl.Trainer, *_: Any) -> None:
-        """A sign of life."""
-        self._at(f"what follows step {trainer.global_step}")
+        """A sign of life; from the first on, they are expected more often."""
+        self._limit = self.hang_s or 0
+        self.alive(f"what follows step {trainer.global_step}")
 
     def on_validation_start(self, trainer: pl.Trainer, *_: Any) -> None:
         """A sign of life."""
-        self._at(f"the validation at step {trainer.global_step}")
+        self.alive(f"the validation at step {trainer.global_step}")
 
     def on_validation_batch_start(self, trainer: pl.Trainer, *_: Any) -> None:
         """A sign of life."""
-        self._at(f"the validation at step {trainer.global_step}")
+        self.alive(f"the validation at step {trainer.global_step}")
+
+    def on_validation_batch_end(self, trainer: pl.Trainer, *_: Any) -> None:
+        """A sign of life; from the first on, where nothing is trained, they come more often."""
+        if trainer.state.fn != "fit":
+            self._limit = self.hang_s or 0
+        self.alive(f"the validation at step {trainer.global_step}")
 
     def on_validation_end(self, trainer: pl.Trainer, *_: Any) -> None:
         """A sign of life."""
-        self._at(f"what follows the validation at step {trainer.global_step}")
+        self.alive(f"what follows the validation at step {trainer.global_step}")
 
-    def _at(self, place: str) -> None:
+    def on_save_checkpoint(self, trainer: pl.Trainer, *_: Any) -> None:
+        """A sign of life: what a save holds is there, and has yet to be written."""
+        self.alive(f"the save at step {trainer.global_step}")
+
+    def on_load_checkpoint(self, *_: Any) -> None:
+        """A sign of life."""
+        self.alive("the restored checkpoint's use")
+
+    def alive(self, place: str) -> None:
+        """A sign of life; `place` is what begins now, and is said where no other sign follows."""
         self._place, self._beat = place, time.monotonic()
 
     def _watch(self, over: threading.Event, file: TextIO) -> None:
         assert self.hang_s is not None
         while not over.wait(min(self.hang_s / 10, 10)):
-            if time.monotonic() - self._beat > self.hang_s:
+            if time.monotonic() - self._beat > self._limit:
                 self._end(file)
             # Should no Python thread run from here on, this does.
-            faulthandler.dump_traceback_later(self.hang_s + self.others_s, file=file, exit=True)
+            faulthandler.dump_traceback_later(self._limit + self.others_s, file=file, exit=True)
 
     def _end(self, file: TextIO) -> None:
         told = f"{self._place} has hung for {time.monotonic() - self._beat:.0f} s"
@@ -110,3 +138,10 @@ class Watchdog(pl.Callback):
         log.error("%s; where every thread stands is in %s", told, file.name)
         time.sleep(self.others_s)
         slurm.end_here()
+
+
+def alive(trainer: pl.Trainer, place: str) -> None:
+    """A sign of life of this rank, where the run has a watchdog."""
+    for callback in trainer.callbacks:  # type: ignore[attr-defined]  # set by Trainer
+        if isinstance(callback, Watchdog):
+            callback.alive(place)

@@ -1,13 +1,19 @@
 """What the callbacks say of a run in legs is what they say of one that was never broken off."""
 
 import json
+import time
+from types import SimpleNamespace
 
 import pytest
 import pytorch_lightning as pl
 import torch
 
 from cascade.callbacks.diagnostics import Diagnostics
+from cascade.callbacks.ema import EMA
 from cascade.callbacks.ranks import append_rows, keep_rows
+from cascade.callbacks.samples import Samples
+from cascade.callbacks.throughput import Throughput
+from cascade.callbacks.watchdog import Watchdog
 from cascade.checkpoint.loops import go_on
 from cascade.curves import read_curves
 
@@ -54,8 +60,12 @@ class Rank(pl.Trainer):
 
     callbacks, global_step, world_size, global_rank, is_global_zero = (), 3, 1, 0, True
 
-    def __init__(self):
-        pass
+    def __init__(self, folder=None):
+        self._folder = str(folder)
+
+    @property
+    def default_root_dir(self):
+        return self._folder
 
 
 @pytest.mark.parametrize("world", [1, 2, 3])
@@ -75,6 +85,79 @@ def test_sums_of_two_ranks_are_all_there_on_any_number_of_ranks(world):
         found.append((watching._now, watching._sums))
     assert sum(now for now, _ in found).eq(3).all()
     assert sum(sums for _, sums in found).eq(3).all()
+
+
+@pytest.fixture(scope="module")
+def stopped(tiny, at, tmp_path_factory):
+    """A run that is stopped at a step whose samples are due, and then goes on, with its state."""
+    folder = tmp_path_factory.mktemp("run")
+    told, seen = [], []
+
+    class Stop(pl.Callback):
+        def on_train_batch_end(self, trainer, *_):
+            if trainer.global_step == 2:
+                trainer.should_stop = True
+                trainer.limit_val_batches = 0
+
+        def on_train_end(self, trainer, *_):
+            if trainer.global_step == 2:
+                trainer.save_checkpoint(folder / "state")
+
+    class Told(Watchdog):
+        def alive(self, place):
+            told.append(place)
+            super().alive(place)
+
+    class Slow(Samples):
+        def _write(self, *args):
+            time.sleep(1.0)
+            super()._write(*args)
+
+    def leg(**options):
+        callbacks = [
+            *(at(9, folder / "none"), Stop(), Told(hang_s=60.0), EMA(sigma_rels=[0.1])),
+            *(Slow(every_n_steps=2, count=2, steps=2), Throughput()),
+        ]
+        data = tiny.Clips(batches=5)
+        tiny.fit(tiny.tiny_stage(), folder, callbacks=callbacks, steps=5, data=data, **options)
+        seen.append(sorted(path.name for path in (folder / "samples").glob("*")))
+
+    leg()
+    leg(checkpoint=folder / "state", limit_val_batches=0)
+    return SimpleNamespace(folder=folder, seen=seen, told=told)
+
+
+def test_samples_that_a_stop_left_out_are_made_by_the_next_leg(stopped):
+    assert stopped.seen == [[], ["00000002", "00000004", "00000005"]]
+    assert len(list((stopped.folder / "samples/00000002").glob("*.mp4"))) == 2
+
+
+def test_samples_are_no_training_though_they_are_made_before_the_clock_stops(stopped):
+    rates = dict(read_curves(stopped.folder)["throughput/steps_per_s"])
+    assert min(rates[step] for step in (3, 4)) > 1  # a second's wait is not in them
+
+
+def test_samples_and_saves_give_signs_of_life(stopped):
+    for sign in (
+        "the samples of step 2",
+        "the samples of step 2, after 1 of 2 steps,",
+        "the samples of step 2, after number 1,",
+        "the save at step 2",
+        "the restored checkpoint's use",
+    ):
+        assert sign in stopped.told
+
+
+def test_a_leg_has_longer_until_its_first_batch_has_ended(tmp_path):
+    watch, trainer = Watchdog(hang_s=50.0, first_hang_s=70.0), Rank(tmp_path)
+    stage = pl.LightningModule()
+    stage.name = "base"
+    watch.setup(trainer, stage, "fit")
+    watch.on_train_batch_start(trainer)
+    assert watch._limit == 70
+    watch.on_train_batch_end(trainer)
+    assert watch._limit == 50
+    watch.teardown()
 
 
 def test_rows_hold_no_bare_nan_and_none_of_a_step_that_is_done_again(tmp_path):
