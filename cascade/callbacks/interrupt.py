@@ -1,5 +1,6 @@
 """A signal, a leg's end or Slurm's stop a run at a step's boundary, where its state is whole."""
 
+import re
 import signal
 import time
 from collections import deque
@@ -15,6 +16,13 @@ from cascade import slurm
 from cascade.checkpoint.folder import folder_of
 
 _NO, _LEG_OVER, _ASKED = range(3)
+#: How gloo's and NCCL's errors begin that have no type of their own; anyone may say "connection".
+_OF_THE_GROUP = re.compile(
+    r"\[\S*/gloo/\S+:\d+\] "
+    r"|Application timeout caused pair closure"  # gloo, once one of its calls has timed out
+    r"|Gloo connectFullMesh failed"
+    r"|(\[Rank \d+\] )?NCCL (error|Error|communicator)\b"
+)
 
 
 class Interrupt(pl.Callback):
@@ -172,10 +180,8 @@ class Interrupt(pl.Callback):
 
 def _lost_another(error: BaseException) -> bool:
     """Whether the error tells of another rank's end, as with a node that crashes."""
-    told = str(error)
-    return isinstance(error, torch.distributed.DistError) or (
-        isinstance(error, RuntimeError) and ("gloo" in told or "onnection" in told)
-    )
+    told = isinstance(error, RuntimeError) and _OF_THE_GROUP.match(str(error))
+    return isinstance(error, torch.distributed.DistError) or bool(told)
 
 
 def _write_rows(trainer: pl.Trainer) -> None:
