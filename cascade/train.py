@@ -10,6 +10,7 @@ import logging
 import os
 import platform
 import sys
+import time
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -37,6 +38,8 @@ from cascade.parallel.rank import is_first
 from cascade.shrink import resolved
 
 log = logging.getLogger(__name__)
+#: Seconds for which a run's folder may be held by another: who compares runs holds it for a moment.
+LOCKED_S = 2.0
 #: Warnings of Lightning that are not so here: the loader's position is in the checkpoint, …
 EXPECTED = (
     ".*LeafSpec.*",
@@ -92,12 +95,17 @@ def locked(run: Path) -> Iterator[None]:
         return
     run.mkdir(parents=True, exist_ok=True)
     with (run / ".lock").open("a") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            raise ValueError(
-                f"{run}: another process trains here; wait for it, or choose another NAME=…"
-            ) from error
+        deadline = time.monotonic() + LOCKED_S
+        while True:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except OSError as error:
+                if time.monotonic() > deadline:
+                    raise ValueError(
+                        f"{run}: another process trains here; wait for it, or choose another NAME=…"
+                    ) from error
+            time.sleep(0.05)
         yield
 
 
