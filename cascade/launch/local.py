@@ -27,6 +27,7 @@ from omegaconf import DictConfig
 
 from cascade.bundle import read_card
 from cascade.comparison.folder import finished, last_error
+from cascade.launch.outcome import conclude, config_of, failed, refusal
 
 log = logging.getLogger(__name__)
 
@@ -37,6 +38,7 @@ class Job:
 
     overrides: list[str]
     folder: Path
+    refused: str | None = None
     slot: int = 0
     process: subprocess.Popen[bytes] | None = None
     began: float = 0.0
@@ -65,19 +67,22 @@ class LocalLauncher(Launcher):
     ) -> Sequence[JobReturn]:
         """Run what is not finished; asked to stop, ask the runs to save and stop.
 
+        A run that was begun or finished under another config counts as failed.
+
         Raises:
-            SystemExit: it was asked to stop.
+            SystemExit: it was asked to stop; or a run failed, and no sweep counts that.
         """
         del initial_job_idx
         setup_globals()
         configure_log(self.config.hydra.hydra_logging, self.config.hydra.verbose)
-        jobs = [
-            Job(overrides=list(o), folder=folder_of(self.hydra_context, self.config, o))
-            for o in job_overrides
-        ]
-        waiting = deque(job for job in jobs if not finished(job.folder))
-        if len(waiting) < len(jobs):
-            log.info("%d of %d runs are finished already", len(jobs) - len(waiting), len(jobs))
+        jobs = [planned(self.hydra_context, self.config, overrides) for overrides in job_overrides]
+        waiting = deque(job for job in jobs if not (job.refused or finished(job.folder)))
+        refused = [job for job in jobs if job.refused]
+        for job in refused:
+            log.error("%s: FAILED: %s", job.folder.name, job.refused)
+        done = len(jobs) - len(waiting) - len(refused)
+        if done:
+            log.info("%d of %d runs are finished already", done, len(jobs))
         running: list[Job] = []
         with _one_signal() as asked:
             while waiting or running:
@@ -97,7 +102,7 @@ class LocalLauncher(Launcher):
                 time.sleep(0.1)
         if asked:
             raise SystemExit("stopped; the same command goes on")
-        return [outcome(job) for job in jobs]
+        return conclude([outcome(job) for job in jobs], self.config)
 
     def _start(self, job: Job) -> None:
         """Begin or go on, in a session of its own: a Ctrl-C is passed on once, not twice."""
@@ -132,24 +137,27 @@ class LocalLauncher(Launcher):
             log.info("%s: stopped; the same command goes on", job.folder.name)
 
 
-def folder_of(context: HydraContext, master: DictConfig, overrides: Sequence[str]) -> Path:
-    """Where a run lives, by its own config."""
+def planned(context: HydraContext, master: DictConfig, overrides: Sequence[str]) -> Job:
+    """A run, where it lives by its own config; refused where something there had another."""
     config = context.config_loader.load_sweep_config(master, list(overrides))
     before = HydraConfig.instance().cfg
     try:
         HydraConfig.instance().set_config(config)
-        return Path(config.hydra.run.dir)
+        folder = Path(config.hydra.run.dir)
+        refused = refusal(folder, config_of(config))
+        return Job(overrides=list(overrides), folder=folder, refused=refused)
     finally:
         HydraConfig.instance().cfg = before
 
 
 def outcome(job: Job) -> JobReturn:
     """How a run ended: its validation loss, where it has one, or its last words."""
-    told = JobReturn(overrides=job.overrides, status=JobStatus.COMPLETED)
+    if job.refused:
+        return failed(job.overrides, job.refused)
     if job.code and not finished(job.folder):
-        told.status = JobStatus.FAILED
-        told.return_value = RuntimeError(f"{job.folder}: {said(job)}")
-    elif (job.folder / "bundle").is_dir():
+        return failed(job.overrides, f"{job.folder}: {said(job)}")
+    told = JobReturn(overrides=job.overrides, status=JobStatus.COMPLETED)
+    if (job.folder / "bundle").is_dir():
         told.return_value = read_card(job.folder / "bundle")["figures"].get("val/loss")
     return told
 

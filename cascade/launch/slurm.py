@@ -17,8 +17,11 @@ import hydra_plugins.hydra_submitit_launcher.submitit_launcher as submitit_launc
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.utils import JobReturn, JobStatus, setup_globals
 from omegaconf import OmegaConf, open_dict
+from submitit.core.utils import FailedJobError
 
 from cascade.bundle import read_card
+from cascade.checkpoint.record import ConfigChangedError, check_config, numbers, refuse_change
+from cascade.launch.outcome import conclude, config_of, counted, failed
 from cascade.launch.queue import ALIVE, Logs, states, wait
 from cascade.launch.script import command, parameters
 from cascade.whole import write_whole
@@ -28,11 +31,12 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, kw_only=True)
 class Job:
-    """A run, and the job that trains it; none where it is trained."""
+    """A run, and the job that trains it; none where it is trained, or refused."""
 
     run: Path
     overrides: list[str]
     job: str | None
+    refused: str | None = None
 
     @property
     def log(self) -> Path:
@@ -58,21 +62,25 @@ class SlurmLauncher(submitit_launcher.SlurmLauncher):  # type: ignore[misc]  # i
         """Submit what is missing; wait for it where that is asked for.
 
         Raises:
-            SystemExit: there is no Slurm here, or two runs would share a folder.
+            SystemExit: there is no Slurm here, its queue does not answer, or two runs would share
+                a folder; or a run failed or was refused, and no sweep counts that.
         """
         if shutil.which("sbatch") is None:
             raise SystemExit("error: there is no sbatch on the PATH; run this on a login node")
         setup_globals()
         numbered = enumerate(map(list, job_overrides), start=initial_job_idx)
-        runs = [(self._folder(overrides, number), overrides) for number, overrides in numbered]
-        for run, count in Counter(run for run, _ in runs).items():
+        runs = [self._planned(overrides, number) for number, overrides in numbered]
+        for run, count in Counter(run for run, *_ in runs).items():
             if count > 1:
                 raise SystemExit(
                     f"error: {count} runs would share {run}; sweeps are `make sweep`'s"
                 )
-        jobs = [self._ensure(run, overrides) for run, overrides in runs]
+        try:
+            jobs = self._begin(runs)
+        except (ValueError, OSError) as error:
+            raise SystemExit(f"error: {error}") from error
         if not (self._follow or self._wait):
-            return [JobReturn(overrides=job.overrides, status=JobStatus.COMPLETED) for job in jobs]
+            return conclude([_submitted(job) for job in jobs], self.config)
         running = [job for job in jobs if job.job is not None]
         logs = Logs(job.log for job in running) if self._follow else None
         numbers = [str(job.job) for job in running]
@@ -80,34 +88,57 @@ class SlurmLauncher(submitit_launcher.SlurmLauncher):  # type: ignore[misc]  # i
             ended = wait(numbers, poll_s=self._poll_s, logs=logs)
         except KeyboardInterrupt as stop:
             raise SystemExit(f"the jobs go on; scancel {' '.join(numbers)} ends them") from stop
-        return [_outcome(job, ended.get(str(job.job), "COMPLETED")) for job in jobs]
+        returns = [_outcome(job, ended.get(str(job.job), "COMPLETED")) for job in jobs]
+        return conclude(returns, self.config)
 
-    def _ensure(self, run: Path, overrides: list[str]) -> Job:
-        """The job of a run: the one that there is, or a new one."""
+    def _begin(self, runs: Sequence[tuple[Path, list[str], dict[str, Any] | None]]) -> list[Job]:
+        """Every run's job; where no sweep counts what is refused, all are looked at before any."""
+        refused = {run: why for run, _, config in runs if (why := _refusal(run, config))}
+        if refused and not counted(self.config):
+            raise SystemExit("\n".join(f"error: {why}" for why in refused.values()))
+        return [
+            Job(run=run, overrides=overrides, job=None, refused=refused[run])
+            if run in refused
+            else self._ensure(run, overrides, config)
+            for run, overrides, config in runs
+        ]
+
+    def _ensure(self, run: Path, overrides: list[str], config: dict[str, Any] | None) -> Job:
+        """The job of a run: the one that there is, or a new one, or sbatch's words against it."""
         if (run / "bundle").is_dir():
             log.info("already trained: %s/bundle", run)
             return Job(run=run, overrides=overrides, job=None)
-        note = run / "slurm" / "job.json"
         with _alone(run / "slurm"):
-            if note.exists():
-                job = Job(run=run, overrides=overrides, job=str(json.loads(note.read_bytes())))
-                state = states([str(job.job)])[str(job.job)]
-                if state in ALIVE:
-                    log.info("job %s has it already (%s): %s", job.job, state, run)
-                    return job
-            job = Job(run=run, overrides=overrides, job=self._submit(run, overrides))
-            write_whole(note, json.dumps(job.job).encode())
+            number, state = _noted(run)
+            if state in ALIVE:
+                log.info("job %s has it already (%s): %s", number, state, run)
+                return Job(run=run, overrides=overrides, job=number)
+            try:
+                job = Job(run=run, overrides=overrides, job=self._submit(run, overrides))
+            except FailedJobError as error:
+                words = str(error).strip().rpartition("\n")[2].removeprefix("sbatch: error: ")
+                why = (
+                    f"{run}: sbatch refused: {words}; see cluster.partition, cluster.account and "
+                    "what else a job asks for in conf/cluster"
+                )
+                return Job(run=run, overrides=overrides, job=None, refused=why)
+            write_whole(run / "slurm/job.json", json.dumps(job.job).encode())
+            asked = None if config is None else numbers(config)
+            write_whole(run / "slurm/config.json", json.dumps(asked).encode())
         log.info("job %s: %s\n  log: %s", job.job, run, job.log)
         return job
 
-    def _folder(self, overrides: list[str], number: int) -> Path:
-        """Where a run lives."""
+    def _planned(
+        self, overrides: list[str], number: int
+    ) -> tuple[Path, list[str], dict[str, Any] | None]:
+        """Where a run lives, its overrides, and its config as its job will compose it."""
         config = self.hydra_context.config_loader.load_sweep_config(self.config, overrides)
         with open_dict(config.hydra.job):
             config.hydra.job.num = number
             config.hydra.job.id = str(number)
         HydraConfig.instance().set_config(config)
-        return Path(config.hydra.sweep.dir, config.hydra.sweep.subdir).absolute()
+        run = Path(config.hydra.sweep.dir, config.hydra.sweep.subdir).absolute()
+        return run, overrides, config_of(config)
 
     def _submit(self, run: Path, overrides: list[str]) -> str:
         from submitit.slurm.slurm import SlurmExecutor
@@ -120,17 +151,50 @@ class SlurmLauncher(submitit_launcher.SlurmLauncher):  # type: ignore[misc]  # i
         return str(job.job_id)
 
 
+def _noted(run: Path) -> tuple[str | None, str | None]:
+    """The last job of a run, and its state."""
+    note = run / "slurm/job.json"
+    if not note.exists():
+        return None, None
+    number = str(json.loads(note.read_bytes()))
+    return number, states([number])[number]
+
+
+def _refusal(run: Path, config: dict[str, Any] | None) -> str | None:
+    """Why a run cannot go on with this config: it was trained, or waits to be, with another."""
+    if config is None:
+        return None
+    asked = run / "slurm/config.json"
+    try:
+        check_config(run, config)
+        if asked.exists() and _noted(run)[1] in ALIVE:
+            refuse_change(run, json.loads(asked.read_bytes()) or numbers(config), numbers(config))
+    except ConfigChangedError as error:
+        return str(error)
+    return None
+
+
+def _submitted(job: Job) -> JobReturn:
+    """A job that is left to the cluster has no figures; one that was refused has failed."""
+    if job.refused:
+        log.error("%s", job.refused)
+        return failed(job.overrides, job.refused)
+    return JobReturn(overrides=job.overrides, status=JobStatus.COMPLETED)
+
+
 def _outcome(job: Job, state: str) -> JobReturn:
     """A trained run's validation loss; else the state in which its job ended."""
+    if job.refused:
+        return _submitted(job)
     told = JobReturn(overrides=job.overrides, status=JobStatus.COMPLETED)
     if (job.run / "bundle").is_dir():
         figures = read_card(job.run / "bundle")["figures"]
         told.return_value = float(figures.get("val/loss", math.nan))
         log.info("%s: trained", job.run)
     else:
-        told.status = JobStatus.FAILED
-        told.return_value = RuntimeError(f"{job.run}: job {job.job} ended {state}; see {job.log}")
-        log.error("%s", told._return_value)
+        why = f"{job.run}: job {job.job} ended {state}; see {job.log}"
+        log.error("%s", why)
+        return failed(job.overrides, why)
     return told
 
 
