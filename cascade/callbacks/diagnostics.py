@@ -13,8 +13,8 @@ from cascade.callbacks.ranks import (
     append_rows,
     due,
     keep_rows,
+    noted,
     summed,
-    validated,
     write,
     write_table,
 )
@@ -80,7 +80,7 @@ class Diagnostics(pl.Callback):
                 held.copy_(parts[trainer.global_rank])
             elif trainer.is_global_zero:
                 held.copy_(sum(parts))
-        if not validated(trainer):  # its table was written after it was saved
+        if noted(trainer) is None:  # else its table was written after it was saved
             self._since.copy_(loaded["since"])
 
     def on_train_batch_end(

@@ -25,6 +25,7 @@ At every validation, of the averaged weights, on held-out clips with fixed draws
     val/<figure>                      the stage's own: true/psnr, made/plain_ssim, …
     val/worth/<condition>             how much the loss grows where the condition is another
                                       sample's (`given`: is left out): text, low, given, fps, …
+    val/worth_nothing/<condition>     validations in a row up to here that found it worth nothing
 
 Beside the figures a run leaves `losses.jsonl`, the mean loss of each log-SNR bin × bucket × way
 since the validation before (in W&B the table `losses`), `spikes.jsonl`, the steps that were skipped
@@ -72,3 +73,8 @@ def by_bucket(bucket: str) -> str:
 def worth(condition: str) -> str:
     """What a condition is worth."""
     return f"val/worth/{condition}"
+
+
+def worth_nothing(condition: str) -> str:
+    """For how many validations a condition has been worth nothing."""
+    return f"val/worth_nothing/{condition}"

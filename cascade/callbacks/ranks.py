@@ -75,11 +75,16 @@ def _finite(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def validated(trainer: pl.Trainer) -> bool:
-    """Whether the validation of the step that a leg goes on from is behind it, by `Checkpoints`."""
-    tellers = trainer.callbacks  # type: ignore[attr-defined]  # set by Trainer
-    step = trainer.global_step
-    return step > 0 and any(getattr(c, VALIDATED, None) == step for c in tellers)
+def noted(trainer: pl.Trainer) -> Mapping[str, float] | None:
+    """The validation's figures of the step that a leg goes on from, by `Checkpoints`.
+
+    None where that validation is still to come.
+    """
+    for callback in trainer.callbacks:  # type: ignore[attr-defined]  # set by Trainer
+        if getattr(callback, VALIDATED, None) == trainer.global_step > 0:
+            figures: Mapping[str, float] = callback.figures
+            return figures
+    return None
 
 
 def summed(trainer: pl.Trainer, values: Tensor) -> Tensor:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from cascade.callbacks import names
-from cascade.callbacks.ranks import summed
+from cascade.callbacks.ranks import noted, summed
 from cascade.callbacks.verdict import NotLearningError
 
 log = logging.getLogger(__name__)
@@ -49,6 +49,15 @@ class Worth(pl.Callback):
         self.conditions, self.clips, self.patience = tuple(conditions), clips, patience
         self.errors, self.least, self.required = errors, least, tuple(required)
         self._nothing: dict[str, int] = {}
+
+    def on_train_start(self, trainer: pl.Trainer, *_: Any) -> None:
+        """A step is saved before its validation: what that has found is in the figures noted."""
+        found = noted(trainer)
+        if found is not None:
+            counts = {
+                name: int(found.get(names.worth_nothing(name), 0)) for name in self.conditions
+            }
+            self._nothing = {name: count for name, count in counts.items() if count}
 
     def on_validation_start(self, trainer: pl.Trainer, pl_module: Any) -> None:
         """Nothing is summed yet."""
@@ -90,10 +99,11 @@ class Worth(pl.Callback):
             error = max(squares / count - mean**2, 0.0) ** 0.5 / (count - 1) ** 0.5
             if count >= self.LEAST:
                 judged[name] = (mean, error)
-        for name, value in figures.items():
-            pl_module.log(name, value, sync_dist=trainer.world_size > 1)
         if trainer.state.fn == "fit":
             self._judge(trainer, pl_module, judged)
+            figures |= {names.worth_nothing(n): self._nothing.get(n, 0) for n in self._names}
+        for name, value in figures.items():
+            pl_module.log(name, float(value), sync_dist=trainer.world_size > 1)
 
     def _judge(
         self,
@@ -121,7 +131,7 @@ class Worth(pl.Callback):
                 log.warning("%s", said)
 
     def state_dict(self) -> dict[str, Any]:
-        """In how many validations in a row each was worth nothing."""
+        """In how many validations in a row each was worth nothing, before this step's."""
         return {"nothing": dict(self._nothing)}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:

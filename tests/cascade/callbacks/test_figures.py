@@ -42,7 +42,7 @@ def test_figures_are_named_alike_in_all_stages_and_all_names_are_listed(runs):
     logged = {choice: set(read_curves(folder)) for choice, folder in runs.items()}
     for found in logged.values():
         assert [n for n in found if not any(re.fullmatch(p, n) for p in patterns)] == []
-    own = r"val/(worth|true|made)/.*|train/loss_(mode|logsnr)/.*"
+    own = r"val/(worth|worth_nothing|true|made)/.*|train/loss_(mode|logsnr)/.*"
     one, other = ({n for n in found if not re.fullmatch(own, n)} for found in logged.values())
     assert one == other
     assert {names.LOSS, names.RELATIVE, names.LR, names.GRAD_NORM, names.SKIPPED} <= one

@@ -2,18 +2,23 @@
 
 import json
 import time
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
 import pytorch_lightning as pl
 import torch
 
+from cascade.callbacks.checkpoints import Checkpoints
 from cascade.callbacks.diagnostics import Diagnostics
 from cascade.callbacks.ema import EMA
 from cascade.callbacks.ranks import append_rows, keep_rows
 from cascade.callbacks.samples import Samples
 from cascade.callbacks.throughput import Throughput
 from cascade.callbacks.watchdog import Watchdog
+from cascade.callbacks.worth import Worth
+from cascade.checkpoint.folder import newest
+from cascade.checkpoint.keep import Keep
 from cascade.checkpoint.loops import go_on
 from cascade.curves import read_curves
 
@@ -23,7 +28,7 @@ def at():
     """A checkpoint of a step before the next batch, when all of the step is behind."""
 
     class At(pl.Callback):
-        def __init__(self, step, path):
+        def __init__(self, step, path=None):
             self.step, self.path = step, path
 
         def on_train_start(self, trainer, *_):
@@ -158,6 +163,34 @@ def test_a_leg_has_longer_until_its_first_batch_has_ended(tmp_path):
     watch.on_train_batch_end(trainer)
     assert watch._limit == 50
     watch.teardown()
+
+
+def test_a_validation_that_its_checkpoint_does_not_hold_counts_for_its_worth(tiny, at, tmp_path):
+    def leg(steps, resumed=None):
+        stage = tiny.tiny_stage("demo/ssr1")
+        stage.predict = lambda z, _logsnr, cond: cond.low + 0 * z * stage.net.out.bias.sum()
+        stage.recipe = replace(stage.recipe, text_dropout=0.0)
+        saves = Checkpoints(every_n_steps=2, keep=Keep())
+        saves.begin(config={}, resumed=resumed)
+        worth = Worth(conditions=["text", "low"], clips=8, patience=9)
+        data = tiny.Clips(batches=8)
+        data.state_dict = dict
+        tiny.fit(
+            stage,
+            tmp_path,
+            callbacks=[saves, at(99), EMA(sigma_rels=[0.1]), worth],
+            steps=steps,
+            data=data,
+            val_check_interval=2,
+            checkpoint=None if resumed is None else resumed.state,
+        )
+        return worth.state_dict()
+
+    assert leg(4) == {"nothing": {"text": 2}}
+    saved = newest(tmp_path)
+    held = torch.load(saved.state, weights_only=True)["callbacks"]["Worth"]
+    assert (saved.step, saved.manifest.validated, held) == (4, 4, {"nothing": {"text": 1}})
+    assert leg(6, saved) == {"nothing": {"text": 3}}
 
 
 def test_rows_hold_no_bare_nan_and_none_of_a_step_that_is_done_again(tmp_path):
