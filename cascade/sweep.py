@@ -68,13 +68,20 @@ def read(arguments: Sequence[str]) -> Sweep:
     if len(tasks) > 1:
         raise SystemExit(f"{' and '.join(names)} cannot be crossed: one trains, the other does not")
     (task,) = tasks
+    searching = [name for name, choice in zip(names, choices, strict=True) if searches(choice)]
+    if searching and len(searching) < len(names):
+        grids = " and ".join(name for name in names if name not in searching)
+        raise SystemExit(
+            f"{' and '.join(searching)}: a search, which chooses its own values, is not "
+            f"crossed with {grids}; run it alone: SWEEP={searching[0]}"
+        )
     name = told.get("name", "").strip("'\"") or "+".join(names)
     return Sweep(
         stage=stage,
         choices=choices,
         name=name,
         task=task,
-        overrides=[*place(told, task, any(map(searches, choices))), *rest],
+        overrides=[*place(told, task, bool(searching)), *rest],
     )
 
 
@@ -122,7 +129,7 @@ def selected(choice: str, key: str) -> Any:
 
 def searches(choice: str) -> bool:
     """Whether Optuna says what a sweep runs next."""
-    return {"override /hydra/sweeper": "search"} in selected(choice, "defaults")
+    return {"override /hydra/sweeper": "search"} in (selected(choice, "defaults") or [])
 
 
 def conclude(sweep: Sweep, shown: DictConfig) -> None:

@@ -130,12 +130,27 @@ def test_runs_are_called_by_what_is_swept_alone():
         ),
         (["stage=demo/nothing", "sweep=lr"], "no such stage"),
         (["stage=demo/base", "sweep=guidance lr"], "cannot be crossed"),
+        (
+            ["stage=demo/base", "sweep=lr_search prediction"],
+            "lr_search: a search, .* is not crossed with prediction",
+        ),
+        (
+            ["stage=demo/base", "sweep=prediction lr_search"],
+            "lr_search: a search, .* is not crossed with prediction",
+        ),
         (["stage=demo/base", "sweep=guidance", "cluster=slurm"], "runs on this machine"),
     ],
 )
 def test_a_sweep_that_there_is_not_is_refused(arguments, message):
     with pytest.raises(SystemExit, match=message):
         read(arguments)
+
+
+def test_a_file_that_names_no_sweeper_is_no_search(tmp_path, monkeypatch):
+    monkeypatch.setattr("cascade.sweep.CONF", str(tmp_path))
+    (tmp_path / "sweep").mkdir()
+    (tmp_path / "sweep/own.yaml").write_text("# @package _global_\nseed: 1\n")
+    assert not searches("own")
 
 
 def test_a_cluster_gets_its_launcher_and_a_search_waits():
