@@ -17,7 +17,7 @@ class Record:
 
     `config` is flat (`stage.net.width`). `figures` are results that have no steps, such as those of
     an evaluation. `error` is the last line of what a failed run said. `media` are the names under
-    which W&B has the videos.
+    which W&B has the videos. `done` are the steps that its checkpoints tell of.
     """
 
     name: str
@@ -29,11 +29,12 @@ class Record:
     videos: Mapping[int, Videos] = field(default_factory=dict)
     error: str | None = None
     media: tuple[str, ...] = ()
+    done: int = 0
 
     @property
     def step(self) -> int:
-        """The last step that any figure tells of; 0 before the first."""
-        return max((curve[-1][0] for curve in self.curves.values() if curve), default=0)
+        """How many steps were made, as far as this is known."""
+        return max(self.done, steps_told(self.curves))
 
     def last(self, name: str) -> float | None:
         """A figure's last value; none where this run has none."""
@@ -41,6 +42,12 @@ class Record:
             return self.figures[name]
         curve = self.curves.get(name)
         return curve[-1][1] if curve else None
+
+
+def steps_told(curves: Mapping[str, Curve]) -> int:
+    """How many steps the figures tell of; the loss has the step's index, which begins at 0."""
+    steps = [curve[-1][0] + (name == "train/loss") for name, curve in curves.items() if curve]
+    return max(steps, default=0)
 
 
 def flat(config: Mapping[str, Any], *, where: str = "") -> dict[str, Any]:

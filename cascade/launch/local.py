@@ -25,7 +25,7 @@ from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig
 
-from cascade.bundle import read_card
+from cascade.bundle import final_loss
 from cascade.comparison.folder import finished, last_error
 from cascade.launch.outcome import conclude, config_of, failed, refusal
 
@@ -112,6 +112,8 @@ class LocalLauncher(Launcher):
         command = [sys.executable, "-m", f"cascade.{task}", *quiet, *job.overrides]
         job.began = time.monotonic()
         with (job.folder / "output.log").open("ab") as file:
+            file.write(f"-- begun {time.strftime('%F %T')}\n".encode())
+            file.flush()
             job.process = _process(command, file, self._environment(job.slot))
         log.info("%s: started; %s/output.log", job.folder.name, job.folder)
 
@@ -158,13 +160,13 @@ def outcome(job: Job) -> JobReturn:
         return failed(job.overrides, f"{job.folder}: {said(job)}")
     told = JobReturn(overrides=job.overrides, status=JobStatus.COMPLETED)
     if (job.folder / "bundle").is_dir():
-        told.return_value = read_card(job.folder / "bundle")["figures"].get("val/loss")
+        told.return_value = final_loss(job.folder)
     return told
 
 
 def said(job: Job) -> str:
     """A failed run's last words."""
-    return last_error(job.folder) or f"ended with code {job.code}"
+    return last_error(job.folder, refusals=True) or f"ended with code {job.code}"
 
 
 def visible_gpus() -> list[str]:

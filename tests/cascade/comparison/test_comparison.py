@@ -183,3 +183,45 @@ def test_more_runs_than_colours_are_parted_by_a_setting():
     assert [label for label, _ in parts] == [", kind = a", ", kind = b"]
     assert all(len(part) <= CURVES for _, part in parts)
     assert len(parted(records[:CURVES])) == 1
+
+
+@pytest.mark.parametrize(
+    ("said", "state"),
+    [
+        ("ValueError: x\nstopped at step 5; the same command goes on\n", "stopped at step 5"),
+        ("error: x\nsrun: error: n1: task 0: Exited with exit code 1\n", "failed"),
+        ("error: x\nslurmstepd: error: *** STEP 7.0 ON n1 CANCELLED AT now ***\n", "failed"),
+        ("srun: error: n1: task 0\nslurmstepd: error: *** JOB 7 ON n1 CANCELLED AT now ***\n", ""),
+        ("error: old\n-- begun now\nsteps\n", ""),
+        ("error: old\n[now][cascade.train][INFO] - going on from a/checkpoints/00000005\n", ""),
+        ("-- begun a\nsteps\n-- begun b\nerror: r was trained with another config:\n  a: 1\n", ""),
+        (
+            "-- begun a\nerror: x\n-- begun b\nerror: r: another process trains here; wait\n",
+            "failed",
+        ),
+    ],
+)
+def test_only_the_last_leg_tells_how_a_run_ended(tmp_path, said, state):
+    folder = run(tmp_path / "a", bundle=False, steps=(), said=said)
+    (folder / "checkpoints/00000005").mkdir(parents=True)
+    record = read_folder(folder)
+    assert record.state == (state or "stopped at step 5")
+    assert record.error in (None, "error: x")
+    assert record.step == 5
+
+
+def test_half_written_captions_are_left_out_and_none_leads_elsewhere(tmp_path):
+    folder = run(tmp_path / "a", steps=(1, 2))
+    (folder / "samples/00000002/captions.json").write_text('{"0.mp4": "a r')
+    assert set(read_folder(folder).videos) == {1}
+    (folder / "samples/00000001/captions.json").write_text('{"../../0.mp4": "x"}')
+    with pytest.raises(ValueError, match="outside of its own folder"):
+        read_folder(folder)
+
+
+def test_steps_are_told_as_done(tmp_path):
+    (tmp_path / "metrics/version_0").mkdir(parents=True)
+    rows = "".join(f"1.0,{step}\n" for step in range(20))
+    (tmp_path / "metrics/version_0/metrics.csv").write_text(f"train/loss,step\n{rows}")
+    assert read_folder(tmp_path).step == 20
+    assert read_folder(tmp_path).state == "stopped at step 20"
