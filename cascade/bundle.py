@@ -9,6 +9,7 @@ import contextlib
 import importlib
 import inspect
 import json
+import math
 import re
 import shutil
 import tempfile
@@ -137,6 +138,12 @@ def read_card(folder: Path) -> dict[str, Any]:
     """The bundle's card."""
     card: dict[str, Any] = json.loads((Path(folder) / CARD).read_text(encoding="utf-8"))
     return card
+
+
+def final_loss(run: Path) -> float | None:
+    """The `val/loss` that a finished run's card has, if it is finite: a search takes no other."""
+    value = read_card(run / "bundle")["figures"].get("val/loss")
+    return float(value) if value is not None and math.isfinite(value) else None
 
 
 def read_stage(folder: Path) -> dict[str, Any]:

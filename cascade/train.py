@@ -23,7 +23,7 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
 from cascade import launch, slurm
-from cascade.bundle import load_weights, read_card, read_stage, save_bundle
+from cascade.bundle import final_loss, load_weights, read_stage, save_bundle
 from cascade.callbacks.checkpoints import Checkpoints
 from cascade.callbacks.ema import averages
 from cascade.callbacks.probe import Probe
@@ -74,13 +74,7 @@ def train(cfg: DictConfig, run: Path) -> float | None:
         if not (run / "bundle").is_dir() and not _train(cfg, config, run):
             return None
     log.info("trained: %s/bundle; another NAME=… trains another", run)
-    return figure(run)
-
-
-def figure(run: Path) -> float | None:
-    """The `val/loss` of a finished run, as its card has it."""
-    value = read_card(run / "bundle")["figures"].get("val/loss")
-    return None if value is None else float(value)
+    return final_loss(run)
 
 
 @contextlib.contextmanager

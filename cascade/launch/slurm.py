@@ -4,7 +4,6 @@ import contextlib
 import fcntl
 import json
 import logging
-import math
 import os
 import shutil
 from collections import Counter
@@ -19,7 +18,7 @@ from hydra.core.utils import JobReturn, JobStatus, setup_globals
 from omegaconf import OmegaConf, open_dict
 from submitit.core.utils import FailedJobError
 
-from cascade.bundle import read_card
+from cascade.bundle import final_loss
 from cascade.checkpoint.record import ConfigChangedError, check_config, numbers, refuse_change
 from cascade.launch.outcome import conclude, config_of, counted, failed
 from cascade.launch.queue import ALIVE, Logs, states, wait
@@ -188,8 +187,7 @@ def _outcome(job: Job, state: str) -> JobReturn:
         return _submitted(job)
     told = JobReturn(overrides=job.overrides, status=JobStatus.COMPLETED)
     if (job.run / "bundle").is_dir():
-        figures = read_card(job.run / "bundle")["figures"]
-        told.return_value = float(figures.get("val/loss", math.nan))
+        told.return_value = final_loss(job.run)
         log.info("%s: trained", job.run)
     else:
         why = f"{job.run}: job {job.job} ended {state}; see {job.log}"

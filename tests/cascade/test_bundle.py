@@ -13,6 +13,7 @@ from torch import nn
 from cascade.bundle import (
     BundleError,
     check_targets,
+    final_loss,
     load_stage,
     load_weights,
     read_cascade,
@@ -20,6 +21,7 @@ from cascade.bundle import (
     save_bundle,
     save_cascade,
 )
+from cascade.launch import local, slurm
 
 NET = {
     "_target_": "cascade.nn.hourglass.Hourglass",
@@ -52,6 +54,24 @@ def test_a_stage_comes_back_as_it_was(tmp_path):
         "model.safetensors",
         "stage.yaml",
     ]
+
+
+@pytest.mark.parametrize(
+    ("figures", "wanted"),
+    [
+        ({"val/loss": 0.5}, 0.5),
+        ({"val/loss": 1}, 1.0),
+        ({}, None),
+        ({"val/loss": float("nan")}, None),
+        ({"val/loss": float("inf")}, None),
+    ],
+)
+def test_every_launcher_tells_the_same_loss_of_a_finished_run(tmp_path, figures, wanted):
+    (tmp_path / "bundle").mkdir()
+    (tmp_path / "bundle/card.json").write_text(json.dumps({"figures": figures}))
+    by_slurm = slurm._outcome(slurm.Job(run=tmp_path, overrides=[], job="1"), "COMPLETED")
+    by_hand = local.outcome(local.Job(overrides=[], folder=tmp_path))
+    assert [final_loss(tmp_path), by_slurm.return_value, by_hand.return_value] == [wanted] * 3
 
 
 def test_a_bundle_that_cannot_take_its_place_leaves_the_one_before(tmp_path, monkeypatch):
