@@ -15,6 +15,7 @@ import pytorch_lightning as pl
 import torch
 
 from cascade.callbacks.probe import probe_of
+from cascade.callbacks.watchdog import alive
 from cascade.checkpoint import folder as folders
 from cascade.checkpoint import ranks
 from cascade.checkpoint.folder import Checkpoint, CheckpointError
@@ -156,10 +157,12 @@ class Checkpoints(pl.Callback):
         if not due or step in (0, self._saved) or (step == self._tried and not last):
             return
         self._tried = step
+        alive(trainer, f"the save at step {step}")
         # A validation runs in inference mode, in which sharded weights cannot be gathered.
         with torch.inference_mode(False), torch.no_grad():
             began = time.monotonic()
             failed = self._save(trainer, module, began)
+        alive(trainer, f"what follows the save at step {step}")
         if failed is None:
             self._saved, self._failures = step, 0
             self._durations.append(max(ranks.gather(time.monotonic() - began)))

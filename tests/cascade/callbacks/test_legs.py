@@ -92,6 +92,18 @@ def test_sums_of_two_ranks_are_all_there_on_any_number_of_ranks(world):
     assert sum(sums for _, sums in found).eq(3).all()
 
 
+class Told(Watchdog):
+    """A watchdog, and the signs of life that it was given."""
+
+    def __init__(self, told):
+        super().__init__(hang_s=60.0)
+        self.told = told
+
+    def alive(self, place):
+        self.told.append(place)
+        super().alive(place)
+
+
 @pytest.fixture(scope="module")
 def stopped(tiny, at, tmp_path_factory):
     """A run that is stopped at a step whose samples are due, and then goes on, with its state."""
@@ -108,11 +120,6 @@ def stopped(tiny, at, tmp_path_factory):
             if trainer.global_step == 2:
                 trainer.save_checkpoint(folder / "state")
 
-    class Told(Watchdog):
-        def alive(self, place):
-            told.append(place)
-            super().alive(place)
-
     class Slow(Samples):
         def _write(self, *args):
             time.sleep(1.0)
@@ -120,7 +127,7 @@ def stopped(tiny, at, tmp_path_factory):
 
     def leg(**options):
         callbacks = [
-            *(at(9, folder / "none"), Stop(), Told(hang_s=60.0), EMA(sigma_rels=[0.1])),
+            *(at(9, folder / "none"), Stop(), Told(told), EMA(sigma_rels=[0.1])),
             *(Slow(every_n_steps=2, count=2, steps=2), Throughput()),
         ]
         data = tiny.Clips(batches=5)
@@ -173,17 +180,20 @@ def test_a_validation_that_its_checkpoint_does_not_hold_counts_for_its_worth(tin
         saves = Checkpoints(every_n_steps=2, keep=Keep())
         saves.begin(config={}, resumed=resumed)
         worth = Worth(conditions=["text", "low"], clips=8, patience=9)
+        watch = Told([])
         data = tiny.Clips(batches=8)
         data.state_dict = dict
         tiny.fit(
             stage,
             tmp_path,
-            callbacks=[saves, at(99), EMA(sigma_rels=[0.1]), worth],
+            callbacks=[saves, at(99), watch, EMA(sigma_rels=[0.1]), worth],
             steps=steps,
             data=data,
             val_check_interval=2,
             checkpoint=None if resumed is None else resumed.state,
         )
+        begun = watch.told.index(f"the save at step {steps}")
+        assert begun < watch.told.index(f"what follows the save at step {steps}")
         return worth.state_dict()
 
     assert leg(4) == {"nothing": {"text": 2}}
