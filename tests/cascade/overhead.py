@@ -4,8 +4,10 @@
 
 Real fits of one stage on the same clips in memory, in turn: bare, with one part, with all. CPU
 seconds of this process per step, over 50 steps that hold two logging intervals, after 5 that warm
-up. A part's share is the median over rounds of its seconds over the bare ones' of that round. What
-happens once per validation is timed by itself and spread over the steps between two.
+up. A part's share is the median over rounds of its seconds over the bare ones' of that round. On a
+busy machine that is lost in the noise of two fits: the seconds spent inside the hooks and loggers
+of one fit are counted too, over that fit's own. What happens once per validation is timed by itself
+and spread over the steps between two.
 """
 
 import argparse
@@ -16,7 +18,7 @@ import sys
 import tempfile
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -50,6 +52,35 @@ class Clock(pl.Callback):
 
     def on_train_end(self, *_: Any) -> None:
         self.ended = time.process_time()
+
+
+class Inside:
+    """CPU seconds inside the hooks of callbacks and inside loggers, after step WARM, by whose."""
+
+    def __init__(self) -> None:
+        self.spent: dict[str, float] = {}
+        self.deep = False
+
+    def watch(self, one: Any, names: Iterable[str]) -> None:
+        """Time these methods; what one of them calls counts as its own."""
+        for name in names:
+            setattr(one, name, self._timed(getattr(one, name), type(one).__name__.lower()))
+
+    def _timed(self, method: Callable[..., Any], whose: str) -> Callable[..., Any]:
+        def timed(*args: Any, **options: Any) -> Any:
+            if self.deep:
+                return method(*args, **options)
+            self.deep, began = True, time.process_time()
+            try:
+                return method(*args, **options)
+            finally:
+                self.deep = False
+                spent = time.process_time() - began
+                step = args[0].global_step if hasattr(args[0], "global_step") else options["step"]
+                if step >= WARM:
+                    self.spent[whose] = self.spent.get(whose, 0.0) + spent
+
+        return timed
 
 
 class Clips(pl.LightningDataModule):
@@ -104,7 +135,7 @@ def make_batch(stage: Any, number: int) -> dict[str, Any]:
 
 
 def one(config: dict[str, Any], names: tuple[str, ...], logs: str, folder: Path) -> Any:
-    """CPU seconds per step of a fit with these callbacks; and the trainer."""
+    """CPU seconds per step of a fit with these callbacks; the shares of it inside; the trainer."""
     stage = hydra.utils.instantiate(config["stage"], _convert_="all")
     callbacks = [hydra.utils.instantiate(config["callbacks"][n], _convert_="all") for n in names]
     loggers: list[Any] = []
@@ -112,7 +143,12 @@ def one(config: dict[str, Any], names: tuple[str, ...], logs: str, folder: Path)
         loggers.append(Rows(str(folder), "metrics", flush_logs_every_n_steps=1))
     if logs == "wandb":
         loggers.append(WandbLogger(save_dir=str(folder), offline=True))
-    clock = Clock()
+    clock, inside = Clock(), Inside()
+    for callback in callbacks:
+        hooks = [n for n in vars(type(callback)) if n.startswith("on_") and n != "on_train_start"]
+        inside.watch(callback, hooks)
+    for logger in loggers:
+        inside.watch(logger, ["log_metrics"])
     stage.configure_model()
     trainer = pl.Trainer(
         max_steps=WARM + STEPS,
@@ -131,7 +167,9 @@ def one(config: dict[str, Any], names: tuple[str, ...], logs: str, folder: Path)
     )
     batches = [make_batch(stage, n) for n in range(4)]
     trainer.fit(stage, Clips(batches, WARM + STEPS))
-    return (clock.ended - clock.began) / STEPS, trainer, batches
+    seconds = clock.ended - clock.began
+    shares = {name: spent / seconds for name, spent in inside.spent.items()}
+    return seconds / STEPS, shares | {"all": sum(shares.values())}, trainer, batches
 
 
 def seldom(config: dict[str, Any], trainer: pl.Trainer, batches: list[Any]) -> dict[str, float]:
@@ -191,12 +229,15 @@ def main() -> None:
     }
     steps: dict[str, list[float]] = {name: [] for name in arms}
     rare: dict[str, list[float]] = {}
+    inside: dict[str, dict[str, list[float]]] = {"csv": {}, "csv and wandb": {}}
     for turn in range(asked.rounds):
         order = list(arms) if turn % 2 == 0 else list(reversed(arms))
         for name in order:
             with tempfile.TemporaryDirectory() as folder:
-                seconds, trainer, batches = arms[name](Path(folder))
+                seconds, own_shares, trainer, batches = arms[name](Path(folder))
                 steps[name].append(seconds)
+                for whose, share in own_shares.items() if name.startswith("all") else ():
+                    inside[name.removeprefix("all, ")].setdefault(whose, []).append(share)
                 if name == "all, csv":
                     for what, value in seldom(config, trainer, batches).items():
                         rare.setdefault(what, []).append(value)
@@ -209,8 +250,15 @@ def main() -> None:
         what: spread([v / (every * own) for v, own in zip(values, bare, strict=True)])
         for what, values in rare.items()
     }
-    out = {"stage": asked.stage, "rounds": asked.rounds, "bare_step_s": spread(bare)}
-    sys.stdout.write(json.dumps({**out, "shares_percent": _percent(shares)}, indent=1) + "\n")
+    out = {
+        **{"stage": asked.stage, "rounds": asked.rounds, "bare_step_s": spread(bare)},
+        "shares_percent": _percent(shares),
+        "inside_percent": {
+            logs: _percent({whose: spread(values) for whose, values in found.items()})
+            for logs, found in inside.items()
+        },
+    }
+    sys.stdout.write(json.dumps(out, indent=1) + "\n")
 
 
 def _percent(shares: dict[str, dict[str, float]]) -> dict[str, dict[str, float]]:
