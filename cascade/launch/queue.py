@@ -1,5 +1,6 @@
 """What Slurm's queue says of a job."""
 
+import os
 import subprocess
 import sys
 import time
@@ -36,20 +37,30 @@ def states(jobs: Iterable[str]) -> dict[str, str]:
 
 
 class Logs:
-    """The logs of running jobs, printed as they grow."""
+    """The logs of running jobs, printed as they grow; of several, each line after its run."""
 
     def __init__(self, paths: Iterable[Path]) -> None:
         self._read = dict.fromkeys(paths, 0)
+        runs = {path: path.parent.parent for path in self._read}
+        several = len(runs) > 1
+        shared = os.path.commonpath(runs.values()) if several else ""
+        self._before = {
+            path: f"{run.relative_to(shared)}: ".encode() if several else b""
+            for path, run in runs.items()
+        }
 
-    def show(self) -> None:
-        """Print what is new."""
+    def show(self, *, last: bool = False) -> None:
+        """Print what is new; lines that are whole, but at the last."""
         for path, place in self._read.items():
             if path.exists():
                 with path.open("rb") as file:
                     file.seek(place)
                     new = file.read()
+                if self._before[path]:
+                    new = new if last else new[: new.rfind(b"\n") + 1]
                 self._read[path] = place + len(new)
-                sys.stdout.buffer.write(new)
+                for line in new.splitlines(keepends=True):
+                    sys.stdout.buffer.write(self._before[path] + line)
         sys.stdout.buffer.flush()
 
 
@@ -64,7 +75,7 @@ def wait(jobs: Iterable[str], *, poll_s: float, logs: Logs | None = None) -> dic
             now = {}
         ended |= {job: state for job, state in now.items() if state not in ALIVE}
         if logs is not None:
-            logs.show()
+            logs.show(last=len(ended) == len(set(jobs)))
         if len(ended) == len(set(jobs)):
             return ended
         time.sleep(poll_s)

@@ -14,6 +14,7 @@ from cascade.checkpoint.record import numbers
 from cascade.entry import CONF
 from cascade.launch.local import LocalLauncher, planned
 from cascade.launch.outcome import config_of
+from cascade.launch.queue import Logs
 from cascade.launch.slurm import SlurmLauncher
 
 
@@ -132,3 +133,20 @@ def test_what_fails_on_a_cluster_ends_in_a_line(tmp_path, setting, cluster):
         slurm(tmp_path, setting, [])
     with pytest.raises(SystemExit, match="^error: cluster: legs of 1 minutes"):
         slurm(tmp_path, setting, ["name=b"], sweeper=["cluster.minutes=1"])
+
+
+def test_the_lines_of_several_logs_tell_their_run(tmp_path, capfdbinary):
+    paths = [tmp_path / stage / "default/slurm/7_0_log.out" for stage in ("base", "tsr1")]
+    for path in paths:
+        path.parent.mkdir(parents=True)
+        path.write_text("one\nhal")
+    logs = Logs(paths)
+    logs.show()
+    paths[0].write_text("one\nhalf\n")
+    logs.show(last=True)
+    said = capfdbinary.readouterr().out.decode().splitlines()
+    assert said == [
+        *("base/default: one", "tsr1/default: one", "base/default: half", "tsr1/default: hal")
+    ]
+    Logs(paths[:1]).show()
+    assert capfdbinary.readouterr().out == b"one\nhalf\n"
