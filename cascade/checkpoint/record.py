@@ -1,6 +1,7 @@
 """A run's config on disk: what was trained with one is not gone on with under another."""
 
 import json
+import logging
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,8 @@ from torch import nn
 from cascade.checkpoint.folder import Checkpoint, CheckpointError, folders
 from cascade.parallel.rank import is_first
 from cascade.whole import write_whole
+
+log = logging.getLogger(__name__)
 
 #: What may change between a run's legs, since it does not touch the numbers: whole groups, …
 FREE = (
@@ -27,6 +30,12 @@ FIXED = {
     "trainer": ("precision", "gradient_clip_val", "gradient_clip_algorithm"),
     "callbacks": ("guard", "ema"),
 }
+
+#: What a run writes besides its checkpoints.
+TRACES = (
+    *("metrics", "samples", "losses.jsonl", "spikes.jsonl", "quarantine.jsonl"),
+    *("stacks", "wandb", "config.json"),
+)
 
 
 class ConfigChangedError(ValueError):
@@ -64,8 +73,21 @@ def keep_config(run: Path, config: dict[str, Any]) -> None:
     if begun(run):
         check_config(run, config)
     elif is_first():
-        mine = json.dumps(numbers(config), indent=2, ensure_ascii=False)
-        write_whole(run / "config.json", mine.encode())
+        path, mine = run / "config.json", numbers(config)
+        if path.is_file() and json.loads(path.read_text()) != mine:
+            _put_away(run)
+        write_whole(path, json.dumps(mine, indent=2, ensure_ascii=False).encode())
+
+
+def _put_away(run: Path) -> None:
+    """Move what was logged under a config that was given up: it is no part of this run's curves."""
+    traces = [run / name for name in TRACES if (run / name).exists()]
+    if traces:
+        away = run / "before" / f"{len(list(run.glob('before/*')))}"
+        away.mkdir(parents=True)
+        for path in traces:
+            path.rename(away / path.name)
+        log.warning("%s: what another config left without a checkpoint lies in %s", run, away)
 
 
 def begun(run: Path) -> bool:

@@ -82,7 +82,13 @@ def test_shapes_are_the_same_before_and_after_the_network_is_built():
 
 def test_a_config_may_change_until_something_is_trained(tmp_path):
     keep_config(tmp_path, CONFIG)
+    (tmp_path / "metrics").mkdir()
+    keep_config(tmp_path, CONFIG)
+    assert (tmp_path / "metrics").is_dir()
     keep_config(tmp_path, CONFIG | {"seed": 1})
+    # What the first one logged is in nobody's way.
+    assert not (tmp_path / "metrics").exists()
+    assert {path.name for path in tmp_path.glob("before/0/*")} == {"metrics", "config.json"}
     (tmp_path / "checkpoints" / "00000001").mkdir(parents=True)
     with pytest.raises(ConfigChangedError, match="seed: 1 → 0"):
         keep_config(tmp_path, CONFIG)
