@@ -185,13 +185,12 @@ class Checkpoints(pl.Callback):
         part = target.with_name(f".{target.name}.part")
         try:
             failed = self._write_state(trainer, part)
-            manifest = None
             if failed is None:
-                manifest = self._describe(trainer, module, part, began)
-                if trainer.is_global_zero:
-                    with _disk_failures() as failures:
+                with _disk_failures() as failures:
+                    manifest = self._describe(trainer, module, part, began)
+                    if trainer.is_global_zero:
                         folders.publish(part, target, manifest)
-                    failed = failures[0] if failures else None
+                failed = failures[0] if failures else None
                 failed = next((f for f in ranks.gather(failed) if f is not None), None)
         finally:
             if trainer.is_global_zero:

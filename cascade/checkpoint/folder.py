@@ -94,11 +94,23 @@ def hashed(path: Path, *, sync: bool = False) -> tuple[int, str]:
 
 
 def describe(part: Path, known: Mapping[str, tuple[int, str]]) -> dict[str, tuple[int, str]]:
-    """Size and checksum of every file of a folder; each rank reads its share of the unknown."""
+    """Size and checksum of every file of a folder; each rank reads its share of the unknown.
+
+    Raises:
+        OSError: on all ranks, where the disk failed one of them.
+    """
     names = sorted(str(p.relative_to(part)) for p in part.rglob("*") if p.is_file())
     rank, world = ranks.share()
-    mine = {n: hashed(part / n, sync=True) for n in names[rank::world] if n not in known}
-    return {n: v for one in ranks.gather({**known, **mine}) for n, v in one.items() if n in names}
+    mine, failed = dict(known), None
+    try:
+        mine |= {n: hashed(part / n, sync=True) for n in names[rank::world] if n not in known}
+    except OSError as error:  # a network's file system tells of a quota here
+        failed = error
+    every = ranks.gather((mine, failed))
+    for _, told in every:
+        if told is not None:
+            raise told
+    return {n: v for one, _ in every for n, v in one.items() if n in names}
 
 
 def damages(folder: Path) -> list[str]:

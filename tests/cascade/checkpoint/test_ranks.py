@@ -1,4 +1,4 @@
-"""Ranks verify a checkpoint together, each file once, and go on from the same one."""
+"""Ranks verify a checkpoint together, each file once, and go on from the same one; one's failing disk is told to all."""
 
 import os
 import subprocess
@@ -16,7 +16,16 @@ dist.init_process_group("gloo")
 read, own = [], folder.hashed
 folder.hashed = lambda path, **o: (read.append(path.parent.name), own(path, **o))[1]
 found = folder.newest(Path(sys.argv[1]))
-print("rank", dist.get_rank(), "step", found.step, "read", ",".join(read))
+def full(path, **options):
+    raise OSError(122, "Disk quota exceeded")
+if dist.get_rank():
+    folder.hashed = full
+try:
+    folder.describe(found.folder, {})
+except OSError as error:
+    failed = error.errno
+told = ",".join(read[:2])
+print("rank", dist.get_rank(), "step", found.step, "read", told, "failed", failed)
 dist.barrier()
 """
 
@@ -36,4 +45,7 @@ def test_two_ranks_fall_back_together_and_read_each_file_once(tmp_path):
         for rank in range(2)
     ]
     told = sorted(process.communicate(timeout=120)[0].strip() for process in ranks)
-    assert told == ["rank 0 step 2 read 00000004,00000002", "rank 1 step 2 read"]
+    assert told == [
+        "rank 0 step 2 read 00000004,00000002 failed 122",
+        "rank 1 step 2 read  failed 122",
+    ]
