@@ -13,18 +13,20 @@ from omegaconf import DictConfig
 
 from cascade.pipeline import Cascade
 
+#: Whose choices are looked for before Hydra does.
+GROUPS = ("stage", "cascade", "data", "experiment", "cluster")
 CONF = str(Path(__file__).resolve().parents[1] / "conf")
 
 
 def check_choices(arguments: Sequence[str]) -> None:
-    """Refuse a stage, cascade, data or experiment that has no config, naming those that there are.
+    """Refuse a stage, cascade, data, … that has no config, naming those that there are.
 
     Raises:
         SystemExit: with the message for the user.
     """
     for argument in arguments:
         group, _, choices = argument.partition("=")
-        if group not in ("stage", "cascade", "data", "experiment") or choices == "null":
+        if group not in GROUPS or choices == "null":
             continue
         folder = Path(CONF) / group
         known = sorted(

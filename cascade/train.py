@@ -9,6 +9,7 @@ import fcntl
 import logging
 import os
 import platform
+import re
 import sys
 import time
 import warnings
@@ -68,6 +69,7 @@ def card(
 
 def train(cfg: DictConfig, run: Path) -> float | None:
     """Train, resume or finish the run in folder `run`; its `val/loss` where it is finished."""
+    check_name(cfg.name)
     config = resolved(cfg)
     with locked(run):
         keep_config(run, config)
@@ -75,6 +77,19 @@ def train(cfg: DictConfig, run: Path) -> float | None:
             return None
     log.info("trained: %s/bundle; another NAME=… trains another", run)
     return final_loss(run)
+
+
+def check_name(name: str) -> None:
+    """Refuse a name that is no folder's below the stage's, or that a shell or a glob would read.
+
+    Raises:
+        ValueError: saying which are names.
+    """
+    if not re.fullmatch(r"[\w.+=,-]+(/[\w.+=,-]+)*", name) or {".", ".."} & set(name.split("/")):
+        raise ValueError(
+            f"name={name!r}: a run's name is made of letters, digits and _ . + = , - with / between "
+            "folders; choose another NAME=…"
+        )
 
 
 @contextlib.contextmanager

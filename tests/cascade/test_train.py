@@ -15,6 +15,7 @@ from safetensors.torch import load_file
 
 from cascade.bundle import load_stage, read_card
 from cascade.checkpoint.record import differences
+from cascade.train import check_name
 from cascade.curves import read_curves
 from data.worlds.write import make_shapes
 
@@ -231,6 +232,15 @@ def test_an_unknown_key_stage_or_cascade_is_an_error(overrides, message, tmp_pat
     done = run([*command, "logger=csv"], check=False)
     assert done.returncode != 0
     assert message in done.stderr + done.stdout
+
+
+@pytest.mark.parametrize(
+    "name", ["", "../x", "a b", "a/../b", "$(x)", "it's", "/abs", "a[0]", "a/"]
+)
+def test_a_name_that_is_no_folder_of_its_own_is_refused(name):
+    check_name("lr/muon_lr=0.01,target=x+y")
+    with pytest.raises(ValueError, match="choose another NAME"):
+        check_name(name)
 
 
 def test_differences_name_every_key():

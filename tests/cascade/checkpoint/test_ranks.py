@@ -1,4 +1,4 @@
-"""Ranks verify a checkpoint together, each file once, and go on from the same one; one's failing disk is told to all."""
+"""Ranks verify a checkpoint together, each file once, and fail together."""
 
 import os
 import subprocess
