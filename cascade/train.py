@@ -87,7 +87,7 @@ def check_name(name: str) -> None:
     """
     if not re.fullmatch(r"[\w.+=,-]+(/[\w.+=,-]+)*", name) or {".", ".."} & set(name.split("/")):
         raise ValueError(
-            f"name={name!r}: a run's name is made of letters, digits and _ . + = , - with / between "
+            f"name={name!r}: a run's name is of letters, digits and _ . + = , - with / between "
             "folders; choose another NAME=…"
         )
 

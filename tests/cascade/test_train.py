@@ -15,8 +15,8 @@ from safetensors.torch import load_file
 
 from cascade.bundle import load_stage, read_card
 from cascade.checkpoint.record import differences
-from cascade.train import check_name
 from cascade.curves import read_curves
+from cascade.train import check_name
 from data.worlds.write import make_shapes
 
 STEPS = 8
