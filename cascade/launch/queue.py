@@ -15,6 +15,11 @@ ALIVE = frozenset(
     )
 )
 
+#: A job may be in one of these for a moment before it is queued again, or stay there.
+PASSING = frozenset(("NODE_FAIL", "PREEMPTED", "BOOT_FAIL"))
+#: Seconds after which it stays there.
+SETTLES_S = 10.0
+
 
 def states(jobs: Iterable[str]) -> dict[str, str]:
     """The state of each job; `GONE` of one that the queue has forgotten.
@@ -22,18 +27,27 @@ def states(jobs: Iterable[str]) -> dict[str, str]:
     Raises:
         OSError: the queue does not answer.
     """
-    found = {}
-    for job in jobs:
-        asked = subprocess.run(
-            ["squeue", "--noheader", "--states=all", "--jobs", job, "--format=%T"],
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        if asked.returncode and "Invalid job id" not in asked.stderr:
-            raise OSError(f"squeue: {asked.stderr.strip()}")
-        found[job] = asked.stdout.strip() or "GONE"
-    return found
+    return {job: _state(job) for job in jobs}
+
+
+def _state(job: str) -> str:
+    """What stays when a look shows what may pass: a lost node's job is queued again at once."""
+    end = time.monotonic() + SETTLES_S
+    while (state := _look(job)) in PASSING and time.monotonic() < end:
+        time.sleep(0.5)
+    return state
+
+
+def _look(job: str) -> str:
+    asked = subprocess.run(
+        ["squeue", "--noheader", "--states=all", "--jobs", job, "--format=%T"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if asked.returncode and "Invalid job id" not in asked.stderr:
+        raise OSError(f"squeue: {asked.stderr.strip()}")
+    return asked.stdout.strip() or "GONE"
 
 
 class Logs:

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from cascade.curves import read_curves
+from cascade.launch.queue import ALIVE, states
 from data.worlds.write import make_shapes
 
 #: A command that brings a crashed node back, given the folder of the cluster's state.
@@ -26,8 +27,6 @@ def shards(tmp_path_factory):
 
 class Runs:
     """Runs in one folder, submitted by the command that a user would type."""
-
-    ALIVE = ("PENDING", "CONFIGURING", "RUNNING", "COMPLETING")
 
     def __init__(self, folder, shards, cluster):
         self.folder, self.shards, self.cluster = folder, shards, cluster
@@ -67,7 +66,7 @@ class Runs:
         return "".join(path.read_text() for path in paths)
 
     def until_trained(self, name, timeout_s=900.0):
-        self.until(lambda: self.state(name) not in self.ALIVE, timeout_s=timeout_s)
+        self.until(lambda: self.state(name) not in ALIVE, timeout_s=timeout_s)
         assert self.state(name) == "COMPLETED", self.log(name)[-4000:]
         assert self.run(name).joinpath("bundle").is_dir()
 
@@ -79,8 +78,8 @@ class Runs:
             return []
 
     def state(self, name):
-        told = ["squeue", "--noheader", "--states=all", "--jobs", self.job(name), "--format=%T"]
-        return subprocess.run(told, capture_output=True, text=True, check=True).stdout.strip()
+        job = self.job(name)
+        return states([job])[job]
 
     def legs(self, name):
         """How often it was queued again."""

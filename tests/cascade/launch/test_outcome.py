@@ -12,6 +12,7 @@ from hydra.types import HydraContext, RunMode
 
 from cascade.checkpoint.record import numbers
 from cascade.entry import CONF
+from cascade.launch import queue
 from cascade.launch.local import LocalLauncher, planned
 from cascade.launch.outcome import config_of
 from cascade.launch.queue import Logs
@@ -150,3 +151,15 @@ def test_the_lines_of_several_logs_tell_their_run(tmp_path, capfdbinary):
     ]
     Logs(paths[:1]).show()
     assert capfdbinary.readouterr().out == b"one\nhalf\n"
+
+
+def test_a_job_of_a_lost_node_is_not_ended_before_it_had_time_to_be_queued_again(
+    tmp_path, cluster, monkeypatch
+):
+    now, later = tmp_path / "now", tmp_path / "later"
+    cluster(squeue=f"PENDING >{later}; cat {now}; mv {later} {now}")
+    now.write_text("NODE_FAIL")
+    assert queue.states(["7"]) == {"7": "PENDING"}
+    cluster(squeue="NODE_FAIL")
+    monkeypatch.setattr(queue, "SETTLES_S", 0.6)
+    assert queue.states(["7"]) == {"7": "NODE_FAIL"}
