@@ -64,7 +64,10 @@ class Rows:
                 shown = {n: found(path) for n, (_, path) in zip(names, videos, strict=True)}
                 if shown:
                     self.media[name] = None
-                    self.videos[step] = {**self.videos.get(step, {}), **shown}
+                    self.videos[step + 1] = {
+                        **self.videos.get(step + 1, {}),
+                        **shown,
+                    }  # as folders say
             elif name[0] != "_" and name not in (STEP, "epoch") and is_number(value):
                 self._curves.setdefault(name, {})[step] = float(value)
 

@@ -111,7 +111,7 @@ class Runs:
             pytest.skip("left out: this cluster's nodes cannot be crashed")
         os.kill(int(told.read_text().split()[0]), signal.SIGKILL)
         time.sleep(15)
-        subprocess.run([UP, self.cluster], capture_output=True, check=True, timeout=120)
+        self.until(lambda: subprocess.run([UP, self.cluster], capture_output=True).returncode == 0)
 
 
 @pytest.fixture(scope="module")

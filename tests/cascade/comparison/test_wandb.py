@@ -32,7 +32,7 @@ def test_legs_are_one_run_by_the_trainers_step_and_csv_fills_what_a_kill_lost(of
 
 def test_videos_of_files_are_found_by_step_and_caption(offline):
     (step,) = offline["v"].videos
-    assert step == 5
+    assert step == 6  # made; the loss of the last is told at 5
     films = offline["v"].videos[step]
     assert list(films) == ["given | made | real: a red circle", "given | made | real: a blue cross"]
     assert all(fetch().stat().st_size > 500 for fetch in films.values())
@@ -91,13 +91,13 @@ def test_the_service_gives_what_the_files_give(served, offline):
     assert set(found) == {"x", "v"}
     for name, (config, curves, step, videos) in found.items():
         assert config == dict(offline[name].config)
-        assert step == 5
+        assert step == 6  # made; the loss of the last is told at 5
         wanted = offline[name].curves["train/loss"]
         # What a kill lost is not on the service either; the CSV is beside the files alone.
         told = [tuple(point) for point in curves["train/loss"]]
         assert told == [point for point in wanted if point[0] >= told[0][0]]
-        films = offline[name].videos[5]
-        assert videos == {"5": {caption: f().stat().st_size for caption, f in films.items()}}
+        films = offline[name].videos[6]
+        assert videos == {"6": {caption: f().stat().st_size for caption, f in films.items()}}
 
 
 def test_what_the_service_does_not_have_is_said(served):
@@ -126,7 +126,7 @@ def test_the_page_and_the_report_come_from_the_service(wandb_runs, tmp_path):
     (report,) = service.reports
     kinds = [block["type"] for block in json.loads(report["spec"])["blocks"]]
     assert kinds.count("panel-grid") == 3
-    assert "| x | finished | 5 |" in report["spec"]
+    assert "| x | finished | 6 |" in report["spec"]
     assert all(identity in report["spec"] for identity in ("aaaa1111", "bbbb2222"))
     assert '"samples"' in report["spec"]
 
