@@ -24,6 +24,7 @@ from cascade.checkpoint.manifest import Manifest
 from cascade.checkpoint.origin import commit, device, versions
 from cascade.checkpoint.record import shapes
 from cascade.checkpoint.state_file import StateFile
+from cascade.trainer import datamodule
 
 log = logging.getLogger(__name__)
 
@@ -271,6 +272,6 @@ def _file_of(trainer: pl.Trainer) -> StateFile | None:
 
 
 def _position(trainer: pl.Trainer) -> dict[str, Any]:
-    data = trainer.datamodule  # type: ignore[attr-defined]  # set by fit
+    data = datamodule(trainer)
     state = {} if data is None else dict(data.state_dict())
     return {name: value for name, value in state.items() if name != "quarantine"}

@@ -21,6 +21,7 @@ from cascade.callbacks.ranks import (
 from cascade.callbacks.verdict import NotLearningError
 from cascade.checkpoint.ranks import gather
 from cascade.conditioning import Modes
+from cascade.trainer import datamodule, log_every
 
 WAYS = tuple(Modes(text=1.0).shares)
 
@@ -50,7 +51,7 @@ class Diagnostics(pl.Callback):
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """The buckets are those of the plan, the same on all ranks; the sums go on."""
-        plan = getattr(trainer.datamodule, "plan", None)  # type: ignore[attr-defined]  # set by fit
+        plan = getattr(datamodule(trainer), "plan", None)
         shapes = [(s.frames, s.height, s.width) for s in getattr(plan, "shapes", ())]
         many = len(shapes) > self.max_buckets
         self._buckets = {s: f"{s[0]}f" if many else "x".join(map(str, s)) for s in shapes}
@@ -128,7 +129,7 @@ class Diagnostics(pl.Callback):
         }
         write(trainer, figures)
         stage.log(names.LOSS, figures[names.LOSS], prog_bar=True, logger=False)
-        steps = trainer.log_every_n_steps  # type: ignore[attr-defined]  # set by Trainer
+        steps = log_every(trainer)
         worse = relative > 1 and higher > count / 4  # one spike alone is the guard's matter
         self._worse = self._worse + steps if worse else 0
         if self._worse >= self.patience:

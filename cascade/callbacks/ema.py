@@ -9,6 +9,7 @@ from torch import Tensor
 
 from cascade.ema import PowerEMA
 from cascade.parallel.shards import whole
+from cascade.trainer import callbacks
 
 
 class EMA(pl.Callback):
@@ -97,7 +98,7 @@ def averages(trainer: pl.Trainer) -> EMA:
     Raises:
         ValueError: the run keeps none.
     """
-    for callback in trainer.callbacks:  # type: ignore[attr-defined]  # Lightning declares it late
+    for callback in callbacks(trainer):
         if isinstance(callback, EMA):
             return callback
     raise ValueError("this run averages no weights; keep `callbacks.ema`")

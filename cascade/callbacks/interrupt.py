@@ -14,6 +14,7 @@ import torch
 
 from cascade import slurm
 from cascade.checkpoint.folder import folder_of
+from cascade.trainer import callbacks
 
 _NO, _LEG_OVER, _ASKED = range(3)
 #: How gloo's and NCCL's errors begin that have no type of their own; anyone may say "connection".
@@ -133,7 +134,7 @@ class Interrupt(pl.Callback):
         """Whether the time left is just enough to save."""
         if self._ends_at is None:
             return False
-        saves = [getattr(callback, "save_s", None) for callback in trainer.callbacks]  # type: ignore[attr-defined]  # set by Trainer
+        saves = [getattr(callback, "save_s", None) for callback in callbacks(trainer)]
         save_s = max((s for s in saves if s is not None), default=self.first_save_s)
         needed_s = 2 * (save_s + max(self._steps, default=0.0)) + self.spare_s
         if self._ends_at - time.time() > needed_s:

@@ -13,6 +13,7 @@ from torch import nn
 from cascade.checkpoint import ranks
 from cascade.checkpoint.manifest import Manifest
 from cascade.checkpoint.origin import commit, device, versions
+from cascade.trainer import callbacks, datamodule
 
 
 class ProbeError(ValueError):
@@ -110,7 +111,7 @@ class Probe(pl.Callback):
         return self.tolerances[kind if str(trainer.precision).startswith("32") else "reduced"]
 
     def _read(self, trainer: pl.Trainer) -> Any:
-        data: Any = trainer.datamodule  # type: ignore[attr-defined]  # set by fit
+        data = datamodule(trainer)
         loader = data.val_loader(rank=0, world=1, size=self.samples)
         batch = next(iter(loader))
         loader.close()
@@ -119,8 +120,7 @@ class Probe(pl.Callback):
 
 def probe_of(trainer: pl.Trainer) -> Probe | None:
     """The trainer's probe."""
-    callbacks = trainer.callbacks  # type: ignore[attr-defined]  # set by Trainer
-    return next((c for c in callbacks if isinstance(c, Probe)), None)
+    return next((c for c in callbacks(trainer) if isinstance(c, Probe)), None)
 
 
 def _changes(saved: Manifest, trainer: pl.Trainer, module: pl.LightningModule) -> list[str]:

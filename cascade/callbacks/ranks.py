@@ -14,13 +14,13 @@ from torch import Tensor
 
 from cascade.checkpoint.loops import VALIDATED
 from cascade.checkpoint.ranks import gather
+from cascade.trainer import callbacks, log_every
 from cascade.whole import write_whole
 
 
 def due(trainer: pl.Trainer, stepped: int) -> bool:
     """Whether an optimizer step has ended since step `stepped`, and the loggers want it."""
-    every: int = trainer.log_every_n_steps  # type: ignore[attr-defined]  # set by Trainer
-    return trainer.global_step > stepped and trainer.global_step % every == 0
+    return trainer.global_step > stepped and trainer.global_step % log_every(trainer) == 0
 
 
 def write(trainer: pl.Trainer, figures: Mapping[str, float]) -> None:
@@ -80,7 +80,8 @@ def noted(trainer: pl.Trainer) -> Mapping[str, float] | None:
 
     None where that validation is still to come.
     """
-    for callback in trainer.callbacks:  # type: ignore[attr-defined]  # set by Trainer
+    callback: Any
+    for callback in callbacks(trainer):
         if getattr(callback, VALIDATED, None) == trainer.global_step > 0:
             figures: Mapping[str, float] = callback.figures
             return figures

@@ -18,6 +18,7 @@ from cascade.callbacks.watchdog import alive
 from cascade.checkpoint.ranks import gather
 from cascade.diffusion.sampler import Step
 from cascade.grid import Grid
+from cascade.trainer import datamodule
 from cascade.video import write_mp4
 
 
@@ -39,7 +40,7 @@ class Samples(pl.Callback):
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Keep the held-out clips that every sample will be made for; make what a stop left out."""
-        data = trainer.datamodule  # type: ignore[attr-defined]  # set by fit
+        data = datamodule(trainer)
         loader = data.val_loader(
             rank=trainer.global_rank,
             world=trainer.world_size,

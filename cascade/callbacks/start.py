@@ -16,6 +16,7 @@ from cascade.callbacks.ranks import first, looking
 from cascade.callbacks.verdict import NotLearningError
 from cascade.checkpoint.ranks import gather
 from cascade.parallel.shards import local
+from cascade.trainer import datamodule
 from cascade.video import to_uint8
 
 #: Relative change of an output that is no rounding.
@@ -41,7 +42,7 @@ class Start(pl.Callback):
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """A run without a batch would end well and have learned nothing."""
-        pool = getattr(trainer.datamodule, "pool", None)  # type: ignore[attr-defined]  # set by fit
+        pool = getattr(datamodule(trainer), "pool", None)
         if pool is not None and not len(pool.rows):
             raise NotLearningError(
                 f"stage {pl_module.name}: the plan has no batch: none of the samples is left to "

@@ -11,6 +11,7 @@ import torch
 from cascade.callbacks import names
 from cascade.callbacks.ranks import due, highest, write
 from cascade.flops import device_peak, forward_flops, measured_matmul_peak
+from cascade.trainer import callbacks
 
 _STATM = Path("/proc/self/statm")
 
@@ -93,8 +94,7 @@ def _waited(trainer: pl.Trainer) -> float:
 
 def _aside(trainer: pl.Trainer) -> float:
     """Seconds that callbacks have spent on what is no training, by those that tell it."""
-    callbacks = trainer.callbacks  # type: ignore[attr-defined]  # set by Trainer
-    return float(sum(getattr(callback, "aside_s", 0.0) for callback in callbacks))
+    return float(sum(getattr(callback, "aside_s", 0.0) for callback in callbacks(trainer)))
 
 
 def memory_gib(device: torch.device) -> float:

@@ -9,6 +9,8 @@ from typing import Any
 
 import pytorch_lightning as pl
 
+from cascade.trainer import callbacks
+
 #: The attribute by which a callback tells the step of the last validation that was finished.
 VALIDATED = "validated_step"
 
@@ -48,8 +50,7 @@ def validation_due(trainer: pl.Trainer, batches: int) -> bool:
 
 
 def _teller(trainer: pl.Trainer) -> Any:
-    callbacks = trainer.callbacks  # type: ignore[attr-defined]  # set by Trainer
-    return next((c for c in callbacks if hasattr(c, VALIDATED)), None)
+    return next((c for c in callbacks(trainer) if hasattr(c, VALIDATED)), None)
 
 
 def _set(counts: Any, **values: int) -> None:

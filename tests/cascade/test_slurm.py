@@ -7,7 +7,6 @@ import signal
 import subprocess
 import sys
 import time
-from types import SimpleNamespace
 
 import pytest
 import pytorch_lightning as pl
@@ -174,6 +173,11 @@ def test_what_hangs_says_where_and_ends(tmp_path, hang, status):
     assert 'File "<string>", line 12' in (tmp_path / "stacks/7-2-rank0.txt").read_text()
 
 
+class Saves(pl.Callback):
+    def __init__(self, save_s):
+        self.save_s = save_s
+
+
 class Fit(pl.Trainer):
     """A trainer at a step, with a callback that saves."""
 
@@ -182,7 +186,7 @@ class Fit(pl.Trainer):
     callbacks = ()
 
     def __init__(self, step, save_s):
-        self.global_step, self.callbacks = step, [SimpleNamespace(save_s=save_s)]
+        self.global_step, self.callbacks = step, [Saves(save_s)]
 
 
 @pytest.mark.parametrize(("left_s", "save_s", "stops"), [(60, 10, False), (30, 10, True)])

@@ -4,6 +4,7 @@ import json
 import time
 from dataclasses import replace
 from types import SimpleNamespace
+from typing import ClassVar
 
 import pytest
 import pytorch_lightning as pl
@@ -63,7 +64,8 @@ def test_sums_go_on_where_a_leg_ends_between_two_rows(tiny, at, tmp_path):
 class Rank(pl.Trainer):
     """A trainer that is one of several ranks."""
 
-    callbacks, global_step, world_size, global_rank, is_global_zero = (), 3, 1, 0, True
+    callbacks: ClassVar = []
+    global_step, world_size, global_rank, is_global_zero = 3, 1, 0, True
 
     def __init__(self, folder=None):
         self._folder = str(folder)
