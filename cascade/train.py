@@ -5,15 +5,12 @@ a changed config is refused with the difference. A finished run leaves a bundle.
 """
 
 import contextlib
-import fcntl
 import logging
 import os
 import platform
 import re
 import sys
-import time
 import warnings
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +32,8 @@ from cascade.checkpoint.origin import commit
 from cascade.checkpoint.record import check_fits, keep_config
 from cascade.checkpoint.state_file import StateFile
 from cascade.entry import CONF, check_choices, explained, open_data
-from cascade.parallel.rank import is_first
+from cascade.lock import locked
+from cascade.parallel.ranks import is_first
 from cascade.shrink import resolved
 
 log = logging.getLogger(__name__)
@@ -71,7 +69,7 @@ def train(cfg: DictConfig, run: Path) -> float | None:
     """Train, resume or finish the run in folder `run`; its `val/loss` where it is finished."""
     check_name(cfg.name)
     config = resolved(cfg)
-    with locked(run):
+    with alone(run):
         keep_config(run, config)
         if not (run / "bundle").is_dir() and not _train(cfg, config, run):
             return None
@@ -92,30 +90,16 @@ def check_name(name: str) -> None:
         )
 
 
-@contextlib.contextmanager
-def locked(run: Path) -> Iterator[None]:
-    """The run's folder for this process and its ranks alone.
+def alone(run: Path) -> contextlib.AbstractContextManager[None]:
+    """The run's folder for this process and its ranks; the comparison's look is waited for.
 
     Raises:
         ValueError: another process trains in it.
     """
     if not is_first():
-        yield
-        return
-    run.mkdir(parents=True, exist_ok=True)
-    with (run / ".lock").open("a") as file:
-        deadline = time.monotonic() + LOCKED_S
-        while True:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except OSError as error:
-                if time.monotonic() > deadline:
-                    raise ValueError(
-                        f"{run}: another process trains here; wait for it, or choose another NAME=…"
-                    ) from error
-            time.sleep(0.05)
-        yield
+        return contextlib.nullcontext()
+    busy = f"{run}: another process trains here; wait for it, or choose another NAME=…"
+    return locked(run / ".lock", busy=busy, wait_s=LOCKED_S)
 
 
 def _train(cfg: DictConfig, config: dict[str, Any], run: Path) -> bool:

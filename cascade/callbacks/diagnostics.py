@@ -9,18 +9,10 @@ import torch
 from torch import Tensor
 
 from cascade.callbacks import names
-from cascade.callbacks.ranks import (
-    append_rows,
-    due,
-    keep_rows,
-    noted,
-    summed,
-    write,
-    write_table,
-)
+from cascade.callbacks.figures import append_rows, due, keep_rows, noted, write, write_table
 from cascade.callbacks.verdict import NotLearningError
-from cascade.checkpoint.ranks import gather
 from cascade.conditioning import Modes
+from cascade.parallel.ranks import gather, summed
 from cascade.trainer import datamodule, log_every
 
 WAYS = tuple(Modes(text=1.0).shares)

@@ -14,9 +14,9 @@ from torch import Tensor
 from torch.distributed.tensor import DTensor
 
 from cascade.callbacks import names
-from cascade.callbacks.ranks import append_rows, due, keep_rows, summed, write, write_table
+from cascade.callbacks.figures import append_rows, due, keep_rows, write, write_table
 from cascade.callbacks.verdict import NotLearningError
-from cascade.checkpoint.ranks import gather
+from cascade.parallel.ranks import gather, summed
 from cascade.parallel.shards import whole
 
 log = logging.getLogger(__name__)

@@ -2,17 +2,16 @@
 
 import math
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from typing import Any
 
 import pytorch_lightning as pl
 import torch
-from torch import nn
 
-from cascade.checkpoint import ranks
+from cascade.callbacks.look import looking
 from cascade.checkpoint.manifest import Manifest
 from cascade.checkpoint.origin import commit, device, versions
+from cascade.parallel.ranks import gather
 from cascade.trainer import callbacks, datamodule
 
 
@@ -60,16 +59,11 @@ class Probe(pl.Callback):
         if self._batch is None:
             self._batch = self._read(trainer)
         batch = trainer.strategy.batch_to_device(self._batch)
-        with (
-            torch.inference_mode(False),
-            torch.no_grad(),
-            _evaluating(module),
-            trainer.precision_plugin.forward_context(),
-        ):
+        with torch.inference_mode(False), looking(trainer, module):
             stage: Any = module
             loss = float(stage.losses(batch, purpose="probe")[0].mean())
         self.spent_s, self.times = self.spent_s + time.perf_counter() - began, self.times + 1
-        losses = ranks.gather(loss)
+        losses = gather(loss)
         allowed = 0.0 if module.device.type == "cpu" else self._allowed(trainer, module)
         if any(not _close(loss, other, allowed) for other in losses):
             raise ProbeError(
@@ -139,15 +133,3 @@ def _close(one: float, other: float, relative: float) -> bool:
     if math.isnan(one) or math.isnan(other):
         return math.isnan(one) and math.isnan(other)
     return abs(one - other) <= relative * max(abs(one), abs(other))
-
-
-@contextmanager
-def _evaluating(module: nn.Module) -> Iterator[None]:
-    """Inside, every part is in evaluation mode; after, in its own."""
-    training = [part for part in module.modules() if part.training]
-    module.eval()
-    try:
-        yield
-    finally:
-        for part in training:
-            part.training = True

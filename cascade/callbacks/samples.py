@@ -13,11 +13,11 @@ from pytorch_lightning.loggers import WandbLogger
 from torch import Tensor
 
 from cascade.callbacks.ema import averages
-from cascade.callbacks.ranks import looking
+from cascade.callbacks.look import looking
 from cascade.callbacks.watchdog import alive
-from cascade.checkpoint.ranks import gather
 from cascade.diffusion.sampler import Step
 from cascade.grid import Grid
+from cascade.parallel.ranks import gather
 from cascade.trainer import datamodule
 from cascade.video import write_mp4
 

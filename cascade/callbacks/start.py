@@ -12,9 +12,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from cascade import conditioning, keyed
-from cascade.callbacks.ranks import first, looking
+from cascade.callbacks.look import first, looking
 from cascade.callbacks.verdict import NotLearningError
-from cascade.checkpoint.ranks import gather
+from cascade.parallel.ranks import gather
 from cascade.parallel.shards import local
 from cascade.trainer import datamodule
 from cascade.video import to_uint8

@@ -9,8 +9,9 @@ import pytorch_lightning as pl
 import torch
 
 from cascade.callbacks import names
-from cascade.callbacks.ranks import due, highest, write
+from cascade.callbacks.figures import due, write
 from cascade.flops import device_peak, forward_flops, measured_matmul_peak
+from cascade.parallel.ranks import highest
 from cascade.trainer import callbacks
 
 _STATM = Path("/proc/self/statm")

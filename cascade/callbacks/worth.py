@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 
 from cascade.callbacks import names
-from cascade.callbacks.ranks import noted, summed
+from cascade.callbacks.figures import noted
 from cascade.callbacks.verdict import NotLearningError
+from cascade.parallel.ranks import summed
 
 log = logging.getLogger(__name__)
 

@@ -17,9 +17,9 @@ from pathlib import Path
 
 import pytorch_lightning as pl
 
-from cascade.checkpoint import ranks
+from cascade.checkpoint import agree
 from cascade.checkpoint.manifest import Manifest, ManifestError
-from cascade.parallel.rank import is_first
+from cascade.parallel import ranks
 from cascade.whole import replacing
 
 log = logging.getLogger(__name__)
@@ -159,17 +159,17 @@ def newest(run: Path) -> Checkpoint | None:
 
 def set_aside(damaged: Iterable[Path]) -> None:
     """Rename damaged checkpoints, once another counts: they are in the way of no rule then."""
-    if ranks.share()[0] == 0 and is_first():
+    if ranks.share()[0] == 0 and ranks.is_first():
         for folder in damaged:
             folder.rename(folder.with_name(f"{folder.name}.{secrets.token_hex(2)}.damaged"))
 
 
 def choose(trainer: pl.Trainer, run: Path) -> Checkpoint | None:
     """The checkpoint that all ranks go on from; each file is verified by one of them."""
-    told = ranks.told(trainer)
+    told = agree.told(trainer)
     if told is not None:
         return Checkpoint(Path(told), read_manifest(Path(told))) if told else None
-    ranks.meet(trainer)
+    agree.meet(trainer)
     found = newest(run)
     steps = ranks.gather(None if found is None else found.step)
     if len(set(steps)) > 1:
@@ -177,7 +177,7 @@ def choose(trainer: pl.Trainer, run: Path) -> Checkpoint | None:
             f"{run}: the ranks see different checkpoints: {steps}; a run's folder must be on a "
             "file system that all nodes share"
         )
-    ranks.tell(trainer, None if found is None else found.folder)
+    agree.tell(trainer, None if found is None else found.folder)
     return found
 
 

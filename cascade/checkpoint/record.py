@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from cascade.checkpoint.folder import Checkpoint, CheckpointError, folders
-from cascade.parallel.rank import is_first
+from cascade.parallel.ranks import is_first
 from cascade.whole import write_whole
 
 log = logging.getLogger(__name__)

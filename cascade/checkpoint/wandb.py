@@ -10,7 +10,7 @@ from typing import Any
 from urllib.parse import urlparse
 
 from cascade.checkpoint.folder import manifests
-from cascade.parallel.rank import is_first
+from cascade.parallel.ranks import is_first
 from cascade.whole import write_whole
 
 LETTERS = string.ascii_lowercase + string.digits

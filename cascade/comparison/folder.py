@@ -1,6 +1,5 @@
 """A run as its folder tells it: config, figures over all legs, samples, and how it ended."""
 
-import fcntl
 import json
 import re
 from collections.abc import Callable, Mapping
@@ -9,6 +8,7 @@ from typing import Any
 
 from cascade.comparison.record import Record, Videos, flat, numbered, steps_told
 from cascade.curves import read_curves
+from cascade.lock import is_locked
 
 #: A program's last word before it failed: `error: …`, `ValueError: …`.
 ERROR = re.compile(r"^(?:\S+: )?(?:error|[\w.]*(?:Error|Exception|Interrupt))\b.*", re.IGNORECASE)
@@ -60,7 +60,7 @@ def status(folder: Path) -> tuple[str, str | None]:
     """How far the run came, in words, and what it said last if it failed."""
     if finished(folder):
         return "finished", None
-    if locked(folder / ".lock"):
+    if is_locked(folder / ".lock"):
         return "running", None
     error = last_error(folder)
     if error is not None:
@@ -73,18 +73,6 @@ def steps_done(folder: Path) -> int:
     """How many steps the run has made, by its checkpoints and its figures."""
     saved = [int(path.name) for path in (folder / "checkpoints").glob("[0-9]*") if path.is_dir()]
     return max([steps_told(read_curves(folder)), *saved])
-
-
-def locked(path: Path) -> bool:
-    """Whether a process on this machine holds the lock."""
-    try:
-        with path.open() as file:
-            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except FileNotFoundError:
-        return False
-    except OSError:
-        return True
-    return False
 
 
 def last_error(folder: Path, *, refusals: bool = False) -> str | None:

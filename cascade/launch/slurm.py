@@ -1,7 +1,6 @@
 """Runs as Slurm jobs, one each, by submitit: `hydra/launcher=slurm`."""
 
 import contextlib
-import fcntl
 import json
 import logging
 import os
@@ -23,9 +22,12 @@ from cascade.checkpoint.record import ConfigChangedError, check_config, numbers,
 from cascade.launch.outcome import conclude, config_of, counted, failed
 from cascade.launch.queue import ALIVE, Logs, states, wait
 from cascade.launch.script import command, parameters
+from cascade.lock import locked
 from cascade.whole import write_whole
 
 log = logging.getLogger(__name__)
+#: Seconds for which another command may be submitting the same run.
+SUBMITTED_S = 600.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,7 +109,8 @@ class SlurmLauncher(submitit_launcher.SlurmLauncher):  # type: ignore[misc]  # i
         if (run / "bundle").is_dir():
             log.info("already trained: %s/bundle", run)
             return Job(run=run, overrides=overrides, job=None)
-        with _alone(run / "slurm"):
+        busy = f"{run}: another command has been submitting this run for {SUBMITTED_S:g} s"
+        with locked(run / "slurm/.lock", busy=busy, wait_s=SUBMITTED_S):
             number, state = _noted(run)
             if state in ALIVE:
                 log.info("job %s has it already (%s): %s", number, state, run)
@@ -194,15 +197,6 @@ def _outcome(job: Job, state: str) -> JobReturn:
         log.error("%s", why)
         return failed(job.overrides, why)
     return told
-
-
-@contextlib.contextmanager
-def _alone(folder: Path) -> Iterator[None]:
-    """Inside, no other command submits the same run."""
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / ".lock").open("a") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
 
 
 @contextlib.contextmanager

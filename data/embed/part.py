@@ -1,6 +1,5 @@
 """A file of embeddings in the making: what was written before a kill is not made again."""
 
-import fcntl
 import hashlib
 import json
 import os
@@ -12,6 +11,7 @@ import numpy as np
 from jaxtyping import Float16
 
 from cascade.embeddings import Layout
+from cascade.lock import take
 from cascade.whole import write_whole
 
 
@@ -39,10 +39,10 @@ class PartFile:
         """
         self._file = self.part.open("r+b" if self.part.is_file() else "w+b")
         try:
-            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
+            take(self._file, busy=f"{self.part}: another process makes these embeddings")
+        except ValueError:
             self._file.close()
-            raise ValueError(f"{self.part}: another process makes these embeddings") from error
+            raise
         whole = self.part.stat().st_size == self.layout.bytes
         said = json.loads(self._note.read_text()) if whole and self._note.is_file() else {}
         if said.get("plan") == self._plan:

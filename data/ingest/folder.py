@@ -7,14 +7,13 @@
 Every file appears whole, by a rename, so a run killed at any moment leaves only whole ones.
 """
 
-import contextlib
-import fcntl
 import json
 import secrets
 import shutil
-from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from pathlib import Path
 
+from cascade.lock import locked
 from cascade.whole import write_whole
 from data.ingest.part import Record
 from data.ingest.recipe import Recipe, difference
@@ -75,22 +74,14 @@ class Folder:
         for path in self.to.glob(".*.part"):
             path.unlink(missing_ok=True)
 
-    @contextlib.contextmanager
-    def locked(self) -> Iterator[None]:
+    def locked(self) -> AbstractContextManager[None]:
         """Only one run at a time.
 
         Raises:
             ValueError: another is at work.
         """
-        self.work.mkdir(parents=True, exist_ok=True)
-        with (self.work / "lock").open("w") as lock:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError as error:
-                raise ValueError(
-                    f"to: another run is writing to {self.to}; wait for it, or stop it"
-                ) from error
-            yield
+        busy = f"to: another run is writing to {self.to}; wait for it, or stop it"
+        return locked(self.work / "lock", busy=busy)
 
     def claim(self, recipe: Recipe, sources: Sources) -> None:
         """Record what the folder is made with and from, or hold it against the record.

@@ -4,13 +4,14 @@ It lies beside the shard's index and stays: from it the captions' file can be wr
 and the cost of all calls is counted. A line that a kill has cut off is dropped.
 """
 
-import fcntl
 import json
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from cascade.lock import take
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,8 +91,8 @@ def _locked(path: Path) -> int:
     path.parent.mkdir(parents=True, exist_ok=True)
     file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o644)
     try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
+        take(file, busy=f"{path}: another process captions this shard")
+    except ValueError:
         os.close(file)
-        raise ValueError(f"{path}: another process captions this shard") from error
+        raise
     return file

@@ -13,7 +13,7 @@ import torch
 from cascade.callbacks.checkpoints import Checkpoints
 from cascade.callbacks.diagnostics import Diagnostics
 from cascade.callbacks.ema import EMA
-from cascade.callbacks.ranks import append_rows, keep_rows
+from cascade.callbacks.figures import append_rows, keep_rows
 from cascade.callbacks.samples import Samples
 from cascade.callbacks.throughput import Throughput
 from cascade.callbacks.watchdog import Watchdog

@@ -1,31 +1,12 @@
-"""What the processes of a run tell each other about checkpoints, before and while they train."""
+"""How the processes of a run choose one checkpoint to go on from."""
 
 import os
 from pathlib import Path
-from typing import TypeVar
 
 import pytorch_lightning as pl
-import torch.distributed as dist
-
-T = TypeVar("T")
 
 #: Where a process that starts the others leaves the step that it has chosen for all.
 CHOSEN = "CASCADE_CHECKPOINT"
-
-
-def gather(value: T) -> list[T]:
-    """Every rank's value, by rank; this one alone where no others are."""
-    if not (dist.is_available() and dist.is_initialized()) or dist.get_world_size() == 1:
-        return [value]
-    values: list[T] = [value] * dist.get_world_size()
-    dist.all_gather_object(values, value)
-    return values
-
-
-def share() -> tuple[int, int]:
-    """This rank and the number of them."""
-    up = dist.is_available() and dist.is_initialized()
-    return (dist.get_rank(), dist.get_world_size()) if up else (0, 1)
 
 
 def meet(trainer: pl.Trainer) -> None:

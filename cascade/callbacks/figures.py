@@ -1,19 +1,15 @@
-"""What callbacks share: rows for the loggers, what all ranks found, a stage lent for a look."""
+"""Rows of figures: for the loggers, for files of JSON lines, and of a validation past."""
 
 import json
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
-import torch
 from pytorch_lightning.loggers import WandbLogger
-from torch import Tensor
 
 from cascade.checkpoint.loops import VALIDATED
-from cascade.checkpoint.ranks import gather
 from cascade.trainer import callbacks, log_every
 from cascade.whole import write_whole
 
@@ -86,36 +82,3 @@ def noted(trainer: pl.Trainer) -> Mapping[str, float] | None:
             figures: Mapping[str, float] = callback.figures
             return figures
     return None
-
-
-def summed(trainer: pl.Trainer, values: Tensor) -> Tensor:
-    """The sum over all ranks, on the CPU: one message and one wait."""
-    total = trainer.strategy.reduce(values, reduce_op="sum")
-    assert isinstance(total, Tensor)
-    return total.cpu()
-
-
-def highest(values: Sequence[float]) -> list[float]:
-    """Each one's highest value on any rank."""
-    return [max(column) for column in zip(*gather(list(values)), strict=True)]
-
-
-def first(batch: Mapping[str, Any], count: int) -> dict[str, Any]:
-    """The first samples of a batch, or the first one of a packed batch, as a batch of one shape."""
-    if "videos" in batch:
-        beside = {k: v for k, v in batch.items() if k not in ("videos", "weight")}
-        return {"video": batch["videos"][0].unsqueeze(0), **first(beside, 1)}
-    return {name: value[:count] for name, value in batch.items() if name != "weight"}
-
-
-@contextmanager
-def looking(trainer: pl.Trainer, stage: pl.LightningModule) -> Iterator[None]:
-    """Inside, the stage can be asked without being trained, in the precision that it trains in."""
-    modes = {module: module.training for module in stage.modules()}
-    stage.eval()
-    try:
-        with torch.no_grad(), trainer.precision_plugin.forward_context():
-            yield
-    finally:
-        for module, mode in modes.items():
-            module.training = mode
