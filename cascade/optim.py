@@ -8,7 +8,7 @@ else, embeddings, input and output layers, modulation, tables, gains and biases,
 import math
 import re
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, cast
 
 import torch
@@ -89,6 +89,8 @@ class MuonAdamW(torch.optim.Optimizer):
         eps: float = 1e-8,
         weight_decay: float = 0.0,
     ) -> None:
+        _check(rates={"muon_lr": muon_lr, "adamw_lr": adamw_lr, "weight_decay": weight_decay})
+        _check(shares={"momentum": momentum, "betas[0]": betas[0], "betas[1]": betas[1]})
         hidden, rest = split(params)
         muon = {
             "algorithm": "muon",
@@ -214,6 +216,8 @@ def adamw(
     betas: Sequence[float] = (0.9, 0.99),
 ) -> torch.optim.Optimizer:
     """AdamW alone; hidden matrices (see this module's rule) are decayed, the rest is not."""
+    _check(rates={"lr": lr, "weight_decay": weight_decay})
+    _check(shares={"betas[0]": betas[0], "betas[1]": betas[1]})
     hidden, rest = split(module.named_parameters())
     groups = [
         {"params": hidden, "weight_decay": weight_decay},
@@ -265,3 +269,19 @@ class WarmupDecay:
         if self.decay == "cosine":
             left = (1 - math.cos(math.pi * left)) / 2
         return min(warm, self.final + (1 - self.final) * left)
+
+
+def _check(
+    *, rates: Mapping[str, float] | None = None, shares: Mapping[str, float] | None = None
+) -> None:
+    """Refuse settings of an optimizer that would train nothing, or backwards, without a word.
+
+    Raises:
+        ValueError: a rate is no number from 0 up, or a share of the past is not in [0, 1).
+    """
+    for name, rate in (rates or {}).items():
+        if not 0 <= rate < math.inf:
+            raise ValueError(f"optimizer: {name} must be a number from 0 up, got {rate}")
+    for name, share in (shares or {}).items():
+        if not 0 <= share < 1:
+            raise ValueError(f"optimizer: {name} must be at least 0 and below 1, got {share}")

@@ -1,6 +1,7 @@
 """A stage's config made tiny, its structure kept: `debug=smoke` trains any stage on a laptop."""
 
 import copy
+from collections.abc import Sequence
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf, open_dict
@@ -40,3 +41,16 @@ def resolved(cfg: DictConfig) -> dict[str, Any]:
     config = OmegaConf.to_container(cfg, resolve=True)
     assert isinstance(config, dict)
     return {str(name): value for name, value in config.items()}
+
+
+def unheard(cfg: DictConfig, overrides: Sequence[str]) -> list[str]:
+    """What was asked of the stage, and `shrink` makes otherwise, as lines for the user."""
+    if not cfg.shrink:
+        return []
+    small = OmegaConf.create({"stage": resolved(cfg)["stage"]})
+    pairs = [(override, override.partition("=")[0].lstrip("+")) for override in overrides]
+    return [
+        f"{override} is not heard: shrink makes it {OmegaConf.select(small, key)}"
+        for override, key in pairs
+        if key.startswith("stage.") and OmegaConf.select(cfg, key) != OmegaConf.select(small, key)
+    ]

@@ -34,7 +34,7 @@ from cascade.checkpoint.state_file import StateFile
 from cascade.entry import CONF, check_choices, explained, open_data
 from cascade.lock import locked
 from cascade.parallel.ranks import is_first
-from cascade.shrink import resolved
+from cascade.shrink import resolved, unheard
 
 log = logging.getLogger(__name__)
 #: Seconds for which a run's folder may be held by another: who compares runs holds it for a moment.
@@ -185,6 +185,8 @@ def check_place() -> None:
 def main(cfg: DictConfig) -> float | None:
     """The command line; a sweep reads what it returns."""
     check_place()
+    for told in unheard(cfg, HydraConfig.get().overrides.task):
+        log.warning(told)
     logging.getLogger("pytorch_lightning.utilities.rank_zero").setLevel(logging.WARNING)
     return train(cfg, Path(HydraConfig.get().runtime.output_dir))
 

@@ -12,6 +12,7 @@ from omegaconf import OmegaConf
 from cascade.entry import CONF
 from cascade.params import build_on_meta
 from cascade.pipeline import check_chain
+from cascade.shrink import unheard
 
 STAGES = sorted(
     str(path.relative_to(Path(CONF) / "stage").with_suffix(""))
@@ -135,3 +136,10 @@ def test_a_crop_is_wider_than_what_a_pixel_sees(stage):
         if tuple(crop[1:]) != built.target.shape[1:]:
             assert 2 * pixels < min(crop[1:])
         built.check_grid(type(built.target)(frames=crop[0], height=crop[1], width=crop[2], fps=1))
+
+
+def test_what_a_shrunk_stage_does_not_hear_is_told():
+    asked = ["stage.net.width=128", "stage.train.optimizer.muon_lr=0.1", "seed=3", "debug=smoke"]
+    cfg = compose("train", overrides=["stage=demo/base", *asked])
+    assert unheard(cfg, asked) == ["stage.net.width=128 is not heard: shrink makes it 64"]
+    assert unheard(compose("train", overrides=["stage=demo/base"]), asked) == []

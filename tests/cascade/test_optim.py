@@ -1,6 +1,7 @@
 """Laws of the optimizers: what goes where, orthogonal updates, exact resume, warm-up that ends."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -154,3 +155,25 @@ def test_a_schedule_that_does_not_fit_is_refused() -> None:
         WarmupDecay(warmup_steps=5, total_steps=10, decay="linear", decay_steps=12)
     with pytest.raises(ValueError, match="got 'step'"):
         WarmupDecay(warmup_steps=5, total_steps=10, decay="step")
+
+
+@pytest.mark.parametrize(
+    ("settings", "told"),
+    [
+        ({"muon_lr": -0.1}, "muon_lr must be a number from 0 up, got -0.1"),
+        ({"adamw_lr": float("nan")}, "adamw_lr must be a number from 0 up, got nan"),
+        ({"weight_decay": float("inf")}, "weight_decay must be a number from 0 up, got inf"),
+        ({"momentum": 1.0}, "momentum must be at least 0 and below 1, got 1.0"),
+        ({"betas": (0.9, -1)}, r"betas\[1\] must be at least 0 and below 1, got -1"),
+    ],
+)
+def test_settings_that_train_nothing_or_backwards_are_refused(
+    settings: dict[str, Any], told: str
+) -> None:
+    with pytest.raises(ValueError, match=told):
+        muon_adamw(torch.nn.Linear(2, 2), **settings)
+
+
+def test_adamws_too() -> None:
+    with pytest.raises(ValueError, match="lr must be a number from 0 up, got -1"):
+        adamw(torch.nn.Linear(2, 2), lr=-1)
