@@ -34,10 +34,10 @@ def shrink(stage: dict[str, Any], *, steps: int = 2, batch: int = 2) -> dict[str
 def resolved(cfg: DictConfig) -> dict[str, Any]:
     """The config as plain values; shrunk, where it asks for that."""
     if cfg.shrink:
-        plain: Any = OmegaConf.to_container(cfg.stage, resolve=True)
+        small = _small(cfg)
         cfg = cfg.copy()
         with open_dict(cfg):
-            cfg.stage = shrink(plain, **cfg.shrink)
+            cfg.stage = small
     config = OmegaConf.to_container(cfg, resolve=True)
     assert isinstance(config, dict)
     return {str(name): value for name, value in config.items()}
@@ -47,10 +47,15 @@ def unheard(cfg: DictConfig, overrides: Sequence[str]) -> list[str]:
     """What was asked of the stage, and `shrink` makes otherwise, as lines for the user."""
     if not cfg.shrink:
         return []
-    small = OmegaConf.create({"stage": resolved(cfg)["stage"]})
+    small = OmegaConf.create({"stage": _small(cfg)})
     pairs = [(override, override.partition("=")[0].lstrip("+")) for override in overrides]
     return [
         f"{override} is not heard: shrink makes it {OmegaConf.select(small, key)}"
         for override, key in pairs
         if key.startswith("stage.") and OmegaConf.select(cfg, key) != OmegaConf.select(small, key)
     ]
+
+
+def _small(cfg: DictConfig) -> dict[str, Any]:
+    plain: Any = OmegaConf.to_container(cfg.stage, resolve=True)
+    return shrink(plain, **cfg.shrink)
