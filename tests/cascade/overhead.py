@@ -1,16 +1,16 @@
 """What share of a step logging, averages and diagnostics take, each alone and all together.
 
-    python tests/cascade/overhead.py [--stage demo/base] [--rounds 7] [--overrides …]
+    python tests/cascade/overhead.py [--stage demo/base] [--pairs 12] [--overrides …]
 
-Real fits of one stage on the same clips in memory, in turn: bare, with one part, with all. CPU
-seconds of this process per step, over 50 steps that hold two logging intervals, after 5 that warm
-up. A part's share is the median over rounds of its seconds over the bare ones' of that round. On a
-busy machine that is lost in the noise of two fits: the seconds spent inside the hooks and loggers
-of one fit are counted too, over that fit's own. What happens once per validation is timed by itself
-and spread over the steps between two.
+One real fit of a stage on clips in memory, in which everything around the step is on for one
+logging interval and off for the next: on and off share memory, weights and minute. A share is the
+median over pairs of neighbouring intervals of their CPU seconds, beside what the hooks and loggers
+themselves took. What happens once per validation is timed by itself and spread over the steps
+between two.
 """
 
 import argparse
+import itertools
 import json
 import os
 import statistics
@@ -18,7 +18,7 @@ import sys
 import tempfile
 import time
 import warnings
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -33,54 +33,49 @@ from cascade.entry import CONF
 from cascade.grid import Grid
 from cascade.rows import Rows
 
-WARM, STEPS = 5, 50
+WARM, BLOCK = 5, 25
 PARTS = ("ema", "guard", "diagnostics", "throughput")
-#: Once per validation: the hooks that do the work.
-SELDOM = {"worth": ("on_validation_start", "on_validation_batch_end", "on_validation_epoch_end")}
 
 
-class Clock(pl.Callback):
-    """CPU seconds from the end of step WARM to the end of the last."""
+class Switch(pl.Callback):
+    """Turns all else on and off, in the order off, on, on, off, …; CPU seconds of each interval."""
 
     def __init__(self) -> None:
-        self.began = self.ended = 0.0
-
-    def on_train_batch_start(self, trainer: pl.Trainer, *_: Any) -> None:
-        if trainer.global_step == WARM:
-            self.began = time.process_time()
-        self.ended = time.process_time()
-
-    def on_train_end(self, *_: Any) -> None:
-        self.ended = time.process_time()
-
-
-class Inside:
-    """CPU seconds inside the hooks of callbacks and inside loggers, after step WARM, by whose."""
-
-    def __init__(self) -> None:
-        self.spent: dict[str, float] = {}
+        self.on = False
+        self.turns: list[float] = []
+        #: Seconds inside the hooks of each, and inside the loggers, by the number of the interval.
+        self.inside: dict[str, dict[int, float]] = {}
         self.deep = False
 
-    def watch(self, one: Any, names: Iterable[str]) -> None:
-        """Time these methods; what one of them calls counts as its own."""
-        for name in names:
-            setattr(one, name, self._timed(getattr(one, name), type(one).__name__.lower()))
+    def on_train_batch_start(self, trainer: pl.Trainer, *_: Any) -> None:
+        block, step = divmod(trainer.global_step - WARM, BLOCK)
+        if block >= 0 and step == 0:
+            self.on = block % 4 in (1, 2)
+            self.turns.append(time.process_time())
 
-    def _timed(self, method: Callable[..., Any], whose: str) -> Callable[..., Any]:
-        def timed(*args: Any, **options: Any) -> Any:
+    def on_train_end(self, *_: Any) -> None:
+        self.turns.append(time.process_time())
+
+    def watch(self, one: Any, names: Iterable[str]) -> None:
+        """Switch these methods, and time them; what one of them calls counts as its own."""
+        for name in names:
+            setattr(one, name, self._switched(getattr(one, name), type(one).__name__.lower()))
+
+    def _switched(self, method: Callable[..., Any], whose: str) -> Callable[..., Any]:
+        def switched(*args: Any, **options: Any) -> Any:
             if self.deep:
                 return method(*args, **options)
+            if not self.on:
+                return None
             self.deep, began = True, time.process_time()
             try:
                 return method(*args, **options)
             finally:
                 self.deep = False
-                spent = time.process_time() - began
-                step = args[0].global_step if hasattr(args[0], "global_step") else options["step"]
-                if step >= WARM:
-                    self.spent[whose] = self.spent.get(whose, 0.0) + spent
+                spent, block = self.inside.setdefault(whose, {}), len(self.turns)
+                spent[block] = spent.get(block, 0.0) + time.process_time() - began
 
-        return timed
+        return switched
 
 
 class Clips(pl.LightningDataModule):
@@ -134,31 +129,31 @@ def make_batch(stage: Any, number: int) -> dict[str, Any]:
     }
 
 
-def one(config: dict[str, Any], names: tuple[str, ...], logs: str, folder: Path) -> Any:
-    """CPU seconds per step of a fit with these callbacks; the shares of it inside; the trainer."""
+def fit(config: dict[str, Any], pairs: int, folder: Path) -> tuple[Switch, pl.Trainer, list[Any]]:
+    """The fit: its clock, its trainer, its batches."""
     stage = hydra.utils.instantiate(config["stage"], _convert_="all")
-    callbacks = [hydra.utils.instantiate(config["callbacks"][n], _convert_="all") for n in names]
-    loggers: list[Any] = []
-    if logs:
-        loggers.append(Rows(str(folder), "metrics", flush_logs_every_n_steps=1))
-    if logs == "wandb":
-        loggers.append(WandbLogger(save_dir=str(folder), offline=True))
-    clock, inside = Clock(), Inside()
+    callbacks = [hydra.utils.instantiate(config["callbacks"][n], _convert_="all") for n in PARTS]
+    loggers: list[Any] = [
+        Rows(str(folder), "metrics", flush_logs_every_n_steps=1),
+        WandbLogger(save_dir=str(folder), offline=True),
+    ]
+    switch = Switch()
     for callback in callbacks:
         hooks = [n for n in vars(type(callback)) if n.startswith("on_") and n != "on_train_start"]
-        inside.watch(callback, hooks)
+        switch.watch(callback, hooks)
     for logger in loggers:
-        inside.watch(logger, ["log_metrics"])
+        switch.watch(logger, ["log_metrics"])
     stage.configure_model()
+    steps = WARM + 2 * pairs * BLOCK
     trainer = pl.Trainer(
-        max_steps=WARM + STEPS,
+        max_steps=steps,
         max_epochs=-1,
         accelerator="cpu",
         devices=1,
         logger=loggers,
         default_root_dir=str(folder),
-        callbacks=[clock, *callbacks],
-        log_every_n_steps=25,
+        callbacks=[switch, *callbacks],
+        log_every_n_steps=BLOCK,
         gradient_clip_val=1.0,
         limit_val_batches=0,
         enable_progress_bar=False,
@@ -166,10 +161,8 @@ def one(config: dict[str, Any], names: tuple[str, ...], logs: str, folder: Path)
         enable_checkpointing=False,
     )
     batches = [make_batch(stage, n) for n in range(4)]
-    trainer.fit(stage, Clips(batches, WARM + STEPS))
-    seconds = clock.ended - clock.began
-    shares = {name: spent / seconds for name, spent in inside.spent.items()}
-    return seconds / STEPS, shares | {"all": sum(shares.values())}, trainer, batches
+    trainer.fit(stage, Clips(batches, steps))
+    return switch, trainer, batches
 
 
 def seldom(config: dict[str, Any], trainer: pl.Trainer, batches: list[Any]) -> dict[str, float]:
@@ -201,16 +194,22 @@ def seldom(config: dict[str, Any], trainer: pl.Trainer, batches: list[Any]) -> d
     return found
 
 
-def spread(values: list[float]) -> dict[str, float]:
-    """Median, lowest and highest."""
-    return {"median": statistics.median(values), "low": min(values), "high": max(values)}
+def spread(shares: Sequence[float]) -> dict[str, float]:
+    """Median, quartiles, lowest and highest, in percent."""
+    low, _, high = statistics.quantiles(shares, n=4)
+    found = {"median": statistics.median(shares), "quartiles": (low, high)}
+    found |= {"lowest": min(shares), "highest": max(shares)}
+    return {
+        name: [round(100 * v, 2) for v in value] if name == "quartiles" else round(100 * value, 2)
+        for name, value in found.items()
+    }
 
 
 def main() -> None:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
     parser.add_argument("--stage", default="demo/base")
-    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--pairs", type=int, default=12)
     parser.add_argument("--overrides", nargs="*", default=[])
     asked = parser.parse_args()
     warnings.filterwarnings("ignore")
@@ -219,50 +218,27 @@ def main() -> None:
     with initialize_config_dir(version_base="1.3", config_dir=CONF):
         cfg = compose("train", overrides=[f"stage={asked.stage}", "logger=csv", *asked.overrides])
     config: Any = {n: OmegaConf.to_container(cfg[n], resolve=True) for n in ("stage", "callbacks")}
-    every = cfg.trainer.val_check_interval
-    arms: dict[str, Callable[[Path], Any]] = {
-        "bare": lambda f: one(config, (), "", f),
-        **{part: (lambda f, p=part: one(config, (p,), "csv", f)) for part in PARTS},
-        "all, csv": lambda f: one(config, PARTS, "csv", f),
-        "all, csv and wandb": lambda f: one(config, PARTS, "wandb", f),
-        "bare again": lambda f: one(config, (), "", f),
+    with tempfile.TemporaryDirectory() as folder:
+        switch, trainer, batches = fit(config, asked.pairs, Path(folder))
+        rare = seldom(config, trainer, batches)
+    blocks = [b - a for a, b in itertools.pairwise(switch.turns)]
+    pairs = [blocks[i : i + 2][:: 1 if i % 4 == 0 else -1] for i in range(0, len(blocks), 2)]
+    bare = statistics.median(off for off, _ in pairs) / BLOCK
+    inside = {
+        whose: [seconds / blocks[number - 1] for number, seconds in sorted(spent.items())]
+        for whose, spent in switch.inside.items()
     }
-    steps: dict[str, list[float]] = {name: [] for name in arms}
-    rare: dict[str, list[float]] = {}
-    inside: dict[str, dict[str, list[float]]] = {"csv": {}, "csv and wandb": {}}
-    for turn in range(asked.rounds):
-        order = list(arms) if turn % 2 == 0 else list(reversed(arms))
-        for name in order:
-            with tempfile.TemporaryDirectory() as folder:
-                seconds, own_shares, trainer, batches = arms[name](Path(folder))
-                steps[name].append(seconds)
-                for whose, share in own_shares.items() if name.startswith("all") else ():
-                    inside[name.removeprefix("all, ")].setdefault(whose, []).append(share)
-                if name == "all, csv":
-                    for what, value in seldom(config, trainer, batches).items():
-                        rare.setdefault(what, []).append(value)
-    bare = [(a + b) / 2 for a, b in zip(steps["bare"], steps["bare again"], strict=True)]
-    shares = {
-        name: spread([value / own - 1 for value, own in zip(values, bare, strict=True)])
-        for name, values in steps.items()
-    }
-    shares |= {
-        what: spread([v / (every * own) for v, own in zip(values, bare, strict=True)])
-        for what, values in rare.items()
-    }
+    inside["all"] = [sum(shares) for shares in zip(*inside.values(), strict=True)]
     out = {
-        **{"stage": asked.stage, "rounds": asked.rounds, "bare_step_s": spread(bare)},
-        "shares_percent": _percent(shares),
-        "inside_percent": {
-            logs: _percent({whose: spread(values) for whose, values in found.items()})
-            for logs, found in inside.items()
+        **{"stage": asked.stage, "pairs": len(pairs), "bare_step_s": round(bare, 4)},
+        "on_over_off_percent": spread([on / off - 1 for off, on in pairs]),
+        "inside_percent": {whose: spread(shares) for whose, shares in inside.items()},
+        "per_validation_percent": {
+            what: round(100 * seconds / (cfg.trainer.val_check_interval * bare), 2)
+            for what, seconds in rare.items()
         },
     }
     sys.stdout.write(json.dumps(out, indent=1) + "\n")
-
-
-def _percent(shares: dict[str, dict[str, float]]) -> dict[str, dict[str, float]]:
-    return {n: {k: round(100 * v, 2) for k, v in one.items()} for n, one in shares.items()}
 
 
 if __name__ == "__main__":
