@@ -29,20 +29,32 @@ def shards(tmp_path_factory) -> Path:
     return folder
 
 
-@pytest.fixture
-def command(tmp_path, shards):
-    """The command line of a small run named `name`, with further overrides."""
+def command_in(runs: Path, shards: Path):
+    """The command line of a small run named `name` below `runs`, with further overrides."""
 
     def make(name: str, *overrides: str, stage: str = "demo/base") -> list[str]:
         return [
             *(sys.executable, "-m", "cascade.train", f"stage={stage}", "debug=smoke"),
-            *(f"name={name}", f"paths.runs={tmp_path}", f"data.shards={shards}", "data.make=null"),
+            *(f"name={name}", f"paths.runs={runs}", f"data.shards={shards}", "data.make=null"),
             *("logger=csv", "trainer.enable_progress_bar=false"),
             *("shrink.steps=8", "shrink.batch=4", "trainer.val_check_interval=8"),
             *("callbacks.samples.every_n_steps=8", *overrides),
         ]
 
     return make
+
+
+@pytest.fixture
+def command(tmp_path, shards):
+    return command_in(tmp_path, shards)
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory, shards) -> Path:
+    """The folder of a run that nothing broke."""
+    runs = tmp_path_factory.mktemp("whole")
+    run(command_in(runs, shards)("whole"))
+    return runs / "demo/base/whole"
 
 
 def run(command, check=True):
@@ -58,8 +70,7 @@ def losses(folder: Path):
 
 
 @pytest.mark.slow
-def test_a_killed_run_goes_on_as_if_it_had_not_been(command, tmp_path):
-    run(command("whole"))
+def test_a_killed_run_goes_on_as_if_it_had_not_been(command, whole, tmp_path):
     process = subprocess.Popen(
         command("killed"), env={**os.environ, "OMP_NUM_THREADS": "1"}, stderr=subprocess.DEVNULL
     )
@@ -71,7 +82,6 @@ def test_a_killed_run_goes_on_as_if_it_had_not_been(command, tmp_path):
     process.wait()
     assert not (folder / "bundle").exists()
     run(command("killed"))
-    whole = tmp_path / "demo/base/whole"
     assert len(losses(whole)) == STEPS
     found, wanted = dict(losses(folder)), dict(losses(whole))
     assert found == wanted  # to the last bit, and every row
@@ -87,8 +97,7 @@ def test_a_killed_run_goes_on_as_if_it_had_not_been(command, tmp_path):
 
 
 @pytest.mark.slow
-def test_ctrl_c_saves_at_the_step_and_the_run_goes_on_exactly(command, tmp_path):
-    run(command("whole"))
+def test_ctrl_c_saves_at_the_step_and_the_run_goes_on_exactly(command, whole, tmp_path):
     env = {**os.environ, "OMP_NUM_THREADS": "1"}
     often = command("asked", "callbacks.checkpoint.every_n_steps=1000")
     process = subprocess.Popen(often, env=env, stdout=subprocess.PIPE, text=True)
@@ -103,14 +112,13 @@ def test_ctrl_c_saves_at_the_step_and_the_run_goes_on_exactly(command, tmp_path)
         assert "the same command goes on" in said
         assert len(list(folder.glob("checkpoints/*"))) == 1
         run(often)
-    assert losses(folder) == losses(tmp_path / "demo/base/whole")
+    assert losses(folder) == losses(whole)
 
 
 @pytest.mark.slow
-def test_two_processes_equal_one(command, tmp_path):
-    run(command("one"))
+def test_two_processes_equal_one(command, whole, tmp_path):
     run(command("two", "trainer.devices=2", "+trainer.strategy=ddp"))
-    one, two = (losses(tmp_path / "demo/base" / name) for name in ("one", "two"))
+    one, two = losses(whole), losses(tmp_path / "demo/base/two")
     assert [step for step, _ in one] == [step for step, _ in two] == list(range(STEPS))
     for (_, a), (_, b) in zip(one, two, strict=True):
         assert abs(a - b) < 1e-5
@@ -129,30 +137,29 @@ def test_two_processes_validate_together_and_legs_advance(command, tmp_path):
 
 
 @pytest.mark.slow
-def test_accumulation_equals_a_larger_batch(command, tmp_path):
-    run(command("whole"))
+def test_accumulation_equals_a_larger_batch(command, whole, tmp_path):
     run(command("halves", "trainer.accumulate_grad_batches=2"))
     one, two = (
-        load_file(tmp_path / "demo/base" / name / "bundle/model.safetensors")
-        for name in ("whole", "halves")
+        load_file(folder / "bundle/model.safetensors")
+        for folder in (whole, tmp_path / "demo/base/halves")
     )
     for name, value in one.items():
         torch.testing.assert_close(two[name], value, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.slow
-def test_a_changed_config_is_refused_and_weights_can_be_taken_over(command, tmp_path):
-    run(command("first"))
-    changed = command("first", "stage.train.text_dropout=0.5", "seed=1")
+def test_a_changed_config_is_refused_and_weights_can_be_taken_over(command, whole, tmp_path):
+    shutil.copytree(whole, tmp_path / "demo/base/whole")
+    changed = command("whole", "stage.train.text_dropout=0.5", "seed=1")
     refused = run(changed, check=False)
     assert refused.returncode != 0
     assert "stage.train.text_dropout: 0.1 → 0.5" in refused.stderr
     assert "seed: 0 → 1" in refused.stderr
     assert "init_from=" in refused.stderr
-    bundle = tmp_path / "demo/base/first/bundle"
+    bundle = whole / "bundle"
     taken = command("second", f"init_from={bundle}", "stage.train.text_dropout=0.5")
     run(taken)
-    assert losses(tmp_path / "demo/base/second")[0] != losses(tmp_path / "demo/base/first")[0]
+    assert losses(tmp_path / "demo/base/second")[0] != losses(whole)[0]
     wide = run(command("third", f"init_from={bundle}", stage="demo/ssr1"), check=False)
     assert wide.returncode != 0
     assert "weights do not fit" in wide.stderr

@@ -5,19 +5,14 @@ format. `plain` reads as its users do, with the handler that goes on after an er
 """
 
 import gzip
-import io
-import random
 import tarfile
 
-import pyarrow.parquet as pq
 import pytest
 import webdataset
 
-from data.index import ensure_index
-from data.index_file import read_about
 from data.sample import split_name
 from data.shard import AMBIGUOUS, CUT, DOTTED, DUPLICATE, OUTSIDE
-from data.tar import Walk
+from tests.data.sharded import indexed, link, tar, whole
 
 WHOLE = "caption or json without a video or image"
 
@@ -33,30 +28,8 @@ def plain(*paths):
     return [(s["__key__"], {n: v for n, v in s.items() if not n.startswith("__")}) for s in data]
 
 
-def ours(path):
-    """The lines of the index, and what it says of the shard."""
-    (sidecar,) = ensure_index([str(path)], depth="probe", workers=1)
-    return pq.read_table(sidecar).to_pylist(), read_about(sidecar)
-
-
 def reasons(path):
-    return {row["key"]: row["reason"] for row in ours(path)[0]}
-
-
-def tar(path, members, form=tarfile.GNU_FORMAT):
-    """A tar of (name, bytes), or of TarInfo for what is no file."""
-    with tarfile.open(path, "w", format=form) as file:
-        for name, data in members:
-            info = name if isinstance(name, tarfile.TarInfo) else tarfile.TarInfo(name)
-            info.size = len(data)
-            file.addfile(info, io.BytesIO(data))
-    return path
-
-
-def link(name, target, kind=tarfile.SYMTYPE):
-    info = tarfile.TarInfo(name)
-    info.type, info.linkname = kind, target
-    return info, b""
+    return {row["key"]: row["reason"] for row in indexed(path)[0]}
 
 
 def cut_at(path, text, before=0):
@@ -64,10 +37,6 @@ def cut_at(path, text, before=0):
     data = path.read_bytes()
     path.write_bytes(data[: data.index(text) - before])
     return path
-
-
-def whole(key, video, caption):
-    return [(f"{key}.mp4", video), (f"{key}.txt", caption)]
 
 
 @pytest.fixture(scope="module")
@@ -88,10 +57,10 @@ def test_truncated_then_the_same_key(tmp_path, write_shard, one, two):
     )
     cut_at(first, b"of the first", before=100)
     assert plain(first, second) == [("000", {"mp4": one, "txt": b"of the second"})]
-    rows, about = ours(first)
+    rows, about = indexed(first)
     assert [(r["key"], r["reason"], r["captioned"]) for r in rows] == [("000", CUT, False)]
     assert about["error"].startswith("truncated inside the header")
-    rows, about = ours(second)
+    rows, about = indexed(second)
     assert [(r["reason"], r["frames"], about["error"]) for r in rows] == [("", 3, "")]
 
 
@@ -101,7 +70,7 @@ def test_cut_in_a_header(tmp_path, one):
     path = cut_at(tar(tmp_path / "0.tar", members), b"b.mp4", before=-300)
     assert [(key, set(sample)) for key, sample in plain(path)][1] == ("b", {"txt"})
     assert reasons(path) == {"a": "", "b": CUT}
-    assert "truncated inside the header" in ours(path)[1]["error"]
+    assert "truncated inside the header" in indexed(path)[1]["error"]
 
 
 def test_cut_between_samples(tmp_path, one):
@@ -109,7 +78,7 @@ def test_cut_between_samples(tmp_path, one):
     path = tar(tmp_path / "0.tar", whole("a", one, b"a") + whole("b", one, b"b"))
     cut_at(path, b"b.mp4")
     assert [key for key, _ in plain(path)] == ["a"]
-    rows, about = ours(path)
+    rows, about = indexed(path)
     assert (len(rows), about["error"]) == (1, "truncated: the end mark is missing")
     assert rows[0]["reason"] == CUT
 
@@ -124,7 +93,7 @@ def test_a_damaged_header(tmp_path, one):
     assert [key for key, _ in plain(path)] == ["k0", "k1"]
     assert reasons(path) == {"k0": "", "k1": CUT}
     said = f"unreadable from byte {at}: {len(data) - at} bytes were not read"
-    assert ours(path)[1]["error"] == said
+    assert indexed(path)[1]["error"] == said
 
 
 def test_tars_joined_by_cat(tmp_path, one):
@@ -136,7 +105,7 @@ def test_tars_joined_by_cat(tmp_path, one):
     assert reasons(path) == {"a": ""}
     start = a.stat().st_size
     said = f"{b.stat().st_size} bytes from byte {start}, behind the end mark"
-    assert ours(path)[1]["error"].startswith(said)
+    assert indexed(path)[1]["error"].startswith(said)
 
 
 def test_interleaved_members(tmp_path, one, two):
@@ -149,7 +118,7 @@ def test_interleaved_members(tmp_path, one, two):
         ("a", {"txt"}),
         ("b", {"txt"}),
     ]
-    rows, about = ours(path)
+    rows, about = indexed(path)
     assert [(r["key"], r["frames"], r["caption_size"]) for r in rows] == [("a", 2, 4), ("b", 3, 5)]
     assert (about["interleaved"], about["error"]) == (
         2,
@@ -162,12 +131,12 @@ def test_a_key_twice_in_a_row(tmp_path, one, two):
     mixed = [("a.mp4", one), ("a.txt", b"of the second"), ("a.mp4", two)]
     path = tar(tmp_path / "0.tar", mixed)
     assert plain(path) == [("a", {"mp4": one, "txt": b"of the second"})]
-    assert [r["reason"] for r in ours(path)[0]] == [AMBIGUOUS, AMBIGUOUS]
+    assert [r["reason"] for r in indexed(path)[0]] == [AMBIGUOUS, AMBIGUOUS]
     path = tar(tmp_path / "1.tar", [("a.mp4", one), *whole("a", two, b"of the second")])
     assert plain(path) == [("a", {"mp4": one, "txt": b"of the second"})]
-    assert [r["reason"] for r in ours(path)[0]] == [AMBIGUOUS, AMBIGUOUS]
+    assert [r["reason"] for r in indexed(path)[0]] == [AMBIGUOUS, AMBIGUOUS]
     path = tar(tmp_path / "2.tar", whole("a", one, b"1") + whole("a", two, b"2"))
-    rows, _ = ours(path)
+    rows, _ = indexed(path)
     assert [(r["reason"], r["size"]) for r in rows] == [("", len(one)), (DUPLICATE, len(two))]
 
 
@@ -176,14 +145,14 @@ def test_a_key_twice_apart(tmp_path, one, two):
     members = [*whole("a", one, b"1"), *whole("b", one, b"b"), *whole("a", two, b"2")]
     path = tar(tmp_path / "0.tar", members)
     assert [key for key, _ in plain(path)] == ["a", "b", "a"]
-    assert [r["reason"] for r in ours(path)[0]] == ["", "", DUPLICATE]
+    assert [r["reason"] for r in indexed(path)[0]] == ["", "", DUPLICATE]
     lost = tar(tmp_path / "1.tar", [("a.txt", b"1"), *members[2:4], *members[4:]])
-    assert [r["reason"] for r in ours(lost)[0]] == [AMBIGUOUS, "", AMBIGUOUS]
+    assert [r["reason"] for r in indexed(lost)[0]] == [AMBIGUOUS, "", AMBIGUOUS]
 
 
 def test_a_key_in_two_shards(tmp_path, one):
     """Both are indexed; the hash of the key tells them for the same, and selection drops one."""
-    rows = [ours(tar(tmp_path / f"{i}.tar", whole("a", one, b"x")))[0][0] for i in range(2)]
+    rows = [indexed(tar(tmp_path / f"{i}.tar", whole("a", one, b"x")))[0][0] for i in range(2)]
     assert rows[0]["hash"] == rows[1]["hash"]
 
 
@@ -203,7 +172,7 @@ def test_jpegs_named_mp4(media, tmp_path):
     path.symlink_to(media / "video2dataset" / "00000.tar")
     pictures = [sample["mp4"].startswith(b"\xff\xd8") for _, sample in plain(path)]
     assert pictures == [True] * 3 + [False] * 3
-    rows, about = ours(path)
+    rows, about = indexed(path)
     assert [r["kind"] for r in rows] == ["image"] * 3 + ["video"] * 3
     assert {r["reason"] for r in rows} == {""}
     assert (about["fit"], about["others"], about["error"]) == (6, {}, "")
@@ -214,7 +183,7 @@ def test_an_empty_shard(tmp_path, write_shard):
     (tmp_path / "0.tar").touch()
     (tmp_path / "1.tar").write_text("no tar at all" * 100)
     write_shard(tmp_path / "2.tar", [])
-    found = [ours(tmp_path / f"{i}.tar") for i in range(3)]
+    found = [indexed(tmp_path / f"{i}.tar") for i in range(3)]
     assert [len(rows) for rows, _ in found] == [0, 0, 0]
     assert [about["error"] for _, about in found] == [
         "the file is empty; it holds no sample",
@@ -238,7 +207,7 @@ def test_a_compressed_tar(tmp_path, one, name, pack):
     path.write_bytes(pack(path.read_bytes()))
     if name != "zstd":
         assert [key for key, _ in plain(path)] == ["a"]
-    rows, about = ours(path)
+    rows, about = indexed(path)
     assert rows == []
     assert about["error"].startswith(f"compressed by {name}, so that no sample can be read")
 
@@ -253,7 +222,7 @@ def test_keys_with_dots(tmp_path, one):
         ("ok", ["mp4", "txt", "mask.png", "cond.json"]),
     ]
     assert reasons(path) == {"ok": "", "ID.3": DOTTED, "ID.4": DOTTED}
-    assert ours(path)[1]["others"] == {"*.txt": 2, "*.png": 1, "*.json": 1}
+    assert indexed(path)[1]["others"] == {"*.txt": 2, "*.png": 1, "*.json": 1}
 
 
 def test_a_video_and_its_thumbnail(tmp_path, one, make_jpeg):
@@ -262,12 +231,12 @@ def test_a_video_and_its_thumbnail(tmp_path, one, make_jpeg):
         files = {"jpg": make_jpeg(), "mp4": one, "txt": b"x"}
         path = tar(tmp_path / "0.tar", [(f"a.{name}", files[name]) for name in order])
         assert set(plain(path)[0][1]) == {"jpg", "mp4", "txt"}
-        rows, about = ours(path)
+        rows, about = indexed(path)
         assert [(r["kind"], r["reason"]) for r in rows] == [("video", "")]
         assert about["others"] == {"image beside a video": 1}
         path.with_suffix(".index.parquet").unlink()
     path = tar(tmp_path / "1.tar", [("a.mp4", one), ("a.webm", one)])
-    assert ours(path)[1]["others"] == {"webm, a second video": 1}
+    assert indexed(path)[1]["others"] == {"webm, a second video": 1}
 
 
 def test_links(tmp_path, one):
@@ -288,7 +257,7 @@ def test_links(tmp_path, one):
     ]
     never = "its video is a link, which is never followed"
     assert reasons(path) == {"soft": never, "a": "", "hard": never}
-    assert ours(path)[1]["others"] == {"link": 1, "folder": 1, "device": 1}
+    assert indexed(path)[1]["others"] == {"link": 1, "folder": 1, "device": 1}
 
 
 def test_names_that_lead_out(tmp_path, one):
@@ -301,8 +270,8 @@ def test_names_that_lead_out(tmp_path, one):
     path = tar(tmp_path / "0.tar", [*members, *whole("./sub/e", one, b"x"), ("/etc/f.npy", b"")])
     assert [key for key, _ in plain(path)][:3] == ["/etc/a", "../b", "c/../../d"]
     assert reasons(path) == {"/etc/a": OUTSIDE, "../b": OUTSIDE, "c/../../d": OUTSIDE, "sub/e": ""}
-    assert ours(path)[1]["others"] == {"name that leads out of the shard": 3, "npy": 1}
-    assert {r["size"] for r in ours(path)[0][:3]} == {0}
+    assert indexed(path)[1]["others"] == {"name that leads out of the shard": 3, "npy": 1}
+    assert {r["size"] for r in indexed(path)[0][:3]} == {0}
 
 
 def test_what_is_no_sample_is_counted(tmp_path, one):
@@ -311,92 +280,13 @@ def test_what_is_no_sample_is_counted(tmp_path, one):
     odd = [(f"a.{'x' * 30}{i}", b"") for i in range(50)]
     path = tar(tmp_path / "0.tar", [("__meta__", b""), *hidden, *whole("a", one, b"x"), *odd])
     assert [key for key, _ in plain(path)] == ["a"]
-    assert ours(path)[1]["others"] == {"metadata of webdataset": 1, "hidden file": 50, "x" * 16: 50}
+    assert indexed(path)[1]["others"] == {
+        "metadata of webdataset": 1,
+        "hidden file": 50,
+        "x" * 16: 50,
+    }
     many = tar(tmp_path / "1.tar", [(f"a.e{i}", b"") for i in range(99)])
-    assert ours(many)[1]["others"]["of more kinds"] == 99 - 32
-
-
-def walked(data):
-    walk = Walk(io.BytesIO(data), len(data))
-    return walk, [(m.name, m.kind, m.offset, m.size) for m in walk]
-
-
-@pytest.mark.parametrize("form", [tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT, tarfile.PAX_FORMAT])
-def test_the_walk_finds_what_tarfile_finds(form):
-    names = ["a.mp4", "ä/ö.txt", f"{'long' * 12}/{'name' * 15}.json", "x" * 100, "b.mp4", "c"]
-    names += [] if form == tarfile.USTAR_FORMAT else [f"{'very/long/' * 40}n.mp4", "y" * 300]
-    out = io.BytesIO()
-    with tarfile.open(fileobj=out, mode="w", format=form) as file:
-        for size, name in enumerate(names):
-            info = tarfile.TarInfo(name)
-            info.size, info.mtime = size * 300, 1.5 if form == tarfile.PAX_FORMAT else 1
-            file.addfile(info, io.BytesIO(bytes(info.size)))
-        file.addfile(link("soft.mp4", "x" * (150 if len(names) > 6 else 10))[0])
-        file.addfile(link("folder", "", tarfile.DIRTYPE)[0])
-    with tarfile.open(fileobj=io.BytesIO(out.getvalue())) as file:
-        expected = [(m.name, m.offset_data, m.size) for m in file]
-    walk, found = walked(out.getvalue())
-    assert (walk.error, walk.cut) == ("", False)
-    assert [(name, offset, size) for name, _, offset, size in found] == expected
-    assert [kind for _, kind, _, _ in found] == ["file"] * len(names) + ["link", "folder"]
-
-
-@pytest.mark.parametrize("form", [tarfile.GNU_FORMAT, tarfile.PAX_FORMAT])
-def test_every_cut_is_noticed(tmp_path, form):
-    """Of a shard cut anywhere: a prefix of the members, and a word about it."""
-    members = [m for i in range(3) for m in whole(f"k{i}" * 40, bytes(700), b"x")]
-    data = tar(tmp_path / "0.tar", members, form).read_bytes()
-    whole_walk, expected = walked(data)
-    end = expected[-1][2] + tarfile.BLOCKSIZE
-    for at in [*range(0, end, 256), *range(1, end, 509)]:
-        walk, found = walked(data[:at])
-        assert walk.cut
-        assert walk.error
-        assert found == expected[: len(found)]
-    assert walked(data[: end + tarfile.BLOCKSIZE])[0].error == whole_walk.error == ""
-
-
-def test_no_bytes_can_hang_or_break_the_walk(tmp_path):
-    members = [m for i in range(4) for m in whole(f"{'long' * 30}{i}", bytes(600), b"x")]
-    for form in (tarfile.GNU_FORMAT, tarfile.PAX_FORMAT):
-        sound = tar(tmp_path / "0.tar", members, form).read_bytes()
-        for seed in range(200):
-            draw = random.Random(seed)
-            data = bytearray(sound)
-            start = draw.randrange(0, len(data) - 8, 512) + draw.choice(
-                [0, 124, 136, 148, 156, 257]
-            )
-            data[start : start + draw.randint(1, 12)] = draw.randbytes(draw.randint(1, 12))
-            if draw.random() < 0.7:  # a header that is believed
-                block = start // 512 * 512
-                data[block + 148 : block + 156] = b" " * 8
-                sum_ = f"{sum(data[block : block + 512]):06o}\0 ".encode()
-                data[block + 148 : block + 156] = sum_
-            walk, found = walked(bytes(data))
-            assert walk.position == len(data)
-            for _, _, offset, size in found:
-                assert 0 <= offset <= offset + size <= len(data)
-
-
-@pytest.mark.parametrize(
-    ("claim", "said"),
-    [
-        (b"\x80" + bytes(3) + b"\xff" * 8, "truncated inside 'a.mp4'"),
-        (b"\xff" * 11 + b"\x00", "claims -256 bytes"),
-        (b"77777777777\0", "truncated inside 'a.mp4': of its 8589934591 bytes"),
-    ],
-)
-def test_a_claimed_size_is_not_believed(tmp_path, one, claim, said):
-    data = bytearray(tar(tmp_path / "0.tar", whole("a", one, b"x")).read_bytes())
-    data[124:136], data[148:156] = claim, b" " * 8
-    data[148:156] = f"{sum(data[:512]):06o}\0 ".encode()
-    walk, found = walked(bytes(data))
-    assert found == []
-    assert said in walk.error
-    long = bytearray(tar(tmp_path / "1.tar", [("n" * 200, b"x")]).read_bytes())
-    long[124:136], long[148:156] = b"77777777777\0", b" " * 8
-    long[148:156] = f"{sum(long[:512]):06o}\0 ".encode()
-    assert "a header at byte 512 claims 8589934591 bytes" in walked(bytes(long))[0].error
+    assert indexed(many)[1]["others"]["of more kinds"] == 99 - 32
 
 
 def test_keys_are_those_of_webdataset():
