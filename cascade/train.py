@@ -77,12 +77,16 @@ def train(cfg: DictConfig, run: Path) -> float | None:
     return final_loss(run)
 
 
-def check_name(name: str) -> None:
+def check_name(name: object) -> None:
     """Refuse a name that is no folder's below the stage's, or that a shell or a glob would read.
 
     Raises:
         ValueError: saying which are names.
     """
+    if not isinstance(name, str):
+        raise ValueError(
+            f"name={name!r} is read as a {type(name).__name__}; put it in quotes: \"name='…'\""
+        )
     if not re.fullmatch(r"[\w.+=,-]+(/[\w.+=,-]+)*", name) or {".", ".."} & set(name.split("/")):
         raise ValueError(
             f"name={name!r}: a run's name is of letters, digits and _ . + = , - with / between "

@@ -174,7 +174,7 @@ def run(fault: str, *, steps: int, to: Path, overrides: list[str]) -> dict[str, 
     """Which check says what, after how many steps."""
     stage, _, own = FAULTS[fault]
     command = [
-        *(sys.executable, __file__, "--plant", fault, f"stage={stage}", f"name={fault}"),
+        *(sys.executable, __file__, "--plant", fault, f"stage={stage}", f"name='{fault}'"),
         *(f"paths.runs={to}", f"data.shards={ROOT}/runs/shards/shapes", "logger=csv"),
         *(f"trainer.max_steps={steps}", "trainer=cpu", "trainer.enable_progress_bar=false"),
         *("callbacks.samples.every_n_steps=100000", *own, *overrides),

@@ -250,6 +250,12 @@ def test_a_name_that_is_no_folder_of_its_own_is_refused(name):
         check_name(name)
 
 
+@pytest.mark.parametrize("name", [1, 1e3, float("nan"), None, True])
+def test_a_name_that_is_read_as_no_text_is_refused(name):
+    with pytest.raises(ValueError, match="put it in quotes"):
+        check_name(name)
+
+
 def test_differences_name_every_key():
     old = {"a": 1, "b": {"c": [1], "d": 2}}
     assert differences(old, {"a": 1, "b": {"c": [1], "d": 2}}) == []
