@@ -158,6 +158,7 @@ class Interrupt(pl.Callback):
         self, _trainer: pl.Trainer, _module: pl.LightningModule, exception: BaseException
     ) -> None:
         """A rank that lost another is queued again with its job, unless the other has failed."""
+        self._give_back()
         if not slurm.stop.held:
             return
         if _lost_another(exception):
@@ -168,6 +169,9 @@ class Interrupt(pl.Callback):
 
     def on_train_end(self, *_: Any) -> None:
         """Give the signals back."""
+        self._give_back()
+
+    def _give_back(self) -> None:
         for number, handler in self._before.items():
             signal.signal(number, handler)
         self._before = {}

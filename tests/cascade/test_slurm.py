@@ -218,3 +218,13 @@ def test_a_stop_waits_until_the_step_is_whole(monkeypatch):
     assert fit.limit_val_batches == 0
     interrupt.on_train_end()
     assert signal.getsignal(signal.SIGTERM) is before
+
+
+def test_a_run_that_fails_gives_the_signals_back(monkeypatch):
+    monkeypatch.setattr(slurm, "stop", slurm.Stop())
+    interrupt, fit = Interrupt(), Fit(4, 1)
+    before = signal.getsignal(signal.SIGINT)
+    interrupt.on_train_start(fit, pl.LightningModule())
+    assert signal.getsignal(signal.SIGINT) is not before
+    interrupt.on_exception(fit, pl.LightningModule(), ValueError("a mistake"))
+    assert signal.getsignal(signal.SIGINT) is before

@@ -13,7 +13,7 @@ pytestmark = [
 #: Two nodes with two ranks each.
 FOUR = ("cluster.nodes=2", "cluster.ranks=2")
 PREEMPTIONS = int(os.environ.get("CASCADE_PREEMPTIONS", "1"))
-STEPS = max(40, 8 * PREEMPTIONS)
+STEPS = max(40, 16 * PREEMPTIONS)
 
 
 def pace(seconds):
@@ -24,7 +24,7 @@ def pace(seconds):
 def whole(runs):
     """The losses of a run that nothing broke."""
     runs.submit("whole", *FOUR, steps=STEPS)
-    runs.until_trained("whole")
+    runs.until_trained("whole", timeout_s=900 + 2 * STEPS)
     assert len(runs.losses("whole")) == STEPS
     return runs.losses("whole")
 
@@ -48,7 +48,7 @@ def test_preempted_crashed_and_hung_a_run_has_the_losses_of_an_unbroken_one(runs
     assert runs.legs("broken") == PREEMPTIONS
     runs.until(lambda: begun() > PREEMPTIONS and len(runs.losses("broken")) > saved[-1])
     runs.crash("n2")
-    runs.until_trained("broken")
+    runs.until_trained("broken", timeout_s=900 + 2 * STEPS)
     assert runs.legs("broken") == PREEMPTIONS + 2  # for the node, and for the rank that hung
     stacks = sorted(runs.run("broken").glob(f"stacks/{runs.job('broken')}-*.txt"))
     assert [path.stem[-5:] for path in stacks] == ["rank0", "rank1", "rank2", "rank3"]

@@ -1,6 +1,6 @@
 """Trains a small run, killed at random moments, against one that was not: a script.
 
-    python tests/cascade/checkpoint/kills.py FOLDER [--kills 100] [--seed 0]
+    python tests/cascade/checkpoint/kills.py FOLDER [--kills 100] [--seed 0] [--log-every 5]
 
 It is killed by SIGKILL from outside, some random time after it began a step, a save, a validation,
 its start or its end. Whatever a leg logged, and all that the last checkpoint holds, must be the
@@ -66,11 +66,13 @@ def main() -> None:
     parser.add_argument("folder", type=Path)
     parser.add_argument("--kills", type=int, default=100)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--log-every", type=int, default=5, help="steps; 5 divides no leg")
     given = parser.parse_args()
+    overrides = (*OVERRIDES, f"trainer.log_every_n_steps={given.log_every}")
     folder: Path = given.folder.resolve()
     draw, doing = random.Random(given.seed), Doing()
     make_shapes(folder / "shards", clips=24, shard_size=24)
-    lasts = durations(start(folder, "whole", *OVERRIDES, doing=doing), doing)
+    lasts = durations(start(folder, "whole", *overrides, doing=doing), doing)
     whole = run_of(folder, "whole")
     wanted = rows(whole)
     state = torch.load(folder_of(whole, STEPS) / "state", weights_only=True)
@@ -82,7 +84,7 @@ def main() -> None:
         run = run_of(folder, name)
         while True:
             last = sum(table.values()) >= given.kills
-            child = start(folder, name, *OVERRIDES, doing=doing)
+            child = start(folder, name, *overrides, doing=doing)
             now = None if last else killed(child, doing, draw, lasts)
             if now is None:
                 code = os.waitpid(child, 0)[1] if last else 0
