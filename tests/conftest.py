@@ -19,6 +19,11 @@ install_import_hook(
 torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "2")))
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Tests on a cluster come first: while they wait for it, others run."""
+    items.sort(key=lambda item: "slurm" not in item.keywords)
+
+
 @pytest.fixture(scope="session")
 def media() -> Path:
     """The folder of real videos; the test is left out, and says so, where there is none."""

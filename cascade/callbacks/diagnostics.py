@@ -38,7 +38,7 @@ class Diagnostics(pl.Callback):
         self._names: list[str] = []
         self._stepped = 0
         self._worse = 0
-        self._now = self._sums = self._since = torch.zeros(0)
+        self._now = self._sums = self._since = torch.zeros(2, 0)
         self._loaded: dict[str, Any] | None = None
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -131,9 +131,11 @@ class Diagnostics(pl.Callback):
                 f"it diverges; lower the learning rate, now {rate:g}"
             )
 
-    def on_validation_start(self, trainer: pl.Trainer, _: pl.LightningModule) -> None:
+    def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """The whole table goes to a file of its own, and to W&B."""
-        if trainer.state.fn != "fit" or not self._since[1].any():
+        if self._loaded is not None:  # nothing was left to train; the last table may be to come
+            self.on_train_start(trainer, pl_module)
+        if not self._since[1].any():
             return
         rows = [
             {

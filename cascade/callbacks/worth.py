@@ -100,9 +100,8 @@ class Worth(pl.Callback):
             error = max(squares / count - mean**2, 0.0) ** 0.5 / (count - 1) ** 0.5
             if count >= self.LEAST:
                 judged[name] = (mean, error)
-        if trainer.state.fn == "fit":
-            self._judge(trainer, pl_module, judged)
-            figures |= {names.worth_nothing(n): self._nothing.get(n, 0) for n in self._names}
+        self._judge(trainer, pl_module, judged)
+        figures |= {names.worth_nothing(n): self._nothing.get(n, 0) for n in self._names}
         for name, value in figures.items():
             pl_module.log(name, float(value), sync_dist=trainer.world_size > 1)
 

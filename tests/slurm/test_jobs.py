@@ -10,14 +10,26 @@ pytestmark = [
     pytest.mark.slow,
     pytest.mark.usefixtures("alone_on_the_cluster"),
 ]
-#: Two nodes with two ranks each.
+#: Two nodes with two ranks each; one rank.
 FOUR = ("cluster.nodes=2", "cluster.ranks=2")
+ONE = ("cluster.nodes=1", "cluster.ranks=1", "trainer.strategy=auto")
 PREEMPTIONS = int(os.environ.get("CASCADE_PREEMPTIONS", "1"))
 STEPS = max(40, 16 * PREEMPTIONS)
 
 
 def pace(seconds):
     return f"+callbacks.pace={{_target_:trouble.Pace,sleep_s:{seconds}}}"
+
+
+@pytest.fixture(scope="module", autouse=True)
+def limited(runs):
+    """A job of two minutes for what takes longer, beside all others; it is submitted twice."""
+    late = "+cluster.parameters={signal: CONT@1, nodelist: n1}"  # Slurm's own notice tells nothing
+    limit = ("cluster.minutes=2", "cluster.notice_s=30", "callbacks.interrupt.spare_s=8")
+    first = "callbacks.interrupt.first_save_s=1"
+    asked = (*ONE, late, *limit, first, pace(3))
+    runs.submit("limited", *asked, steps=40)
+    return runs.submit("limited", *asked, steps=40)
 
 
 @pytest.fixture(scope="module")
@@ -56,27 +68,8 @@ def test_preempted_crashed_and_hung_a_run_has_the_losses_of_an_unbroken_one(runs
     assert runs.losses("broken") == whole
 
 
-def test_a_time_limit_ends_a_leg_before_slurm_does(runs):
-    """… and the same command finds the job that runs."""
-    late = "+cluster.parameters.signal=CONT@1"  # Slurm's own notice tells nothing
-    limit = ("cluster.minutes=2", "cluster.notice_s=30", "callbacks.interrupt.spare_s=8")
-    first = "callbacks.interrupt.first_save_s=1"
-    one = ("cluster.nodes=1", "cluster.ranks=1", "trainer.strategy=auto")
-    runs.submit("limited", *one, late, *limit, first, pace(3), steps=40)
-    said = runs.submit("limited", *one, late, *limit, first, pace(3), steps=40)
-    assert f"job {runs.job('limited')} has it already" in said
-    runs.submit("unlimited", *one, steps=40)
-    runs.until_trained("unlimited")
-    assert "trained" in runs.submit("unlimited", *one, steps=40)
-    runs.until_trained("limited")
-    assert "the job ends in" in runs.log("limited")
-    assert runs.legs("limited") >= 1
-    assert runs.losses("limited") == runs.losses("unlimited")
-
-
 def test_a_cancelled_job_saves_and_stays_cancelled(runs):
-    one = ("cluster.nodes=1", "cluster.ranks=1", "trainer.strategy=auto")
-    runs.submit("cancelled", *one, pace(0.3), "callbacks.checkpoint.every_n_steps=1000")
+    runs.submit("cancelled", *ONE, pace(0.3), "callbacks.checkpoint.every_n_steps=1000")
     runs.until(lambda: len(runs.losses("cancelled")) > 1)
     subprocess.run(["scancel", runs.job("cancelled")], check=True)
     runs.until(lambda: runs.state("cancelled") == "CANCELLED")
@@ -85,9 +78,8 @@ def test_a_cancelled_job_saves_and_stays_cancelled(runs):
 
 
 def test_a_signal_in_a_validation_does_not_wait_for_its_end(runs):
-    one = ("cluster.nodes=1", "cluster.ranks=1", "trainer.strategy=auto")
     long = "+callbacks.long={_target_:trouble.LongValidation}"
-    runs.submit("validating", *one, long, "trainer.val_check_interval=5", steps=10)
+    runs.submit("validating", *ONE, long, "trainer.val_check_interval=5", steps=10)
     runs.until(lambda: runs.run("validating").joinpath("validating").exists())
     subprocess.run(["scancel", "--signal=USR2", runs.job("validating")], check=True)
     runs.until_trained("validating")
@@ -98,9 +90,8 @@ def test_a_signal_in_a_validation_does_not_wait_for_its_end(runs):
 def test_of_four_runs_of_a_sweep_one_fails_and_the_others_are_trained(runs):
     """By what it is told, each in a folder of its own."""
     fails = "+callbacks.fail={_target_:trouble.Fail,step:3,rank:0}"
-    one = ("cluster.nodes=1", "cluster.ranks=1", "trainer.strategy=auto")
     said = runs.submit(
-        *("seeds", *one, fails, "callbacks.fail.step=3,100,101,102"),
+        *("seeds", *ONE, fails, "callbacks.fail.step=3,100,101,102"),
         *("hydra.sweep.subdir='demo/base/seeds/${callbacks.fail.step}'",),
         *("hydra.launcher.wait=true",),
         steps=6,
@@ -110,3 +101,15 @@ def test_of_four_runs_of_a_sweep_one_fails_and_the_others_are_trained(runs):
     assert folders == {"100", "101", "102"}
     assert runs.state("seeds/3") == "FAILED"
     assert f"job {runs.job('seeds/3')} ended FAILED" in said
+
+
+def test_a_time_limit_ends_a_leg_before_slurm_does(runs, limited):
+    """… and the same command finds the job that runs."""
+    assert f"job {runs.job('limited')} has it already" in limited
+    runs.submit("unlimited", *ONE, steps=40)
+    runs.until_trained("unlimited")
+    assert "trained" in runs.submit("unlimited", *ONE, steps=40)
+    runs.until_trained("limited")
+    assert "the job ends in" in runs.log("limited")
+    assert runs.legs("limited") >= 1
+    assert runs.losses("limited") == runs.losses("unlimited")

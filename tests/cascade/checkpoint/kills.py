@@ -3,8 +3,8 @@
     python tests/cascade/checkpoint/kills.py FOLDER [--kills 100] [--seed 0] [--log-every 5]
 
 It is killed by SIGKILL from outside, some random time after it began a step, a save, a validation,
-its start or its end. Whatever a leg logged, and all that the last checkpoint holds, must be the
-unbroken run's to the last bit.
+its start or its end; the first time in its last validation. Whatever a leg logged, and all that the
+last checkpoint holds, must be the unbroken run's to the last bit.
 """
 
 import argparse
@@ -25,10 +25,10 @@ from cascade.checkpoint.folder import folder_of, folders, newest
 from data.worlds.write import make_shapes
 from tests.cascade.checkpoint.legs import MOMENTS, Doing, rows, run_of, start, unlike
 
-STEPS = 24
+STEPS, VALIDATE = 24, 4
 OVERRIDES = (
     *(f"shrink.steps={STEPS}", "callbacks.checkpoint.every_n_steps=3"),
-    *("callbacks.samples.every_n_steps=9", "trainer.val_check_interval=4"),
+    *("callbacks.samples.every_n_steps=9", f"trainer.val_check_interval={VALIDATE}"),
 )
 
 
@@ -44,10 +44,17 @@ def durations(child: int, doing: Doing) -> dict[str, float]:
     return {name: spent[name] / max(1, doing.times(name)) for name in MOMENTS}
 
 
-def killed(child: int, doing: Doing, draw: random.Random, lasts: Mapping[str, float]) -> str | None:
-    """Kill a leg at a random moment; what it was doing, or none where it had ended by itself."""
+def drawn(draw: random.Random) -> tuple[str, int]:
+    """A moment to be killed at: what the leg does then, and for which time."""
     moment = draw.choices(list(MOMENTS), weights=list(MOMENTS.values()))[0]
-    nth = draw.randint(1, 3) if moment in ("step", "save", "validation") else 1
+    return moment, draw.randint(1, 3) if moment in ("step", "save", "validation") else 1
+
+
+def killed(
+    child: int, doing: Doing, at: tuple[str, int], draw: random.Random, lasts: Mapping[str, float]
+) -> str | None:
+    """Kill a leg then; what it was doing, or none where it had ended by itself."""
+    moment, nth = at
     deadline = time.monotonic() + 120
     while moment != "start" and doing.times(moment) < nth:
         if os.waitpid(child, os.WNOHANG)[0]:
@@ -85,7 +92,8 @@ def main() -> None:
         while True:
             last = sum(table.values()) >= given.kills
             child = start(folder, name, *overrides, doing=doing)
-            now = None if last else killed(child, doing, draw, lasts)
+            at = drawn(draw) if sum(table.values()) else ("validation", STEPS // VALIDATE)
+            now = None if last else killed(child, doing, at, draw, lasts)
             if now is None:
                 code = os.waitpid(child, 0)[1] if last else 0
                 if not (run / "bundle").is_dir():

@@ -5,6 +5,7 @@ tells by shared memory what it is doing, for whoever kills it.
 """
 
 import csv
+import json
 import mmap
 import os
 import sys
@@ -106,8 +107,13 @@ def run_of(folder: Path, name: str) -> Path:
 
 
 def rows(run: Path) -> dict[tuple[str, int], set[str]]:
-    """Every value that a leg has logged, as it is written, by name and step; times left out."""
+    """Every value that a leg has written, as it is written, by name and step; times left out."""
     found: dict[tuple[str, int], set[str]] = {}
+    for line in (run / "losses.jsonl").read_text().splitlines():
+        row = json.loads(line)
+        name = "/".join(str(row[part]) for part in ("logsnr", "bucket", "mode"))
+        said = f"{row['loss']} of {row['clips']}"
+        found.setdefault((f"losses/{name}", row["step"]), set()).add(said)
     for path in sorted(run.glob("metrics/*/metrics.csv")):
         text = path.read_text()
         lines = text[: text.rfind("\n") + 1].splitlines()  # the last one may be cut short
