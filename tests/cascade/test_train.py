@@ -11,11 +11,14 @@ from pathlib import Path
 
 import pytest
 import torch
+from hydra.errors import HydraException, InstantiationException
 from safetensors.torch import load_file
 
+import cascade.train
 from cascade.bundle import load_stage, read_card
 from cascade.checkpoint.record import differences
 from cascade.curves import read_curves
+from cascade.entry import check_choices
 from cascade.train import check_name
 from data.worlds.write import make_shapes
 
@@ -224,21 +227,37 @@ def test_a_run_goes_on_without_the_service_of_wandb(command, tmp_path):
     assert (folder / "bundle").is_dir()
 
 
+def test_a_stage_that_there_is_not_is_refused_in_a_line(tmp_path):
+    command = [sys.executable, "-m", "cascade.train", "stage=demo/nothing", "logger=csv"]
+    done = run([*command, f"paths.runs={tmp_path}"], check=False)
+    assert done.returncode != 0
+    assert done.stderr.startswith("stage=demo/nothing: no such stage; there are demo/base, demo/")
+
+
 @pytest.mark.parametrize(
-    ("overrides", "message"),
+    ("argument", "message"),
     [
-        (["stage=demo/nothing"], "there are demo/base, demo/ssr1, demo/tsr1"),
-        (["stage=nowhere/base"], "nowhere/base"),
-        (["stage=demo/base", "stage.train.step=3"], "Key 'step' is not in struct"),
-        (["stage=demo/base", "+stage.colour=red"], "colour"),
-        (["stage=demo/base", "data=nothing"], "shapes"),
+        ("stage=nowhere/base", "nowhere/base: no such stage; there are demo/base"),
+        ("data=nothing", "no such data; there are .*shapes"),
+        ("stage=demo/base,demo/tsr9", "demo/tsr9: no such stage"),
     ],
 )
-def test_an_unknown_key_stage_or_cascade_is_an_error(overrides, message, tmp_path):
-    command = [sys.executable, "-m", "cascade.train", *overrides, f"paths.runs={tmp_path}"]
-    done = run([*command, "logger=csv"], check=False)
-    assert done.returncode != 0
-    assert message in done.stderr + done.stdout
+def test_a_choice_that_there_is_not_is_refused(argument, message):
+    check_choices(["stage=demo/base", "data=shapes", "cluster=null"])
+    with pytest.raises(SystemExit, match=message):
+        check_choices([argument])
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [("stage.train.step=3", "stage.train.step"), ("+stage.colour=red", "colour")],
+)
+def test_an_unknown_key_is_an_error(override, message, monkeypatch, tmp_path):
+    told = ["stage=demo/base", override, f"paths.runs={tmp_path}", "logger=csv"]
+    monkeypatch.setenv("HYDRA_FULL_ERROR", "1")
+    monkeypatch.setattr(sys, "argv", ["cascade.train", *told])
+    with pytest.raises((HydraException, InstantiationException), match=message):
+        cascade.train.main()
 
 
 @pytest.mark.parametrize(

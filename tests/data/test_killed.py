@@ -14,7 +14,7 @@ import pytest
 from tests.data.killed_run import module
 
 SCRIPT = Path(__file__).with_name("killed_run.py")
-KILLS = int(os.environ.get("CASCADE_KILLS", "3"))
+KILLS = int(os.environ.get("CASCADE_KILLS", "2"))
 STEPS = 200
 
 
