@@ -5,6 +5,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+from lightning_fabric.plugins.environments.lightning import find_free_network_port
+
 from tests.cascade.checkpoint.test_folder import flip, save
 
 SCRIPT = """
@@ -33,7 +35,8 @@ dist.barrier()
 def test_two_ranks_fall_back_together_and_read_each_file_once(tmp_path):
     save(tmp_path, 2)
     flip(save(tmp_path, 4) / "state")
-    env = os.environ | {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29631", "WORLD_SIZE": "2"}
+    port = str(find_free_network_port())
+    env = os.environ | {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WORLD_SIZE": "2"}
     env |= {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parents[3])}
     ranks = [
         subprocess.Popen(

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from lightning_fabric.plugins.environments.lightning import find_free_network_port
 from safetensors.torch import load_file
 
 from cascade.bundle import load_stage
@@ -51,7 +52,8 @@ def run(folder: Path, name: str, *more: str) -> Path:
 def run_nodes(folder: Path, name: str, *more: str) -> Path:
     """Two nodes of one rank each, all on this machine, as torchrun starts them."""
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--nnodes=2", "--nproc-per-node=1"]
-    meet = ["--rdzv-backend=c10d", "--rdzv-endpoint=localhost:29571", f"--rdzv-id={name}"]
+    place = f"localhost:{find_free_network_port()}"
+    meet = ["--rdzv-backend=c10d", f"--rdzv-endpoint={place}", f"--rdzv-id={name}"]
     nodes = [
         subprocess.Popen(
             [*torchrun, *meet, f"--node-rank={rank}", *overrides(folder, name, *more)],
