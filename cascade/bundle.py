@@ -136,7 +136,11 @@ def _replacing(folder: Path) -> Iterator[Path]:
 
 def read_card(folder: Path) -> dict[str, Any]:
     """The bundle's card."""
-    card: dict[str, Any] = json.loads((Path(folder) / CARD).read_text(encoding="utf-8"))
+    path = Path(folder) / CARD
+    try:
+        card: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise BundleError(f"{path} is damaged: {error}") from error
     return card
 
 

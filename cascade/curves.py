@@ -7,22 +7,27 @@ Curve = list[tuple[int, float]]
 
 
 def read_curves(run: Path) -> dict[str, Curve]:
-    """Metric → (step, value) in order of steps; where legs overlap, the later leg counts."""
+    """Metric → (step, value) in order of steps; where legs overlap, the later leg counts.
+
+    Raises:
+        ValueError: a file is damaged.
+    """
     files = sorted(
-        Path(run).glob("metrics/version_*/metrics.csv"),
+        Path(run).glob("metrics/version_[0-9]*/metrics.csv"),
         key=lambda path: int(path.parent.name.rpartition("_")[2]),
     )
     curves: dict[str, dict[int, float]] = {}
     for path in files:
-        whole = path.read_text(encoding="utf-8").rpartition("\n")[0]  # a kill cuts the last row
-        for row in csv.DictReader(whole.splitlines()):
-            step = row.pop("step", None)
-            row.pop("epoch", None)
-            if not step:
-                continue
-            for name, value in row.items():
-                if value:
-                    curves.setdefault(name, {})[int(step)] = float(value)
+        try:
+            whole = path.read_text(encoding="utf-8").rpartition("\n")[0]  # a kill cuts the last row
+            for row in csv.DictReader(whole.splitlines()):
+                step = row.pop("step", None)
+                row.pop("epoch", None)
+                for name, value in row.items() if step else ():
+                    if value:
+                        curves.setdefault(name, {})[int(step)] = float(value)
+        except (ValueError, TypeError) as error:
+            raise ValueError(f"{path} is damaged: {error}") from error
     return {name: sorted(points.items()) for name, points in curves.items()}
 
 

@@ -2,11 +2,13 @@
 
 import contextlib
 import os
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
+import yaml
 from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from omegaconf import DictConfig
@@ -19,13 +21,16 @@ CONF = str(Path(__file__).resolve().parents[1] / "conf")
 
 
 def check_choices(arguments: Sequence[str]) -> None:
-    """Refuse a stage, cascade, data, … that has no config, naming those that there are.
+    """Refuse a stage, cascade, data, … that has no config, naming those that there are; and a name.
 
     Raises:
         SystemExit: with the message for the user.
     """
     for argument in arguments:
         group, _, choices = argument.partition("=")
+        if group == "name":  # before Hydra makes its folder
+            with explained():
+                check_name(choices[1:-1] if choices[:1] in ("'", '"') else yaml.safe_load(choices))
         if group not in GROUPS or choices == "null":
             continue
         folder = Path(CONF) / group
@@ -39,6 +44,24 @@ def check_choices(arguments: Sequence[str]) -> None:
                 raise SystemExit(f"{group}={choice}: no such {group}; there are {', '.join(known)}")
 
 
+def check_name(name: object) -> None:
+    """Refuse a name that is no folder's below the stage's, or that a shell or a glob would read.
+
+    Raises:
+        ValueError: saying which are names.
+    """
+    if not isinstance(name, str):
+        raise ValueError(
+            f"name={name!r} is read as {type(name).__name__}, not as text; put it in quotes: "
+            "\"name='…'\""
+        )
+    if not re.fullmatch(r"[\w.+=,-]+(/[\w.+=,-]+)*", name) or {".", ".."} & set(name.split("/")):
+        raise ValueError(
+            f"name={name!r}: a run's name is of letters, digits and _ . + = , - with / between "
+            "folders; choose another NAME=…"
+        )
+
+
 @contextlib.contextmanager
 def explained() -> Iterator[None]:
     """A user's mistake ends in its message alone; HYDRA_FULL_ERROR=1 shows where it was found.
@@ -48,7 +71,7 @@ def explained() -> Iterator[None]:
     """
     try:
         yield
-    except (ValueError, FileNotFoundError, InstantiationException) as error:
+    except (ValueError, OSError, InstantiationException) as error:
         if os.environ.get("HYDRA_FULL_ERROR") == "1":
             raise
         told = error.__cause__ if isinstance(error, InstantiationException) else error

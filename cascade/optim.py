@@ -257,6 +257,8 @@ class WarmupDecay:
                 f"learning rate: {warmup_steps} steps of warm-up and {decay_steps} of decay do not "
                 f"fit in {total_steps}; set decay_steps to {total_steps} at most, or leave it out"
             )
+        if not 0 <= final <= 1:
+            raise ValueError(f"learning rate: final must be a share from 0 to 1, got {final}")
         self.warmup_steps, self.total_steps, self.decay = warmup_steps, total_steps, decay
         self.decay_steps, self.final = decay_steps, final
 
@@ -280,8 +282,8 @@ def _check(
         ValueError: a rate is no number from 0 up, or a share of the past is not in [0, 1).
     """
     for name, rate in (rates or {}).items():
-        if not 0 <= rate < math.inf:
+        if not (isinstance(rate, int | float) and 0 <= rate < math.inf):
             raise ValueError(f"optimizer: {name} must be a number from 0 up, got {rate}")
     for name, share in (shares or {}).items():
-        if not 0 <= share < 1:
+        if not (isinstance(share, int | float) and 0 <= share < 1):
             raise ValueError(f"optimizer: {name} must be at least 0 and below 1, got {share}")

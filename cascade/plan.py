@@ -21,7 +21,7 @@ from cascade.checkpoint.origin import commit
 from cascade.doctor import page
 from cascade.doctor.checkup import checkup
 from cascade.doctor.record import Record
-from cascade.entry import CONF, check_choices, explained, open_data
+from cascade.entry import CONF, check_choices, check_name, explained, open_data
 from cascade.shrink import resolved
 from cascade.whole import write_whole
 
@@ -70,6 +70,7 @@ def write(record: Record, folder: Path) -> Path:
 @explained()
 def main(cfg: DictConfig) -> None:
     """The command line."""
+    check_name(cfg.name)
     config = resolved(cfg)
     stage = HydraConfig.get().runtime.choices["stage"]
     run = Path(cfg.paths.runs) / stage / cfg.name

@@ -48,7 +48,8 @@ def unheard(cfg: DictConfig, overrides: Sequence[str]) -> list[str]:
     if not cfg.shrink:
         return []
     small = OmegaConf.create({"stage": _small(cfg)})
-    pairs = [(override, override.partition("=")[0].lstrip("+")) for override in overrides]
+    keys = [override.partition("=")[0].lstrip("+").rpartition("@")[2] for override in overrides]
+    pairs = zip(overrides, keys, strict=True)
     return [
         f"{override} is not heard: shrink makes it {OmegaConf.select(small, key)}"
         for override, key in pairs

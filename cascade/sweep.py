@@ -21,7 +21,7 @@ from cascade import launch
 from cascade.comparison.find import below, find
 from cascade.comparison.page import write_page
 from cascade.comparison.table import plain
-from cascade.entry import CONF, check_choices
+from cascade.entry import CONF, check_choices, explained
 
 log = logging.getLogger(__name__)
 
@@ -172,7 +172,8 @@ def main() -> None:
     try:
         import_module(f"cascade.{sweep.task}").main()
     finally:
-        conclude(sweep, shown)
+        with explained():
+            conclude(sweep, shown)
 
 
 if __name__ == "__main__":

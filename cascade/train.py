@@ -8,7 +8,6 @@ import contextlib
 import logging
 import os
 import platform
-import re
 import sys
 import warnings
 from pathlib import Path
@@ -23,7 +22,7 @@ from omegaconf import DictConfig
 from cascade import launch, slurm
 from cascade.bundle import final_loss, load_weights, read_stage, save_bundle
 from cascade.callbacks.checkpoints import Checkpoints
-from cascade.callbacks.ema import averages
+from cascade.callbacks.ema import EMA, averages
 from cascade.callbacks.probe import Probe
 from cascade.callbacks.progress import Progress
 from cascade.checkpoint import wandb
@@ -31,7 +30,7 @@ from cascade.checkpoint.folder import choose
 from cascade.checkpoint.origin import commit
 from cascade.checkpoint.record import check_fits, keep_config
 from cascade.checkpoint.state_file import StateFile
-from cascade.entry import CONF, check_choices, explained, open_data
+from cascade.entry import CONF, check_choices, check_name, explained, open_data
 from cascade.lock import locked
 from cascade.parallel.ranks import is_first
 from cascade.shrink import resolved, unheard
@@ -77,23 +76,6 @@ def train(cfg: DictConfig, run: Path) -> float | None:
     return final_loss(run)
 
 
-def check_name(name: object) -> None:
-    """Refuse a name that is no folder's below the stage's, or that a shell or a glob would read.
-
-    Raises:
-        ValueError: saying which are names.
-    """
-    if not isinstance(name, str):
-        raise ValueError(
-            f"name={name!r} is read as a {type(name).__name__}; put it in quotes: \"name='…'\""
-        )
-    if not re.fullmatch(r"[\w.+=,-]+(/[\w.+=,-]+)*", name) or {".", ".."} & set(name.split("/")):
-        raise ValueError(
-            f"name={name!r}: a run's name is of letters, digits and _ . + = , - with / between "
-            "folders; choose another NAME=…"
-        )
-
-
 def alone(run: Path) -> contextlib.AbstractContextManager[None]:
     """The run's folder for this process and its ranks; the comparison's look is waited for.
 
@@ -126,7 +108,12 @@ def _train(cfg: DictConfig, config: dict[str, Any], run: Path) -> bool:
     checkpoints.begin(config=config, wandb_id=wandb.known(run), resumed=checkpoint)
     state = None if checkpoint is None else checkpoint.state
     trainer.fit(stage, data, ckpt_path=state, weights_only=True)
-    if trainer.global_step < config["stage"]["train"]["steps"]:
+    if trainer.global_step < (steps := config["stage"]["train"]["steps"]):
+        if trainer.global_step >= trainer.max_steps >= 0:
+            log.info(
+                "trainer.max_steps=%d is reached; %d steps end the run", trainer.max_steps, steps
+            )
+            return False
         log.info("stopped at step %d; the same command goes on", trainer.global_step)
         slurm.requeue()
         return False
@@ -146,7 +133,15 @@ def _train(cfg: DictConfig, config: dict[str, Any], run: Path) -> bool:
 
 
 def open_trainer(config: dict[str, Any], run: Path) -> tuple[pl.Trainer, Checkpoints]:
-    """The trainer of a run's folder, and the one of its callbacks that saves: the first."""
+    """The trainer of a run's folder, and the one of its callbacks that saves: the first.
+
+    Raises:
+        ValueError: what a run cannot be without is missing, or a number of the trainer's is none.
+    """
+    for name in ("accumulate_grad_batches", "log_every_n_steps", "val_check_interval"):
+        value = config["trainer"].get(name, 1)
+        if not (isinstance(value, int | float) and value > 0):
+            raise ValueError(f"trainer.{name} must be above 0, got {value}")
     callbacks = [hydra.utils.instantiate(c, _convert_="all") for c in config["callbacks"].values()]
     first = (Checkpoints, Probe)  # they see the weights before another lends its averages
     if config["trainer"].get("enable_progress_bar", True):
@@ -154,6 +149,8 @@ def open_trainer(config: dict[str, Any], run: Path) -> tuple[pl.Trainer, Checkpo
     callbacks.sort(key=lambda callback: [not isinstance(callback, kind) for kind in first])
     if not isinstance(callbacks[0], Checkpoints):
         raise ValueError("callbacks.checkpoint: a run cannot be without; save less often instead")
+    if not any(isinstance(callback, EMA) for callback in callbacks):
+        raise ValueError("callbacks.ema: a run cannot be without, for its bundle is an average")
     if not wandb.has_key():
         os.environ.setdefault("WANDB_MODE", "offline")
     trainer: pl.Trainer = hydra.utils.instantiate(

@@ -59,7 +59,7 @@ def keep_rows(path: Path, *, before: int) -> None:
 def _step_of(line: bytes) -> float:
     try:
         return float(json.loads(line)["step"]) if line.endswith(b"\n") else math.inf
-    except ValueError:
+    except (ValueError, TypeError, KeyError):
         return math.inf
 
 

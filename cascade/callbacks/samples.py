@@ -32,6 +32,11 @@ class Samples(pl.Callback):
     """
 
     def __init__(self, *, every_n_steps: int, count: int, steps: int | None = None) -> None:
+        if every_n_steps < 1 or count < 1:
+            raise ValueError(
+                f"samples: every_n_steps and count must be at least 1, got {every_n_steps} and "
+                f"{count}; to make none, ARGS='~callbacks.samples'"
+            )
         self.every_n_steps, self.count, self.steps = every_n_steps, count, steps
         self._batch: dict[str, Any] | None = None
         #: Seconds that sampling has taken, which are no training.

@@ -5,6 +5,7 @@ What lasts beside batches (samples, a save) gives its own signs of life by `aliv
 
 import faulthandler
 import logging
+import math
 import os
 import socket
 import threading
@@ -40,8 +41,11 @@ class Watchdog(pl.Callback):
         first_hang_s: float | None = None,
         others_s: float = 10.0,
     ) -> None:
-        if hang_s is not None and hang_s <= 0:
-            raise ValueError(f"watchdog: hang_s must be positive or null, got {hang_s:g}")
+        for name, value in {"hang_s": hang_s, "first_hang_s": first_hang_s}.items():
+            if value is not None and not 0 < value < math.inf:
+                raise ValueError(f"watchdog: {name} must be positive or null, got {value:g}")
+        if not 0 <= others_s < math.inf:
+            raise ValueError(f"watchdog: others_s must be a number from 0 up, got {others_s:g}")
         self.hang_s, self.first_hang_s, self.others_s = hang_s, first_hang_s, others_s
         self._place, self._beat, self._limit = "", 0.0, 0.0
         self._over = threading.Event()

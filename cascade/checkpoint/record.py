@@ -74,7 +74,7 @@ def keep_config(run: Path, config: dict[str, Any]) -> None:
         check_config(run, config)
     elif is_first():
         path, mine = run / "config.json", numbers(config)
-        if path.is_file() and json.loads(path.read_text()) != mine:
+        if path.is_file() and _config_in(path) != mine:
             _put_away(run)
         write_whole(path, json.dumps(mine, indent=2, ensure_ascii=False).encode())
 
@@ -102,7 +102,18 @@ def check_config(run: Path, config: Mapping[str, Any]) -> None:
         ConfigChangedError: naming every difference and the ways out.
     """
     if begun(run):
-        refuse_change(run, json.loads((run / "config.json").read_text()), numbers(config))
+        refuse_change(run, _config_in(run / "config.json"), numbers(config))
+
+
+def _config_in(path: Path) -> dict[str, Any]:
+    try:
+        config: dict[str, Any] = json.loads(path.read_text())
+    except ValueError as error:
+        raise ValueError(
+            f"{path} is damaged ({error}); each checkpoint's manifest.json has the same config: "
+            "put it there, or choose another NAME=…"
+        ) from error
+    return config
 
 
 def refuse_change(run: Path, old: dict[str, Any], new: dict[str, Any]) -> None:

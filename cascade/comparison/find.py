@@ -44,7 +44,16 @@ def read_local(place: str) -> list[Record]:
     legs = [leg for path in paths if not is_run(path) for leg in legs_in(path)]
     if not folders and not legs:
         raise ValueError(f"{place}: no run there, nor below it")
-    return [*(read_folder(folder) for folder in folders), *(read_offline(legs) if legs else [])]
+    return [*(_read(folder) for folder in folders), *(read_offline(legs) if legs else [])]
+
+
+def _read(folder: Path) -> Record:
+    """The run in a folder; of one that is damaged, what is wrong with it."""
+    try:
+        return read_folder(folder)
+    except (ValueError, TypeError, AttributeError, KeyError) as error:
+        told = f"{folder}: {error!r}" if not isinstance(error, ValueError) else str(error)
+        return Record(name=str(folder), source=str(folder), state="damaged", error=told)
 
 
 def natural(path: Path) -> list[tuple[bool, float, str]]:

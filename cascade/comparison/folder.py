@@ -48,7 +48,14 @@ def read_folder(folder: Path) -> Record:
 def read_config(folder: Path) -> dict[str, Any]:
     """The flat config; empty where the run never came so far."""
     path = folder / "config.json"
-    return flat(json.loads(path.read_text())) if path.is_file() else {}
+    return flat(_json_in(path)) if path.is_file() else {}
+
+
+def _json_in(path: Path) -> Any:
+    try:
+        return json.loads(path.read_text())
+    except ValueError as error:
+        raise ValueError(f"{path} is damaged: {error}") from error
 
 
 def finished(folder: Path) -> bool:
@@ -141,6 +148,6 @@ def read_figures(folder: Path) -> dict[str, float]:
         return {}
     return {
         f"{stage}/{name}": float(share["share"])
-        for stage, found in json.loads(path.read_text()).items()
+        for stage, found in _json_in(path).items()
         for name, share in found["shares"].items()
     }

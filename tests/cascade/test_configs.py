@@ -139,7 +139,10 @@ def test_a_crop_is_wider_than_what_a_pixel_sees(stage):
 
 
 def test_what_a_shrunk_stage_does_not_hear_is_told():
-    asked = ["stage.net.width=128", "stage.train.optimizer.muon_lr=0.1", "seed=3", "debug=smoke"]
+    heard = ["stage.train.optimizer.muon_lr=0.1", "seed=3", "debug=smoke"]
+    asked = ["text@stage.text=t5", "stage.net.width=128", *heard]
     cfg = compose("train", overrides=["stage=demo/base", *asked])
-    assert unheard(cfg, asked) == ["stage.net.width=128 is not heard: shrink makes it 64"]
+    text, width = unheard(cfg, asked)
+    assert text.startswith("text@stage.text=t5 is not heard: shrink makes it {")
+    assert width == "stage.net.width=128 is not heard: shrink makes it 64"
     assert unheard(compose("train", overrides=["stage=demo/base"]), asked) == []

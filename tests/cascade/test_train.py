@@ -9,17 +9,19 @@ import sys
 import time
 from pathlib import Path
 
+import hydra
 import pytest
 import torch
+from hydra import compose, initialize_config_dir
 from hydra.errors import HydraException, InstantiationException
+from omegaconf import OmegaConf
 from safetensors.torch import load_file
 
 import cascade.train
 from cascade.bundle import load_stage, read_card
-from cascade.checkpoint.record import differences
+from cascade.checkpoint.record import differences, keep_config
 from cascade.curves import read_curves
-from cascade.entry import check_choices
-from cascade.train import check_name
+from cascade.entry import CONF, check_choices, check_name
 from data.worlds.write import make_shapes
 
 STEPS = 8
@@ -273,6 +275,50 @@ def test_a_name_that_is_no_folder_of_its_own_is_refused(name):
 def test_a_name_that_is_read_as_no_text_is_refused(name):
     with pytest.raises(ValueError, match="put it in quotes"):
         check_name(name)
+
+
+def test_a_name_is_refused_before_it_has_a_folder():
+    check_choices(["name='1'", "name=lr/x=0.1", "name=wide"])
+    for argument in ("name=1", "name=null", "name='../out'"):
+        with pytest.raises(SystemExit, match="name="):
+            check_choices([argument])
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("~callbacks.ema", "callbacks.ema: a run cannot be without"),
+        ("~callbacks.checkpoint", "callbacks.checkpoint: a run cannot be without"),
+        ("trainer.accumulate_grad_batches=0", "accumulate_grad_batches must be above 0, got 0"),
+        ("trainer.val_check_interval=0", "val_check_interval must be above 0, got 0"),
+        ("trainer.log_every_n_steps=-1", "log_every_n_steps must be above 0, got -1"),
+        ("callbacks.samples.every_n_steps=0", "every_n_steps and count must be at least 1"),
+        ("callbacks.watchdog.hang_s=nan", "hang_s must be positive or null, got nan"),
+        ("+stage.train.lr_factor.final=-5", "final must be a share from 0 to 1, got -5"),
+    ],
+)
+def test_settings_that_train_nothing_are_refused_before_the_first_step(override, message, tmp_path):
+    with initialize_config_dir(version_base="1.3", config_dir=CONF):
+        cfg = compose("train", overrides=["stage=demo/base", "debug=smoke", "logger=[]", override])
+    config = {
+        name: OmegaConf.to_container(cfg[name], resolve=True)
+        for name in ("stage", "callbacks", "trainer")
+    }
+
+    def begin():
+        stage = hydra.utils.instantiate(config["stage"], _convert_="all")
+        stage.configure_model()
+        stage.recipe.optimizer(stage.net)
+        cascade.train.open_trainer(config | {"logger": {}}, tmp_path)
+
+    with pytest.raises((ValueError, InstantiationException), match=message):
+        begin()
+
+
+def test_a_damaged_config_is_named_with_the_way_out(tmp_path):
+    (tmp_path / "config.json").write_text('{"step": 1')
+    with pytest.raises(ValueError, match=r"config\.json is damaged .*; each checkpoint's manifest"):
+        keep_config(tmp_path, {"data": {}})
 
 
 def test_differences_name_every_key():

@@ -213,3 +213,8 @@ def test_rows_hold_no_bare_nan_and_none_of_a_step_that_is_done_again(tmp_path):
     assert json.loads(first) == {"step": 1, "loss": None, "samples": [["a", None]]}
     keep_rows(path, before=2)
     assert path.read_text() == first + "\n"
+    path.write_text(
+        '1\n{}\n[]\n{"step": null}\n' + first + "\n"
+    )  # a damaged file keeps nobody from going on
+    keep_rows(path, before=2)
+    assert path.read_text() == first + "\n"

@@ -84,6 +84,28 @@ def test_a_sweeps_folder_gives_its_runs_and_how_each_ended(crossed, tmp_path):
         assert read_folder(crossed / "target=v,max_t=1.0").state == "running"
 
 
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("config.json", '{"a": '),
+        ("metrics/version_0/metrics.csv", "step,train/loss\nabc,1\n\n"),
+        ("metrics/version_0/metrics.csv", "step,train/loss\n1,1,2,3\n\n"),
+        ("evaluation.json", '{"base"'),
+        ("samples/00000001/captions.json", "[]"),
+    ],
+)
+def test_a_damaged_run_is_named_and_the_others_are_shown(crossed, tmp_path, name, text):
+    path = crossed / "target=x,max_t=0.5" / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text)
+    records = {r.name: r for r in find(str(crossed), scratch=tmp_path)}
+    assert len(records) == 4
+    damaged = records["target=x,max_t=0.5"]
+    assert damaged.state == "damaged"
+    assert "target=x,max_t=0.5" in damaged.error
+    assert records["target=x,max_t=1.0"].state == "finished"
+
+
 def test_globs_and_several_places_give_each_run_once(crossed, tmp_path):
     several = find(f"'{crossed}/target=x*' {crossed} {crossed}/*1.0", scratch=tmp_path)
     assert len(several) == 4
