@@ -26,10 +26,11 @@ def check_choices(arguments: Sequence[str]) -> None:
     Raises:
         SystemExit: with the message for the user.
     """
+    one_run = not {"-m", "--multirun"} & {*arguments}
     for argument in arguments:
         group, _, choices = argument.partition("=")
-        if group == "name":  # before Hydra makes its folder
-            with explained():
+        if group == "name" and one_run and "${" not in choices:  # before Hydra makes its folder
+            with explained(), contextlib.suppress(yaml.YAMLError):  # what is no value, Hydra tells
                 check_name(choices[1:-1] if choices[:1] in ("'", '"') else yaml.safe_load(choices))
         if group not in GROUPS or choices == "null":
             continue

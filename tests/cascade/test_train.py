@@ -278,7 +278,8 @@ def test_a_name_that_is_read_as_no_text_is_refused(name):
 
 
 def test_a_name_is_refused_before_it_has_a_folder():
-    check_choices(["name='1'", "name=lr/x=0.1", "name=wide"])
+    check_choices(["name='1'", "name=lr/x=0.1", "name=wide", "name=${oc.env:HOME}", "name=[a"])
+    check_choices(["--multirun", "name='a','b'"])
     for argument in ("name=1", "name=null", "name='../out'"):
         with pytest.raises(SystemExit, match="name="):
             check_choices([argument])
