@@ -22,6 +22,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from cascade.outline import TooManyError, build, differences, shapes_in, shapes_of
+from cascade.whole import read_json
 
 FORMAT = 1
 WEIGHTS, STAGE, CARD, CASCADE = "model.safetensors", "stage.yaml", "card.json", "cascade.yaml"
@@ -136,11 +137,7 @@ def _replacing(folder: Path) -> Iterator[Path]:
 
 def read_card(folder: Path) -> dict[str, Any]:
     """The bundle's card."""
-    path = Path(folder) / CARD
-    try:
-        card: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise BundleError(f"{path} is damaged: {error}") from error
+    card: dict[str, Any] = read_json(Path(folder) / CARD)
     return card
 
 

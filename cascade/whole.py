@@ -1,9 +1,11 @@
-"""Files that appear whole or not at all, whatever is killed, and whoever reads or writes beside."""
+"""Files that appear whole or not at all, whatever is killed; what is damaged is named."""
 
 import contextlib
+import json
 import secrets
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 
 @contextlib.contextmanager
@@ -22,3 +24,15 @@ def write_whole(path: Path, data: bytes) -> None:
     """Write these bytes as a file."""
     with replacing(path) as part:
         part.write_bytes(data)
+
+
+def read_json(path: Path, *, out: str = "") -> Any:
+    """What a JSON file holds.
+
+    Raises:
+        ValueError: it is damaged; with `out`, the way out.
+    """
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path} is damaged: {error}{out}") from error

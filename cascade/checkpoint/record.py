@@ -11,7 +11,7 @@ from torch import nn
 
 from cascade.checkpoint.folder import Checkpoint, CheckpointError, folders
 from cascade.parallel.ranks import is_first
-from cascade.whole import write_whole
+from cascade.whole import read_json, write_whole
 
 log = logging.getLogger(__name__)
 
@@ -106,13 +106,9 @@ def check_config(run: Path, config: Mapping[str, Any]) -> None:
 
 
 def _config_in(path: Path) -> dict[str, Any]:
-    try:
-        config: dict[str, Any] = json.loads(path.read_text())
-    except ValueError as error:
-        raise ValueError(
-            f"{path} is damaged ({error}); each checkpoint's manifest.json has the same config: "
-            "put it there, or choose another NAME=…"
-        ) from error
+    same = "each checkpoint's manifest.json has the same config"
+    out = f"; {same}: put it there, or choose another NAME=…"
+    config: dict[str, Any] = read_json(path, out=out)
     return config
 
 

@@ -9,6 +9,7 @@ from typing import Any
 from cascade.comparison.record import Record, Videos, flat, numbered, steps_told
 from cascade.curves import read_curves
 from cascade.lock import is_locked
+from cascade.whole import read_json
 
 #: A program's last word before it failed: `error: …`, `ValueError: …`.
 ERROR = re.compile(r"^(?:\S+: )?(?:error|[\w.]*(?:Error|Exception|Interrupt))\b.*", re.IGNORECASE)
@@ -48,14 +49,7 @@ def read_folder(folder: Path) -> Record:
 def read_config(folder: Path) -> dict[str, Any]:
     """The flat config; empty where the run never came so far."""
     path = folder / "config.json"
-    return flat(_json_in(path)) if path.is_file() else {}
-
-
-def _json_in(path: Path) -> Any:
-    try:
-        return json.loads(path.read_text())
-    except ValueError as error:
-        raise ValueError(f"{path} is damaged: {error}") from error
+    return flat(read_json(path)) if path.is_file() else {}
 
 
 def finished(folder: Path) -> bool:
@@ -148,6 +142,6 @@ def read_figures(folder: Path) -> dict[str, float]:
         return {}
     return {
         f"{stage}/{name}": float(share["share"])
-        for stage, found in _json_in(path).items()
+        for stage, found in read_json(path).items()
         for name, share in found["shares"].items()
     }

@@ -318,7 +318,9 @@ def test_settings_that_train_nothing_are_refused_before_the_first_step(override,
 
 def test_a_damaged_config_is_named_with_the_way_out(tmp_path):
     (tmp_path / "config.json").write_text('{"step": 1')
-    with pytest.raises(ValueError, match=r"config\.json is damaged .*; each checkpoint's manifest"):
+    with pytest.raises(
+        ValueError, match=r"config\.json is damaged: .*; each checkpoint's manifest"
+    ):
         keep_config(tmp_path, {"data": {}})
 
 
