@@ -20,6 +20,7 @@ from omegaconf import DictConfig, OmegaConf
 from cascade.entry import CONF, check_choices, explained, open_data
 from cascade.flops import device_peak, measured_matmul_peak, parameter_count, training_flops
 from cascade.grid import Grid
+from cascade.stage import TrainableStage
 
 log = logging.getLogger(__name__)
 
@@ -40,7 +41,7 @@ def timed(work: Callable[[], Any], device: torch.device) -> float:
     return time.perf_counter() - began
 
 
-def training_batch(stage: Any, grid: Grid, size: int) -> dict[str, Any]:
+def training_batch(stage: TrainableStage, grid: Grid, size: int) -> dict[str, Any]:
     """A batch of noise in the loader's form."""
     shape = (size, 3, *grid.shape)
     return {
@@ -57,7 +58,7 @@ def bench(cfg: DictConfig) -> dict[str, Any]:
     """Every figure of the stage that `cfg` names."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     config: Any = OmegaConf.to_container(cfg, resolve=True)
-    stage = hydra.utils.instantiate(config["stage"], _convert_="all")
+    stage: TrainableStage = hydra.utils.instantiate(config["stage"], _convert_="all")
     stage.configure_model()
     stage.to(device)
     recipe = stage.recipe
@@ -70,12 +71,12 @@ def bench(cfg: DictConfig) -> dict[str, Any]:
 
     def step() -> None:
         with torch.autocast(device.type, dtype=dtype, enabled=dtype != torch.float32):
-            loss = stage.losses(batch, purpose="bench")[0].mean()
+            loss = stage.losses(batch, purpose="bench").loss.mean()
         loss.backward()
         optimizer.step()
         optimizer.zero_grad()
 
-    low = stage.reduce(torch.zeros(1, 3, *stage.target.shape, device=device))
+    low = stage.kind.reduce(torch.zeros(1, 3, *stage.target.shape, device=device))
 
     def sample() -> None:
         stage.sample(
@@ -97,7 +98,7 @@ def bench(cfg: DictConfig) -> dict[str, Any]:
             seconds = timed(one, device)
             if turn >= cfg.bench.warmup:
                 times[name].append(seconds)
-    counted = training_flops(lambda: stage.losses(batch, purpose="bench")[0].mean())
+    counted = training_flops(lambda: stage.losses(batch, purpose="bench").loss.mean())
     step_s = statistics.median(times["training_step_s"])
     peak = device_peak(device, dtype) or measured_matmul_peak(device, dtype)
     return {

@@ -1,13 +1,12 @@
 """A trained stage on disk, and a cascade of them. Loading executes nothing that came as data.
 
 A bundle is a folder: `model.safetensors` (the averaged weights), `stage.yaml` (a format number and
-what sampling needs, no paths), `card.json` (commit, data, steps, EMA width, figures). A cascade
-bundle is a folder of bundles with `cascade.yaml`: their order, and how each is sampled.
+what sampling needs, its parts by their public names), `card.json` (commit, data, steps, EMA width,
+figures). A cascade bundle is a folder of bundles with `cascade.yaml`: their order, and the sampling
+settings of each.
 """
 
 import contextlib
-import importlib
-import inspect
 import json
 import math
 import re
@@ -22,15 +21,14 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from cascade.outline import TooManyError, build, differences, shapes_in, shapes_of
+from cascade.parts import UnknownPartError, located, named
 from cascade.whole import read_json
 
-FORMAT = 1
+FORMAT = 2
 WEIGHTS, STAGE, CARD, CASCADE = "model.safetensors", "stage.yaml", "card.json", "cascade.yaml"
-#: The only modules whose classes a bundle may name; functions are never called.
-_ROOMS = re.compile(r"(cascade\.(grid|text|t5|codec|nn\.\w+|diffusion\.\w+)|stages\.\w+)")
-
-
-#: What a cascade may say of how a stage is sampled.
+#: The parts of a stage's config that only training needs.
+TRAINING = ("train", "objective")
+#: The settings of a stage's sampling that a cascade may choose.
 SAMPLING = ("steps", "guidance_scale", "low_logsnr")
 
 
@@ -38,41 +36,37 @@ class BundleError(ValueError):
     """A bundle that cannot be used, with the reason and the way out."""
 
 
-def check_targets(node: Any, *, where: str) -> None:
-    """Refuse what a bundle's YAML must not hold.
-
-    Every `_target_` must be a class defined (not merely importable) in one of the modules that a
-    stage is made of, and nothing may be interpolated.
+def check_values(node: Any, *, where: str) -> None:
+    """Refuse values that a bundle's YAML must not hold: interpolations, and requests to download.
 
     Raises:
-        BundleError: naming the place and the target.
+        BundleError: naming the place and the value.
     """
     if isinstance(node, Mapping):
         for name, value in node.items():
-            if name == "_target_":
-                _check_target(value, where=where)
             if name == "download" and value:
                 raise BundleError(f"{where}: a bundle may not ask for a download")
-            check_targets(value, where=f"{where}.{name}")
+            check_values(value, where=f"{where}.{name}")
     elif isinstance(node, Sequence) and not isinstance(node, str):
         for i, value in enumerate(node):
-            check_targets(value, where=f"{where}[{i}]")
+            check_values(value, where=f"{where}[{i}]")
     elif isinstance(node, str) and "${" in node:
         raise BundleError(f"{where}: a bundle may not interpolate, but says {node!r}")
 
 
-def _check_target(target: Any, *, where: str) -> None:
-    refused = f"{where}: a bundle may only build the parts of a stage that Cascade defines, not "
-    refused += repr(target)
-    module, _, name = target.rpartition(".") if isinstance(target, str) else ("", "", "")
-    if not _ROOMS.fullmatch(module):
-        raise BundleError(refused)
+def to_parts(config: Mapping[str, Any], *, where: str) -> Any:
+    """A stage's config as a bundle records it: its parts by their public names.
+
+    Raises:
+        BundleError: it names a class that is not a part of a stage.
+    """
+    check_values(config, where=where)
+    plain = named(config)
     try:
-        found = getattr(importlib.import_module(module), name)
-    except (ImportError, AttributeError) as error:
-        raise BundleError(f"{where}: this version of Cascade has no {target!r}") from error
-    if not inspect.isclass(found) or found.__module__ != module:
-        raise BundleError(refused)
+        located(plain, where=where)
+    except UnknownPartError as error:
+        raise BundleError(str(error)) from error
+    return plain
 
 
 def save_bundle(
@@ -84,7 +78,7 @@ def save_bundle(
 ) -> Path:
     """Write a bundle, whole or not at all; `stage` is the stage's plain config.
 
-    What only training needs is left out of it: `train`, and where stored embeddings lie.
+    Only what sampling needs is kept: not `train`, `objective` and the place of stored embeddings.
     """
     folder = Path(folder)
     spoiled = [name for name, value in weights.items() if not value.isfinite().all()]
@@ -93,13 +87,13 @@ def save_bundle(
             f"{folder}: {len(spoiled)} weights are not finite ({spoiled[0]}, …), so nothing was "
             f"saved; go back to an earlier checkpoint, or train with a lower rate"
         )
-    config = {name: value for name, value in stage.items() if name != "train"}
+    config = {name: value for name, value in stage.items() if name not in TRAINING}
     text = {name: value for name, value in config.get("text", {}).items() if name != "embeddings"}
     config |= {"text": text} if text else {}
-    check_targets(config, where=STAGE)
+    parts = to_parts(config, where=STAGE)
     with _replacing(folder) as part:
         save_file({k: v.detach().cpu().contiguous() for k, v in weights.items()}, part / WEIGHTS)
-        text = yaml.safe_dump({"format": FORMAT, "stage": config}, sort_keys=False)
+        text = yaml.safe_dump({"format": FORMAT, "stage": parts}, sort_keys=False)
         (part / STAGE).write_text(text, encoding="utf-8")
         (part / CARD).write_text(json.dumps(card, indent=2) + "\n", encoding="utf-8")
     return folder
@@ -161,13 +155,18 @@ def read_stage(folder: Path) -> dict[str, Any]:
     if not isinstance(content, dict) or content.get("format") != FORMAT:
         found = content.get("format") if isinstance(content, dict) else None
         raise BundleError(
-            f"{folder / STAGE}: format {found!r}, but this Cascade reads format {FORMAT}"
+            f"{folder / STAGE}: has format {found!r}, but this Cascade reads format {FORMAT}; "
+            "train the stage again: make train STAGE=…"
         )
     stage = content.get("stage")
     if not isinstance(stage, dict):
         raise BundleError(f"{folder / STAGE}: holds no stage")
-    check_targets(stage, where=str(folder / STAGE))
-    return stage
+    check_values(stage, where=str(folder / STAGE))
+    try:
+        config: dict[str, Any] = located(stage, where=str(folder / STAGE))
+    except UnknownPartError as error:
+        raise BundleError(str(error)) from error
+    return config
 
 
 def load_stage(folder: str | Path) -> nn.Module:

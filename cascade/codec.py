@@ -1,17 +1,37 @@
 """Where a stage diffuses: in pixels, or in the latents of a trained video autoencoder."""
 
+import math
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 
+from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor, nn
 
 
 class Codec(nn.Module, ABC):
-    """A map between pixels in [-1, 1] and what a stage's network sees."""
+    """A map between pixels in [-1, 1] and the latents that a stage diffuses."""
 
     channels: int
-    #: How many (frames, rows, columns) of pixels one latent position stands for.
+    #: The (frames, rows, columns) of pixels that one latent position stands for.
     factor: tuple[int, int, int]
+
+    @property
+    def cell(self) -> int:
+        """Pixels per latent position."""
+        return math.prod(self.factor)
+
+    def shape(self, pixels: Sequence[int]) -> tuple[int, int, int]:
+        """The latent (frames, height, width) of a video of (frames, height, width) pixels."""
+        frames, height, width = (
+            side // factor for side, factor in zip(pixels, self.factor, strict=True)
+        )
+        return frames, height, width
+
+    def fold(self, mask: Float[Tensor, "b 1 f h w"]) -> Float[Tensor, "b m f2 h2 w2"]:
+        """A mask of pixels on the latent grid: one channel per pixel of a latent position."""
+        t, h, w = self.factor
+        return rearrange(mask, "b 1 (f t) (y h) (x w) -> b (t h w) f y x", t=t, h=h, w=w)
 
     @abstractmethod
     def encode(self, x: Float[Tensor, "b 3 f h w"]) -> Float[Tensor, "b c f2 h2 w2"]:

@@ -14,6 +14,7 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig
 
 from cascade.pipeline import Cascade
+from cascade.stage import Stage
 
 #: Whose choices are looked for before Hydra does.
 GROUPS = ("stage", "cascade", "data", "experiment", "cluster")
@@ -79,7 +80,7 @@ def explained() -> Iterator[None]:
         raise SystemExit(f"error: {told or error}") from error
 
 
-def open_data(config: Mapping[str, Any], stage: Any) -> Any:
+def open_data(config: Mapping[str, Any], stage: Stage) -> Any:
     """The data module of a plain config, for the stage that it feeds."""
     return instantiate(
         config["data"], multiple=stage.multiple, fetch=stage.text.ahead(), _convert_="all"

@@ -20,6 +20,7 @@ from rich.progress import track
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from cascade.checkpoint.origin import commit
 from cascade.entry import CONF, check_choices, explained, open_cascade
 from cascade.eval.following import Following, following
 from cascade.pipeline import Cascade
@@ -27,26 +28,33 @@ from cascade.video import to_uint8
 from cascade.whole import replacing
 
 log = logging.getLogger(__name__)
+#: The parts of a stage that its videos depend on, beside its weights.
+PARTS = ("name", "kind", "target", "diffusion", "sampling", "augment", "codec", "text")
 
 
 def settings(part: Any) -> Any:
-    """A part of a stage as plain values: its class and what it was made with, all the way down."""
+    """A part of a stage as plain values: its class and its public attributes, recursively."""
+    if isinstance(part, Mapping):
+        return {str(name): settings(value) for name, value in sorted(part.items())}
     if hasattr(part, "__dict__"):
-        inner = {name: settings(value) for name, value in sorted(vars(part).items())}
+        public = {name: value for name, value in vars(part).items() if not name.startswith("_")}
+        inner = {name: settings(value) for name, value in sorted(public.items())}
         return {"class": type(part).__qualname__, **inner}
     return repr(part)
 
 
 def fingerprint(cascade: Cascade, prompts: Sequence[str], seed: int) -> str:
-    """A hash of all that the videos depend on: weights, sampling, prompts, seed."""
+    """A hash of everything the videos depend on: weights, parts, sampling, prompts, seed, code."""
     digest = hashlib.blake2b(digest_size=8)
     for stage in cascade.stages:
         for name, value in sorted(stage.state_dict().items()):
             digest.update(name.encode() + value.cpu().contiguous().numpy().tobytes())
-        parts = (stage.target, stage.sampling, stage.diffusion)
-        digest.update(json.dumps([settings(part) for part in parts]).encode())
-    told = [cascade.sampling, list(prompts), seed, str(cascade.dtype)]
-    digest.update(json.dumps(told, default=str).encode())
+        parts = [getattr(stage, name) for name in PARTS]
+        identity = stage.text.identity()
+        digest.update(json.dumps([[settings(part) for part in parts], identity]).encode())
+    call = [cascade.sampling, list(prompts), seed, str(cascade.dtype), cascade.device.type]
+    code = [torch.__version__, commit()]
+    digest.update(json.dumps([call, code], default=str).encode())
     return digest.hexdigest()
 
 

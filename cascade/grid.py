@@ -11,6 +11,14 @@ from dataclasses import dataclass
 
 
 @dataclass(frozen=True, kw_only=True)
+class Scale:
+    """How many times the frames (`time`), and the height and width (`space`), a stage multiplies."""
+
+    time: int = 1
+    space: int = 1
+
+
+@dataclass(frozen=True, kw_only=True)
 class Grid:
     """A sampling grid in time and space; `fps` is in frames per second."""
 

@@ -61,7 +61,12 @@ def normals(
     shape: Sequence[int],
     device: torch.device | str = "cpu",
 ) -> Float[Tensor, "b ..."]:
-    """Standard normal noise of `shape` per position, each from a generator of its own."""
+    """Standard normal noise of `shape` per position, each from a generator of its own.
+
+    On the `meta` device it has a shape and no values.
+    """
+    if torch.device(device).type == "meta":
+        return torch.empty(len(positions), *shape, device=device)
     return torch.stack(
         [
             torch.randn(*shape, generator=generator(seed, p, purpose, device), device=device)

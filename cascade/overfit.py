@@ -9,7 +9,7 @@ import logging
 import sys
 import tarfile
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
@@ -23,6 +23,7 @@ from cascade.callbacks.verdict import NotLearningError
 from cascade.entry import CONF, check_choices, explained
 from cascade.eval.fidelity import psnr
 from cascade.shrink import resolved
+from cascade.stage import TrainableStage
 from cascade.train import train
 from cascade.video import to_float, write_mp4
 from cascade.whole import replacing
@@ -52,17 +53,17 @@ def one_clip_shard(clip: Path, run: Path) -> Path:
 
 def judge(run: Path, batch: dict[str, Any], cfg: DictConfig) -> dict[str, float]:
     """PSNR of the clip that comes back, and of the plain way where there is one."""
-    stage: Any = load_stage(run / "bundle")
+    stage = cast(TrainableStage, load_stage(run / "bundle"))
     x = to_float(batch["video"])
     made = sample_like(stage, batch)
     write_mp4(run / "clip.mp4", x[0], fps=stage.target.fps)
     write_mp4(run / "back.mp4", made[0], fps=stage.target.fps)
-    low = stage.reduce(x)
+    low = stage.kind.reduce(x)
     if low is None:
         figures = {"psnr": float(psnr(made, x)), "wanted": cfg.min_psnr}
     else:
-        own = stage.made
-        plain = float(psnr(own(stage.plain(low)), own(x)))
+        own = stage.kind.own
+        plain = float(psnr(own(stage.kind.plain(low)), own(x)))
         figures = {"psnr": float(psnr(own(made), own(x))), "plain": plain}
         figures["wanted"] = max(cfg.min_psnr, plain + cfg.min_gain)
     return figures

@@ -1,7 +1,6 @@
 """One line per stage of a cascade, from the meta device: `python -m cascade.params`."""
 
 import sys
-from typing import Any
 
 import hydra
 import torch
@@ -12,9 +11,10 @@ from rich.console import Console
 from rich.table import Table
 
 from cascade.entry import CONF, check_choices
+from cascade.stage import TrainableStage
 
 
-def build_on_meta(choice: str) -> tuple[Any, int]:
+def build_on_meta(choice: str) -> tuple[TrainableStage, int]:
     """The stage of config `stage=<choice>` without memory for its weights, and their number."""
     if not GlobalHydra.instance().is_initialized():
         initialize_config_dir(version_base="1.3", config_dir=CONF)

@@ -10,7 +10,7 @@ batch.
 import contextlib
 import itertools
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -18,13 +18,16 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from jaxtyping import Float
-from torch import Tensor, nn
+from torch import Tensor
 
 from cascade.bundle import CASCADE, BundleError, load_stage, read_cascade
 from cascade.conditioning import Given, bring
 from cascade.diffusion.sampler import Step
 from cascade.grid import Grid
-from cascade.video import to_uint8
+from cascade.prompts import Encoded, Prompts, share_encoders
+from cascade.stage import Stage, Video
+from cascade.text import TextEncoder, TextFeatures
+from cascade.video import every, resize, to_uint8
 
 OutputType = Literal["pt", "np", "uint8"]
 
@@ -43,7 +46,7 @@ class Cascade:
 
     def __init__(
         self,
-        stages: Sequence[nn.Module],
+        stages: Sequence[Stage],
         *,
         sampling: Sequence[Mapping[str, Any]] | None = None,
         device: torch.device | str = "cpu",
@@ -55,18 +58,19 @@ class Cascade:
         Args:
             stages: in order, a base first.
             sampling: per stage, `steps`, `guidance_scale` and `low_logsnr`, where the cascade
-                says other than the stage.
+                differs from the stage.
             device: where the stages run.
             dtype: float32, or bfloat16/float16 for autocast.
-            offload: keep each stage on the CPU but while it runs.
+            offload: keep each stage, and each text encoder, on the CPU except while it runs.
 
         Raises:
             ValueError: the stages do not meet.
         """
-        self.stages: list[Any] = list(stages)
+        self.stages: list[Stage] = list(stages)
         self.sampling = list(sampling or [{} for _ in stages])
         self.device, self.dtype, self.offload = torch.device(device), dtype, offload
         check_chain(self.stages)
+        share_encoders(self.stages)
         for stage in self.stages:
             stage.eval().to("cpu" if offload else self.device)
 
@@ -95,7 +99,7 @@ class Cascade:
             sampling = [{} for _ in paths]
         if not paths:
             raise BundleError(f"{source}: a cascade needs at least a base stage, got none")
-        stages = [load_stage(path) for path in paths]
+        stages = [_load(path) for path in paths]
         return cls(stages, sampling=sampling, device=device, dtype=dtype, offload=offload)
 
     @classmethod
@@ -104,25 +108,36 @@ class Cascade:
         runs: str | Path,
         chain: Mapping[str, Any],
         *,
-        run: str = "default",
+        run: str | Mapping[str, str] = "default",
         **options: Any,
     ) -> "Cascade":
         """The cascade `chain` (name, stages, sampling) from the bundles of its training runs.
 
+        `run` is the name of every stage's run, or of each stage's by the stage's name; a stage
+        that is not named takes `default`.
+
         Raises:
+            ValueError: `run` names a stage that the cascade does not have.
             BundleError: a stage has no bundle yet; the message says how to train it.
         """
+        names = list(chain["stages"])
+        if not isinstance(run, str) and (unknown := sorted({*run} - {*names})):
+            raise ValueError(
+                f"run: cascade {chain['name']} has no stage {', '.join(unknown)}; "
+                f"its stages are {', '.join(names)}"
+            )
         paths = []
-        for name in chain["stages"]:
-            path = Path(runs) / chain["name"] / name / run / "bundle"
+        for name in names:
+            one = run if isinstance(run, str) else run.get(name, "default")
+            path = Path(runs) / chain["name"] / name / one / "bundle"
             if not path.is_dir():
                 raise BundleError(
                     f"stage {name} of cascade {chain['name']} is not trained: {path} is missing; "
-                    f"make train STAGE={name} CASCADE={chain['name']} NAME={run}"
+                    f"make train STAGE={name} CASCADE={chain['name']} NAME={one}"
                 )
             paths.append(path)
-        sampling = [dict(chain.get("sampling", {}).get(name, {})) for name in chain["stages"]]
-        return cls([load_stage(path) for path in paths], sampling=sampling, **options)
+        sampling = [dict(chain.get("sampling", {}).get(name, {})) for name in names]
+        return cls([_load(path) for path in paths], sampling=sampling, **options)
 
     def grids(self, *, frames: int | None, height: int | None, width: int | None) -> list[Grid]:
         """Each stage's grid when the *base* makes frames × height × width, or its target.
@@ -139,7 +154,8 @@ class Cascade:
         )
         grids = []
         for stage in self.stages:
-            grid = grid.scaled(time=stage.scale.time, space=stage.scale.space)
+            scale = stage.kind.scale
+            grid = grid.scaled(time=scale.time, space=scale.space)
             stage.check_grid(grid)
             grids.append(grid)
         return grids
@@ -147,9 +163,11 @@ class Cascade:
     @torch.inference_mode()
     def __call__(
         self,
-        prompt: str | Sequence[str],
+        prompt: str | Sequence[str] | None = None,
         negative_prompt: str | Sequence[str] | None = None,
         *,
+        prompt_embeds: TextFeatures | None = None,
+        negative_prompt_embeds: TextFeatures | None = None,
         num_inference_steps: int | Sequence[int] | None = None,
         guidance_scale: float | Sequence[float] | None = None,
         generator: torch.Generator | Sequence[torch.Generator] | None = None,
@@ -158,14 +176,20 @@ class Cascade:
         height: int | None = None,
         width: int | None = None,
         given: Given | None = None,
+        start: Video | None = None,
+        strength: float | None = None,
         batch_size: int | None = None,
         on_step: Callable[[str, Step], None] | None = None,
     ) -> CascadeOutput:
         """Videos for prompts.
 
+        A prompt is encoded once by each distinct text encoder, whatever the number of stages.
+
         Args:
             prompt: one, or one per video; the empty prompt asks for any video.
-            negative_prompt: what guidance leads away from, one for all or one per video.
+            negative_prompt: the prompt that guidance leads away from, one for all or one per video.
+            prompt_embeds: encoded prompts instead of `prompt`, for stages that share an encoder.
+            negative_prompt_embeds: encoded negative prompts, one per video.
             num_inference_steps: for every stage, or one per stage; the bundle's by default.
             guidance_scale: likewise.
             generator: one for all, or one per video. One for all draws each video's seed in turn,
@@ -176,6 +200,9 @@ class Cascade:
             height: of the base.
             width: of the base.
             given: frames and regions that the user fixed, on the last stage's grid.
+            start: videos on the last stage's grid to restyle: the base starts from them, noised
+                (SDEdit).
+            strength: diffusion time in (0, 1] that `start` is noised to; 1 keeps nothing of it.
             batch_size: how many videos at once; all by default.
             on_step: called with the stage's name and the step.
 
@@ -183,32 +210,30 @@ class Cascade:
             ValueError: a prompt is longer than the text encoder reads, a grid does not fit, or the
                 counts of prompts, negative prompts and generators differ.
         """
-        prompts = [prompt] if isinstance(prompt, str) else list(prompt)
-        if not prompts:
-            raise ValueError("no prompt was given; the empty prompt '' asks for any video")
-        negatives = _per_video(negative_prompt or "", len(prompts), "negative prompts")
-        for stage in self.stages:
-            for text in {*prompts, *negatives}:
-                stage.text.check(text)
+        prompts = Prompts.of(prompt, negative_prompt, prompt_embeds, negative_prompt_embeds)
+        prompts.check(self.stages)
+        total = len(prompts)
         grids = self.grids(frames=frames, height=height, width=width)
         if given is not None:
-            given.check((len(prompts), 3, *grids[-1].shape))
-        seeds = _seeds(generator, len(prompts))
+            given.check((total, 3, *grids[-1].shape))
+        _check_start(start, strength, (total, 3, *grids[-1].shape))
+        seeds = _seeds(generator, total)
         steps = self._settings(num_inference_steps, "steps")
         scales = self._settings(guidance_scale, "guidance_scale")
-        count = len(prompts) if batch_size is None else batch_size
+        count = total if batch_size is None else batch_size
         if count < 1:
             raise ValueError(f"batch_size must be positive, got {batch_size}")
+        encoded = prompts.encode(self.stages, self._placed)
         parts: list[dict[str, Tensor]] = []
-        for first in range(0, len(prompts), count):
+        for first in range(0, total, count):
             rows = slice(first, first + count)
             parts.append(
                 self._run(
-                    prompts[rows],
-                    negatives[rows],
+                    encoded.rows(rows),
                     seeds[rows],
                     grids=grids,
                     given=given and _rows(given, rows),
+                    start=None if start is None else (start[rows], strength or 1.0),
                     steps=steps,
                     scales=scales,
                     on_step=on_step,
@@ -220,12 +245,12 @@ class Cascade:
 
     def _run(
         self,
-        prompts: Sequence[str],
-        negatives: Sequence[str],
+        text: Encoded,
         seeds: Sequence[int],
         *,
         grids: Sequence[Grid],
         given: Given | None,
+        start: tuple[Video, float] | None,
         steps: Sequence[int | None],
         scales: Sequence[float | None],
         on_step: Callable[[str, Step], None] | None,
@@ -236,12 +261,13 @@ class Cascade:
             name = stage.name
             with self._placed(stage):
                 low = stage.sample(
-                    prompts,
+                    text.texts[i],
                     grid=grid,
                     seeds=seeds,
-                    negative=negatives,
+                    negative=text.negatives[i],
                     low=low,
                     given=given and bring(given, grid, stage.device),
+                    start=None if start is None or i else (_brought(start[0], grid), start[1]),
                     steps=steps[i],
                     guidance_scale=scales[i],
                     low_logsnr=self.sampling[i].get("low_logsnr"),
@@ -251,10 +277,10 @@ class Cascade:
         return made
 
     @contextlib.contextmanager
-    def _placed(self, stage: Any) -> Any:
-        """The stage on its device and in its dtype, and off again where memory is short."""
+    def _placed(self, module: Stage | TextEncoder) -> Iterator[None]:
+        """A stage or encoder on its device and in its dtype; off again where memory is short."""
         if self.offload:
-            stage.to(self.device)
+            module.to(self.device)
         cast = torch.autocast(
             self.device.type, dtype=self.dtype, enabled=self.dtype != torch.float32
         )
@@ -263,7 +289,7 @@ class Cascade:
                 yield
         finally:
             if self.offload:
-                stage.to("cpu")
+                module.to("cpu")
 
     def _settings(self, value: Any, name: str) -> list[Any]:
         """One per stage: the call's, else the cascade bundle's, else none (the stage's own)."""
@@ -278,25 +304,25 @@ class Cascade:
         return values
 
 
-def check_chain(stages: Sequence[Any]) -> None:
+def check_chain(stages: Sequence[Stage]) -> None:
     """Refuse stages that do not meet.
 
     Raises:
         ValueError: the first is no base, a later one is, or the frame rates do not chain.
     """
-    if not stages or stages[0].augment is not None:
+    if not stages or stages[0].kind.takes_low:
         raise ValueError("a cascade starts with a base stage")
     names = [stage.name for stage in stages]
     if len(set(names)) < len(names):
         raise ValueError(f"the stages of a cascade need names of their own, got {', '.join(names)}")
     for before, after in itertools.pairwise(stages):
-        if after.augment is None:
+        if not after.kind.takes_low:
             raise ValueError(f"{after.name} is a base stage and can only come first")
         if after.low_grid.fps != before.target.fps:
             raise ValueError(
                 f"{before.name} and {after.name} do not meet: {before.name} makes "
                 f"{before.target.fps:g} frames per second, {after.name} takes "
-                f"{after.low_grid.fps:g} (it makes {after.target} with {after.scale})"
+                f"{after.low_grid.fps:g} (it makes {after.target} with {after.kind.scale})"
             )
 
 
@@ -304,11 +330,41 @@ def _rows(given: Given, rows: slice) -> Given:
     return Given(given.frames[rows], given.mask[rows])
 
 
-def _per_video(value: str | Sequence[str], count: int, name: str) -> list[str]:
-    values = [value] * count if isinstance(value, str) else list(value)
-    if len(values) != count:
-        raise ValueError(f"{count} prompts, but {len(values)} {name}; give one, or one per prompt")
-    return values
+def _load(path: str | Path) -> Stage:
+    """The stage of a bundle.
+
+    Raises:
+        BundleError: it holds something else.
+    """
+    stage = load_stage(path)
+    if not isinstance(stage, Stage):
+        raise BundleError(f"{path}: holds a {type(stage).__name__}, which is no stage of a cascade")
+    return stage
+
+
+def _check_start(start: Tensor | None, strength: float | None, shape: tuple[int, ...]) -> None:
+    """Refuse a video to restyle that does not fit.
+
+    Raises:
+        ValueError: another shape, or a strength without a video or outside (0, 1].
+    """
+    if (start is None) != (strength is None):
+        raise ValueError("restyle: start (a video) and strength go together; give both or neither")
+    if start is None or strength is None:
+        return
+    if tuple(start.shape) != shape:
+        raise ValueError(
+            f"restyle: the video must live on the last stage's grid, {shape}, "
+            f"got {tuple(start.shape)}"
+        )
+    if not 0 < strength <= 1:
+        raise ValueError(f"restyle: strength must lie in (0, 1], got {strength}")
+
+
+def _brought(video: Video, grid: Grid) -> Video:
+    """A video on the last stage's grid, at the times and the size of an earlier stage."""
+    video = every(video, video.shape[2] // grid.frames)
+    return resize(video, grid.height, grid.width)
 
 
 def _seeds(generator: torch.Generator | Sequence[torch.Generator] | None, count: int) -> list[int]:

@@ -4,6 +4,7 @@ import copy
 from collections.abc import Sequence
 from typing import Any
 
+from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 #: What each size of a network shrinks to; a list keeps its length.
@@ -21,7 +22,7 @@ def shrink(stage: dict[str, Any], *, steps: int = 2, batch: int = 2) -> dict[str
         elif name in net:
             net[name] = size
     small["text"] = {"_target_": "cascade.text.ByteText", "width": 64, "depth": 1, "max_bytes": 512}
-    time = small["scale"].get("time", 1)
+    time = instantiate(small["kind"]).scale.time
     small["target"].update(frames=4 * time, height=SIDE, width=SIDE)
     small["sampling"]["steps"] = 2
     small["train"].update(

@@ -1,7 +1,7 @@
 """A frozen T5 as a text encoder; or, without it, what it made of the captions, read from disk."""
 
 import importlib
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -152,6 +152,19 @@ class T5Text(TextEncoder):
     def identity(self) -> dict[str, str]:
         """The encoder's fingerprint."""
         return {"fingerprint": self.fingerprint or fingerprint(find_encoder(self.name))}
+
+    def shared_key(self) -> Hashable:
+        """Encoder files (by fingerprint where one is stated), length, type and stored embeddings."""
+        stored = self.embeddings if isinstance(self.embeddings, str | None) else (*self.embeddings,)
+        return ("T5Text", self.fingerprint or self.name, self.max_tokens, self.dtype, stored)
+
+    def _apply(self, *args: Any, **kwargs: Any) -> Any:
+        """The encoder is no submodule, but follows the stage to another device, and back."""
+        super()._apply(*args, **kwargs)
+        encoder, device = self._loaded.get("encoder"), cast(Tensor, self.anchor).device
+        if encoder is not None and device.type != "meta" and encoder.device != device:
+            encoder.to(device)
+        return self
 
     def forward(self, captions: Sequence[str], known: Known | None = None) -> TextFeatures:
         """The encoder's last hidden states; the empty caption is T5's end token alone.

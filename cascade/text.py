@@ -5,7 +5,7 @@ The result for one caption never depends on the others in its batch.
 
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from typing import NamedTuple, cast
 
 import numpy as np
@@ -63,8 +63,15 @@ class TextEncoder(nn.Module, ABC):
         return None
 
     def identity(self) -> dict[str, str]:
-        """What a bundle records of the encoder that its stage was trained with, as arguments."""
+        """The arguments by which a bundle records the encoder that its stage was trained with."""
         return {}
+
+    def shared_key(self) -> Hashable | None:
+        """Equal for encoders that give equal features, so that stages may share one.
+
+        None: the encoder is trained with its stage, which alone may use it.
+        """
+        return None
 
 
 class _TextBlock(nn.Module):

@@ -1,52 +1,22 @@
-"""What a denoising step is told, and how it stays true to what the user fixed."""
+"""The condition of a stage's network, built by one function for training and for sampling.
+
+The order is: low resolution → expanded in pixels → codec → noise augmentation; given frames →
+codec; mask → folded to the latent grid. Scalars describe the video in pixels.
+"""
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
-from typing import Any
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from torch import Tensor
 
-from cascade.conditioning import Given, whole_frames
-from cascade.diffusion.gaussian import per_frame, to_x
-from cascade.diffusion.guidance import Guidance
-from cascade.diffusion.process import Diffusion
-from cascade.diffusion.sampler import Step
+from cascade.codec import Codec
+from cascade.conditioning import Given
+from cascade.diffusion.augment import NoiseAugment
 from cascade.grid import Grid
+from cascade.stage import Condition, Kind
 from cascade.text import TextFeatures
-
-
-@dataclass(frozen=True, kw_only=True)
-class Scale:
-    """How many times the frames (`time`) and the height and width (`space`) a stage makes."""
-
-    time: int = 1
-    space: int = 1
-
-
-@dataclass(frozen=True)
-class Condition:
-    """All that a denoising step is told, besides z and its log-SNR."""
-
-    low: Float[Tensor, "b c f h w"] | None
-    given: Given
-    text: TextFeatures
-    scalars: Float[Tensor, "b k"]
-
-    @property
-    def frames(self) -> Bool[Tensor, "b f"]:
-        """The frames that the user fixed whole."""
-        return whole_frames(self.given.mask)
-
-
-def take(batch: dict[str, Any], rows: Sequence[int]) -> dict[str, Any]:
-    """The batch's samples with these numbers."""
-    return {
-        name: value[list(rows)] if isinstance(value, Tensor) else [value[i] for i in rows]
-        for name, value in batch.items()
-    }
 
 
 def scalars(
@@ -56,7 +26,10 @@ def scalars(
     level: Float[Tensor, " b"] | None,
     zoom: Float[Tensor, " b"] | None = None,
 ) -> Float[Tensor, "b k"]:
-    """The numbers told by adaLN, in the order of `names`, each brought to about unit size."""
+    """The numbers given by adaLN, in the order of `names`, each brought to about unit size.
+
+    `grid` is in pixels, `level` the log-SNR of `low` in nats.
+    """
     values = {
         "fps": torch.log(fps / 8),
         "zoom": torch.zeros_like(fps) if zoom is None else torch.log(zoom.to(fps)),
@@ -68,36 +41,50 @@ def scalars(
     return torch.stack([values[name] for name in names], dim=1)
 
 
-Predict = Callable[[Tensor, Tensor, Condition], Tensor]
+class Conditioner:
+    """Builds the condition of one stage; training and sampling call it with the same arguments."""
 
+    def __init__(self, *, kind: Kind, codec: Codec, augment: NoiseAugment | None) -> None:
+        self.kind, self.codec, self.augment = kind, codec, augment
 
-@dataclass(frozen=True, kw_only=True)
-class Denoiser:
-    """x̂ with guidance under one condition: what a sampler walks with.
+    def __call__(
+        self,
+        *,
+        grid: Grid,
+        text: TextFeatures,
+        given: Given,
+        fps: Float[Tensor, " b"],
+        zoom: Float[Tensor, " b"] | None = None,
+        low: Float[Tensor, "b 3 f2 h2 w2"] | None = None,
+        level: Float[Tensor, " b"] | None = None,
+        noise: Callable[[Sequence[int]], Tensor] | None = None,
+    ) -> Condition:
+        """The condition of videos on `grid`.
 
-    Frames that were given whole stay as they are, at the highest log-SNR; the others are noisy.
-    """
-
-    predict: Predict
-    diffusion: Diffusion
-    condition: Condition
-    without: TextFeatures
-    guidance: Guidance
-
-    def __call__(self, z: Float[Tensor, "b c f h w"], step: Step) -> Float[Tensor, "b c f h w"]:
-        """x̂ for noisy `z`."""
-        schedule, cond = self.diffusion.schedule, self.condition
-        frames = cond.frames
-        given = per_frame(frames)
-        z = torch.where(given, cond.given.frames, z)
-        logsnr = torch.full(frames.shape, step.logsnr, device=z.device)
-        logsnr = logsnr.masked_fill(frames, schedule.logsnr_max)
-        alpha, sigma = per_frame(schedule.alpha(logsnr)), per_frame(schedule.sigma(logsnr))
-
-        def x_hat(text: TextFeatures) -> Tensor:
-            out = self.predict(z, logsnr, replace(cond, text=text)).float()
-            return to_x(self.diffusion.target, out, z, alpha, sigma)
-
-        other = x_hat(self.without) if self.guidance.needs_uncond(step) else None
-        x = self.guidance(x_hat(cond.text), other, z=z, alpha=alpha, sigma=sigma, step=step)
-        return torch.where(given, cond.given.frames, x)
+        Args:
+            grid: of the videos, in pixels.
+            text: encoded captions.
+            given: frames and regions that the user fixed, in pixels on `grid`.
+            fps: frames per second of each video.
+            zoom: magnification of each video; 1 by default.
+            low: the output of the stage before, in pixels on its own grid.
+            level: log-SNR of the augmentation of `low`, in nats.
+            noise: standard normal noise for `low`, of (b, *shape) for a latent shape.
+        """
+        latents = None
+        if low is not None:
+            assert self.augment is not None
+            assert level is not None
+            assert noise is not None
+            with torch.no_grad():
+                latents = self.codec.encode(self.kind.expand(low))
+            latents = self.augment(latents, level, noise(latents.shape[1:]))
+        with torch.no_grad():
+            known = self.codec.encode(given.frames)
+        return Condition(
+            low=latents,
+            given=known,
+            mask=self.codec.fold(given.mask),
+            text=text,
+            scalars=scalars(self.kind.scalars, grid, fps, level, zoom),
+        )

@@ -1,113 +1,128 @@
-"""Clips on their way to the network, told what they are told; and told something else, to compare.
+"""The denoising loss: examples noised at a drawn log-SNR, and the weighted error of a prediction.
 
-What a condition is worth is the loss without it over the loss with it, all else the same: the same
-clips, noise, log-SNR and frames that count.
+It trains the objective `denoise`, and it is the measure of a stage whatever its objective: the
+worth of a condition is the loss without it over the loss with it, at the same clips, noise,
+log-SNR and counted frames.
 """
 
-from dataclasses import dataclass, replace
-from typing import Any, NamedTuple
+from dataclasses import replace
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from cascade.conditioning import Given
-from cascade.diffusion.gaussian import diffuse, per_frame
+from cascade import keyed
+from cascade.diffusion.gaussian import diffuse, per_frame, target
+from cascade.diffusion.loss import denoising_loss
+from cascade.diffusion.process import Diffusion
 from cascade.diffusion.schedule import Schedule
-from cascade.text import TextFeatures
-from stages.condition import Condition
-
-
-class Losses(NamedTuple):
-    """The weighted loss of each sample, and what it is to be read by."""
-
-    loss: Float[Tensor, " b"]
-    logsnr: Float[Tensor, " b"]
-    """That it was drawn at."""
-    zero: Float[Tensor, " b"]
-    """The loss of a network that answers zero."""
-    ways: list[str]
-    """The way to prompt of each."""
-    shapes: list[tuple[int, int, int]]
-    """Frames, height and width of each, as the loader gave it."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Noised:
-    """Clips `x` with noise `eps` at the drawn log-SNR, and what the network should say of them."""
-
-    x: Float[Tensor, "b c f h w"]
-    eps: Float[Tensor, "b c f h w"]
-    z: Float[Tensor, "b c f h w"]
-    logsnr: Float[Tensor, "b f"]
-    condition: Condition
-    target: Float[Tensor, "b c f h w"]
-    drawn: Float[Tensor, " b"]
-    counted: Bool[Tensor, "b f"]
-    """The frames that carry the loss."""
-    captions: list[str]
-    """As they are told: some are dropped."""
-    ways: list[str]
-
-    def told(self, condition: Condition, schedule: Schedule) -> "Noised":
-        """The same clips and noise under another condition; the same frames carry the loss."""
-        z, logsnr = at_level(self.x, self.eps, self.drawn, condition, schedule)
-        return replace(self, z=z, logsnr=logsnr, condition=condition)
-
-    def rolled(self) -> "Noised":
-        """What each sample would take from the one before it: captions and conditions."""
-        cond = self.condition
-        return replace(
-            self,
-            condition=Condition(
-                low=None if cond.low is None else cond.low.roll(1, 0),
-                given=Given(cond.given.frames.roll(1, 0), cond.given.mask.roll(1, 0)),
-                text=TextFeatures(cond.text.tokens.roll(1, 0), cond.text.mask.roll(1, 0)),
-                scalars=cond.scalars.roll(1, 0),
-            ),
-            captions=[*self.captions[-1:], *self.captions[:-1]],
-        )
+from cascade.stage import Condition, Example, Noised
 
 
 def at_level(
     x: Float[Tensor, "b c f h w"],
     eps: Float[Tensor, "b c f h w"],
-    drawn: Float[Tensor, " b"],
+    logsnr: Float[Tensor, " b"],
     condition: Condition,
     schedule: Schedule,
 ) -> tuple[Float[Tensor, "b c f h w"], Float[Tensor, "b f"]]:
-    """Noisy z and its log-SNR per frame; frames given whole are clean, and told to be."""
-    clean = torch.full_like(drawn, schedule.logsnr_max)
-    logsnr = torch.where(condition.frames, clean[:, None], drawn[:, None])
-    alpha, sigma = per_frame(schedule.alpha(logsnr)), per_frame(schedule.sigma(logsnr))
-    z = torch.where(per_frame(condition.frames), x, diffuse(x, eps, alpha, sigma))
-    return z, logsnr
+    """Noisy z and its log-SNR per frame; frames given whole stay clean, at the highest log-SNR."""
+    levels = frame_levels(logsnr, condition, schedule)
+    alpha, sigma = per_frame(schedule.alpha(levels)), per_frame(schedule.sigma(levels))
+    return hold_given(diffuse(x, eps, alpha, sigma), condition), levels
+
+
+def frame_levels(
+    logsnr: Float[Tensor, " b"], condition: Condition, schedule: Schedule
+) -> Float[Tensor, "b f"]:
+    """The log-SNR of each frame: the highest where it is given whole, else the sample's."""
+    clean = torch.full_like(logsnr, schedule.logsnr_max)
+    return torch.where(condition.frames, clean[:, None], logsnr[:, None])
+
+
+def hold_given(z: Float[Tensor, "b c f h w"], condition: Condition) -> Float[Tensor, "b c f h w"]:
+    """`z` with the frames that are given whole in place."""
+    return torch.where(per_frame(condition.frames), condition.given, z)
+
+
+def noised(example: Example, diffusion: Diffusion, *, seed: int, purpose: str) -> Noised:
+    """An example at a log-SNR and with noise keyed by its positions."""
+    x, positions = example.x, example.positions
+    u = keyed.uniforms(seed, positions, f"{purpose}/time").to(x.device, torch.float32)
+    eps = keyed.normals(seed, positions, f"{purpose}/eps", x.shape[1:], x.device)
+    return noised_at(example, diffusion, logsnr=diffusion.logsnr(u), eps=eps)
+
+
+def noised_at(
+    example: Example,
+    diffusion: Diffusion,
+    *,
+    logsnr: Float[Tensor, " b"],
+    eps: Float[Tensor, "b c f h w"],
+) -> Noised:
+    """An example with noise `eps` at `logsnr`, and its target."""
+    schedule = diffusion.schedule
+    z, levels = at_level(example.x, eps, logsnr, example.condition, schedule)
+    alpha, sigma = per_frame(schedule.alpha(levels)), per_frame(schedule.sigma(levels))
+    return Noised(
+        example=example,
+        eps=eps,
+        z=z,
+        logsnr=levels,
+        target=target(diffusion.target, example.x, eps, alpha, sigma),
+        drawn=logsnr,
+        counted=~example.condition.frames,
+    )
+
+
+def weighted(
+    out: Float[Tensor, "b c f h w"], noised: Noised, diffusion: Diffusion
+) -> Float[Tensor, " b"]:
+    """The weighted loss of each sample, from the network's output."""
+    schedule, logsnr = diffusion.schedule, noised.logsnr
+    return denoising_loss(
+        diffusion.target,
+        out,
+        noised.target,
+        logsnr,
+        per_frame(schedule.alpha(logsnr)),
+        per_frame(schedule.sigma(logsnr)),
+        diffusion.weight,
+        noised.counted,
+    )
+
+
+def with_condition(noised: Noised, condition: Condition, schedule: Schedule) -> Noised:
+    """The same clips, noise and counted frames under another condition."""
+    z, logsnr = at_level(noised.example.x, noised.eps, noised.drawn, condition, schedule)
+    return replace(noised, example=replace(noised.example, condition=condition), z=z, logsnr=logsnr)
 
 
 def swapped(
     noised: Noised, other: Noised, name: str, scalars: tuple[str, ...]
 ) -> tuple[Condition, Bool[Tensor, " b"]]:
-    """The condition with `name` taken from `other`, and for which samples that is something else.
+    """The condition with `name` taken from `other`, and the samples for which it differs.
 
-    `given` is left out instead, since other frames would be lies that are seen at once. With `low`
+    `given` is left out instead of taken: another clip's frames would contradict z. With `low`
     comes the level of its noise.
     """
     cond, others = noised.condition, other.condition
-    told = cond.scalars.clone()
-    differs: Any = torch.ones(len(told), dtype=torch.bool, device=told.device)
+    values = cond.scalars.clone()
+    differs = torch.ones(len(values), dtype=torch.bool, device=values.device)
     if name == "text":
-        pairs = zip(noised.captions, other.captions, strict=True)
-        differs = torch.tensor([one not in ("", two) for one, two in pairs], device=told.device)
+        pairs = zip(noised.example.captions, other.example.captions, strict=True)
+        differs = torch.tensor([one not in ("", two) for one, two in pairs], device=values.device)
         return replace(cond, text=others.text), differs
     if name == "given":
-        differs = torch.tensor([way != "text" for way in noised.ways], device=told.device)
-        given = Given(torch.zeros_like(cond.given.frames), torch.zeros_like(cond.given.mask))
-        return replace(cond, given=given), differs
+        differs = torch.tensor([w != "text" for w in noised.example.ways], device=values.device)
+        return replace(
+            cond, given=torch.zeros_like(cond.given), mask=torch.zeros_like(cond.mask)
+        ), differs
     if name == "low":
         if "augment" in scalars:
             level = scalars.index("augment")
-            told[:, level] = others.scalars[:, level]
-        return replace(cond, low=others.low, scalars=told), differs
+            values[:, level] = others.scalars[:, level]
+        return replace(cond, low=others.low, scalars=values), differs
     place = scalars.index(name)
-    told[:, place] = others.scalars[:, place]
-    return replace(cond, scalars=told), told[:, place] != cond.scalars[:, place]
+    values[:, place] = others.scalars[:, place]
+    return replace(cond, scalars=values), values[:, place] != cond.scalars[:, place]

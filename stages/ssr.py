@@ -1,30 +1,31 @@
-"""Spatial super-resolution: the same frames, `space` times the height and width."""
+"""Spatial super-resolution: the same frames, `factor` times the height and width."""
 
-from typing import ClassVar, final
+from typing import final
 
 from jaxtyping import Float
 from torch import Tensor
 
+from cascade.grid import Scale
 from cascade.video import bicubic, downsample, upsample
-from stages.super_resolution import SuperResolution
 
 
 @final
-class SpatialSR(SuperResolution):
+class SpatialSR:
     """Raises height and width; conditioned on the stage before by bilinear interpolation."""
 
-    scalars: ClassVar[tuple[str, ...]] = ("augment", "fps")
+    scalars: tuple[str, ...] = ("augment", "fps")
+    takes_low: bool = True
 
-    def check_scale(self) -> None:
-        """Spatial super-resolution keeps the frames."""
-        if self.scale.time != 1 or self.scale.space < 2:
+    def __init__(self, *, factor: int) -> None:
+        if factor < 2:
             raise ValueError(
-                f"{self.name}: spatial super-resolution keeps the frames and raises the size, "
-                f"so time must be 1 and space at least 2, but it has {self.scale}"
+                f"SpatialSR: factor multiplies height and width and must be at least 2, "
+                f"got {factor}"
             )
+        self.scale = Scale(space=factor)
 
     def reduce(self, x: Float[Tensor, "b c f h w"]) -> Float[Tensor, "b c f h2 w2"]:
-        """The clip, antialiased, at 1/space of its size."""
+        """The clip, antialiased, at 1/factor of its height and width."""
         return downsample(x, self.scale.space)
 
     def expand(self, low: Float[Tensor, "b c f h2 w2"]) -> Float[Tensor, "b c f h w"]:
@@ -32,9 +33,9 @@ class SpatialSR(SuperResolution):
         return upsample(low, self.scale.space)
 
     def plain(self, low: Float[Tensor, "b c f h2 w2"]) -> Float[Tensor, "b c f h w"]:
-        """Bicubic interpolation: what this stage must beat."""
+        """Bicubic interpolation: the baseline this stage must beat."""
         return bicubic(low, low.shape[3] * self.scale.space, low.shape[4] * self.scale.space)
 
-    def made(self, x: Float[Tensor, "b c f h w"]) -> Float[Tensor, "b c f h w"]:
-        """Every frame is this stage's own."""
+    def own(self, x: Float[Tensor, "b c f h w"]) -> Float[Tensor, "b c f h w"]:
+        """All frames."""
         return x

@@ -1,256 +1,270 @@
-"""One conditional denoiser of a cascade as a Lightning module; its kinds say how they degrade.
+"""A stage of a cascade as one Lightning module, made of parts: kind, objective, codec, network.
 
-A training step is the same in all stages: read a clip and its caption, degrade the clip to `low`,
-noise-condition `low` at a random level told to the network, draw a way to prompt and make `given`
-and `mask` from the clip itself, draw a log-SNR per frame, denoise, weigh the loss. Every draw is
+This file holds the hooks. The condition is built in `condition.py`, from a loader's batch in
+`examples.py`; the loss is the objective's; the walk from noise is in `sampling.py`. Every draw is
 keyed by (seed, position, purpose).
 """
 
-from abc import abstractmethod
+import math
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, cast, final
 
+import pytorch_lightning as pl
 import torch
 from jaxtyping import Bool, Float, UInt8
-from torch import Tensor
+from torch import Tensor, nn
 
 from cascade import keyed
-from cascade.diffusion.gaussian import per_frame, target
-from cascade.diffusion.loss import denoising_loss
-from cascade.grid import Grid
-from cascade.text import TextFeatures
+from cascade.bundle import load_stage
+from cascade.codec import Codec
+from cascade.conditioning import Given, text
+from cascade.diffusion.augment import NoiseAugment
+from cascade.diffusion.process import Diffusion, Sampling
+from cascade.diffusion.sampler import Step, levels
+from cascade.grid import Grid, Scale
+from cascade.parallel.blocks import compile_blocks
+from cascade.stage import Batch, Condition, Kind, Losses, Noise, Noised, Objective
+from cascade.stage import Stage as AnyStage
+from cascade.text import TextEncoder, TextFeatures
 from cascade.video import hold, to_float
-from stages.condition import Condition, scalars, take
-from stages.denoising import Denoising
-from stages.noised import Losses, Noised, at_level, swapped
+from stages.condition import Conditioner
+from stages.examples import examples, take
+from stages.measure import measure
+from stages.noised import at_level, noised, swapped, weighted, with_condition
+from stages.sampling import Denoiser
+from stages.training import Training
 
-#: Tokens of text where a cost is counted and no text is there.
+#: Tokens of text in a forward pass that is only counted.
 DRY_TOKENS = 32
 
 
-class Stage(Denoising):
-    """A stage of a cascade, trained alone; abstract: its kinds say how they degrade."""
+@final
+class Stage(pl.LightningModule):
+    """A conditional generator: text, the stage before and given frames in, video out."""
 
-    @abstractmethod
-    def measure(self, batch: dict[str, Any]) -> dict[str, Float[Tensor, " b"]]:
-        """Figures of validation clips, one number per clip, by name; none for a base."""
+    def __init__(
+        self,
+        *,
+        name: str,
+        kind: Kind,
+        target: Grid,
+        net: Callable[..., nn.Module],
+        diffusion: Diffusion,
+        text: TextEncoder,
+        codec: Codec,
+        sampling: Sampling,
+        augment: NoiseAugment | None = None,
+        objective: Objective | None = None,
+        train: Training | None = None,
+    ) -> None:
+        super().__init__()
+        if kind.takes_low != (augment is not None):
+            wants = "needs an augmentation" if kind.takes_low else "has no stage before it to noise"
+            raise ValueError(
+                f"{name}: a stage of kind {type(kind).__name__} {wants}, but augment is {augment}; "
+                f"set stage.augment{'' if kind.takes_low else '=null'}"
+            )
+        self.name, self.kind, self.target = name, kind, target
+        self.diffusion, self.text, self.codec = diffusion, text, codec
+        self.sampling, self.augment = sampling, augment
+        self.objective, self.recipe = objective, train
+        self.low_grid = target.divided(time=kind.scale.time, space=kind.scale.space)
+        self._build = net
+        self.net: nn.Module | None = None
+        self._multiple: tuple[int, int, int] | None = None
+        #: The stage before, where validation starts from one; a list keeps it out of the weights.
+        self._before: list[AnyStage] = []
+        #: Clips that this validation has measured so far, on this rank.
+        self._measured = 0
 
-    def losses(self, batch: dict[str, Any], *, purpose: str) -> Losses:
-        """The weighted loss of each sample, first of all."""
-        if "videos" in batch:
-            return self._packed_losses(batch, purpose=purpose)
-        noised = self.noise(batch, purpose=purpose)
-        out = self.predict(noised.z, noised.logsnr, noised.condition)
-        return self._losses([out], [noised], [batch["video"].shape[2:]] * len(out))
+    # Shape: the network, and the grids it runs on.
 
-    def noise(self, batch: dict[str, Any], *, purpose: str) -> Noised:
-        """A batch of one shape on its way to the network."""
-        text, captions = self._read(batch, purpose=purpose)
-        return self.noised(self.clip(batch["video"]), batch, text, captions, purpose=purpose)
+    @property
+    def scale(self) -> Scale:
+        """How many times the frames and the height and width this stage multiplies."""
+        return self.kind.scale
 
-    def _packed_losses(self, batch: dict[str, Any], *, purpose: str) -> Losses:
-        """Those that each clip of a packed batch would have alone.
+    @property
+    def conditions(self) -> tuple[str, ...]:
+        """Everything the network reads besides z and its log-SNR, by name."""
+        low = ("low",) if self.kind.takes_low else ()
+        return ("text", *low, "given", *self.kind.scalars)
+
+    def configure_model(self) -> None:
+        """Build the network, once (here, so that a sharding strategy can wrap it as it is made).
+
+        Its first weights depend on the recipe's seed alone.
+        """
+        if self.net is not None:
+            return
+        with torch.random.fork_rng():
+            torch.manual_seed(0 if self.recipe is None else self.recipe.seed)
+            self.net = self.new_net()
+        if self.recipe is not None and self.recipe.compile:
+            compile_blocks(self)
+
+    def new_net(self) -> nn.Module:
+        """A network of this stage's shape; its input is [z, low, given, mask] by channels."""
+        latents = 3 if self.kind.takes_low else 2
+        return self._build(
+            in_channels=latents * self.codec.channels + self.codec.cell,
+            out_channels=self.codec.channels,
+            text_width=self.text.width,
+            num_scalars=len(self.kind.scalars),
+        )
+
+    def setup(self, stage: str) -> None:  # noqa: ARG002 (Lightning passes it)
+        """Fail before the first step where files are missing or the grid does not fit."""
+        self.text.prepare()
+        self.check_grid(self.target)
+        if self.recipe is None:
+            return
+        if self.objective is None:
+            raise ValueError(f"stage {self.name}: nothing to train; set stage.objective")
+        self.objective.check(self)
+        if self.recipe.crop is not None:
+            frames, height, width = self.recipe.crop
+            self.check_grid(Grid(frames=frames, height=height, width=width, fps=self.target.fps))
+
+    @property
+    def multiple(self) -> tuple[int, int, int]:
+        """The numbers that frames, height and width in pixels must be multiples of."""
+        if self._multiple is None:
+            built = self.net
+            if built is None:
+                with torch.device("meta"):
+                    built = self.new_net()
+            net = cast(tuple[int, int, int], tuple(cast(Any, built).multiple))
+            scale = (self.scale.time, self.scale.space, self.scale.space)
+            sides = zip(net, self.codec.factor, scale, strict=True)
+            frames, height, width = (math.lcm(n * c, s) for n, c, s in sides)
+            self._multiple = frames, height, width
+        return self._multiple
+
+    def check_grid(self, grid: Grid) -> None:
+        """Refuse a grid that this stage cannot run on, with a ValueError."""
+        grid.check_multiple(self.multiple, name=f"stage {self.name}")
+
+    def dry_forward(self, shape: tuple[int, int, int]) -> Callable[[], object]:
+        """A forward pass without values on one clip of `shape`, to count its cost."""
+        clip = torch.empty(1, 3, *shape, dtype=torch.uint8, device="meta")
+        with torch.device("meta"):
+            net = self.new_net()
+            sides = self.codec.shape(self.clip(clip).shape[2:])
+            latents = 3 if self.kind.takes_low else 2
+            inputs = (
+                torch.empty(1, latents * self.codec.channels + self.codec.cell, *sides),
+                torch.empty(1, sides[0]),
+                torch.empty(1, DRY_TOKENS, self.text.width),
+                torch.empty(1, DRY_TOKENS, dtype=torch.bool),
+                torch.empty(1, len(self.kind.scalars)),
+            )
+        return lambda: net(*inputs)
+
+    # The network.
+
+    def inputs(
+        self, z: Float[Tensor, "b c f h w"], cond: Condition
+    ) -> Float[Tensor, "b channels f h w"]:
+        """The network's input channels: noisy z, low, given frames and their mask."""
+        low = [] if cond.low is None else [cond.low]
+        return torch.cat([z, *low, cond.given, cond.mask], dim=1)
+
+    def predict(
+        self, z: Float[Tensor, "b c f h w"], logsnr: Float[Tensor, "b f"], cond: Condition
+    ) -> Float[Tensor, "b c f h w"]:
+        """The network's raw output for noisy `z`."""
+        assert self.net is not None
+        out: Tensor = self.net(
+            self.inputs(z, cond), logsnr, cond.text.tokens, cond.text.mask, cond.scalars
+        )
+        return out
+
+    def predict_parts(self, parts: Sequence[Noised]) -> list[Float[Tensor, "1 c _f _h _w"]]:
+        """The network's raw outputs for clips of several shapes in one packed sequence.
 
         Raises:
-            ValueError: the stage's network cannot pack.
+            ValueError: the network cannot pack.
         """
         forward_packed = getattr(self.net, "forward_packed", None)
         if forward_packed is None:
             raise ValueError(
                 f"stage {self.name}: its network {type(self.net).__name__} does not pack clips of "
-                "several shapes; take data.batching=buckets"
+                "several shapes; set data.batching=buckets"
             )
-        text, captions = self._read(batch, purpose=purpose)
-        beside = {name: batch[name] for name in ("fps", "zoom", "position")}
-        parts = [
-            self.noised(
-                self.clip(video.unsqueeze(0)),
-                take(beside, [i]),
-                TextFeatures(text.tokens[i : i + 1], text.mask[i : i + 1]),
-                captions[i : i + 1],
-                purpose=purpose,
-            )
-            for i, video in enumerate(batch["videos"])
-        ]
+        conditions = [part.condition for part in parts]
         outs = forward_packed(
             [self.inputs(part.z, part.condition)[0] for part in parts],
             [part.logsnr[0] for part in parts],
-            [part.condition.text.tokens[0, part.condition.text.mask[0]] for part in parts],
-            torch.cat([part.condition.scalars for part in parts]),
+            [cond.text.tokens[0, cond.text.mask[0]] for cond in conditions],
+            torch.cat([cond.scalars for cond in conditions]),
         )
-        shapes = [video.shape[1:] for video in batch["videos"]]
-        return self._losses([out.unsqueeze(0) for out in outs], parts, shapes)
+        return [out.unsqueeze(0) for out in outs]
 
-    def _losses(
-        self,
-        outs: Sequence[Float[Tensor, "_b c _f _h _w"]],
-        parts: Sequence[Noised],
-        shapes: Sequence[Sequence[int]],
-    ) -> Losses:
-        pairs = list(zip(outs, parts, strict=True))
-        with torch.no_grad():
-            zero = [self.weighed(out.new_zeros(()).expand_as(out), part) for out, part in pairs]
-        return Losses(
-            loss=torch.cat([self.weighed(out, part) for out, part in pairs]),
-            logsnr=torch.cat([part.drawn for part in parts]),
-            zero=torch.cat(zero),
-            ways=[way for part in parts for way in part.ways],
-            shapes=[(frames, height, width) for frames, height, width in shapes],
-        )
+    # Training.
 
-    def noised(
-        self,
-        video: Float[Tensor, "b 3 f h w"],
-        batch: dict[str, Any],
-        text: TextFeatures,
-        captions: list[str],
-        *,
-        purpose: str,
-    ) -> Noised:
-        """Clips of one shape at a random log-SNR, and all that the network is told of them."""
+    def clip(self, video: UInt8[Tensor, "b 3 f h w"]) -> Float[Tensor, "b 3 f2 h w"]:
+        """Clips in [-1, 1]; an image is repeated for the fewest frames that the stage takes."""
+        x = to_float(video)
+        return hold(x, self.multiple[0]) if x.shape[2] == 1 else x
+
+    def losses(self, batch: Batch, *, purpose: str) -> Losses:
+        """The objective's loss of each sample."""
+        assert self.objective is not None
+        return self.objective.losses(self, batch, purpose=purpose)
+
+    def noise(self, batch: Batch, *, purpose: str) -> Noised:
+        """A batch of one shape, noised as the denoising loss takes it."""
         assert self.recipe is not None
-        seed, positions = self.recipe.seed, batch["position"].tolist()
-        x = self.codec.encode(video)
-        cond = self._training_condition(x, batch, text, purpose=purpose)
-        u = keyed.uniforms(seed, positions, f"{purpose}/time").to(x.device, torch.float32)
-        drawn = self.diffusion.logsnr(u)
-        eps = keyed.normals(seed, positions, f"{purpose}/eps", x.shape[1:], x.device)
-        schedule = self.diffusion.schedule
-        z, logsnr = at_level(x, eps, drawn, cond, schedule)
-        alpha, sigma = per_frame(schedule.alpha(logsnr)), per_frame(schedule.sigma(logsnr))
-        return Noised(
-            x=x,
-            eps=eps,
-            z=z,
-            logsnr=logsnr,
-            condition=cond,
-            target=target(self.diffusion.target, x, eps, alpha, sigma),
-            drawn=drawn,
-            counted=~cond.frames,
-            captions=captions,
-            ways=self.recipe.modes.names(x.shape[2], seed=seed, positions=positions),
-        )
-
-    def weighed(self, out: Float[Tensor, "b c f h w"], noised: Noised) -> Float[Tensor, " b"]:
-        """The weighted loss of each sample, from the network's output."""
-        schedule, logsnr = self.diffusion.schedule, noised.logsnr
-        return denoising_loss(
-            self.diffusion.target,
-            out,
-            noised.target,
-            logsnr,
-            per_frame(schedule.alpha(logsnr)),
-            per_frame(schedule.sigma(logsnr)),
-            self.diffusion.weight,
-            noised.counted,
-        )
-
-    @property
-    def conditions(self) -> tuple[str, ...]:
-        """What the network is told besides z and its log-SNR, by name."""
-        low = ("low",) if self.augment is not None else ()
-        return ("text", *low, "given", *self.scalars)
+        (example,) = examples(self, batch, purpose=purpose)
+        return noised(example, self.diffusion, seed=self.recipe.seed, purpose=purpose)
 
     def loss_without(
         self, noised: Noised, other: Noised, name: str
     ) -> tuple[Float[Tensor, " b"], Bool[Tensor, " b"]]:
-        """The losses where the condition `name` is `other`'s, and for which samples it differs."""
-        condition, differs = swapped(noised, other, name, self.scalars)
-        changed = noised.told(condition, self.diffusion.schedule)
-        return self.weighed(self.predict(changed.z, changed.logsnr, condition), changed), differs
+        """The denoising losses with the condition `name` of `other`, and where it differs."""
+        condition, differs = swapped(noised, other, name, self.kind.scalars)
+        changed = with_condition(noised, condition, self.diffusion.schedule)
+        out = self.predict(changed.z, changed.logsnr, condition)
+        return weighted(out, changed, self.diffusion), differs
 
-    def dry_forward(self, shape: tuple[int, int, int]) -> Callable[[], object]:
-        """A call of a network without values on one clip of `shape`, to count what it costs."""
-        clip = torch.empty(1, 3, *shape, dtype=torch.uint8, device="meta")
-        with torch.device("meta"):
-            net = self._new_net()
-            sides = zip(self.clip(clip).shape[2:], self.codec.factor, strict=True)
-            frames, height, width = (side // factor for side, factor in sides)
-            low = 0 if self.augment is None else self.codec.channels
-            told = (
-                torch.empty(1, 2 * self.codec.channels + low + 1, frames, height, width),
-                torch.empty(1, frames),
-                torch.empty(1, DRY_TOKENS, self.text.width),
-                torch.empty(1, DRY_TOKENS, dtype=torch.bool),
-                torch.empty(1, len(self.scalars)),
-            )
-        return lambda: net(*told)
-
-    def clip(self, video: UInt8[Tensor, "b 3 f h w"]) -> Float[Tensor, "b 3 f2 h w"]:
-        """Clips in [-1, 1]; an image is held for as many frames as the stage takes at least."""
-        x = to_float(video)
-        return hold(x, self.multiple[0]) if x.shape[2] == 1 else x
-
-    def _read(self, batch: dict[str, Any], *, purpose: str) -> tuple[TextFeatures, list[str]]:
-        """The batch's captions, some of them dropped for guidance's sake."""
-        assert self.recipe is not None
-        drawn = keyed.uniforms(self.recipe.seed, batch["position"].tolist(), f"{purpose}/text")
-        dropped = (drawn < self.recipe.text_dropout).tolist()
-        captions = ["" if d else c for c, d in zip(batch["caption"], dropped, strict=True)]
-        stored = batch.get("text")
-        known = None
-        if stored is not None and any(one is not None for one in stored):
-            known = [None if d else one for one, d in zip(stored, dropped, strict=True)]
-        features: TextFeatures = self.text(captions, known)
-        return features, captions
-
-    def _training_condition(
-        self,
-        x: Float[Tensor, "b c f h w"],
-        batch: dict[str, Any],
-        text: TextFeatures,
-        *,
-        purpose: str,
-    ) -> Condition:
-        assert self.recipe is not None
-        seed, positions = self.recipe.seed, batch["position"].tolist()
-        low, level = self.reduce(x), None
-        if low is not None and self.augment is not None:
-            low = self.expand(low)
-            u = keyed.uniforms(seed, positions, f"{purpose}/augment").to(x.device, torch.float32)
-            level = self.augment.level(u)
-            noise = keyed.normals(seed, positions, f"{purpose}/low", low.shape[1:], x.device)
-            low = self.augment(low, level, noise)
-        _, _, frames, height, width = x.shape
-        grid = Grid(frames=frames, height=height, width=width, fps=self.target.fps)
-        return Condition(
-            low=low,
-            given=self.recipe.modes.draw(x, seed=seed, positions=positions),
-            text=text,
-            scalars=scalars(self.scalars, grid, batch["fps"].to(x), level, batch["zoom"].to(x)),
-        )
-
-    def training_step(self, batch: dict[str, Any], _: int) -> dict[str, Any]:
-        """The mean loss; beside it each sample's own, for whoever watches."""
+    def training_step(self, batch: Batch, _: int) -> dict[str, Any]:
+        """The mean loss; beside it each sample's own, for callbacks."""
         losses = self.losses(batch, purpose="train")
         loss = losses.loss.mean() * batch.get("weight", 1.0)
         detached = losses._replace(loss=losses.loss.detach())
         return {"loss": loss, "mean": loss.detach(), "losses": detached}
 
-    #: Clips of this validation that were measured so far, on this rank.
-    _measured = 0
+    def on_validation_epoch_start(self) -> None:
+        """No clip is measured yet."""
+        self._measured = 0
 
-    def validation_step(self, batch: dict[str, Any], _: int) -> dict[str, Any]:
-        """The loss at fixed draws, and the kind's own figures on the first `val_videos` clips."""
+    def validation_step(self, batch: Batch, _: int) -> dict[str, Any]:
+        """The denoising loss at fixed draws, and figures of the first `val_videos` clips."""
         assert self.recipe is not None
         noised = self.noise(batch, purpose="val")
         out = self.predict(noised.z, noised.logsnr, noised.condition)
-        losses = self.weighed(out, noised)
+        losses = weighted(out, noised, self.diffusion)
         self._log_mean("val/loss", losses)
-        # Ranks have batches of equal sizes, so all of them measure in the same steps: a figure that
-        # one rank alone would share is waited for by the others for ever.
+        # Ranks have batches of equal sizes, so all of them measure in the same steps: the others
+        # would wait for ever for a figure that one rank alone shares.
         each = -(-self.recipe.val_videos // self.trainer.world_size)
         few = min(each - self._measured, len(batch["position"]))
         if few > 0:
             self._measured += few
             for name, values in self.measure(take(batch, range(few))).items():
                 self._log_mean(f"val/{name}", values)
-        zero = self.weighed(out.new_zeros(()).expand_as(out), noised)
+        zero = weighted(out.new_zeros(()).expand_as(out), noised, self.diffusion)
         return {"losses": losses, "zero": zero, "noised": noised}
 
-    def on_validation_epoch_start(self) -> None:
-        """No clip is measured yet."""
-        self._measured = 0
+    def measure(self, batch: Batch) -> dict[str, Float[Tensor, " b"]]:
+        """Figures of validation clips, one number per clip, by name."""
+        assert self.recipe is not None
+        if self.recipe.low_from is not None and not self._before:
+            self._before.append(cast(AnyStage, load_stage(self.recipe.low_from).to(self.device)))
+        before = self._before[0] if self._before else None
+        figures = measure(self, batch, before=before, steps=self.recipe.val_steps)
+        return figures if self.objective is None else figures | self.objective.figures(self, batch)
 
     def _log_mean(self, name: str, values: Float[Tensor, " b"]) -> None:
         self.log(name, values.mean(), batch_size=len(values), sync_dist=True)
@@ -264,3 +278,129 @@ class Stage(Denoising):
             "optimizer": optimizer,
             "lr_scheduler": {"scheduler": schedule, "interval": "step"},
         }
+
+    # Sampling.
+
+    @torch.no_grad()  # inference mode would spoil weights that a sharding strategy gathers
+    def sample(
+        self,
+        captions: Sequence[str] | TextFeatures,
+        *,
+        grid: Grid,
+        seeds: Sequence[int],
+        negative: Sequence[str] | TextFeatures | None = None,
+        low: Float[Tensor, "b 3 f2 h2 w2"] | None = None,
+        given: Given | None = None,
+        steps: int | None = None,
+        guidance_scale: float | None = None,
+        low_logsnr: float | None = None,
+        start: tuple[Float[Tensor, "b 3 f h w"], float] | None = None,
+        on_step: Callable[[Step], None] | None = None,
+        noise: Noise | None = None,
+    ) -> Float[Tensor, "b 3 f h w"]:
+        """Videos for captions, in [-1, 1]; sample i depends on its own caption and seed alone.
+
+        Args:
+            captions: one per video, or encoded by this stage's text encoder.
+            grid: of the videos, in pixels; `low` must live on it divided by the stage's scale.
+            seeds: one per video.
+            negative: the captions that guidance leads away from; empty ones by default.
+            low: the output of the stage before, for stages that have one before them.
+            given: frames and regions that the user fixed, in pixels on `grid`.
+            steps: sampler steps; the stage's own by default.
+            guidance_scale: classifier-free guidance; the stage's own by default.
+            low_logsnr: noise level of `low` (nats); the augmentation's own by default.
+            start: a video and a time in (0, 1] to start from, instead of noise (SDEdit).
+            on_step: called after every step.
+            noise: where normal noise comes from; keyed by `seeds` by default.
+
+        Raises:
+            ValueError: a grid or `low` that does not fit the stage.
+        """
+        self.check_grid(grid)
+        if noise is None:
+            noise = self._keyed_noise(seeds)
+        if given is None:
+            given = text((len(seeds), 3, *grid.shape), device=self.device)
+        given = Given(given.frames.to(self.device), given.mask.to(self.device))
+        low, level = self._low(low, grid, len(seeds), low_logsnr)
+        shape = (self.codec.channels, *self.codec.shape(grid.shape))
+        build = Conditioner(kind=self.kind, codec=self.codec, augment=self.augment)
+        cond = build(
+            grid=grid,
+            text=self._encoded(captions),
+            given=given,
+            fps=torch.full((len(seeds),), float(grid.fps), device=self.device),
+            low=low,
+            level=level,
+            noise=lambda shape: noise("low", shape),
+        )
+        guidance = self.sampling.guidance
+        if guidance_scale is not None:
+            guidance = guidance.with_scale(guidance_scale)
+        denoise = Denoiser(
+            predict=self.predict,
+            diffusion=self.diffusion,
+            condition=cond,
+            without=self._encoded([""] * len(seeds) if negative is None else negative),
+            guidance=guidance,
+        )
+        z, entry = noise("start", shape), 1.0
+        if start is not None:
+            video, entry = start
+            first = levels(self.diffusion.schedule, 1, entry)[0].step.logsnr
+            clean = self.codec.encode(video.to(self.device))
+            level = torch.full((len(z),), first, device=z.device)
+            z, _ = at_level(clean, z, level, cond, self.diffusion.schedule)
+        x = self.sampling.sampler(
+            denoise,
+            z,
+            schedule=self.diffusion.schedule,
+            steps=self.sampling.steps if steps is None else steps,
+            start=entry,
+            noise=lambda i: noise(f"step {i}", shape),
+            on_step=on_step,
+        )
+        return given.paste(self.codec.decode(x).clamp(-1, 1).float())
+
+    def _keyed_noise(self, seeds: Sequence[int]) -> Noise:
+        """Noise keyed by each video's seed, this stage and a purpose."""
+
+        def noise(purpose: str, shape: Sequence[int]) -> Tensor:
+            return keyed.normals(0, seeds, f"{self.name}/{purpose}", shape, self.device)
+
+        return noise
+
+    def _encoded(self, captions: Sequence[str] | TextFeatures) -> TextFeatures:
+        if isinstance(captions, TextFeatures):
+            return TextFeatures(captions.tokens.to(self.device), captions.mask.to(self.device))
+        features: TextFeatures = self.text(list(captions))
+        return features
+
+    def _low(
+        self,
+        low: Float[Tensor, "b 3 f2 h2 w2"] | None,
+        grid: Grid,
+        count: int,
+        low_logsnr: float | None,
+    ) -> tuple[Float[Tensor, "b 3 f2 h2 w2"] | None, Float[Tensor, " b"] | None]:
+        """`low` on this stage's device, and its noise level.
+
+        Raises:
+            ValueError: it is missing, not wanted, or on another grid.
+        """
+        if (low is None) == self.kind.takes_low:
+            wants = "needs" if low is None else "takes no"
+            raise ValueError(f"stage {self.name} {wants} video of a stage before it (low)")
+        if low is None or self.augment is None:
+            return None, None
+        source = grid.divided(time=self.scale.time, space=self.scale.space)
+        if tuple(low.shape[2:]) != source.shape:
+            raise ValueError(
+                f"stage {self.name}: for {grid} the stage before must hand over "
+                f"{source.shape}, got {tuple(low.shape[2:])}"
+            )
+        level = self.augment.sampling_level(count).to(self.device)
+        if low_logsnr is not None:
+            level = torch.full_like(level, low_logsnr)
+        return low.to(self.device), level

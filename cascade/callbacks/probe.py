@@ -12,6 +12,7 @@ from cascade.callbacks.look import looking
 from cascade.checkpoint.manifest import Manifest
 from cascade.checkpoint.origin import commit, device, versions
 from cascade.parallel.ranks import gather
+from cascade.stage import trainable
 from cascade.trainer import callbacks, datamodule
 
 
@@ -60,7 +61,7 @@ class Probe(pl.Callback):
             self._batch = self._read(trainer)
         batch = trainer.strategy.batch_to_device(self._batch)
         with torch.inference_mode(False), looking(trainer, module):
-            stage: Any = module
+            stage = trainable(module)
             loss = float(stage.losses(batch, purpose="probe")[0].mean())
         self.spent_s, self.times = self.spent_s + time.perf_counter() - began, self.times + 1
         losses = gather(loss)

@@ -18,6 +18,7 @@ from cascade.callbacks.watchdog import alive
 from cascade.diffusion.sampler import Step
 from cascade.grid import Grid
 from cascade.parallel.ranks import gather
+from cascade.stage import Batch, TrainableStage, trainable
 from cascade.trainer import datamodule
 from cascade.video import write_mp4
 
@@ -74,14 +75,15 @@ class Samples(pl.Callback):
             self._write(trainer, stage, self._batch)
             self.aside_s += time.perf_counter() - began
 
-    def _write(self, trainer: pl.Trainer, stage: Any, batch: dict[str, Any]) -> None:
+    def _write(self, trainer: pl.Trainer, module: pl.LightningModule, batch: Batch) -> None:
+        stage = trainable(module)
         place = f"the samples of step {trainer.global_step}"
 
         def on_step(step: Step) -> None:
             alive(trainer, f"{place}, after {step.index + 1} of {step.count} steps,")
 
         alive(trainer, place)
-        with averages(trainer).lent(stage), looking(trainer, stage):
+        with averages(trainer).lent(module), looking(trainer, module):
             made = sample_like(stage, batch, steps=self.steps, on_step=on_step)
             videos = beside(stage, batch, made).cpu()
         folder = Path(trainer.default_root_dir) / "samples" / f"{trainer.global_step:08d}"
@@ -96,7 +98,7 @@ class Samples(pl.Callback):
             return
         captions = {f"{number}.mp4": every[number] for number in sorted(every)}
         (folder / "captions.json").write_text(json.dumps(captions, indent=2, ensure_ascii=False))
-        order = "made | real" if stage.augment is None else "given | made | real"
+        order = "low | made | real" if stage.kind.takes_low else "made | real"
         for logger in trainer.loggers:
             if isinstance(logger, WandbLogger):
                 logger.log_video(
@@ -118,8 +120,8 @@ class Samples(pl.Callback):
 
 @torch.no_grad()
 def sample_like(
-    stage: Any,
-    batch: dict[str, Any],
+    stage: TrainableStage,
+    batch: Batch,
     *,
     steps: int | None = None,
     on_step: Callable[[Step], None] | None = None,
@@ -135,7 +137,7 @@ def sample_like(
         batch["caption"],
         grid=grid,
         seeds=batch["position"].tolist(),
-        low=stage.reduce(x),
+        low=stage.kind.reduce(x),
         steps=steps,
         on_step=on_step,
     )
@@ -143,10 +145,10 @@ def sample_like(
 
 
 def beside(
-    stage: Any, batch: dict[str, Any], made: Float[Tensor, "b 3 f h w"]
+    stage: TrainableStage, batch: Batch, made: Float[Tensor, "b 3 f h w"]
 ) -> Float[Tensor, "b 3 f h wide"]:
     """What was made, between what it was made from and the clip that it should be like."""
     x = stage.clip(batch["video"])
-    low = stage.reduce(x)
-    shown = [] if low is None else [stage.expand(low)]
+    low = stage.kind.reduce(x)
+    shown = [] if low is None else [stage.kind.expand(low)]
     return torch.cat([*shown, made.to(x), x], dim=-1)

@@ -1,9 +1,9 @@
-"""Before the first step: does a clip come back, and does all that is told reach the network?"""
+"""Checks before the first step: a clip survives its way, and every condition reaches the network."""
 
-import dataclasses
 import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 import pytorch_lightning as pl
@@ -11,11 +11,12 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from cascade import conditioning, keyed
+from cascade import keyed
 from cascade.callbacks.look import first, looking
 from cascade.callbacks.verdict import NotLearningError
 from cascade.parallel.ranks import gather
 from cascade.parallel.shards import local
+from cascade.stage import TrainableStage, trainable
 from cascade.trainer import datamodule
 from cascade.video import to_uint8
 
@@ -50,7 +51,7 @@ class Start(pl.Callback):
             )
 
     def on_train_batch_start(
-        self, trainer: pl.Trainer, pl_module: Any, batch: Any, batch_idx: int
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
     ) -> None:
         """All checks, before the very first step alone.
 
@@ -61,16 +62,17 @@ class Start(pl.Callback):
             return
         few = first(batch, self.clips)
         with looking(trainer, pl_module):
-            found = [*clip_comes_back(pl_module, few, self.codec_psnr)]
+            stage = trainable(pl_module)
+            found = [*clip_comes_back(stage, few, self.codec_psnr)]
             with awake(pl_module):
-                found += all_is_read(pl_module, few)
+                found += all_is_read(stage, few)
         every = dict.fromkeys(line for part in gather(found) for line in part)
         if every:
             lines = "\n  - ".join(every)
             raise NotLearningError(f"stage {pl_module.name} would not learn as it is:\n  - {lines}")
 
 
-def clip_comes_back(stage: Any, batch: Mapping[str, Any], least: float) -> Iterator[str]:
+def clip_comes_back(stage: TrainableStage, batch: Mapping[str, Any], least: float) -> Iterator[str]:
     """What is wrong with normalisation, codec and `low`."""
     video = batch["video"]
     x = stage.clip(video)
@@ -91,9 +93,9 @@ def clip_comes_back(stage: Any, batch: Mapping[str, Any], least: float) -> Itera
             yield f"codec: a clip comes back at {came:.1f} dB, wanted are {wanted:.1f}"
     if latents is not x and not 0.2 < (spread := float(latents.std())) < 5:
         yield f"codec: latents must spread by about 1 for the noise to fit, and do by {spread:.3g}"
-    small = stage.reduce(x)
+    small = stage.kind.reduce(x)
     if small is not None and x.std() > 0.02:
-        like = correlation(stage.expand(small), x)
+        like = correlation(stage.kind.expand(small), x)
         if like < 0.05:
             yield f"low: is not like the clip that it was made of: correlation {like:.3f}"
 
@@ -106,9 +108,9 @@ def correlation(one: Float[Tensor, "b 3 f h w"], other: Float[Tensor, "b 3 f h w
     return float(((a * b).sum(-1) / scale).max())
 
 
-def all_is_read(stage: Any, batch: Mapping[str, Any]) -> Iterator[str]:
+def all_is_read(stage: TrainableStage, batch: Mapping[str, Any]) -> Iterator[str]:
     """Which conditions change nothing: in the network's output, or on the way to its loss."""
-    with always_told(stage):
+    with without_dropout(stage):
         yield from _reaches_the_loss(stage, dict(batch))
         noised = stage.noise(dict(batch), purpose="start")
     cond, z = noised.condition, noised.z
@@ -116,34 +118,36 @@ def all_is_read(stage: Any, batch: Mapping[str, Any]) -> Iterator[str]:
     if not out.isfinite().all():
         yield "the network's output is not finite"
         return
-    x, text = noised.x, cond.text
-    given = conditioning.image(x[:, :, :1], x.shape[2]) if x.shape[2] > 1 else None
-    without = conditioning.text(x.shape, device=x.device, dtype=x.dtype)
-    other = without if given is None or cond.given.mask.any() else given
-    logsnr, replace = noised.logsnr, dataclasses.replace
+    x, text = noised.example.x, cond.text
+    # Without given frames where there are some, with the first frame given where there is none.
+    mask, any_given = torch.zeros_like(cond.mask), bool(cond.mask.any())
+    if not any_given:
+        mask[:, :, :1] = 1
+    other = replace(cond, given=torch.zeros_like(x) if any_given else x * mask[:, :1], mask=mask)
+    logsnr = noised.logsnr
     turned = text._replace(tokens=-text.tokens.flip(-1))  # other text of the same length
     changed = {
         "z": (-z, logsnr, cond),
         "log-SNR": (z, logsnr + 2, cond),
         "text": (z, logsnr, replace(cond, text=turned)),
     }
-    if other is given or cond.given.mask.any():
-        changed["given"] = (z, logsnr, replace(cond, given=other))
+    if any_given or x.shape[2] > 1:
+        changed["given"] = (z, logsnr, other)
     if cond.low is not None:
         changed["low"] = (z, logsnr, replace(cond, low=-cond.low))
-    for place, name in enumerate(stage.scalars):
-        told = cond.scalars.clone()
-        told[:, place] += 0.5
-        changed[name] = (z, logsnr, replace(cond, scalars=told))
+    for place, name in enumerate(stage.kind.scalars):
+        values = cond.scalars.clone()
+        values[:, place] += 0.5
+        changed[name] = (z, logsnr, replace(cond, scalars=values))
     for name, arguments in changed.items():
         change = float((stage.predict(*arguments) - out).norm() / out.norm().clamp(min=1e-12))
         if not change > LEAST:
             yield f"{name}: changes nothing in the network's output (by {change:.1g} of it)"
 
 
-def _reaches_the_loss(stage: Any, batch: dict[str, Any]) -> Iterator[str]:
+def _reaches_the_loss(stage: TrainableStage, batch: dict[str, Any]) -> Iterator[str]:
     captions = list(batch["caption"])
-    told = any(any(part) for part in gather(captions))
+    captioned = any(any(part) for part in gather(captions))
     rolled = [*captions[-1:], *captions[:-1]]
     stored = batch.get("text") or [None] * len(captions)
     others = {"caption": rolled, "text": [*stored[-1:], *stored[:-1]]}
@@ -154,12 +158,12 @@ def _reaches_the_loss(stage: Any, batch: dict[str, Any]) -> Iterator[str]:
     if not loss.isfinite().all():
         keys = ", ".join(batch["key"])
         yield f"the loss is not finite before the first step: {loss.tolist()} of samples {keys}"
-    elif not told:
+    elif not captioned:
         yield "text: the first clips have empty captions, on all ranks"
     elif any(captions) and not _differ(loss, texts):
         yield f"text: other captions change nothing in the loss: {captions[0]!r} or another"
     for name in ("fps", "zoom"):
-        if name in stage.scalars:
+        if name in stage.kind.scalars:
             other = stage.losses({**batch, name: batch[name] * 2}, purpose="start").loss
             if not _differ(loss, other):
                 yield f"{name}: another changes nothing in the loss"
@@ -170,10 +174,10 @@ def _differ(one: Tensor, other: Tensor) -> bool:
 
 
 @contextmanager
-def always_told(stage: Any) -> Iterator[None]:
+def without_dropout(stage: TrainableStage) -> Iterator[None]:
     """Inside, no caption is dropped."""
     recipe = stage.recipe
-    stage.recipe = dataclasses.replace(recipe, text_dropout=0.0)
+    stage.recipe = replace(recipe, text_dropout=0.0)
     try:
         yield
     finally:

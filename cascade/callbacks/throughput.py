@@ -12,6 +12,7 @@ from cascade.callbacks import names
 from cascade.callbacks.figures import due, write
 from cascade.flops import device_peak, forward_flops, measured_matmul_peak
 from cascade.parallel.ranks import highest
+from cascade.stage import trainable
 from cascade.trainer import callbacks
 
 _STATM = Path("/proc/self/statm")
@@ -81,10 +82,10 @@ class Throughput(pl.Callback):
         self._spent, self._waited, self._clips, self._flops = 0.0, waited, 0, 0.0
         self._first = trainer.global_step
 
-    def _clip_flops(self, stage: Any, shape: tuple[int, ...]) -> int:
+    def _clip_flops(self, module: pl.LightningModule, shape: tuple[int, ...]) -> int:
         """Of both passes of one clip; the backward pass has twice the products of the forward."""
         if shape not in self._counted:
-            self._counted[shape] = 3 * forward_flops(stage.dry_forward(shape))
+            self._counted[shape] = 3 * forward_flops(trainable(module).dry_forward(shape))
         return self._counted[shape]
 
 

@@ -12,6 +12,7 @@ from cascade.callbacks import names
 from cascade.callbacks.figures import noted
 from cascade.callbacks.verdict import NotLearningError
 from cascade.parallel.ranks import summed
+from cascade.stage import Noised, trainable
 
 log = logging.getLogger(__name__)
 
@@ -60,27 +61,27 @@ class Worth(pl.Callback):
             }
             self._nothing = {name: count for name, count in counts.items() if count}
 
-    def on_validation_start(self, trainer: pl.Trainer, pl_module: Any) -> None:
+    def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Nothing is summed yet."""
-        has = pl_module.conditions
+        has = trainable(pl_module).conditions
         self._names = [name for name in self.conditions if name in has]
         self._sums = torch.zeros(len(self._names), 5, device=pl_module.device)
         self._losses = torch.zeros(2, device=pl_module.device)
         self._left = -(-self.clips // trainer.world_size)
-        self._before: Any = None
+        self._before: Noised | None = None
 
     def on_validation_batch_end(
-        self, trainer: pl.Trainer, pl_module: Any, outputs: Any, *_: Any
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, *_: Any
     ) -> None:
         """The batch again, once for each condition."""
         losses, noised = outputs["losses"], outputs["noised"]
         self._losses += torch.stack([losses.sum(), outputs["zero"].sum()]).float()
         other = noised.rolled() if len(losses) > 1 else self._before
-        if self._left > 0 and other is not None and other.x.shape == noised.x.shape:
+        if self._left > 0 and other is not None and other.z.shape == noised.z.shape:
             self._left -= len(losses)
             for sums, name in zip(self._sums, self._names, strict=True):
                 with trainer.precision_plugin.forward_context():
-                    without, differs = pl_module.loss_without(noised, other, name)
+                    without, differs = trainable(pl_module).loss_without(noised, other, name)
                 sums += _compared(losses.float(), without.float(), differs)
         self._before = noised if len(losses) == 1 else None
 

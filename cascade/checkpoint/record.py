@@ -124,12 +124,12 @@ def refuse_change(run: Path, old: dict[str, Any], new: dict[str, Any]) -> None:
     raise ConfigChangedError(f"{run} was trained with another config:\n  {lines}\n{out}")
 
 
-def shapes(stage: Any) -> dict[str, list[int]]:
+def shapes(stage: nn.Module) -> dict[str, list[int]]:
     """The shapes of a stage's weights by name, whether or not its network is built yet."""
     found = {name: list(value.shape) for name, value in stage.state_dict().items()}
     if stage.net is None:
         with torch.device("meta"):
-            net: nn.Module = stage._new_net()
+            net: nn.Module = stage.new_net()
         found |= {f"net.{name}": list(value.shape) for name, value in net.state_dict().items()}
     return found
 

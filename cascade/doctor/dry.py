@@ -1,7 +1,7 @@
-"""A stage that is all shape: built on `meta`, run on clips without pixels, in no memory.
+"""A stage on torch's `meta` device: shapes without values, so that it takes no memory.
 
-So a base of billions of parameters is counted on a laptop. Noise comes without values, and a frozen
-text encoder, whose weights are not the stage's, gives tokens of its width.
+So a base of billions of parameters is counted on a laptop. A frozen text encoder, whose weights are
+not the stage's, is replaced by tokens of its width.
 """
 
 import copy
@@ -14,10 +14,10 @@ import hydra
 import torch
 from torch import Tensor, nn
 
-from cascade import keyed
 from cascade.doctor.kernels import Kernels
 from cascade.flops import training_flops
 from cascade.memory import StepMemory, optimizer_state, step_memory
+from cascade.stage import TrainableStage
 from cascade.text import TextEncoder, TextFeatures
 
 
@@ -96,7 +96,8 @@ class DryStage:
         with torch.device("meta"):
             stage = hydra.utils.instantiate(copy.deepcopy(config), _convert_="all")
             stage.configure_model()
-        self.stage, self.captions = stage, list(captions)
+        self.stage: TrainableStage = stage
+        self.captions = list(captions)
         self.text = stage.text
         self.frozen_text = not any(p.requires_grad for p in stage.text.parameters())
         if self.frozen_text:
@@ -124,9 +125,7 @@ class DryStage:
     def loss(self, clips: Clips) -> Tensor:
         """The forward pass of a training step."""
         batch = clips.batch(self.captions)
-        with _valueless_noise():
-            losses: Tensor = self.stage.losses(batch, purpose="train")[0]
-        return losses.mean()
+        return self.stage.losses(batch, purpose="train").loss.mean()
 
     def flops(self, clips: Clips) -> int:
         """FLOPs of a step's two passes, with what checkpointing computes again."""
@@ -180,24 +179,3 @@ class DryStage:
         finally:
             for p, dtype in before.items():
                 p.data = p.data.to(dtype)
-
-
-@contextmanager
-def _valueless_noise() -> Iterator[None]:
-    """Inside, keyed noise has a shape and no values: `meta` has no generators."""
-
-    def empty(
-        _seed: int,
-        positions: Sequence[int],
-        _purpose: str,
-        shape: Sequence[int],
-        device: torch.device | str = "cpu",
-    ) -> Tensor:
-        return torch.empty(len(positions), *shape, device=device)
-
-    before = keyed.normals
-    vars(keyed)["normals"] = empty
-    try:
-        yield
-    finally:
-        vars(keyed)["normals"] = before

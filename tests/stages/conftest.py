@@ -9,6 +9,7 @@ import torch
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
+from cascade.codec import Codec
 from cascade.entry import CONF
 from cascade.shrink import shrink
 
@@ -17,15 +18,19 @@ Build = Callable[..., Any]
 
 @pytest.fixture
 def build() -> Build:
-    """A shrunk stage of a config, with changes: build("demo/ssr1", train={"text_dropout": 0.5})."""
+    """A shrunk stage of a config, with changes: build("demo/ssr1", train={"text_dropout": 0.5}).
 
-    def make(choice: str, **changes: Any) -> Any:
+    A codec may be given as an object.
+    """
+
+    def make(choice: str, codec: Codec | None = None, **changes: Any) -> Any:
         with initialize_config_dir(version_base="1.3", config_dir=CONF):
             cfg = compose("train", overrides=[f"stage={choice}"])
         small = shrink(OmegaConf.to_container(cfg.stage, resolve=True))
         merged = OmegaConf.to_container(OmegaConf.merge(small, changes))
         torch.manual_seed(0)
-        stage = hydra.utils.instantiate(merged, _convert_="all")
+        built = {} if codec is None else {"codec": codec}
+        stage = hydra.utils.instantiate(merged, **built, _convert_="all")
         stage.configure_model()
         for parameter in stage.parameters():  # zero-initialised gates would hide every condition
             if not parameter.any():

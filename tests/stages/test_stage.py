@@ -7,14 +7,19 @@ from cascade import conditioning
 from cascade.grid import Grid
 from cascade.video import to_float
 from stages.condition import scalars
+from stages.measure import remake
 
 STAGES = ["demo/base", "demo/tsr1", "demo/ssr1"]
+AUGMENT = {
+    "_target_": "cascade.diffusion.augment.NoiseAugment",
+    "schedule": {"_target_": "cascade.diffusion.schedule.RectifiedFlow"},
+}
 GRID = Grid(frames=8, height=16, width=16, fps=8)
 
 
 def low_for(stage, seed=0):
     x = torch.randn(1, 3, *GRID.shape, generator=torch.Generator().manual_seed(seed)).clamp(-1, 1)
-    return stage.reduce(x)
+    return stage.kind.reduce(x)
 
 
 @pytest.mark.parametrize("choice", STAGES)
@@ -64,7 +69,7 @@ def test_given_whole_frames_are_clean_told_so_and_cost_nothing(build, batch):
     loss, drawn, *_ = stage.losses(clip, purpose="train")
     ends, top = [0, -1], stage.diffusion.schedule.logsnr_max
     torch.testing.assert_close(told["z"][:, :, ends], x[:, :, ends])
-    torch.testing.assert_close(told["cond"].given.frames[:, :, ends], x[:, :, ends])
+    torch.testing.assert_close(told["cond"].given[:, :, ends], x[:, :, ends])
     assert (told["logsnr"][:, ends] == top).all()
     assert (told["logsnr"][:, 1:-1] == drawn[:, None]).all()
     # A network that answers 0 is wrong by x on the frames that were not given, and on no other.
@@ -88,8 +93,7 @@ def test_dropped_captions_are_the_empty_caption(build, batch):
 def test_tsr_conditions_on_held_frames(build, batch):
     stage = build("demo/tsr1", augment={"max_t": 1e-6})
     x = to_float(batch([1])["video"])
-    noised = stage.noised(x, batch([1]), stage.text(["a clip"]), ["a clip"], purpose="train")
-    cond = noised.condition
+    cond = stage.noise(batch([1]), purpose="train").condition
     for frame in range(8):
         kept = frame - frame % 2
         torch.testing.assert_close(cond.low[:, :, frame], x[:, :, kept], atol=0.07, rtol=0)
@@ -98,10 +102,9 @@ def test_tsr_conditions_on_held_frames(build, batch):
 def test_ssr_conditions_on_the_same_frames_at_low_resolution(build, batch):
     stage = build("demo/ssr1", augment={"max_t": 1e-6})
     x = to_float(batch([1])["video"])
-    noised = stage.noised(x, batch([1]), stage.text(["a clip"]), ["a clip"], purpose="train")
-    cond = noised.condition
+    cond = stage.noise(batch([1]), purpose="train").condition
     assert cond.low.shape == x.shape
-    again = stage.reduce(cond.low)
+    again = stage.kind.reduce(cond.low)
     torch.testing.assert_close(again.mean((3, 4)), x.mean((3, 4)), atol=0.05, rtol=0)
     assert cond.low.std() < 0.7 * x.std()
 
@@ -133,7 +136,7 @@ def test_zoom_is_told_to_the_base(build, batch):
     for zoom in (1.0, 2.0):
         stage.losses(batch([1]) | {"zoom": torch.tensor([zoom])}, purpose="train")
     told = (seen[1] - seen[0])[0]
-    assert told[stage.scalars.index("zoom")] == pytest.approx(0.6931, abs=1e-3)
+    assert told[stage.kind.scalars.index("zoom")] == pytest.approx(0.6931, abs=1e-3)
     assert (told != 0).sum() == 1
 
 
@@ -147,7 +150,7 @@ def test_the_augmentation_level_is_told_to_the_network(build):
     # The same pixels with another level told: only adaLN can make the difference.
     quiet = build("demo/ssr1")
     fps = torch.tensor([8.0])
-    told = [scalars(quiet.scalars, GRID, fps, torch.tensor([v])) for v in (0.0, 8.0)]
+    told = [scalars(quiet.kind.scalars, GRID, fps, torch.tensor([v])) for v in (0.0, 8.0)]
     x = torch.randn(1, 10, *GRID.shape)
     text = quiet.text(["a"])
     one, other = (quiet.net(x, torch.zeros(1, 8), text.tokens, text.mask, one) for one in told)
@@ -183,7 +186,7 @@ def test_a_given_region_comes_back_unchanged(build, choice):
 def test_a_sample_does_not_depend_on_its_batch(build, choice):
     stage = build(choice)
     low = None
-    if stage.augment is not None:
+    if stage.kind.takes_low:
         low = torch.cat([low_for(stage, seed) for seed in (7, 3)])
     both = stage.sample(["a red ball", "雪"], grid=GRID, seeds=[7, 3], low=low, guidance_scale=4.0)
     for i, (caption, seed) in enumerate([("a red ball", 7), ("雪", 3)]):
@@ -224,16 +227,22 @@ def test_sampling_refuses_what_does_not_fit(build):
 
 
 @pytest.mark.parametrize(
-    ("choice", "scale", "message"),
+    ("choice", "message"),
     [
-        ("demo/base", {"space": 2}, "a base stage scales nothing"),
-        ("demo/tsr1", {"space": 2}, "temporal super-resolution keeps the pixels"),
-        ("demo/ssr1", {"time": 2}, "spatial super-resolution keeps the frames"),
+        ("demo/tsr1", "TemporalSR: factor multiplies the frame rate and must be at least 2, got 1"),
+        ("demo/ssr1", "SpatialSR: factor multiplies height and width .* at least 2, got 1"),
     ],
 )
-def test_a_kind_refuses_another_kinds_scale(build, choice, scale, message):
+def test_a_factor_of_one_is_refused(build, choice, message):
     with pytest.raises(Exception, match=message):
-        build(choice, scale=scale)
+        build(choice, kind={"factor": 1})
+
+
+def test_a_stage_with_one_before_it_needs_an_augmentation(build):
+    with pytest.raises(Exception, match="ssr1: a stage of kind SpatialSR needs an augmentation"):
+        build("demo/ssr1", augment=None)
+    with pytest.raises(Exception, match="base: a stage of kind Base has no stage before it"):
+        build("demo/base", augment=AUGMENT)
 
 
 def test_ssr_is_measured_beside_bicubic_and_tsr_on_its_new_frames(build, batch):
@@ -248,14 +257,14 @@ def test_ssr_is_measured_beside_bicubic_and_tsr_on_its_new_frames(build, batch):
             for way in ("", "plain_")
             for name in ("psnr", "ssim")
         }
-        assert stage.made(x).shape[2] == count
-    torch.testing.assert_close(build("demo/tsr1").made(x), x[:, :, 1::2])
+        assert stage.kind.own(x).shape[2] == count
+    torch.testing.assert_close(build("demo/tsr1").kind.own(x), x[:, :, 1::2])
 
 
 def test_remaking_starts_from_the_clip(build, batch):
     stage = build("demo/base")
     x = to_float(batch([2])["video"])
-    near = stage.remake(x, ["a"], seeds=[0], start=0.02)
-    far = stage.remake(x, ["a"], seeds=[0], start=1.0)
+    near = remake(stage, x, ["a"], seeds=[0], start=0.02)
+    far = remake(stage, x, ["a"], seeds=[0], start=1.0)
     assert near.shape == x.shape
     assert (near - far).abs().max() > 1e-2

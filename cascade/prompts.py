@@ -1,0 +1,154 @@
+"""Prompts on their way to the stages: each is encoded once by each distinct text encoder."""
+
+from collections.abc import Callable, Hashable, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from cascade.stage import Stage
+from cascade.text import TextEncoder, TextFeatures
+
+#: Puts an encoder where it runs, for as long as the context lasts.
+Placed = Callable[[TextEncoder], AbstractContextManager[None]]
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """Encoded prompts and negative prompts, one entry per stage."""
+
+    texts: list[TextFeatures]
+    negatives: list[TextFeatures]
+
+    def rows(self, rows: slice) -> "Encoded":
+        """Those of some of the videos."""
+        return Encoded(
+            [TextFeatures(t.tokens[rows], t.mask[rows]) for t in self.texts],
+            [TextFeatures(t.tokens[rows], t.mask[rows]) for t in self.negatives],
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prompts:
+    """One prompt and one negative prompt per video, as text or encoded."""
+
+    texts: list[str] | TextFeatures
+    negatives: list[str] | TextFeatures
+
+    @classmethod
+    def of(
+        cls,
+        prompt: str | Sequence[str] | None,
+        negative: str | Sequence[str] | None,
+        embeds: TextFeatures | None,
+        negative_embeds: TextFeatures | None,
+    ) -> "Prompts":
+        """The prompts of a call.
+
+        Raises:
+            ValueError: no prompt, a prompt both as text and encoded, or counts that differ.
+        """
+        for name, text, encoded in (
+            ("prompt", prompt, embeds),
+            ("negative_prompt", negative, negative_embeds),
+        ):
+            if text is not None and encoded is not None:
+                raise ValueError(f"{name} and {name}_embeds were both given; give one of them")
+        if prompt is None and embeds is None:
+            raise ValueError("no prompt was given; the empty prompt '' asks for any video")
+        texts = embeds if embeds is not None else [prompt] if isinstance(prompt, str) else None
+        texts = list(prompt or ()) if texts is None else texts
+        count = len(texts.tokens) if isinstance(texts, TextFeatures) else len(texts)
+        if not count:
+            raise ValueError("no prompt was given; the empty prompt '' asks for any video")
+        if negative_embeds is not None:
+            negatives: list[str] | TextFeatures = negative_embeds
+            given = len(negative_embeds.tokens)
+        else:
+            single = negative is None or isinstance(negative, str)
+            negatives = [str(negative or "")] * count if single else list(negative or ())
+            given = len(negatives)
+        if given != count:
+            raise ValueError(
+                f"{count} prompts, but {given} negative prompts; give one, or one per prompt"
+            )
+        return cls(texts=texts, negatives=negatives)
+
+    def __len__(self) -> int:
+        """The number of videos."""
+        return len(self.texts.tokens if isinstance(self.texts, TextFeatures) else self.texts)
+
+    def check(self, stages: Sequence[Stage]) -> None:
+        """Refuse prompts that an encoder does not read in full, and embeddings of another encoder.
+
+        Raises:
+            ValueError: naming the encoder, its limit and the prompt's length; or the stage.
+        """
+        for text in (self.texts, self.negatives):
+            if isinstance(text, TextFeatures):
+                _check_embeds(text, stages)
+            else:
+                for encoder in _distinct(stages):
+                    for one in {*text}:
+                        encoder.check(one)
+
+    def encode(self, stages: Sequence[Stage], placed: Placed) -> Encoded:
+        """The features that each stage's encoder gives; a text that stands twice is encoded once."""
+        wanted = [t for t in (self.texts, self.negatives) if not isinstance(t, TextFeatures)]
+        each = list(dict.fromkeys(one for texts in wanted for one in texts))
+        features: dict[int, TextFeatures] = {}
+        for encoder in _distinct(stages) if each else []:
+            with placed(encoder):
+                features[id(encoder)] = encoder(each)
+
+        def of(texts: list[str] | TextFeatures, stage: Stage) -> TextFeatures:
+            if isinstance(texts, TextFeatures):
+                return texts
+            found = features[id(stage.text)]
+            rows = torch.tensor([each.index(one) for one in texts], device=found.tokens.device)
+            return _trimmed(found.tokens[rows], found.mask[rows])
+
+        return Encoded(
+            [of(self.texts, stage) for stage in stages],
+            [of(self.negatives, stage) for stage in stages],
+        )
+
+
+def share_encoders(stages: Sequence[Stage]) -> None:
+    """Give stages whose text encoders are equal one encoder, so that it is loaded once."""
+    first: dict[Hashable, TextEncoder] = {}
+    for stage in stages:
+        key = stage.text.shared_key()
+        if key is not None:
+            stage.text = first.setdefault(key, stage.text)
+
+
+def _distinct(stages: Sequence[Stage]) -> list[TextEncoder]:
+    return list({id(stage.text): stage.text for stage in stages}.values())
+
+
+def _check_embeds(text: TextFeatures, stages: Sequence[Stage]) -> None:
+    for stage in stages:
+        if stage.text.shared_key() is None:
+            raise ValueError(
+                f"prompt_embeds: stage {stage.name} has a text encoder of its own, trained with "
+                "it, so its prompts must be given as text"
+            )
+        if stage.text.width != text.tokens.shape[2]:
+            raise ValueError(
+                f"prompt_embeds: stage {stage.name} reads tokens of width {stage.text.width}, "
+                f"got {text.tokens.shape[2]}"
+            )
+    if len({id(stage.text) for stage in stages}) > 1:
+        names = ", ".join(stage.name for stage in stages)
+        raise ValueError(
+            f"prompt_embeds: the stages {names} have several text encoders; give the prompts as "
+            "text"
+        )
+
+
+def _trimmed(tokens: Tensor, mask: Tensor) -> TextFeatures:
+    """Without the padding that no row needs."""
+    longest = max(int(mask.sum(dim=1).max()), 1)
+    return TextFeatures(tokens[:, :longest], mask[:, :longest])

@@ -1,0 +1,267 @@
+"""The interfaces of a stage: what its parts, the pipeline, callbacks and the doctor may ask of it.
+
+The classes that implement them are in `stages/`. Everything that the network reads lives on the
+latent grid of the stage's codec; kinds, `low` before `expand`, and given frames live in pixels.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple, Protocol, cast, runtime_checkable
+
+import pytorch_lightning as pl
+import torch
+from jaxtyping import Bool, Float, UInt8
+from torch import Tensor, nn
+
+from cascade.codec import Codec
+from cascade.conditioning import Given, Modes
+from cascade.diffusion.augment import NoiseAugment
+from cascade.diffusion.process import Diffusion, Sampling
+from cascade.diffusion.sampler import Step
+from cascade.grid import Grid, Scale
+from cascade.text import TextEncoder, TextFeatures
+
+Video = Float[Tensor, "b 3 f h w"]
+Batch = dict[str, Any]
+#: Standard normal noise of (b, *shape) for a purpose: ("start", shape).
+Noise = Callable[[str, Sequence[int]], Tensor]
+
+
+@dataclass(frozen=True)
+class Condition:
+    """Everything the network reads besides z and its log-SNR, on the latent grid.
+
+    `given` holds the latents of the frames that the user fixed, and `mask` is 1 where a pixel was
+    fixed: it keeps its pixels, folded into one channel per pixel of a latent position.
+    """
+
+    low: Float[Tensor, "b c f h w"] | None
+    given: Float[Tensor, "b c f h w"]
+    mask: Float[Tensor, "b m f h w"]
+    text: TextFeatures
+    scalars: Float[Tensor, "b k"]
+
+    @property
+    def fixed(self) -> Bool[Tensor, "b 1 f h w"]:
+        """The latent positions whose pixels are all given."""
+        return (self.mask > 0).all(dim=1, keepdim=True)
+
+    @property
+    def frames(self) -> Bool[Tensor, "b f"]:
+        """The latent frames that are given whole."""
+        return (self.mask > 0).all(dim=4).all(dim=3).all(dim=1)
+
+    def rolled(self) -> "Condition":
+        """Each sample with the condition of the sample before it."""
+        return Condition(
+            low=None if self.low is None else self.low.roll(1, 0),
+            given=self.given.roll(1, 0),
+            mask=self.mask.roll(1, 0),
+            text=TextFeatures(self.text.tokens.roll(1, 0), self.text.mask.roll(1, 0)),
+            scalars=self.scalars.roll(1, 0),
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Example:
+    """Clips of one shape, on the latent grid, with the condition that a step trains them under."""
+
+    x: Float[Tensor, "b c f h w"]
+    condition: Condition
+    captions: list[str]
+    """As the text encoder reads them: dropped ones are empty."""
+    ways: list[str]
+    """The way to prompt of each clip."""
+    positions: list[int]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Noised:
+    """An example with noise `eps` at the drawn log-SNR, and what the network should predict."""
+
+    example: Example
+    eps: Float[Tensor, "b c f h w"]
+    z: Float[Tensor, "b c f h w"]
+    logsnr: Float[Tensor, "b f"]
+    target: Float[Tensor, "b c f h w"]
+    drawn: Float[Tensor, " b"]
+    """The log-SNR of the frames that are not given."""
+    counted: Bool[Tensor, "b f"]
+    """The frames that carry the loss."""
+
+    @property
+    def condition(self) -> Condition:
+        """The condition of the example."""
+        return self.example.condition
+
+    def rolled(self) -> "Noised":
+        """Each sample with the caption and the condition of the sample before it."""
+        one = self.example
+        captions = [*one.captions[-1:], *one.captions[:-1]]
+        other = replace(one, condition=one.condition.rolled(), captions=captions)
+        return replace(self, example=other)
+
+
+class Losses(NamedTuple):
+    """The weighted loss of each sample, and the values by which it is logged."""
+
+    loss: Float[Tensor, " b"]
+    logsnr: Float[Tensor, " b"]
+    """The log-SNR drawn for each sample."""
+    zero: Float[Tensor, " b"]
+    """The loss of a network that outputs zero."""
+    ways: list[str]
+    """The way to prompt of each sample."""
+    shapes: list[tuple[int, int, int]]
+    """Frames, height and width of each clip, as the loader gave it."""
+
+
+@runtime_checkable
+class Kind(Protocol):
+    """How a clip is degraded to the output of the stage before, and brought back; in pixels."""
+
+    scale: Scale
+    #: The numbers given to the network by adaLN, in order; `stages.condition.scalars` has them all.
+    scalars: tuple[str, ...]
+    #: Whether a stage of this kind has a stage before it.
+    takes_low: bool
+
+    def reduce(self, x: Float[Tensor, "b c f h w"]) -> Float[Tensor, "b c f2 h2 w2"] | None:
+        """The output of the stage before, made from the clip itself; None for a base."""
+
+    def expand(self, low: Float[Tensor, "b c f2 h2 w2"]) -> Float[Tensor, "b c f h w"]:
+        """The output of the stage before, brought to this stage's grid: the channels `low`."""
+
+    def plain(self, low: Float[Tensor, "b c f2 h2 w2"]) -> Float[Tensor, "b c f h w"]:
+        """`low` on this stage's grid by interpolation alone: the baseline the stage must beat."""
+
+    def own(self, x: Float[Tensor, "b c f h w"]) -> Float[Tensor, "b c f3 h w"]:
+        """The frames of `x` that are this stage's own work."""
+
+
+@runtime_checkable
+class Recipe(Protocol):
+    """How a stage is trained: what the training loop and the doctor read of it."""
+
+    steps: int
+    global_batch: int
+    seed: int
+    modes: Modes
+    optimizer: Callable[[nn.Module], torch.optim.Optimizer]
+    text_dropout: float
+    crop: list[int] | None
+
+
+@runtime_checkable
+class Stage(Protocol):
+    """A conditional generator of a cascade: what sampling and the pipeline may ask."""
+
+    name: str
+    kind: Kind
+    target: Grid
+    text: TextEncoder
+    codec: Codec
+    diffusion: Diffusion
+    sampling: Sampling
+    augment: NoiseAugment | None
+    net: nn.Module | None
+
+    @property
+    def device(self) -> Any:
+        """Where its weights are."""
+
+    @property
+    def low_grid(self) -> Grid:
+        """The grid of the stage before, at this stage's target."""
+
+    @property
+    def multiple(self) -> tuple[int, int, int]:
+        """The numbers that frames, height and width in pixels must be multiples of."""
+
+    def check_grid(self, grid: Grid) -> None:
+        """Refuse a grid that the stage cannot run on, with a ValueError."""
+
+    def predict(
+        self, z: Float[Tensor, "b c f h w"], logsnr: Float[Tensor, "b f"], cond: Condition
+    ) -> Float[Tensor, "b c f h w"]:
+        """The network's raw output for noisy `z`."""
+
+    def sample(
+        self,
+        captions: Sequence[str] | TextFeatures,
+        *,
+        grid: Grid,
+        seeds: Sequence[int],
+        negative: Sequence[str] | TextFeatures | None = None,
+        low: Float[Tensor, "b 3 f2 h2 w2"] | None = None,
+        given: Given | None = None,
+        steps: int | None = None,
+        guidance_scale: float | None = None,
+        low_logsnr: float | None = None,
+        start: tuple[Video, float] | None = None,
+        on_step: Callable[[Step], None] | None = None,
+        noise: Noise | None = None,
+    ) -> Video:
+        """Videos in [-1, 1] on `grid`."""
+
+    def eval(self) -> Any:
+        """Evaluation mode."""
+
+    def to(self, *args: Any, **kwargs: Any) -> Any:
+        """To another device."""
+
+
+@runtime_checkable
+class TrainableStage(Stage, Protocol):
+    """What training, callbacks, the doctor and the bench may ask besides."""
+
+    recipe: Any  # a Recipe, or None where the stage is only sampled
+
+    @property
+    def conditions(self) -> tuple[str, ...]:
+        """Everything the network reads besides z and its log-SNR, by name."""
+
+    def new_net(self) -> nn.Module:
+        """A network of the stage's shape."""
+
+    def configure_model(self) -> None:
+        """Build the network, once."""
+
+    def parameters(self, recurse: bool = True) -> Iterator[nn.Parameter]:
+        """The weights."""
+
+    def clip(self, video: UInt8[Tensor, "b 3 f h w"]) -> Float[Tensor, "b 3 f2 h w"]:
+        """A loader's clips as floats in [-1, 1]."""
+
+    def losses(self, batch: Batch, *, purpose: str) -> Losses:
+        """The objective's loss of each sample of a batch."""
+
+    def noise(self, batch: Batch, *, purpose: str) -> Noised:
+        """A batch of one shape, noised as the denoising loss takes it."""
+
+    def loss_without(
+        self, noised: Noised, other: Noised, name: str
+    ) -> tuple[Float[Tensor, " b"], Bool[Tensor, " b"]]:
+        """The losses with the condition `name` of `other`, and the samples for which it differs."""
+
+    def dry_forward(self, shape: tuple[int, int, int]) -> Callable[[], object]:
+        """A forward pass without values on one clip of `shape`, to count its cost."""
+
+
+@runtime_checkable
+class Objective(Protocol):
+    """What a stage is trained to do with a batch: denoise, imitate a teacher, prefer a sample."""
+
+    def check(self, stage: TrainableStage) -> None:
+        """Refuse a stage that cannot be trained so, with a ValueError; load what is needed."""
+
+    def losses(self, stage: TrainableStage, batch: Batch, *, purpose: str) -> Losses:
+        """The loss of each sample."""
+
+    def figures(self, stage: TrainableStage, batch: Batch) -> dict[str, Float[Tensor, " b"]]:
+        """Further figures of validation clips, one number a clip, by name."""
+
+
+def trainable(module: pl.LightningModule) -> TrainableStage:
+    """The stage that Lightning hands to a callback."""
+    return cast(TrainableStage, module)

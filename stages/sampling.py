@@ -1,0 +1,48 @@
+"""The walk from noise to a video: one stage, one condition, any sampler."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from cascade.diffusion.gaussian import per_frame, to_x
+from cascade.diffusion.guidance import Guidance
+from cascade.diffusion.process import Diffusion
+from cascade.diffusion.sampler import Step
+from cascade.stage import Condition
+from cascade.text import TextFeatures
+from stages.noised import frame_levels, hold_given
+
+Predict = Callable[[Tensor, Tensor, Condition], Tensor]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Denoiser:
+    """x̂ with guidance under one condition, as a sampler calls it.
+
+    Frames that are given whole stay in z as they are, at the highest log-SNR, as in training.
+    """
+
+    predict: Predict
+    diffusion: Diffusion
+    condition: Condition
+    without: TextFeatures
+    guidance: Guidance
+
+    def __call__(self, z: Float[Tensor, "b c f h w"], step: Step) -> Float[Tensor, "b c f h w"]:
+        """x̂ for noisy `z`."""
+        schedule, cond = self.diffusion.schedule, self.condition
+        z = hold_given(z, cond)
+        level = torch.full((len(z),), step.logsnr, device=z.device)
+        logsnr = frame_levels(level, cond, schedule)
+        alpha, sigma = per_frame(schedule.alpha(logsnr)), per_frame(schedule.sigma(logsnr))
+
+        def x_hat(text: TextFeatures) -> Tensor:
+            out = self.predict(z, logsnr, replace(cond, text=text)).float()
+            return to_x(self.diffusion.target, out, z, alpha, sigma)
+
+        other = x_hat(self.without) if self.guidance.needs_uncond(step) else None
+        x = self.guidance(x_hat(cond.text), other, z=z, alpha=alpha, sigma=sigma, step=step)
+        return hold_given(x, cond)
