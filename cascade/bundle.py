@@ -21,13 +21,13 @@ import yaml
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from cascade.files.atomic import read_json
 from cascade.outline import TooManyError, build, differences, shapes_in, shapes_of
-from cascade.whole import read_json
 
 FORMAT = 1
 WEIGHTS, STAGE, CARD, CASCADE = "model.safetensors", "stage.yaml", "card.json", "cascade.yaml"
 #: The only modules whose classes a bundle may name; functions are never called.
-_ROOMS = re.compile(r"(cascade\.(grid|text|t5|codec|nn\.\w+|diffusion\.\w+)|stages\.\w+)")
+_ROOMS = re.compile(r"(cascade\.(grid|codec|text\.\w+|nn\.\w+|diffusion\.\w+)|stages\.\w+)")
 
 
 #: What a cascade may say of how a stage is sampled.

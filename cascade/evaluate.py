@@ -22,9 +22,9 @@ from torch import Tensor
 
 from cascade.entry import CONF, check_choices, explained, open_cascade
 from cascade.eval.following import Following, following
+from cascade.files.atomic import replacing
 from cascade.pipeline import Cascade
 from cascade.video import to_uint8
-from cascade.whole import replacing
 
 log = logging.getLogger(__name__)
 

@@ -20,7 +20,12 @@ def shrink(stage: dict[str, Any], *, steps: int = 2, batch: int = 2) -> dict[str
             net[name] = [size] * len(net[name])
         elif name in net:
             net[name] = size
-    small["text"] = {"_target_": "cascade.text.ByteText", "width": 64, "depth": 1, "max_bytes": 512}
+    small["text"] = {
+        "_target_": "cascade.text.byte_text.ByteText",
+        "width": 64,
+        "depth": 1,
+        "max_bytes": 512,
+    }
     time = small["scale"].get("time", 1)
     small["target"].update(frames=4 * time, height=SIDE, width=SIDE)
     small["sampling"]["steps"] = 2

@@ -15,7 +15,7 @@ from cascade.diffusion.guidance import Guidance
 from cascade.diffusion.process import Diffusion
 from cascade.diffusion.sampler import Step
 from cascade.grid import Grid
-from cascade.text import TextFeatures
+from cascade.text.encoder import TextFeatures
 
 
 @dataclass(frozen=True, kw_only=True)

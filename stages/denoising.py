@@ -22,7 +22,7 @@ from cascade.diffusion.process import Diffusion, Sampling
 from cascade.diffusion.sampler import Step, levels
 from cascade.grid import Grid
 from cascade.parallel.blocks import compile_blocks
-from cascade.text import TextEncoder
+from cascade.text.encoder import TextEncoder
 from stages.condition import Condition, Denoiser, Scale, scalars
 from stages.training import Training
 

@@ -14,7 +14,7 @@ from torch import Tensor
 from cascade.conditioning import Given
 from cascade.diffusion.gaussian import diffuse, per_frame
 from cascade.diffusion.schedule import Schedule
-from cascade.text import TextFeatures
+from cascade.text.encoder import TextFeatures
 from stages.condition import Condition
 
 

@@ -18,7 +18,7 @@ from cascade import keyed
 from cascade.diffusion.gaussian import per_frame, target
 from cascade.diffusion.loss import denoising_loss
 from cascade.grid import Grid
-from cascade.text import TextFeatures
+from cascade.text.encoder import TextFeatures
 from cascade.video import hold, to_float
 from stages.condition import Condition, scalars, take
 from stages.denoising import Denoising

@@ -12,7 +12,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from cascade import conditioning, keyed
-from cascade.callbacks.look import first, looking
+from cascade.callbacks.eval_mode import first, looking
 from cascade.callbacks.verdict import NotLearningError
 from cascade.parallel.ranks import gather
 from cascade.parallel.shards import local

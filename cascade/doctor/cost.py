@@ -7,8 +7,8 @@ from typing import Any
 from cascade.doctor.batches import Bucket, Ranks
 from cascade.doctor.dry import Clips, DryStage
 from cascade.doctor.figure import Figure
-from cascade.doctor.record import Record
-from cascade.doctor.text import FrozenEncoder
+from cascade.doctor.findings import Record
+from cascade.doctor.text_cost import FrozenEncoder
 
 #: Clips that FLOPs are counted for at most; more cost as much each.
 COUNTED = 64

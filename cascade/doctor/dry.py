@@ -18,7 +18,7 @@ from cascade import keyed
 from cascade.doctor.kernels import Kernels
 from cascade.flops import training_flops
 from cascade.memory import StepMemory, optimizer_state, step_memory
-from cascade.text import TextEncoder, TextFeatures
+from cascade.text.encoder import TextEncoder, TextFeatures
 
 
 @dataclass(frozen=True)

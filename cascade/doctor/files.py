@@ -6,8 +6,8 @@ from typing import Any
 
 from cascade.doctor.dry import DryStage, Ways
 from cascade.doctor.figure import Figure
-from cascade.doctor.record import Record
-from cascade.doctor.text import FrozenEncoder
+from cascade.doctor.findings import Record
+from cascade.doctor.text_cost import FrozenEncoder
 from cascade.grid import Grid
 
 #: Bytes per pixel and frame of the sample videos (H.264 of small clips).
