@@ -20,7 +20,7 @@ from omegaconf import DictConfig, OmegaConf
 from cascade.entry import CONF, check_choices, explained, open_data
 from cascade.flops import device_peak, measured_matmul_peak, parameter_count, training_flops
 from cascade.grid import Grid
-from cascade.stage import TrainableStage
+from cascade.stage import TrainableStage, as_module
 
 log = logging.getLogger(__name__)
 
@@ -72,7 +72,7 @@ def bench(cfg: DictConfig) -> dict[str, Any]:
     def step() -> None:
         with torch.autocast(device.type, dtype=dtype, enabled=dtype != torch.float32):
             loss = stage.losses(batch, purpose="bench").loss.mean()
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]  # torch's
         optimizer.step()
         optimizer.zero_grad()
 
@@ -108,7 +108,7 @@ def bench(cfg: DictConfig) -> dict[str, Any]:
         "torch": torch.__version__,
         "grid": str(grid),
         "batch": size,
-        "parameters": parameter_count(stage),
+        "parameters": parameter_count(as_module(stage)),
         **{name: spread(values) for name, values in times.items()},
         "clips_per_s": size / step_s,
         "training_flops": counted,

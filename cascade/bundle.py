@@ -20,9 +20,9 @@ import yaml
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from cascade.files.atomic import read_json
 from cascade.outline import TooManyError, build, differences, shapes_in, shapes_of
 from cascade.parts import UnknownPartError, located, named
-from cascade.whole import read_json
 
 FORMAT = 2
 WEIGHTS, STAGE, CARD, CASCADE = "model.safetensors", "stage.yaml", "card.json", "cascade.yaml"

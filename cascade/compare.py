@@ -11,8 +11,8 @@ from pathlib import Path
 import hydra
 from omegaconf import DictConfig
 
+from cascade.comparison.compare_page import write_page
 from cascade.comparison.find import find
-from cascade.comparison.page import write_page
 from cascade.comparison.table import plain
 from cascade.comparison.wandb_report import write_report
 from cascade.entry import CONF, explained

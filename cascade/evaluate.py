@@ -23,9 +23,9 @@ from torch import Tensor
 from cascade.checkpoint.origin import commit
 from cascade.entry import CONF, check_choices, explained, open_cascade
 from cascade.eval.following import Following, following
+from cascade.files.atomic import replacing
 from cascade.pipeline import Cascade
 from cascade.video import to_uint8
-from cascade.whole import replacing
 
 log = logging.getLogger(__name__)
 #: The parts of a stage that its videos depend on, beside its weights.

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, kw_only=True)
 class Scale:
-    """How many times the frames (`time`), and the height and width (`space`), a stage multiplies."""
+    """The factors by which a stage multiplies frames (`time`), and height and width (`space`)."""
 
     time: int = 1
     space: int = 1

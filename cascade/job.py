@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 
 from cascade import slurm
-from cascade.whole import write_whole
+from cascade.files.atomic import write_whole
 
 
 class StuckError(RuntimeError):

@@ -22,11 +22,11 @@ from cascade.callbacks.samples import sample_like
 from cascade.callbacks.verdict import NotLearningError
 from cascade.entry import CONF, check_choices, explained
 from cascade.eval.fidelity import psnr
+from cascade.files.atomic import replacing
 from cascade.shrink import resolved
 from cascade.stage import TrainableStage
 from cascade.train import train
 from cascade.video import to_float, write_mp4
-from cascade.whole import replacing
 
 log = logging.getLogger(__name__)
 

@@ -8,6 +8,7 @@ batch.
 """
 
 import contextlib
+import functools
 import itertools
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -26,7 +27,7 @@ from cascade.diffusion.sampler import Step
 from cascade.grid import Grid
 from cascade.prompts import Encoded, Prompts, share_encoders
 from cascade.stage import Stage, Video
-from cascade.text import TextEncoder, TextFeatures
+from cascade.text.encoder import TextEncoder, TextFeatures
 from cascade.video import every, resize, to_uint8
 
 OutputType = Literal["pt", "np", "uint8"]
@@ -258,7 +259,6 @@ class Cascade:
         low: Tensor | None = None
         made = {}
         for i, (stage, grid) in enumerate(zip(self.stages, grids, strict=True)):
-            name = stage.name
             with self._placed(stage):
                 low = stage.sample(
                     text.texts[i],
@@ -271,9 +271,9 @@ class Cascade:
                     steps=steps[i],
                     guidance_scale=scales[i],
                     low_logsnr=self.sampling[i].get("low_logsnr"),
-                    on_step=None if on_step is None else lambda step, n=name: on_step(n, step),
+                    on_step=None if on_step is None else functools.partial(on_step, stage.name),
                 )
-            made[name] = low.cpu()
+            made[stage.name] = low.cpu()
         return made
 
     @contextlib.contextmanager

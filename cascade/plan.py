@@ -18,12 +18,12 @@ from hydra.errors import InstantiationException
 from omegaconf import DictConfig
 
 from cascade.checkpoint.origin import commit
-from cascade.doctor import page
+from cascade.doctor import plan_page
 from cascade.doctor.checkup import checkup
-from cascade.doctor.record import Record
+from cascade.doctor.findings import Record
 from cascade.entry import CONF, check_choices, check_name, explained, open_data
+from cascade.files.atomic import write_whole
 from cascade.shrink import resolved
-from cascade.whole import write_whole
 
 
 def survey_data(config: dict[str, Any], record: Record) -> tuple[Any, Any]:
@@ -63,7 +63,7 @@ def write(record: Record, folder: Path) -> Path:
     """`plan.json` and the page beside it, from the same figures."""
     text = json.dumps(record.plain(), indent=2, ensure_ascii=False)
     write_whole(folder / "plan.json", text.encode())
-    return page.write(record, folder / "index.html")
+    return plan_page.write(record, folder / "index.html")
 
 
 @hydra.main(version_base="1.3", config_path=CONF, config_name="plan")
@@ -79,7 +79,7 @@ def main(cfg: DictConfig) -> None:
     if cfg.plan.json:
         sys.stdout.write(json.dumps(record.plain(), indent=2, ensure_ascii=False) + "\n")
     else:
-        page.show(record, path)
+        plan_page.show(record, path)
     if record.errors:
         raise SystemExit(1)
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from cascade.stage import Stage
-from cascade.text import TextEncoder, TextFeatures
+from cascade.text.encoder import TextEncoder, TextFeatures
 
 #: Puts an encoder where it runs, for as long as the context lasts.
 Placed = Callable[[TextEncoder], AbstractContextManager[None]]
@@ -94,7 +94,7 @@ class Prompts:
                         encoder.check(one)
 
     def encode(self, stages: Sequence[Stage], placed: Placed) -> Encoded:
-        """The features that each stage's encoder gives; a text that stands twice is encoded once."""
+        """The features of each stage's encoder; a text that stands twice is encoded once."""
         wanted = [t for t in (self.texts, self.negatives) if not isinstance(t, TextFeatures)]
         each = list(dict.fromkeys(one for texts in wanted for one in texts))
         features: dict[int, TextFeatures] = {}

@@ -10,6 +10,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 #: What each size of a network shrinks to; a list keeps its length.
 SIZES = {"width": 64, "widths": 64, "depth": 2, "depths": 1, "head_width": 32}
 SIDE = 32
+BYTES = "cascade.text.byte_text.ByteText"
 
 
 def shrink(stage: dict[str, Any], *, steps: int = 2, batch: int = 2) -> dict[str, Any]:
@@ -21,7 +22,12 @@ def shrink(stage: dict[str, Any], *, steps: int = 2, batch: int = 2) -> dict[str
             net[name] = [size] * len(net[name])
         elif name in net:
             net[name] = size
-    small["text"] = {"_target_": "cascade.text.ByteText", "width": 64, "depth": 1, "max_bytes": 512}
+    small["text"] = {
+        "_target_": BYTES,
+        "width": 64,
+        "depth": 1,
+        "max_bytes": 512,
+    }
     time = instantiate(small["kind"]).scale.time
     small["target"].update(frames=4 * time, height=SIDE, width=SIDE)
     small["sampling"]["steps"] = 2

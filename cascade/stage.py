@@ -4,7 +4,7 @@ The classes that implement them are in `stages/`. Everything that the network re
 latent grid of the stage's codec; kinds, `low` before `expand`, and given frames live in pixels.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple, Protocol, cast, runtime_checkable
 
@@ -19,7 +19,7 @@ from cascade.diffusion.augment import NoiseAugment
 from cascade.diffusion.process import Diffusion, Sampling
 from cascade.diffusion.sampler import Step
 from cascade.grid import Grid, Scale
-from cascade.text import TextEncoder, TextFeatures
+from cascade.text.encoder import TextEncoder, TextFeatures
 
 Video = Float[Tensor, "b 3 f h w"]
 Batch = dict[str, Any]
@@ -204,6 +204,9 @@ class Stage(Protocol):
     ) -> Video:
         """Videos in [-1, 1] on `grid`."""
 
+    def state_dict(self) -> dict[str, Any]:
+        """The weights, by name."""
+
     def eval(self) -> Any:
         """Evaluation mode."""
 
@@ -227,9 +230,6 @@ class TrainableStage(Stage, Protocol):
     def configure_model(self) -> None:
         """Build the network, once."""
 
-    def parameters(self, recurse: bool = True) -> Iterator[nn.Parameter]:
-        """The weights."""
-
     def clip(self, video: UInt8[Tensor, "b 3 f h w"]) -> Float[Tensor, "b 3 f2 h w"]:
         """A loader's clips as floats in [-1, 1]."""
 
@@ -243,6 +243,9 @@ class TrainableStage(Stage, Protocol):
         self, noised: Noised, other: Noised, name: str
     ) -> tuple[Float[Tensor, " b"], Bool[Tensor, " b"]]:
         """The losses with the condition `name` of `other`, and the samples for which it differs."""
+
+    def predict_parts(self, parts: Sequence[Noised]) -> list[Float[Tensor, "1 c _f _h _w"]]:
+        """The network's raw outputs for clips of several shapes in one packed sequence."""
 
     def dry_forward(self, shape: tuple[int, int, int]) -> Callable[[], object]:
         """A forward pass without values on one clip of `shape`, to count its cost."""
@@ -260,6 +263,11 @@ class Objective(Protocol):
 
     def figures(self, stage: TrainableStage, batch: Batch) -> dict[str, Float[Tensor, " b"]]:
         """Further figures of validation clips, one number a clip, by name."""
+
+
+def as_module(stage: Stage) -> nn.Module:
+    """The stage as torch sees it."""
+    return cast(nn.Module, stage)
 
 
 def trainable(module: pl.LightningModule) -> TrainableStage:

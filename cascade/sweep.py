@@ -18,8 +18,8 @@ from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig, OmegaConf
 
 from cascade import launch
+from cascade.comparison.compare_page import write_page
 from cascade.comparison.find import below, find
-from cascade.comparison.page import write_page
 from cascade.comparison.table import plain
 from cascade.entry import CONF, check_choices, explained
 

@@ -21,17 +21,17 @@ from omegaconf import DictConfig
 
 from cascade import launch, slurm
 from cascade.bundle import final_loss, load_weights, read_stage, save_bundle
+from cascade.callbacks.averages import EMA, averages
 from cascade.callbacks.checkpoints import Checkpoints
-from cascade.callbacks.ema import EMA, averages
-from cascade.callbacks.probe import Probe
+from cascade.callbacks.loss_probe import Probe
 from cascade.callbacks.progress import Progress
-from cascade.checkpoint import wandb
-from cascade.checkpoint.folder import choose
+from cascade.checkpoint import wandb_run
+from cascade.checkpoint.checkpoint_folder import choose
 from cascade.checkpoint.origin import commit
-from cascade.checkpoint.record import check_fits, keep_config
+from cascade.checkpoint.run_config import check_fits, keep_config
 from cascade.checkpoint.state_file import StateFile
 from cascade.entry import CONF, check_choices, check_name, explained, open_data
-from cascade.lock import locked
+from cascade.files.lock import locked
 from cascade.parallel.ranks import is_first
 from cascade.shrink import resolved, unheard
 
@@ -105,7 +105,7 @@ def _train(cfg: DictConfig, config: dict[str, Any], run: Path) -> bool:
         read_stage(cfg.init_from)
         stage.configure_model()
         load_weights(stage, cfg.init_from)
-    checkpoints.begin(config=config, wandb_id=wandb.known(run), resumed=checkpoint)
+    checkpoints.begin(config=config, wandb_id=wandb_run.known(run), resumed=checkpoint)
     state = None if checkpoint is None else checkpoint.state
     trainer.fit(stage, data, ckpt_path=state, weights_only=True)
     if trainer.global_step < (steps := config["stage"]["train"]["steps"]):
@@ -151,13 +151,13 @@ def open_trainer(config: dict[str, Any], run: Path) -> tuple[pl.Trainer, Checkpo
         raise ValueError("callbacks.checkpoint: a run cannot be without; save less often instead")
     if not any(isinstance(callback, EMA) for callback in callbacks):
         raise ValueError("callbacks.ema: a run cannot be without, for its bundle is an average")
-    if not wandb.has_key():
+    if not wandb_run.has_key():
         os.environ.setdefault("WANDB_MODE", "offline")
     trainer: pl.Trainer = hydra.utils.instantiate(
         config["trainer"],
         callbacks=callbacks,
         plugins=slurm.environment(),
-        logger=[hydra.utils.instantiate(c) for c in wandb.one_run(config["logger"], run)],
+        logger=[hydra.utils.instantiate(c) for c in wandb_run.one_run(config["logger"], run)],
         default_root_dir=str(run),
         enable_checkpointing=False,
         _convert_="all",

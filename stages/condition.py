@@ -16,7 +16,7 @@ from cascade.conditioning import Given
 from cascade.diffusion.augment import NoiseAugment
 from cascade.grid import Grid
 from cascade.stage import Condition, Kind
-from cascade.text import TextFeatures
+from cascade.text.encoder import TextFeatures
 
 
 def scalars(

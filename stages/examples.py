@@ -12,7 +12,7 @@ from torch import Tensor
 from cascade import keyed
 from cascade.grid import Grid
 from cascade.stage import Batch, Example, TrainableStage
-from cascade.text import TextFeatures
+from cascade.text.encoder import TextFeatures
 from stages.condition import Conditioner
 
 

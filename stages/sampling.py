@@ -12,7 +12,7 @@ from cascade.diffusion.guidance import Guidance
 from cascade.diffusion.process import Diffusion
 from cascade.diffusion.sampler import Step
 from cascade.stage import Condition
-from cascade.text import TextFeatures
+from cascade.text.encoder import TextFeatures
 from stages.noised import frame_levels, hold_given
 
 Predict = Callable[[Tensor, Tensor, Condition], Tensor]

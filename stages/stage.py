@@ -25,7 +25,7 @@ from cascade.grid import Grid, Scale
 from cascade.parallel.blocks import compile_blocks
 from cascade.stage import Batch, Condition, Kind, Losses, Noise, Noised, Objective
 from cascade.stage import Stage as AnyStage
-from cascade.text import TextEncoder, TextFeatures
+from cascade.text.encoder import TextEncoder, TextFeatures
 from cascade.video import hold, to_float
 from stages.condition import Conditioner
 from stages.examples import examples, take

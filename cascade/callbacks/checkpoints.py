@@ -14,14 +14,14 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 
-from cascade.callbacks.probe import probe_of
+from cascade.callbacks.loss_probe import probe_of
 from cascade.callbacks.watchdog import alive
-from cascade.checkpoint import folder as folders
-from cascade.checkpoint.folder import Checkpoint, CheckpointError
+from cascade.checkpoint import checkpoint_folder as folders
+from cascade.checkpoint.checkpoint_folder import Checkpoint, CheckpointError
 from cascade.checkpoint.keep import Keep
 from cascade.checkpoint.manifest import Manifest
 from cascade.checkpoint.origin import commit, device, versions
-from cascade.checkpoint.record import shapes
+from cascade.checkpoint.run_config import shapes
 from cascade.checkpoint.state_file import StateFile
 from cascade.parallel import ranks
 from cascade.trainer import datamodule

@@ -10,8 +10,8 @@ import pytorch_lightning as pl
 from pytorch_lightning.loggers import WandbLogger
 
 from cascade.checkpoint.loops import VALIDATED
+from cascade.files.atomic import write_whole
 from cascade.trainer import callbacks, log_every
-from cascade.whole import write_whole
 
 
 def due(trainer: pl.Trainer, stepped: int) -> bool:

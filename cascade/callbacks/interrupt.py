@@ -13,7 +13,7 @@ import pytorch_lightning as pl
 import torch
 
 from cascade import slurm
-from cascade.checkpoint.folder import folder_of
+from cascade.checkpoint.checkpoint_folder import folder_of
 from cascade.trainer import callbacks
 
 _NO, _LEG_OVER, _ASKED = range(3)

@@ -12,8 +12,8 @@ from jaxtyping import Float
 from pytorch_lightning.loggers import WandbLogger
 from torch import Tensor
 
-from cascade.callbacks.ema import averages
-from cascade.callbacks.look import looking
+from cascade.callbacks.averages import averages
+from cascade.callbacks.eval_mode import looking
 from cascade.callbacks.watchdog import alive
 from cascade.diffusion.sampler import Step
 from cascade.grid import Grid

@@ -1,4 +1,4 @@
-"""Checks before the first step: a clip survives its way, and every condition reaches the network."""
+"""Checks before the first step: a clip comes back, and every condition reaches the network."""
 
 import math
 from collections.abc import Iterator, Mapping
@@ -12,7 +12,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from cascade import keyed
-from cascade.callbacks.look import first, looking
+from cascade.callbacks.eval_mode import first, looking
 from cascade.callbacks.verdict import NotLearningError
 from cascade.parallel.ranks import gather
 from cascade.parallel.shards import local

@@ -29,7 +29,7 @@ class Throughput(pl.Callback):
         self._began = self._spent = self._waited = self._aside = 0.0
         self._clips = self._stepped = self._first = 0
         self._flops = 0.0
-        self._counted: dict[tuple[int, ...], int] = {}
+        self._counted: dict[tuple[int, int, int], int] = {}
         self._peak: float | None = None
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -82,7 +82,7 @@ class Throughput(pl.Callback):
         self._spent, self._waited, self._clips, self._flops = 0.0, waited, 0, 0.0
         self._first = trainer.global_step
 
-    def _clip_flops(self, module: pl.LightningModule, shape: tuple[int, ...]) -> int:
+    def _clip_flops(self, module: pl.LightningModule, shape: tuple[int, int, int]) -> int:
         """Of both passes of one clip; the backward pass has twice the products of the forward."""
         if shape not in self._counted:
             self._counted[shape] = 3 * forward_flops(trainable(module).dry_forward(shape))

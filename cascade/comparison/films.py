@@ -4,7 +4,7 @@ import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from cascade.comparison.record import Record
+from cascade.comparison.run_record import Record
 from cascade.comparison.table import differing, said, short
 from cascade.report import Film, Page
 from cascade.video import read_frames, to_float

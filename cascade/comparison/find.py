@@ -6,9 +6,9 @@ import shlex
 from collections.abc import Iterator
 from pathlib import Path
 
-from cascade.comparison.folder import is_run, read_folder
 from cascade.comparison.offline import legs_in, read_offline
-from cascade.comparison.record import Record, renamed
+from cascade.comparison.run_folder import is_run, read_folder
+from cascade.comparison.run_record import Record, renamed
 from cascade.comparison.service import SCHEME, read_service
 
 #: How many folders deep below a given one runs are looked for.

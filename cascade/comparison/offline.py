@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from cascade.comparison.record import Record, Videos, flat, numbered
+from cascade.comparison.run_record import Record, Videos, flat, numbered
 from cascade.curves import Curve, read_curves
 
 log = logging.getLogger(__name__)

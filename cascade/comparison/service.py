@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from cascade.comparison.offline import Rows, named
-from cascade.comparison.record import Record, flat
+from cascade.comparison.run_record import Record, flat
 
 SCHEME = "wandb:"
 

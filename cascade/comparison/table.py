@@ -5,8 +5,8 @@ from collections.abc import Sequence
 from fnmatch import fnmatchcase
 from typing import Any
 
-from cascade.checkpoint.record import FIXED, FREE, FREE_DATA
-from cascade.comparison.record import Record
+from cascade.checkpoint.run_config import FIXED, FREE, FREE_DATA
+from cascade.comparison.run_record import Record
 
 
 def differing(records: Sequence[Record]) -> list[str]:

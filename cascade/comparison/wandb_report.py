@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from cascade.comparison.offline import STEP
-from cascade.comparison.record import Record
+from cascade.comparison.run_record import Record
 from cascade.comparison.service import SCHEME
 from cascade.comparison.table import chosen, differing, settings, short, text
 

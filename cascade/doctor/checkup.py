@@ -9,9 +9,9 @@ from cascade.doctor.cost import look_at_parameters, look_at_step
 from cascade.doctor.device import find_device
 from cascade.doctor.dry import Clips, DryStage, Ways
 from cascade.doctor.files import look_at_files
-from cascade.doctor.record import Record
+from cascade.doctor.findings import Record
 from cascade.doctor.room import look_at_memory
-from cascade.doctor.text import frozen_encoder
+from cascade.doctor.text_cost import frozen_encoder
 from cascade.doctor.timing import Load, look_at_time
 
 

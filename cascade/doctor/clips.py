@@ -5,7 +5,7 @@ from typing import Any
 
 from cascade.doctor.dry import DryStage
 from cascade.doctor.figure import Figure, said
-from cascade.doctor.record import Record
+from cascade.doctor.findings import Record
 
 BUCKET = (
     *("kind", "frames", "height", "width", "fps"),

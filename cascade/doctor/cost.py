@@ -7,8 +7,8 @@ from typing import Any
 from cascade.doctor.batches import Bucket, Ranks
 from cascade.doctor.dry import Clips, DryStage
 from cascade.doctor.figure import Figure
-from cascade.doctor.record import Record
-from cascade.doctor.text import FrozenEncoder
+from cascade.doctor.findings import Record
+from cascade.doctor.text_cost import FrozenEncoder
 
 #: Clips that FLOPs are counted for at most; more cost as much each.
 COUNTED = 64
@@ -31,7 +31,7 @@ def look_at_parameters(record: Record, dry: DryStage, encoder: FrozenEncoder | N
         text = Figure(encoder.parameters, "estimated", "parameters", f"{note}; {encoder.note}")
     record.add("network", {"text encoder": text})
     codec = Figure(count(stage.codec), "counted", "parameters", type(stage.codec).__name__)
-    trained = sum(p.numel() for p in stage.parameters() if p.requires_grad)
+    trained = sum(p.numel() for p in dry.module.parameters() if p.requires_grad)
     record.add(
         "network", {"codec": codec, "trained in all": Figure(trained, "counted", "parameters")}
     )

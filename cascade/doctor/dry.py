@@ -17,8 +17,8 @@ from torch import Tensor, nn
 from cascade.doctor.kernels import Kernels
 from cascade.flops import training_flops
 from cascade.memory import StepMemory, optimizer_state, step_memory
-from cascade.stage import TrainableStage
-from cascade.text import TextEncoder, TextFeatures
+from cascade.stage import TrainableStage, as_module
+from cascade.text.encoder import TextEncoder, TextFeatures
 
 
 @dataclass(frozen=True)
@@ -97,6 +97,7 @@ class DryStage:
             stage = hydra.utils.instantiate(copy.deepcopy(config), _convert_="all")
             stage.configure_model()
         self.stage: TrainableStage = stage
+        self.module = as_module(stage)
         self.captions = list(captions)
         self.text = stage.text
         self.frozen_text = not any(p.requires_grad for p in stage.text.parameters())
@@ -113,7 +114,8 @@ class DryStage:
     @contextmanager
     def without_checkpointing(self) -> Iterator[None]:
         """Inside, nothing is computed twice."""
-        net, before = self.stage.net, self.checkpointing
+        net: Any = self.stage.net
+        before = self.checkpointing
         if before:
             net.checkpointing = False
         try:
@@ -125,18 +127,19 @@ class DryStage:
     def loss(self, clips: Clips) -> Tensor:
         """The forward pass of a training step."""
         batch = clips.batch(self.captions)
-        return self.stage.losses(batch, purpose="train").loss.mean()
+        losses = self.stage.losses(batch, purpose="train")
+        return losses.loss.mean()
 
     def flops(self, clips: Clips) -> int:
         """FLOPs of a step's two passes, with what checkpointing computes again."""
         with Kernels(cuda=False, half=None):
             count = training_flops(lambda: self.loss(clips))
-        self.stage.zero_grad()
+        self.module.zero_grad()
         return count
 
     def optimizer_bytes(self) -> int:
         """Of the state that the recipe's optimizer keeps."""
-        state = optimizer_state(self.stage.recipe.optimizer, self.stage)
+        state = optimizer_state(self.stage.recipe.optimizer, self.module)
         return sum(t.numel() * t.element_size() for one in state.values() for t in one.values())
 
     @property
@@ -144,7 +147,7 @@ class DryStage:
         """Bytes that are whole at a time under sharding: the largest block and its gradients."""
         blocks = [
             block
-            for module in self.stage.modules()
+            for module in self.module.modules()
             if isinstance(module, nn.ModuleList)
             for block in module
             if not isinstance(block, nn.ModuleList)
@@ -159,14 +162,14 @@ class DryStage:
     ) -> StepMemory:
         """Bytes of one rank's step."""
         recipe = self.stage.recipe
-        before = {p: p.dtype for p in self.stage.parameters()}
+        before = {p: p.dtype for p in self.module.parameters()}
         if ways.precision.endswith("-true") and not ways.precision.startswith("32"):
             self.stage.to(torch.bfloat16)
         kernels = Kernels(cuda=ways.cuda, half=ways.half)
         try:
             with kernels:
                 return step_memory(
-                    self.stage,
+                    self.module,
                     lambda: self.loss(clips),
                     optimizer=recipe.optimizer,
                     sigma_rels=ways.sigma_rels,

@@ -6,8 +6,8 @@ from typing import Any
 
 from cascade.doctor.dry import DryStage, Ways
 from cascade.doctor.figure import Figure
-from cascade.doctor.record import Record
-from cascade.doctor.text import FrozenEncoder
+from cascade.doctor.findings import Record
+from cascade.doctor.text_cost import FrozenEncoder
 from cascade.grid import Grid
 
 #: Bytes per pixel and frame of the sample videos (H.264 of small clips).
@@ -90,7 +90,7 @@ def look_at_files(
     """What the run writes, and the caches that it keeps."""
     stage = dry.stage
     weights = sum(p.numel() * p.element_size() for p in stage.state_dict().values())
-    trained = sum(p.numel() for p in stage.parameters() if p.requires_grad)
+    trained = sum(p.numel() for p in dry.module.parameters() if p.requires_grad)
     record.add(
         "files",
         run_files(

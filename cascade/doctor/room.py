@@ -7,9 +7,9 @@ from cascade.doctor.batches import Bucket, Ranks
 from cascade.doctor.device import Device
 from cascade.doctor.dry import DryStage, Ways
 from cascade.doctor.figure import Figure, said
-from cascade.doctor.fit import Extrapolated, Fit, Room, fit, sharded
-from cascade.doctor.record import Record
-from cascade.doctor.text import FrozenEncoder
+from cascade.doctor.findings import Record
+from cascade.doctor.micro_batch import Extrapolated, Fit, Room, fit, sharded
+from cascade.doctor.text_cost import FrozenEncoder
 from cascade.memory import StepMemory
 
 #: What the parts of a step's memory are.

@@ -12,10 +12,10 @@ from cascade.doctor.batches import Ranks
 from cascade.doctor.device import Device
 from cascade.doctor.dry import Ways
 from cascade.doctor.figure import Figure, said
-from cascade.doctor.fit import Fit
+from cascade.doctor.findings import Record
 from cascade.doctor.measured import Times, measure, read
-from cascade.doctor.record import Record
-from cascade.doctor.text import FrozenEncoder
+from cascade.doctor.micro_batch import Fit
+from cascade.doctor.text_cost import FrozenEncoder
 
 #: Share of a step that it may wait for data before that is worth a word.
 WAITING = 0.05

@@ -5,8 +5,8 @@ import importlib
 from hydra.core.plugins import Plugins
 
 _PLUGINS = {
-    "SlurmLauncher": "cascade.launch.slurm",
-    "LocalLauncher": "cascade.launch.local",
+    "SlurmLauncher": "cascade.launch.slurm_launcher",
+    "LocalLauncher": "cascade.launch.local_launcher",
     "Grid": "cascade.launch.sweepers",
     "Search": "cascade.launch.sweepers",
 }

@@ -8,7 +8,7 @@ from hydra.core.utils import JobReturn, JobStatus
 from omegaconf import DictConfig, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
-from cascade.checkpoint.record import ConfigChangedError, check_config
+from cascade.checkpoint.run_config import ConfigChangedError, check_config
 from cascade.shrink import resolved
 
 

@@ -9,10 +9,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from importlib.resources import files
 from pathlib import Path
 
+from cascade.files.atomic import write_whole
 from cascade.report import chart
 from cascade.report.html import Html, join, tag, text
 from cascade.report.parts import IMAGES, Film, cell, datum, numeric, scrolled
-from cascade.whole import write_whole
 
 
 class Page:

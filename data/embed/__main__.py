@@ -9,12 +9,12 @@ from omegaconf import DictConfig
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-from cascade.embeddings import SUFFIX
 from cascade.entry import CONF, explained
-from data.caption import Captions
+from cascade.text.embeddings import SUFFIX
 from data.embed.embedder import Embedder, embeddings_path
-from data.index import ensure_index
-from data.store import find_shards
+from data.index.sidecar import ensure_index
+from data.shards.caption import Captions
+from data.shards.store import find_shards
 
 
 def check_disk(left: dict[Path, int]) -> None:

@@ -16,11 +16,11 @@ import torch
 from jaxtyping import Float16, UInt64
 from rich.progress import Progress, track
 
-from cascade.embeddings import SUFFIX, EmbeddingFile, Layout, Made, digest, heads
-from cascade.encoder import find_encoder, fingerprint, read_config
-from cascade.t5 import T5Text
-from data.caption import Captions, find_captions, read_beside, read_captions
-from data.embed.part import PartFile, part_path
+from cascade.text.embeddings import SUFFIX, EmbeddingFile, Layout, Made, digest, heads
+from cascade.text.encoder_files import find_encoder, fingerprint, read_config
+from cascade.text.t5 import T5Text
+from data.embed.partial import PartFile, part_path
+from data.shards.caption import Captions, find_captions, read_beside, read_captions
 
 log = logging.getLogger(__name__)
 

@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Int64
 
 from data.ingest.recipe import Filters, Windows
-from data.ingest.survey import Survey
+from data.ingest.shots import Survey
 
 Reason = str
 """Why a clip is dropped, in two words that the report counts by; '' where it is kept."""

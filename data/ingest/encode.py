@@ -8,7 +8,7 @@ import numpy as np
 from av.video.reformatter import ColorRange, Colorspace, Interpolation
 from jaxtyping import UInt8
 
-from data.ingest.read import Reel, shrunk
+from data.ingest.frame_reader import Reel, shrunk
 from data.ingest.recipe import Encoding
 
 _SCALING = int(

@@ -5,9 +5,9 @@ The libraries that read sources are imported there alone.
 
 import importlib
 
+from data.decode.probe import DecodeError
 from data.ingest.part import Part, Record, dropped
 from data.ingest.recipe import Recipe
-from data.probe import DecodeError
 
 
 def make_part(file: str, part: str, recipe: Recipe, *, thumbnails: bool) -> Record:
@@ -16,8 +16,8 @@ def make_part(file: str, part: str, recipe: Recipe, *, thumbnails: bool) -> Reco
     Raises:
         OSError: the part cannot be written.
     """
-    from data.ingest.picture import is_picture, make_picture
-    from data.ingest.read import claimed_s
+    from data.ingest.frame_reader import claimed_s
+    from data.ingest.images import is_picture, make_picture
     from data.ingest.video import make_video
 
     try:

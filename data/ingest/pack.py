@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from data.ingest.duplicates import Duplicates
-from data.ingest.folder import Folder
+from data.ingest.output_folder import Folder
 from data.ingest.part import Record
 from data.ingest.recipe import Recipe
 from data.ingest.sources import OURS, Source

@@ -9,14 +9,14 @@ from pathlib import Path
 
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from data.index import ensure_index
-from data.ingest.folder import Folder
+from data.index.sidecar import ensure_index
+from data.ingest.output_folder import Folder
 from data.ingest.pack import Packer
 from data.ingest.recipe import Recipe
 from data.ingest.sources import Sources, find_sources, is_shards
 from data.ingest.tally import Tally
 from data.ingest.work import Bench, Cluster, Job
-from data.store import find_shards
+from data.shards.store import find_shards
 
 log = logging.getLogger(__name__)
 
@@ -132,7 +132,7 @@ def _make(
 def _write_report(
     folder: Folder, recipe: Recipe, tally: Tally, packer: Packer, found: Sources
 ) -> str:
-    from data.ingest.page import write_report  # brings torch
+    from data.ingest.shards_report import write_report  # brings torch
 
     write_report(folder, recipe, tally, packer.shards, found.others)
     lost = {reason: each.count for reason, each in (*tally.windows.items(), *tally.sources.items())}

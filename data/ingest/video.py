@@ -8,12 +8,12 @@ import numpy as np
 
 from data.ingest.cut import Window, above, cut_windows, judge
 from data.ingest.encode import Encoder, frame_rate
-from data.ingest.look import perceptual_hash, text_share
+from data.ingest.frame_measures import perceptual_hash, text_share
+from data.ingest.frame_reader import Reel, frames, opened, picture, reel_of, shrunk, whole_file
+from data.ingest.keep_bytes import why_not
 from data.ingest.part import Part, Record, thumbnail
-from data.ingest.read import Reel, frames, opened, picture, reel_of, shrunk, whole_file
 from data.ingest.recipe import Recipe
-from data.ingest.sound import why_not
-from data.ingest.survey import survey
+from data.ingest.shots import survey
 
 _THUMBNAILS = 4
 _LOOK_SIDE = 256

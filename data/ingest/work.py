@@ -7,13 +7,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
-from data.index import ensure_index
-from data.ingest.folder import Folder
+from data.decode.sandbox import Sandbox, SandboxError, cores
+from data.index.sidecar import ensure_index
 from data.ingest.make import check_libraries, make_part
+from data.ingest.output_folder import Folder
 from data.ingest.part import Record, dropped
 from data.ingest.recipe import Recipe
 from data.ingest.sources import Source
-from data.sandbox import Sandbox, SandboxError, cores
 
 _QUEUED = 2  # sources per worker
 _START_S = 120.0

@@ -13,16 +13,16 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from cascade.entry import CONF, explained
-from data.index import ensure_index
+from data.decode.sandbox import cores
+from data.index.sidecar import ensure_index
 from data.recaption.budget import Budget
-from data.recaption.frames import Pictures
-from data.recaption.job import Job, Patience
-from data.recaption.local import Local
+from data.recaption.captioning import Job, Patience
+from data.recaption.clip_images import Pictures
+from data.recaption.local_model import Local
 from data.recaption.model import Endpoint, Model
 from data.recaption.report import summary, write_report
 from data.recaption.request import Request
-from data.sandbox import cores
-from data.store import find_shards
+from data.shards.store import find_shards
 
 #: What shapes the answers, beside the model and the request itself.
 SHAPING = ("options", "structured", "frames", "side", "quality")

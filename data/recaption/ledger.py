@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from cascade.lock import take
+from cascade.files.lock import take
 
 
 @dataclass(frozen=True, kw_only=True)

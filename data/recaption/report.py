@@ -13,14 +13,14 @@ from typing import Any
 import pyarrow.parquet as pq
 from PIL import Image
 
+from cascade.files.atomic import write_whole
 from cascade.report import Film, Page
 from cascade.report.html import Html, join, tag
-from cascade.whole import write_whole
-from data.caption import captions_path, read_beside, read_captions
-from data.probe import DecodeError
-from data.recaption.frames import Pictures
-from data.recaption.job import Job
+from data.decode.probe import DecodeError
+from data.recaption.captioning import Job
+from data.recaption.clip_images import Pictures
 from data.recaption.shardwork import ShardWork
+from data.shards.caption import captions_path, read_beside, read_captions
 
 log = logging.getLogger(__name__)
 

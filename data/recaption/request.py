@@ -6,7 +6,7 @@ import string
 from collections.abc import Mapping
 from typing import Any
 
-from data.caption import KEY, TEXT
+from data.shards.caption import KEY, TEXT
 
 FIELDS = ("caption", "frames", "duration", "fps", "width", "height", "key", "json")
 _ORDER = """

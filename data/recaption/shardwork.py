@@ -7,9 +7,9 @@ from typing import Any
 
 import pyarrow.parquet as pq
 
-from data.caption import captions_path, read_beside, read_captions, read_note, write_captions
 from data.recaption.ledger import Ledger, Usage
 from data.recaption.request import Request
+from data.shards.caption import captions_path, read_beside, read_captions, read_note, write_captions
 
 Recipes = Mapping[str, Request]
 """What is asked about every clip, by the hash of all that shapes the answers."""

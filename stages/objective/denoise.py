@@ -44,6 +44,10 @@ class Denoise:
             shapes=[(v.shape[1], v.shape[2], v.shape[3]) for v in videos],
         )
 
-    def figures(self, stage: TrainableStage, batch: Batch) -> dict[str, Float[Tensor, " b"]]:
+    def figures(
+        self,
+        stage: TrainableStage,  # noqa: ARG002 (the interface of all objectives)
+        batch: Batch,  # noqa: ARG002
+    ) -> dict[str, Float[Tensor, " b"]]:
         """None beside the loss."""
         return {}

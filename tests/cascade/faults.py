@@ -67,15 +67,15 @@ def codec_wrong() -> None:
 
 def labels_shuffled() -> None:
     """Every clip has the caption of another."""
-    import data.loader
+    import data.train.loader
 
-    collate = data.loader.collate
+    collate = data.train.loader.collate
 
     def shuffled(samples: Any) -> Any:
         batch = collate(samples)
         return {**batch, "caption": [*batch["caption"][-1:], *batch["caption"][:-1]]}
 
-    data.loader.collate = shuffled
+    data.train.loader.collate = shuffled
 
 
 def spike() -> None:

@@ -31,7 +31,7 @@ from pytorch_lightning.loggers import WandbLogger
 
 from cascade.entry import CONF
 from cascade.grid import Grid
-from cascade.rows import Rows
+from cascade.loggers.csv_logger import Rows
 
 WARM, BLOCK = 5, 25
 PARTS = ("ema", "guard", "diagnostics", "throughput")

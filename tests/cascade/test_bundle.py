@@ -21,7 +21,7 @@ from cascade.bundle import (
     save_bundle,
     save_cascade,
 )
-from cascade.launch import local, slurm
+from cascade.launch import local_launcher, slurm_launcher
 
 NET = {
     "_target_": "cascade.nn.hourglass.Hourglass",
@@ -69,8 +69,10 @@ def test_a_stage_comes_back_as_it_was(tmp_path):
 def test_every_launcher_tells_the_same_loss_of_a_finished_run(tmp_path, figures, wanted):
     (tmp_path / "bundle").mkdir()
     (tmp_path / "bundle/card.json").write_text(json.dumps({"figures": figures}))
-    by_slurm = slurm._outcome(slurm.Job(run=tmp_path, overrides=[], job="1"), "COMPLETED")
-    by_hand = local.outcome(local.Job(overrides=[], folder=tmp_path))
+    by_slurm = slurm_launcher._outcome(
+        slurm_launcher.Job(run=tmp_path, overrides=[], job="1"), "COMPLETED"
+    )
+    by_hand = local_launcher.outcome(local_launcher.Job(overrides=[], folder=tmp_path))
     assert [final_loss(tmp_path), by_slurm.return_value, by_hand.return_value] == [wanted] * 3
 
 

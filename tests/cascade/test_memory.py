@@ -14,7 +14,7 @@ from omegaconf import OmegaConf
 from torch import nn
 
 from cascade.doctor.dry import Clips, DryStage, Ways
-from cascade.doctor.fit import Extrapolated
+from cascade.doctor.micro_batch import Extrapolated
 from cascade.ema import PowerEMA
 from cascade.entry import CONF
 from cascade.flops import parameter_count

@@ -17,10 +17,10 @@ from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
 from cascade.bench import training_batch
-from cascade.doctor import page
+from cascade.doctor import plan_page
 from cascade.doctor.checkup import checkup
 from cascade.doctor.figure import Figure, said
-from cascade.doctor.record import SECTIONS, Record
+from cascade.doctor.findings import SECTIONS, Record
 from cascade.entry import CONF
 from cascade.flops import parameter_count, training_flops
 from cascade.grid import Grid
@@ -248,7 +248,7 @@ def test_page_and_json_hold_the_same_figures(config_of, tmp_path, capsys):
         assert reason in shown
         assert str(count) in shown
     assert plain["buckets"][0]["clips"] == 900
-    page.show(record, path)
+    plan_page.show(record, path)
     assert "FLOPs per step" in capsys.readouterr().out
 
 

@@ -18,7 +18,7 @@ from cascade.callbacks.interrupt import Interrupt
 from cascade.entry import CONF
 from cascade.job import StuckError, count_legs
 from cascade.launch.script import command, parameters
-from cascade.launch.slurm import SlurmLauncher
+from cascade.launch.slurm_launcher import SlurmLauncher
 
 CLUSTER = {
     **{"partition": "p", "account": None, "qos": None, "constraint": None, "setup": ["module x"]},

@@ -16,9 +16,9 @@ from omegaconf import OmegaConf
 from cascade.entry import CONF
 from cascade.flops import training_flops
 from cascade.launch.label import named, parts
-from cascade.launch.local import share
+from cascade.launch.local_launcher import share
 from cascade.sweep import known, read, resolve, searches, selected
-from data.worlds.write import make_shapes
+from data.worlds.world_shards import make_shapes
 
 SWEEPS = sorted(
     str(path.relative_to(Path(CONF) / "sweep").with_suffix(""))

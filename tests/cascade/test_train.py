@@ -19,10 +19,10 @@ from safetensors.torch import load_file
 
 import cascade.train
 from cascade.bundle import load_stage, read_card
-from cascade.checkpoint.record import differences, keep_config
+from cascade.checkpoint.run_config import differences, keep_config
 from cascade.curves import read_curves
 from cascade.entry import CONF, check_choices, check_name
-from data.worlds.write import make_shapes
+from data.worlds.world_shards import make_shapes
 
 STEPS = 8
 

@@ -23,7 +23,7 @@ def cpu() -> float:
 def measure(folder: Path, batching: str, step: int) -> dict[str, float]:
     """Lay the plan, and take the batch at `step`."""
     from cascade.grid import Grid
-    from data.module import ShardData
+    from data.train.module import ShardData
 
     began = cpu()
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

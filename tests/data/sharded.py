@@ -6,9 +6,9 @@ import tarfile
 import pyarrow.parquet as pq
 
 from cascade.grid import Grid
-from data.index import ensure_index, index_path
-from data.index_file import read_about
-from data.module import ShardData
+from data.index.index_file import read_about
+from data.index.sidecar import ensure_index, index_path
+from data.train.module import ShardData
 
 GRID = Grid(frames=4, height=16, width=16, fps=8)
 

@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
-from data.index import index_path
-from data.index_file import VERSION, write_index
+from data.index.index_file import VERSION, write_index
+from data.index.sidecar import index_path
 
 SIZES = np.array(  # width, height, and how many of a hundred have it
     [

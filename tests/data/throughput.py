@@ -52,9 +52,9 @@ def main() -> None:
     import webdataset
 
     from cascade.grid import Grid
-    from data.module import ShardData
-    from data.select import clip_length
-    from data.store import read_span
+    from data.plan.select import clip_length
+    from data.shards.store import read_span
+    from data.train.module import ShardData
 
     torch.set_num_threads(1)
     grid = Grid(frames=chosen.frames, height=chosen.size, width=chosen.size, fps=chosen.fps)

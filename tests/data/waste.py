@@ -23,14 +23,14 @@ def main() -> None:
     chosen = parser.parse_args()
 
     from cascade.grid import Grid
-    from data.fit import Batch, Fitter
-    from data.index import ensure_index
-    from data.packing import PackedPlan
-    from data.plan import BucketPlan, Pool
-    from data.rows import Index
-    from data.select import Need
-    from data.shapes import Shape
-    from data.store import find_shards
+    from data.index.columns import Index
+    from data.index.sidecar import ensure_index
+    from data.plan.buckets import BucketPlan, Pool
+    from data.plan.clip_shapes import Shape
+    from data.plan.fit import Batch, Fitter
+    from data.plan.packing import PackedPlan
+    from data.plan.select import Need
+    from data.shards.store import find_shards
 
     shards = find_shards(chosen.shards)
     index = Index.load(shards, ensure_index(shards, depth="probe"))

@@ -28,7 +28,7 @@ from omegaconf import OmegaConf
 from torch.utils.data import DataLoader, Dataset
 
 from cascade.bench import training_batch
-from cascade.callbacks.ema import EMA
+from cascade.callbacks.averages import EMA
 from cascade.doctor.batches import find_ranks
 from cascade.doctor.dry import Clips, DryStage, Ways
 from cascade.entry import CONF

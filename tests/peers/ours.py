@@ -17,7 +17,7 @@ from protocol import FRAMES, TEXT_WIDTH, Clips, Side, Workload, embed, serve
 
 from cascade.ema import PowerEMA
 from cascade.entry import CONF
-from cascade.text import TextEncoder, TextFeatures
+from cascade.text.encoder import TextEncoder, TextFeatures
 from cascade.video import to_uint8
 
 #: About 4.78 M and 5.19 M parameters.

@@ -12,7 +12,7 @@ import pytest
 
 from cascade.curves import read_curves
 from cascade.launch.queue import ALIVE, states
-from data.worlds.write import make_shapes
+from data.worlds.world_shards import make_shapes
 
 #: A command that brings a crashed node back, given the folder of the cluster's state.
 UP = os.environ.get("CASCADE_SLURM_UP")

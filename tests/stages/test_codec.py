@@ -21,9 +21,8 @@ _spec.loader.exec_module(invertible)
 
 STAGES = ["demo/base", "demo/tsr1", "demo/ssr1"]
 FACTORS = [(1, 4, 4), (2, 2, 2)]
-TEXT = dict.fromkeys(
-    "image first_last extend_forward extend_backward fill_in loop connect region".split(), 0.0
-) | {"text": 1.0}
+OTHER = ("image", "first_last", "extend_forward", "extend_backward", "fill_in", "loop", "connect")
+TEXT = dict.fromkeys((*OTHER, "region"), 0.0) | {"text": 1.0}
 GRID = Grid(frames=8, height=32, width=32, fps=8)
 
 

@@ -11,10 +11,10 @@ import pytest
 import pytorch_lightning as pl
 
 from cascade.callbacks.checkpoints import Checkpoints
-from cascade.checkpoint import folder as folders
-from cascade.checkpoint.folder import CheckpointError
+from cascade.checkpoint import checkpoint_folder as folders
+from cascade.checkpoint.checkpoint_folder import CheckpointError
 from cascade.checkpoint.keep import Keep
-from tests.cascade.checkpoint.test_folder import save
+from tests.cascade.checkpoint.test_checkpoint_folder import save
 
 MODULE = Mock(spec=pl.LightningModule)
 MODULE.name = "base"

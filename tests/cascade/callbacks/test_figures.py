@@ -19,7 +19,7 @@ from cascade.callbacks.verdict import NotLearningError
 from cascade.callbacks.worth import Worth
 from cascade.curves import last_step, read_curves
 from cascade.flops import forward_flops
-from cascade.rows import Rows
+from cascade.loggers.csv_logger import Rows
 
 
 @pytest.fixture(scope="module")

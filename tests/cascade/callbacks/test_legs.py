@@ -10,15 +10,15 @@ import pytest
 import pytorch_lightning as pl
 import torch
 
+from cascade.callbacks.averages import EMA
 from cascade.callbacks.checkpoints import Checkpoints
 from cascade.callbacks.diagnostics import Diagnostics
-from cascade.callbacks.ema import EMA
 from cascade.callbacks.figures import append_rows, keep_rows
 from cascade.callbacks.samples import Samples
 from cascade.callbacks.throughput import Throughput
 from cascade.callbacks.watchdog import Watchdog
 from cascade.callbacks.worth import Worth
-from cascade.checkpoint.folder import newest
+from cascade.checkpoint.checkpoint_folder import newest
 from cascade.checkpoint.keep import Keep
 from cascade.checkpoint.loops import go_on
 from cascade.curves import read_curves

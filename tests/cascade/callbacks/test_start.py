@@ -7,7 +7,7 @@ import torch
 
 from cascade.callbacks.start import Start, all_is_read, awake, clip_comes_back
 from cascade.callbacks.verdict import NotLearningError
-from cascade.text import TextFeatures
+from cascade.text.encoder import TextFeatures
 
 CHOICES = ["demo/base", "demo/tsr1", "demo/ssr1"]
 

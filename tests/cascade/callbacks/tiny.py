@@ -18,17 +18,17 @@ import torch
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
+from cascade.callbacks.averages import EMA
 from cascade.callbacks.diagnostics import Diagnostics
-from cascade.callbacks.ema import EMA
 from cascade.callbacks.guard import Guard
 from cascade.callbacks.samples import Samples
 from cascade.callbacks.start import Start
 from cascade.callbacks.throughput import Throughput
 from cascade.callbacks.worth import Worth
 from cascade.entry import CONF
-from cascade.rows import Rows
+from cascade.loggers.csv_logger import Rows
 from cascade.shrink import shrink
-from data.shapes import Shape
+from data.plan.clip_shapes import Shape
 
 SHAPE = (4, 16, 16)
 CAPTIONS = ("a red circle", "two blue bars", "nothing at all", "a cross that goes up")

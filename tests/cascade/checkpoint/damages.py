@@ -20,8 +20,8 @@ from typing import Any
 
 import torch
 
-from cascade.checkpoint.folder import folder_of, hashed, read_manifest, write_manifest
-from data.worlds.write import make_shapes
+from cascade.checkpoint.checkpoint_folder import folder_of, hashed, read_manifest, write_manifest
+from data.worlds.world_shards import make_shapes
 from tests.cascade.checkpoint.legs import rows, run_of, start, unlike
 
 STEPS, STOP = 12, 6

@@ -21,8 +21,8 @@ from pathlib import Path
 
 import torch
 
-from cascade.checkpoint.folder import folder_of, folders, newest
-from data.worlds.write import make_shapes
+from cascade.checkpoint.checkpoint_folder import folder_of, folders, newest
+from data.worlds.world_shards import make_shapes
 from tests.cascade.checkpoint.legs import MOMENTS, Doing, rows, run_of, start, unlike
 
 STEPS, VALIDATE = 24, 4

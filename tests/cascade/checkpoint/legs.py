@@ -16,7 +16,7 @@ import pytorch_lightning as pl
 import torch
 
 import cascade.train
-import data.module  # noqa: F401 (what a leg imports is imported once)
+import data.train.module  # noqa: F401 (what a leg imports is imported once)
 import stages.base  # noqa: F401 (the same)
 from cascade.callbacks.checkpoints import Checkpoints
 

@@ -7,23 +7,23 @@ from pathlib import Path
 
 from lightning_fabric.plugins.environments.lightning import find_free_network_port
 
-from tests.cascade.checkpoint.test_folder import flip, save
+from tests.cascade.checkpoint.test_checkpoint_folder import flip, save
 
 SCRIPT = """
 import sys
 from pathlib import Path
 import torch.distributed as dist
-from cascade.checkpoint import folder
+from cascade.checkpoint import checkpoint_folder
 dist.init_process_group("gloo")
-read, own = [], folder.hashed
-folder.hashed = lambda path, **o: (read.append(path.parent.name), own(path, **o))[1]
-found = folder.newest(Path(sys.argv[1]))
+read, own = [], checkpoint_folder.hashed
+checkpoint_folder.hashed = lambda path, **o: (read.append(path.parent.name), own(path, **o))[1]
+found = checkpoint_folder.newest(Path(sys.argv[1]))
 def full(path, **options):
     raise OSError(122, "Disk quota exceeded")
 if dist.get_rank():
-    folder.hashed = full
+    checkpoint_folder.hashed = full
 try:
-    folder.describe(found.folder, {})
+    checkpoint_folder.describe(found.folder, {})
 except OSError as error:
     failed = error.errno
 told = ",".join(read[:2])

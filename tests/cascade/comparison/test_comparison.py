@@ -7,11 +7,11 @@ from pathlib import Path
 import pytest
 import torch
 
+from cascade.comparison.compare_page import CURVES, parted, write_page
 from cascade.comparison.films import cross, taken_apart
 from cascade.comparison.find import find
-from cascade.comparison.folder import read_folder
-from cascade.comparison.page import CURVES, parted, write_page
-from cascade.comparison.record import Record
+from cascade.comparison.run_folder import read_folder
+from cascade.comparison.run_record import Record
 from cascade.comparison.table import best, chosen, differing, plain, short
 from cascade.video import write_mp4
 

@@ -8,7 +8,7 @@ import pytest
 import wandb_service
 
 from cascade.comparison.offline import legs_in, media, read_offline, records_of
-from cascade.comparison.record import renamed
+from cascade.comparison.run_record import renamed
 from cascade.comparison.wandb_report import write_report
 
 X = [(0, 1.0), (1, 0.5), (2, 0.5 / 3), (3, 0.125), (4, 0.1), (5, 0.5 / 6)]

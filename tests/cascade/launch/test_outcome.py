@@ -10,13 +10,13 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.core.utils import JobStatus
 from hydra.types import HydraContext, RunMode
 
-from cascade.checkpoint.record import numbers
+from cascade.checkpoint.run_config import numbers
 from cascade.entry import CONF
 from cascade.launch import queue
-from cascade.launch.local import LocalLauncher, planned
+from cascade.launch.local_launcher import LocalLauncher, planned
 from cascade.launch.outcome import config_of
 from cascade.launch.queue import Logs
-from cascade.launch.slurm import SlurmLauncher
+from cascade.launch.slurm_launcher import SlurmLauncher
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ from cascade.nn.dit import DiT
 from cascade.nn.hourglass import Hourglass
 from cascade.optim import split
 from cascade.parallel.blocks import blocks
-from cascade.text import ByteText
+from cascade.text.byte_text import ByteText
 
 SIZES = {"in_channels": 3, "out_channels": 3, "text_width": 64, "num_scalars": 1}
 # In a process of its own: in the tests' own, shapes are checked, which no compiler follows.

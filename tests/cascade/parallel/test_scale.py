@@ -15,9 +15,9 @@ from lightning_fabric.plugins.environments.lightning import find_free_network_po
 from safetensors.torch import load_file
 
 from cascade.bundle import load_stage
-from cascade.checkpoint.folder import manifests
+from cascade.checkpoint.checkpoint_folder import manifests
 from cascade.curves import read_curves
-from data.worlds.write import make_shapes
+from data.worlds.world_shards import make_shapes
 
 LONG = "CASCADE_SCALE_STEPS" in os.environ
 STEPS = int(os.environ.get("CASCADE_SCALE_STEPS", "8"))

@@ -7,7 +7,7 @@ import pytest
 from data.ingest.cut import Window, cut_windows
 from data.ingest.encode import frame_rate, is_constant
 from data.ingest.recipe import Windows
-from data.ingest.survey import survey
+from data.ingest.shots import survey
 
 
 @pytest.mark.media

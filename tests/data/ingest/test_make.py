@@ -9,7 +9,7 @@ import pytest
 from PIL import Image, ImageDraw
 
 from cascade.video import read_frames
-from data.ingest.look import perceptual_hash, text_share
+from data.ingest.frame_measures import perceptual_hash, text_share
 from data.ingest.make import make_part
 
 

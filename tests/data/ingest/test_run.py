@@ -13,8 +13,8 @@ import pyarrow.parquet as pq
 import pytest
 import webdataset
 
-from data.index import ensure_index
-from data.ingest.folder import Folder
+from data.index.sidecar import ensure_index
+from data.ingest.output_folder import Folder
 from data.ingest.run import Settings, make_shards
 from data.ingest.sources import find_sources
 from data.ingest.work import Bench, Job, Local, work_through

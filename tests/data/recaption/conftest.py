@@ -17,7 +17,7 @@ from rich.console import Console
 
 from cascade.entry import CONF
 from data.recaption.__main__ import recaption
-from data.recaption.frames import Pictures
+from data.recaption.clip_images import Pictures
 
 USAGE = {"prompt_tokens": 1000, "completion_tokens": 50, "total_tokens": 1050}
 QUESTION = "Clip <{key}>: {frames} frames of {duration:.1f} s, {json[number]}. Was: {caption}"

@@ -11,10 +11,10 @@ import pytest
 import torch
 from PIL import Image
 
-from data.probe import Timing
-from data.recaption.frames import even_times
+from data.decode.probe import Timing
+from data.recaption.clip_images import even_times
 from data.recaption.ledger import Ledger, Usage
-from data.recaption.local import Local
+from data.recaption.local_model import Local
 from data.recaption.model import Endpoint, retry_after
 from data.recaption.request import BadAnswerError, Request
 

@@ -13,9 +13,9 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from data.caption import captions_path, read_captions
-from data.index import ensure_index
-from data.store import find_shards
+from data.index.sidecar import ensure_index
+from data.shards.caption import captions_path, read_captions
+from data.shards.store import find_shards
 
 CLIPS = 20
 

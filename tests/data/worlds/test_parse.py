@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from cascade.grid import Grid
-from data.worlds.encode import encode_mp4
+from data.worlds.encode_clip import encode_mp4
 from data.worlds.parse import NONE, parse
 from data.worlds.shapes import Shapes
 

@@ -1,0 +1,162 @@
+"""A run's config on disk: what was trained with one is not gone on with under another."""
+
+import json
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from cascade.checkpoint.checkpoint_folder import Checkpoint, CheckpointError, folders
+from cascade.files.atomic import read_json, write_whole
+from cascade.parallel.ranks import is_first
+
+log = logging.getLogger(__name__)
+
+#: What may change between a run's legs, since it does not touch the numbers: whole groups, …
+FREE = (
+    *("cluster", "trainer", "callbacks", "logger", "paths", "hydra"),
+    *("name", "group", "min_psnr", "min_gain"),
+)
+#: … keys of `data`, …
+FREE_DATA = (
+    *("num_workers", "prefetch", "cache_bytes", "decord"),
+    *("index_dir", "index_depth", "cache_dir", "max_dropped"),
+)
+#: … and all of `trainer` and of `callbacks` but these, which decide on steps and on averages.
+FIXED = {
+    "trainer": ("precision", "gradient_clip_val", "gradient_clip_algorithm"),
+    "callbacks": ("guard", "ema"),
+}
+
+#: What a run writes besides its checkpoints.
+TRACES = (
+    *("metrics", "samples", "losses.jsonl", "spikes.jsonl", "quarantine.jsonl"),
+    *("stacks", "wandb", "config.json"),
+)
+
+
+class ConfigChangedError(ValueError):
+    """A run was started with another config."""
+
+
+def differences(old: Any, new: Any, *, where: str = "") -> list[str]:
+    """Every key whose value differs, as `key: old → new`."""
+    if isinstance(old, dict) and isinstance(new, dict):
+        keys = [*old, *(key for key in new if key not in old)]
+        parts = [
+            differences(old.get(key, "nothing"), new.get(key, "nothing"), where=f"{where}.{key}")
+            for key in keys
+        ]
+        return [line for part in parts for line in part]
+    return [] if old == new else [f"{where.lstrip('.')}: {old!r} → {new!r}"]
+
+
+def numbers(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The part of a config that the numbers of a run depend on, as JSON has it."""
+    part = {name: value for name, value in config.items() if name not in FREE}
+    part["data"] = {k: v for k, v in config["data"].items() if k not in FREE_DATA}
+    for group, fixed in FIXED.items():
+        part[group] = {k: v for k, v in config.get(group, {}).items() if k in fixed}
+    plain: dict[str, Any] = json.loads(json.dumps(part))
+    return plain
+
+
+def keep_config(run: Path, config: dict[str, Any]) -> None:
+    """Write the run's config, or hold this one against it once something was trained with that.
+
+    Raises:
+        ConfigChangedError: naming every difference and the ways out.
+    """
+    if begun(run):
+        check_config(run, config)
+    elif is_first():
+        path, mine = run / "config.json", numbers(config)
+        if path.is_file() and _config_in(path) != mine:
+            _put_away(run)
+        write_whole(path, json.dumps(mine, indent=2, ensure_ascii=False).encode())
+
+
+def _put_away(run: Path) -> None:
+    """Move what was logged under a config that was given up: it is no part of this run's curves."""
+    traces = [run / name for name in TRACES if (run / name).exists()]
+    if traces:
+        away = run / "before" / f"{len(list(run.glob('before/*')))}"
+        away.mkdir(parents=True)
+        for path in traces:
+            path.rename(away / path.name)
+        log.warning("%s: what another config left without a checkpoint lies in %s", run, away)
+
+
+def begun(run: Path) -> bool:
+    """Whether something was trained with the config that the run's folder holds."""
+    return (run / "config.json").is_file() and (bool(folders(run)) or (run / "bundle").is_dir())
+
+
+def check_config(run: Path, config: Mapping[str, Any]) -> None:
+    """Hold a config against the one that something was trained with in the run's folder, if any.
+
+    Raises:
+        ConfigChangedError: naming every difference and the ways out.
+    """
+    if begun(run):
+        refuse_change(run, _config_in(run / "config.json"), numbers(config))
+
+
+def _config_in(path: Path) -> dict[str, Any]:
+    same = "each checkpoint's manifest.json has the same config"
+    out = f"; {same}: put it there, or choose another NAME=…"
+    config: dict[str, Any] = read_json(path, out=out)
+    return config
+
+
+def refuse_change(run: Path, old: dict[str, Any], new: dict[str, Any]) -> None:
+    """Refuse another config than the run's."""
+    changed = differences(old, new)
+    if not changed:
+        return
+    lines = "\n  ".join(changed)
+    out = "Go on with the old one, or choose another NAME=…"
+    if (run / "bundle").is_dir():
+        out += f", or start from its weights: NAME=… ARGS='init_from={run}/bundle'"
+    raise ConfigChangedError(f"{run} was trained with another config:\n  {lines}\n{out}")
+
+
+def shapes(stage: nn.Module) -> dict[str, list[int]]:
+    """The shapes of a stage's weights by name, whether or not its network is built yet."""
+    found = {name: list(value.shape) for name, value in stage.state_dict().items()}
+    if stage.net is None:
+        with torch.device("meta"):
+            net: nn.Module = stage.new_net()
+        found |= {f"net.{name}": list(value.shape) for name, value in net.state_dict().items()}
+    return found
+
+
+def check_fits(checkpoint: Checkpoint, stage: Any, config: Mapping[str, Any], run: Path) -> None:
+    """Refuse a checkpoint of another stage, width or config, before its state is read.
+
+    Raises:
+        CheckpointError: it is of another stage, or its weights have other shapes.
+        ConfigChangedError: it was written under another config.
+    """
+    manifest, folder = checkpoint.manifest, checkpoint.folder
+    if manifest.stage != stage.name:
+        raise CheckpointError(
+            f"checkpoint {folder} is of stage {manifest.stage}, but this run trains {stage.name}; "
+            "choose another NAME=…"
+        )
+    refuse_change(run, numbers(manifest.config), numbers(config))
+    theirs, mine = manifest.shapes, shapes(stage)
+    wrong = [
+        f"{name}: {theirs.get(name, 'none')} in the checkpoint, {mine.get(name, 'none')} in the net"
+        for name in sorted({*theirs, *mine})
+        if theirs.get(name) != mine.get(name)
+    ]
+    if wrong:
+        shown = "; ".join([*wrong[:3], "…"] if len(wrong) > 3 else wrong)
+        raise CheckpointError(
+            f"checkpoint {folder}: {len(wrong)} weights have other shapes ({shown}); go on with "
+            "the config that it was written under, or choose another NAME=…"
+        )

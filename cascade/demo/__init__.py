@@ -1,0 +1,1 @@
+"""The demo: shards, three stages, videos and a page, in one command."""

@@ -1,0 +1,196 @@
+"""`make demo`: shards of a world, three stages, videos for prompts never trained on, a page.
+
+Each step is a command of its own that goes on where it was stopped, so the whole does too. Stages
+that stand in one row of `conf/demo.yaml` train side by side: they do not need each other.
+"""
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import hydra
+import torch
+from hydra import compose, initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
+from omegaconf import DictConfig
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+
+from cascade.bundle import save_cascade
+from cascade.curves import last_step, read_curves
+from cascade.demo.demo_page import Result, write_page
+from cascade.entry import CONF, check_choices, open_cascade
+from cascade.eval.following import Following
+from cascade.evaluate import follow, generate, write_report
+from cascade.pipeline import Cascade
+
+console = Console()
+
+
+@dataclass
+class Training:
+    """A stage that trains in a process of its own."""
+
+    stage: str
+    folder: Path
+    steps: int
+    command: list[str]
+    process: subprocess.Popen[bytes] | None = None
+    task: TaskID | None = None
+
+    def start(self) -> None:
+        """Start or go on; what it says goes into `output.log`."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        with (self.folder / "output.log").open("ab") as file:
+            self.process = subprocess.Popen(
+                self.command, stdout=file, stderr=file, env={**os.environ, "OMP_NUM_THREADS": "1"}
+            )
+
+    @property
+    def done(self) -> bool:
+        """Whether it has left its bundle."""
+        return (self.folder / "bundle").is_dir()
+
+    def check(self) -> None:
+        """Refuse to go on after a failure, with the end of its log."""
+        if self.process is not None and self.process.poll() not in (None, 0):
+            tail = (self.folder / "output.log").read_text(errors="replace").splitlines()[-25:]
+            raise RuntimeError(f"stage {self.stage} failed:\n" + "\n".join(tail))
+
+
+def plan_training(cfg: DictConfig) -> list[list[Training]]:
+    """The rows of stages to train, with their commands."""
+    rows = []
+    for row in cfg.rows:
+        trainings = []
+        for name, own in row.items():
+            choice = f"{cfg.cascade.name}/{name}"
+            overrides = [f"stage={choice}", *cfg.common, *own, f"paths.runs={cfg.paths.runs}"]
+            command = [sys.executable, "-m", "cascade.train", *overrides]
+            command.append("trainer.enable_progress_bar=false")
+            steps = compose("train", overrides=overrides)["stage"]["train"]["steps"]
+            folder = Path(cfg.paths.runs) / choice / cfg.run
+            trainings.append(Training(str(name), folder, int(steps), command))
+        rows.append(trainings)
+    return rows
+
+
+def make_shards(cfg: DictConfig) -> None:
+    """Write and index the world's shards, where they are missing."""
+    overrides = [f"stage={cfg.cascade.name}/base", *cfg.common, f"paths.runs={cfg.paths.runs}"]
+    data = hydra.utils.instantiate(compose("train", overrides=overrides)["data"], _convert_="all")
+    data.prepare_data()
+
+
+def train_row(row: list[Training], cfg: DictConfig) -> None:
+    """Train a row's stages side by side, showing how far they are and the first videos."""
+    waiting = [training for training in row if not training.done]
+    columns = (
+        TextColumn("{task.description:>6}"),
+        BarColumn(),
+        TextColumn("{task.completed:>5.0f}/{task.total:.0f} steps  {task.fields[note]}"),
+        TimeElapsedColumn(),
+    )
+    try:
+        with Progress(*columns, console=console) as progress:
+            for training in waiting:
+                training.start()
+                training.task = progress.add_task(training.stage, total=training.steps, note="")
+            shown: set[Path] = set()
+            while any(t.process is not None and t.process.poll() is None for t in waiting):
+                time.sleep(2)
+                for training in waiting:
+                    training.check()
+                    show(training, progress, shown, cfg)
+    finally:
+        for training in waiting:
+            if training.process is not None and training.process.poll() is None:
+                training.process.terminate()
+    for training in waiting:
+        training.check()
+
+
+def show(training: Training, progress: Progress, shown: set[Path], cfg: DictConfig) -> None:
+    """Move the bar; when sample videos appear, say where and put them on the page."""
+    loss = read_curves(training.folder).get("train/loss", [])
+    note = f"loss {loss[-1][1]:.4f}" if loss else "starting"
+    assert training.task is not None
+    done = training.steps if training.done else last_step(training.folder)
+    progress.update(training.task, completed=done, note=note)
+    for path in sorted(training.folder.glob("samples/*/captions.json")):
+        if path not in shown:
+            if not shown:
+                console.print(f"first videos of {training.stage}: {path.parent} → {cfg.page}")
+            shown.add(path)
+            write_page(cfg)
+
+
+def ceiling(
+    cfg: DictConfig, cascade: Cascade, prompts: Sequence[tuple[str, Any]], parser: Any
+) -> dict[str, Following]:
+    """The parser's own reading of the ground truth for the same prompts, on each stage's grid."""
+    truth = hydra.utils.instantiate(cfg.truth)
+    videos = {
+        stage.name: torch.stack([truth(a, stage.target, i) for i, (_, a) in enumerate(prompts)])
+        for stage in cascade.stages
+    }
+    return follow(cascade, videos, prompts, parser)
+
+
+@hydra.main(version_base="1.3", config_path=CONF, config_name="demo")
+def main(cfg: DictConfig) -> None:
+    """The command line."""
+    began = time.monotonic()
+    GlobalHydra.instance().clear()
+    initialize_config_dir(version_base="1.3", config_dir=CONF)
+    times: dict[str, float] = {}
+
+    def lap(name: str) -> None:
+        times[name] = time.monotonic() - began - sum(times.values())
+        console.print(f"[dim]{name}: {times[name]:.0f} s[/dim]")
+
+    console.print("shards of the world of shapes")
+    make_shards(cfg)
+    lap("shards")
+    rows = plan_training(cfg)
+    for row in rows:
+        train_row(row, cfg)
+        lap(f"train {' + '.join(training.stage for training in row)}")
+    cascade = open_cascade(cfg)
+    bundles = {t.stage: t.folder / "bundle" for row in rows for t in row}
+    chain = {name: bundles[name] for name in cfg.cascade.stages}
+    save_cascade(
+        Path(cfg.paths.runs) / cfg.cascade.name / "cascade",
+        bundles=chain,
+        sampling=cfg.cascade.get("sampling", {}),
+    )
+    prompts = hydra.utils.instantiate(cfg.prompts)
+    parser = hydra.utils.instantiate(cfg.parser)
+    out = Path(cfg.out)
+    texts = [text for text, _ in prompts]
+    videos = generate(cascade, texts, folder=out, seed=cfg.seed, batch_size=cfg.batch_size)
+    report = follow(cascade, videos, prompts, parser)
+    write_report(out / "evaluation.json", report)
+    truth = ceiling(cfg, cascade, prompts, parser)
+    write_report(out / "ceiling.json", truth)
+    lap("evaluate")
+    result = Result(
+        prompts=texts,
+        videos=videos,
+        report=report,
+        ceiling=truth,
+        fps={stage.name: stage.target.fps for stage in cascade.stages},
+        times=times,
+    )
+    write_page(cfg, result)
+    console.print(f"the page: {cfg.page}  ({(time.monotonic() - began) / 60:.1f} minutes)")
+
+
+if __name__ == "__main__":
+    check_choices(sys.argv[1:])
+    main()

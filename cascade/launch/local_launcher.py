@@ -1,0 +1,231 @@
+"""Runs on this machine, each a process of its own: `hydra/launcher=local`.
+
+A run's process is the command that trains it alone, so that it can be stopped and
+gone on with by itself; what it says goes into its folder's `output.log`. One failure does not end
+the rest.
+"""
+
+import contextlib
+import logging
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections import deque
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+from typing import IO, Any
+
+from hydra.core.hydra_config import HydraConfig
+from hydra.core.utils import JobReturn, JobStatus, configure_log, setup_globals
+from hydra.plugins.launcher import Launcher
+from hydra.types import HydraContext, TaskFunction
+from omegaconf import DictConfig
+
+from cascade.bundle import final_loss
+from cascade.comparison.run_folder import finished, last_error
+from cascade.launch.outcome import conclude, config_of, failed, refusal
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(kw_only=True)
+class Job:
+    """One run, before, while and after its process lives."""
+
+    overrides: list[str]
+    folder: Path
+    refused: str | None = None
+    slot: int = 0
+    process: subprocess.Popen[bytes] | None = None
+    began: float = 0.0
+    code: int | None = None
+
+
+class LocalLauncher(Launcher):
+    """Up to `jobs` runs at a time; where GPUs are, each has its share of them."""
+
+    def __init__(self, *, jobs: int) -> None:
+        if jobs < 1:
+            raise ValueError(f"hydra.launcher.jobs must be at least 1, got {jobs}")
+        self.jobs = jobs
+        self.config: Any = None
+        self.hydra_context: Any = None
+
+    def setup(
+        self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig
+    ) -> None:
+        """Hydra's words for what is run; the processes find their own task by its name."""
+        del task_function
+        self.hydra_context, self.config = hydra_context, config
+
+    def launch(
+        self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int
+    ) -> Sequence[JobReturn]:
+        """Run what is not finished; asked to stop, ask the runs to save and stop.
+
+        A run that was begun or finished under another config counts as failed.
+
+        Raises:
+            SystemExit: it was asked to stop; or a run failed, and no sweep counts that.
+        """
+        del initial_job_idx
+        setup_globals()
+        configure_log(self.config.hydra.hydra_logging, self.config.hydra.verbose)
+        jobs = [planned(self.hydra_context, self.config, overrides) for overrides in job_overrides]
+        waiting = deque(job for job in jobs if not (job.refused or finished(job.folder)))
+        refused = [job for job in jobs if job.refused]
+        for job in refused:
+            log.error("%s: FAILED: %s", job.folder.name, job.refused)
+        done = len(jobs) - len(waiting) - len(refused)
+        if done:
+            log.info("%d of %d runs are finished already", done, len(jobs))
+        running: list[Job] = []
+        with _one_signal() as asked:
+            while waiting or running:
+                for job in [
+                    job for job in running if job.process and job.process.poll() is not None
+                ]:
+                    running.remove(job)
+                    self._end(job)
+                while waiting and len(running) < self.jobs and not asked:
+                    job = waiting.popleft()
+                    job.slot = min(set(range(self.jobs)) - {other.slot for other in running})
+                    running.append(job)
+                    self._start(job)
+                if asked:
+                    waiting.clear()
+                    _stop(running)
+                time.sleep(0.1)
+        if asked:
+            raise SystemExit("stopped; the same command goes on")
+        return conclude([outcome(job) for job in jobs], self.config)
+
+    def _start(self, job: Job) -> None:
+        """Begin or go on, in a session of its own: a Ctrl-C is passed on once, not twice."""
+        job.folder.mkdir(parents=True, exist_ok=True)
+        task = self.config.hydra.job.name
+        quiet = ["trainer.enable_progress_bar=false"] if task == "train" else []
+        command = [sys.executable, "-m", f"cascade.{task}", *quiet, *job.overrides]
+        job.began = time.monotonic()
+        with (job.folder / "output.log").open("ab") as file:
+            file.write(f"-- begun {time.strftime('%F %T')}\n".encode())
+            file.flush()
+            job.process = _process(command, file, self._environment(job.slot))
+        log.info("%s: started; %s/output.log", job.folder.name, job.folder)
+
+    def _environment(self, slot: int) -> dict[str, str]:
+        """Shares of the machine, where several runs are there at a time."""
+        told = dict(os.environ)
+        if self.jobs > 1:
+            threads = max(1, (os.cpu_count() or 1) // self.jobs)
+            told.setdefault("OMP_NUM_THREADS", str(threads))
+            if gpus := visible_gpus():
+                told["CUDA_VISIBLE_DEVICES"] = ",".join(share(gpus, slot, self.jobs))
+        return told
+
+    def _end(self, job: Job) -> None:
+        assert job.process is not None
+        job.code = job.process.returncode
+        seconds = time.monotonic() - job.began
+        if finished(job.folder):
+            log.info("%s: finished in %.0f s", job.folder.name, seconds)
+        elif job.code:
+            log.error("%s: FAILED after %.0f s: %s", job.folder.name, seconds, said(job))
+        else:
+            log.info("%s: stopped; the same command goes on", job.folder.name)
+
+
+def planned(context: HydraContext, master: DictConfig, overrides: Sequence[str]) -> Job:
+    """A run, where it lives by its own config; refused where something there had another."""
+    config = context.config_loader.load_sweep_config(master, list(overrides))
+    before = HydraConfig.instance().cfg
+    try:
+        HydraConfig.instance().set_config(config)
+        folder = Path(config.hydra.run.dir)
+        refused = refusal(folder, config_of(config))
+        return Job(overrides=list(overrides), folder=folder, refused=refused)
+    finally:
+        HydraConfig.instance().cfg = before
+
+
+def outcome(job: Job) -> JobReturn:
+    """How a run ended: its validation loss, where it has one, or its last words."""
+    if job.refused:
+        return failed(job.overrides, job.refused)
+    if job.code and not finished(job.folder):
+        return failed(job.overrides, f"{job.folder}: {said(job)}")
+    told = JobReturn(overrides=job.overrides, status=JobStatus.COMPLETED)
+    if (job.folder / "bundle").is_dir():
+        told.return_value = final_loss(job.folder)
+    return told
+
+
+def said(job: Job) -> str:
+    """A failed run's last words."""
+    return last_error(job.folder, refusals=True) or f"ended with code {job.code}"
+
+
+def visible_gpus() -> list[str]:
+    """The GPUs that this command may use, as CUDA_VISIBLE_DEVICES names them."""
+    told = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if told is not None:
+        return [name for name in told.split(",") if name]
+    import torch
+
+    return [str(number) for number in range(torch.cuda.device_count())]
+
+
+def share(gpus: Sequence[str], slot: int, slots: int) -> list[str]:
+    """One slot's GPUs: as many for each; where there are fewer than slots, one that it shares."""
+    each = len(gpus) // slots
+    return list(gpus[slot * each : (slot + 1) * each]) or [gpus[slot % len(gpus)]]
+
+
+def _process(
+    command: Sequence[str], file: IO[bytes], environment: dict[str, str]
+) -> subprocess.Popen[bytes]:
+    return subprocess.Popen(
+        command,
+        stdin=subprocess.DEVNULL,
+        stdout=file,
+        stderr=file,
+        env=environment,
+        start_new_session=True,
+    )
+
+
+def _stop(running: list[Job]) -> None:
+    """Ask every run to save and stop, once, and wait; a second signal to this command ends them."""
+    processes = [job.process for job in running if job.process is not None]
+    try:
+        for process in processes:
+            process.terminate()
+        log.info("asked to stop: waiting for %d runs to save", len(processes))
+        for process in processes:
+            process.wait()
+    except KeyboardInterrupt:
+        for process in processes:
+            process.kill()
+    running.clear()
+
+
+@contextlib.contextmanager
+def _one_signal() -> Iterator[list[int]]:
+    """Inside, the first SIGINT or SIGTERM is only noted; the next one raises."""
+    asked: list[int] = []
+
+    def note(number: int, _frame: FrameType | None) -> None:
+        if asked:
+            raise KeyboardInterrupt
+        asked.append(number)
+
+    before = {n: signal.signal(n, note) for n in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield asked
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

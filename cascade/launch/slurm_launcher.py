@@ -1,0 +1,213 @@
+"""Runs as Slurm jobs, one each, by submitit: `hydra/launcher=slurm`."""
+
+import contextlib
+import json
+import logging
+import os
+import shutil
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import hydra_plugins.hydra_submitit_launcher.submitit_launcher as submitit_launcher
+from hydra.core.hydra_config import HydraConfig
+from hydra.core.utils import JobReturn, JobStatus, setup_globals
+from omegaconf import OmegaConf, open_dict
+from submitit.core.utils import FailedJobError
+
+from cascade.bundle import final_loss
+from cascade.checkpoint.run_config import ConfigChangedError, check_config, numbers, refuse_change
+from cascade.files.atomic import write_whole
+from cascade.files.lock import locked
+from cascade.launch.outcome import conclude, config_of, counted, failed
+from cascade.launch.queue import ALIVE, Logs, states, wait
+from cascade.launch.script import command, parameters
+
+log = logging.getLogger(__name__)
+#: Seconds for which another command may be submitting the same run.
+SUBMITTED_S = 600.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """A run, and the job that trains it; none where it is trained, or refused."""
+
+    run: Path
+    overrides: list[str]
+    job: str | None
+    refused: str | None = None
+
+    @property
+    def log(self) -> Path:
+        """What the first rank says; the others' are beside it."""
+        return self.run / "slurm" / f"{self.job}_0_log.out"
+
+
+class SlurmLauncher(submitit_launcher.SlurmLauncher):  # type: ignore[misc]  # it has no types
+    """One job per run; a run that waits or runs already is joined, a trained one is left."""
+
+    def __init__(
+        self, *, cluster: Mapping[str, Any], follow: bool, wait: bool, poll_s: float
+    ) -> None:
+        super().__init__()
+        if poll_s <= 0:
+            raise ValueError(f"hydra.launcher.poll_s must be positive, got {poll_s:g}")
+        self._cluster: dict[str, Any] = OmegaConf.to_container(cluster, resolve=True)  # type: ignore[assignment]  # a mapping gives a dict
+        self._follow, self._wait, self._poll_s = follow, wait, poll_s
+
+    def launch(
+        self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int
+    ) -> Sequence[JobReturn]:
+        """Submit what is missing; wait for it where that is asked for.
+
+        Raises:
+            SystemExit: there is no Slurm here, its queue does not answer, or two runs would share
+                a folder; or a run failed or was refused, and no sweep counts that.
+        """
+        if shutil.which("sbatch") is None:
+            raise SystemExit("error: there is no sbatch on the PATH; run this on a login node")
+        setup_globals()
+        numbered = enumerate(map(list, job_overrides), start=initial_job_idx)
+        runs = [self._planned(overrides, number) for number, overrides in numbered]
+        for run, count in Counter(run for run, *_ in runs).items():
+            if count > 1:
+                raise SystemExit(
+                    f"error: {count} runs would share {run}; sweeps are `make sweep`'s"
+                )
+        try:
+            jobs = self._begin(runs)
+        except (ValueError, OSError) as error:
+            raise SystemExit(f"error: {error}") from error
+        if not (self._follow or self._wait):
+            return conclude([_submitted(job) for job in jobs], self.config)
+        running = [job for job in jobs if job.job is not None]
+        logs = Logs(job.log for job in running) if self._follow else None
+        numbers = [str(job.job) for job in running]
+        try:
+            ended = wait(numbers, poll_s=self._poll_s, logs=logs)
+        except KeyboardInterrupt as stop:
+            raise SystemExit(f"the jobs go on; scancel {' '.join(numbers)} ends them") from stop
+        returns = [_outcome(job, ended.get(str(job.job), "COMPLETED")) for job in jobs]
+        return conclude(returns, self.config)
+
+    def _begin(self, runs: Sequence[tuple[Path, list[str], dict[str, Any] | None]]) -> list[Job]:
+        """Every run's job; where no sweep counts what is refused, all are looked at before any."""
+        refused = {run: why for run, _, config in runs if (why := _refusal(run, config))}
+        if refused and not counted(self.config):
+            raise SystemExit("\n".join(f"error: {why}" for why in refused.values()))
+        return [
+            Job(run=run, overrides=overrides, job=None, refused=refused[run])
+            if run in refused
+            else self._ensure(run, overrides, config)
+            for run, overrides, config in runs
+        ]
+
+    def _ensure(self, run: Path, overrides: list[str], config: dict[str, Any] | None) -> Job:
+        """The job of a run: the one that there is, or a new one, or sbatch's words against it."""
+        if (run / "bundle").is_dir():
+            log.info("already trained: %s/bundle", run)
+            return Job(run=run, overrides=overrides, job=None)
+        busy = f"{run}: another command has been submitting this run for {SUBMITTED_S:g} s"
+        with locked(run / "slurm/.lock", busy=busy, wait_s=SUBMITTED_S):
+            number, state = _noted(run)
+            if state in ALIVE:
+                log.info("job %s has it already (%s): %s", number, state, run)
+                return Job(run=run, overrides=overrides, job=number)
+            try:
+                job = Job(run=run, overrides=overrides, job=self._submit(run, overrides))
+            except FailedJobError as error:
+                words = str(error).strip().rpartition("\n")[2].removeprefix("sbatch: error: ")
+                why = (
+                    f"{run}: sbatch refused: {words}; see cluster.partition, cluster.account and "
+                    "what else a job asks for in conf/cluster"
+                )
+                return Job(run=run, overrides=overrides, job=None, refused=why)
+            write_whole(run / "slurm/job.json", json.dumps(job.job).encode())
+            asked = None if config is None else numbers(config)
+            write_whole(run / "slurm/config.json", json.dumps(asked).encode())
+        log.info("job %s: %s\n  log: %s", job.job, run, job.log)
+        return job
+
+    def _planned(
+        self, overrides: list[str], number: int
+    ) -> tuple[Path, list[str], dict[str, Any] | None]:
+        """Where a run lives, its overrides, and its config as its job will compose it."""
+        config = self.hydra_context.config_loader.load_sweep_config(self.config, overrides)
+        with open_dict(config.hydra.job):
+            config.hydra.job.num = number
+            config.hydra.job.id = str(number)
+        HydraConfig.instance().set_config(config)
+        run = Path(config.hydra.sweep.dir, config.hydra.sweep.subdir).absolute()
+        return run, overrides, config_of(config)
+
+    def _submit(self, run: Path, overrides: list[str]) -> str:
+        from submitit.slurm.slurm import SlurmExecutor
+
+        name = "/".join(run.parts[-3:])
+        with _outside_a_job():
+            executor = SlurmExecutor(folder=run / "slurm")
+            executor.update_parameters(**parameters(self._cluster, run, name))
+            job = executor._submit_command(command(self._cluster, run, overrides))
+        return str(job.job_id)
+
+
+def _noted(run: Path) -> tuple[str | None, str | None]:
+    """The last job of a run, and its state."""
+    note = run / "slurm/job.json"
+    if not note.exists():
+        return None, None
+    number = str(json.loads(note.read_bytes()))
+    return number, states([number])[number]
+
+
+def _refusal(run: Path, config: dict[str, Any] | None) -> str | None:
+    """Why a run cannot go on with this config: it was trained, or waits to be, with another."""
+    if config is None:
+        return None
+    asked = run / "slurm/config.json"
+    try:
+        check_config(run, config)
+        if asked.exists() and _noted(run)[1] in ALIVE:
+            refuse_change(run, json.loads(asked.read_bytes()) or numbers(config), numbers(config))
+    except ConfigChangedError as error:
+        return str(error)
+    return None
+
+
+def _submitted(job: Job) -> JobReturn:
+    """A job that is left to the cluster has no figures; one that was refused has failed."""
+    if job.refused:
+        log.error("%s", job.refused)
+        return failed(job.overrides, job.refused)
+    return JobReturn(overrides=job.overrides, status=JobStatus.COMPLETED)
+
+
+def _outcome(job: Job, state: str) -> JobReturn:
+    """A trained run's validation loss; else the state in which its job ended."""
+    if job.refused:
+        return _submitted(job)
+    told = JobReturn(overrides=job.overrides, status=JobStatus.COMPLETED)
+    if (job.run / "bundle").is_dir():
+        told.return_value = final_loss(job.run)
+        log.info("%s: trained", job.run)
+    else:
+        why = f"{job.run}: job {job.job} ended {state}; see {job.log}"
+        log.error("%s", why)
+        return failed(job.overrides, why)
+    return told
+
+
+@contextlib.contextmanager
+def _outside_a_job() -> Iterator[None]:
+    """Inside, the environment does not tell sbatch of a job that this command may run in."""
+    told = {
+        name: os.environ.pop(name)
+        for name in list(os.environ)
+        if name.startswith(("SLURM_", "SLURMD_", "SRUN_", "SBATCH_")) and name != "SLURM_CONF"
+    }
+    try:
+        yield
+    finally:
+        os.environ.update(told)

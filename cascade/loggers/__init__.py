@@ -1,0 +1,1 @@
+"""Lightning loggers: CSV and W&B."""

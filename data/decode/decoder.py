@@ -1,0 +1,132 @@
+"""Bytes to frames at wanted times: the frame nearest by presentation time stamp, upright, in RGB.
+
+Decoding happens in a sandbox, so a video may crash or hang it; both are errors with a reason. What
+comes back either is what PyAV decodes, or is refused: PyAV reads, strictly, and decord only what a
+full inspection has vouched for. Videos and frames go through shared memory.
+"""
+
+import logging
+from collections.abc import Sequence
+from dataclasses import replace
+from itertools import count
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float64, UInt8
+from torch import Tensor
+
+from data.decode.inspection import Depth, Inspection, inspect_media
+from data.decode.media import Media, open_media, read_frames
+from data.decode.probe import MAX_PIXELS, DecodeError, Timing
+from data.decode.sandbox import MEMORY_BYTES, Sandbox, SandboxError
+
+log = logging.getLogger(__name__)
+
+DEADLINE_S = 30.0
+
+
+class Decoder:
+    """Reads one video or image after another, in a process of its own that starts when needed.
+
+    Each is given up on when it makes no progress for `deadline_s`, claims frames of more than
+    `max_pixels`, or wants more than `memory_bytes`.
+    """
+
+    def __init__(
+        self,
+        *,
+        deadline_s: float = DEADLINE_S,
+        max_pixels: int = MAX_PIXELS,
+        memory_bytes: int | None = MEMORY_BYTES,
+    ) -> None:
+        self.deadline_s, self.max_pixels = deadline_s, max_pixels
+        self._sandbox = Sandbox(memory_bytes=memory_bytes)
+        self._numbers = count()
+        self._media: Media | None = None
+
+    def open(self, data: bytes, *, decord: bool = False) -> Timing:
+        """When the frames of a video or image are shown.
+
+        `decord` is for a video that a full inspection has vouched for, and for no other.
+
+        Raises:
+            DecodeError: with the reason.
+        """
+        media = self._put(data, decord=decord)
+        try:
+            timing: Timing = self._call(open_media, media)
+        except DecodeError as error:
+            media = self._without_decord(media, error)
+            timing = self._call(open_media, media)
+        self._media = media
+        return timing
+
+    def frames(
+        self, wanted_s: Sequence[float] | Float64[np.ndarray, " n"]
+    ) -> UInt8[Tensor, "n h w c"]:
+        """The frames nearest to these times, in seconds from the first, of what was opened last.
+
+        Upright, with square pixels, all of one size. Their memory is used again by the next call:
+        scale or clone them at once.
+
+        Raises:
+            DecodeError: with the reason.
+        """
+        if self._media is None:
+            raise RuntimeError("Decoder.frames: nothing is open")
+        wanted = np.asarray(wanted_s, dtype=np.float64)
+        try:
+            return self._read(self._media, wanted)
+        except DecodeError as error:
+            self._media = self._without_decord(self._media, error)
+            return self._read(self._media, wanted)
+
+    def inspect(self, data: bytes, depth: Depth) -> Inspection:
+        """What a video or image is, after its first frame, key frames or all frames were read.
+
+        Raises:
+            DecodeError: it cannot be read, with the reason.
+        """
+        media = self._put(data, decord=False)
+        try:
+            return self._inspect(media, depth, beside_decord=True)
+        except SandboxError:
+            if depth != "full":
+                raise
+            return self._inspect(media, depth, beside_decord=False)  # it may be decord that failed
+
+    def close(self) -> None:
+        """End the process; a later call starts another."""
+        self._sandbox.close()
+
+    def _read(self, media: Media, wanted: Float64[np.ndarray, " n"]) -> UInt8[Tensor, "n h w c"]:
+        memory = self._sandbox.share("frames")
+        shape, back = self._call(read_frames, media, wanted, memory.path)
+        frames = torch.frombuffer(memory.view(int(np.prod(shape))), dtype=torch.uint8).view(shape)
+        return frames if back == list(range(shape[0])) else frames[back]
+
+    def _without_decord(self, media: Media, error: DecodeError) -> Media:
+        """The same, to be read by PyAV; one that PyAV has refused stays refused."""
+        if not media.decord:
+            raise error
+        log.warning("decord fails on a video that was vouched for (%s); PyAV reads it", error)
+        return replace(media, decord=False)
+
+    def _inspect(self, media: Media, depth: Depth, *, beside_decord: bool) -> Inspection:
+        found: Inspection = self._call(inspect_media, media, depth, beside_decord=beside_decord)
+        return found
+
+    def _put(self, data: bytes, *, decord: bool) -> Media:
+        self._media = None
+        if not data:
+            raise DecodeError("the video or image has no bytes")
+        self._sandbox.share("frames")
+        memory = self._sandbox.share("media")
+        memory.write(data)
+        return Media(
+            path=memory.path, number=next(self._numbers), max_pixels=self.max_pixels, decord=decord
+        )
+
+    def _call(self, function: Any, *args: Any, **kwargs: Any) -> Any:
+        return self._sandbox.call(function, *args, deadline_s=self.deadline_s, **kwargs)

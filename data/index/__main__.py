@@ -1,0 +1,35 @@
+"""The command line: `python -m data.index shards=… depth=full`; the same command continues."""
+
+from pathlib import Path
+
+import hydra
+from omegaconf import DictConfig, OmegaConf
+from rich.console import Console
+
+from cascade.entry import CONF, explained
+from data.index.index_file import read_about
+from data.index.sidecar import ensure_index
+from data.index.summary import print_summary
+from data.shards import store
+
+
+@hydra.main(version_base="1.3", config_path=CONF, config_name="index")
+def main(cfg: DictConfig) -> None:
+    """The command line."""
+    with explained():
+        if OmegaConf.is_missing(cfg, "shards"):
+            raise ValueError("index: which shards? make index SHARDS='/data/{000..099}.tar'")
+        spec = OmegaConf.to_container(cfg)["shards"]  # type: ignore[call-overload,index]  # a mapping
+        shards = store.find_shards(spec)
+        paths = ensure_index(
+            shards,
+            depth=cfg.depth,
+            index_dir=None if cfg.index_dir is None else Path(cfg.index_dir),
+            cache_dir=Path(cfg.cache_dir),
+            workers=cfg.workers,
+        )
+        print_summary(shards, [read_about(path) for path in paths], Console())
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,268 @@
+"""Tries every sample of a shard: it is read once, in order, and its clips are tried as they come.
+
+Clips are decoded in processes that can be killed, several at once, and what was found is kept in a
+journal until the index is whole.
+"""
+
+import hashlib
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from dataclasses import dataclass, field
+from types import TracebackType
+from typing import Any, get_args
+
+from data.decode.decoder import Decoder
+from data.decode.inspection import Depth
+from data.index.index_file import sort_of
+from data.index.journal import Journal
+from data.shards.format import Role, read_state
+from data.shards.shard import Entry, Grouping
+from data.shards.store import Span, open_shard
+from data.shards.tar import Member, Walk
+
+DEPTHS: tuple[Depth, ...] = get_args(Depth)
+
+MAX_CLIP_BYTES = 2**30
+_MAX_TEXT_BYTES = {"caption": 2**20, "state": 2**24}
+_MAX_REASON = 200
+_WAIT_S = 0.1
+_NOWHERE: Span = (-1, 0)
+
+FIGURES: Mapping[str, Any] = {
+    "kind": "",
+    "codec": "",
+    "width": 0,
+    "height": 0,
+    "frames": 0,
+    "fps": 0.0,
+    "duration": 0.0,
+    "decord": False,
+    "reason": "",
+}
+"""What is known of a clip that could not be read."""
+
+
+class Stopped(Exception):  # noqa: N818 nothing went wrong here
+    """The work is broken off, as it failed elsewhere or the user wants it."""
+
+
+class Inspectors:
+    """Threads that try clips, each with a decoder of its own, whose process it may kill."""
+
+    def __init__(self, *, depth: Depth, workers: int) -> None:
+        self.depth: Depth = depth
+        self.tried = self.unfit = self._busy = 0
+        self._pool = ThreadPoolExecutor(workers, thread_name_prefix="inspect")
+        self._room = threading.Semaphore(2 * workers)
+        self._own, self._decoders = threading.local(), list[Decoder]()
+        self._stopped, self._lock = threading.Event(), threading.Lock()
+
+    def __enter__(self) -> "Inspectors":
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._stopped.set()
+        self._pool.shutdown(cancel_futures=True)
+        for decoder in self._decoders:
+            decoder.close()
+
+    def stop(self) -> None:
+        """Break off: what waits is not begun, what runs is killed and leaves nothing behind."""
+        self._stopped.set()
+        while self._busy:
+            for decoder in self._decoders:
+                decoder.close()  # it may begin again, as it cannot know why its process died
+            time.sleep(_WAIT_S)
+
+    def submit(
+        self, read: Callable[[], bytes], then: Callable[[dict[str, Any]], None]
+    ) -> "Future[None]":
+        """Try a clip when there is room for its bytes; they are read then, by the caller."""
+        while not self._room.acquire(timeout=_WAIT_S):
+            self.check()
+        try:
+            return self._pool.submit(self._try, read(), then)
+        except BaseException:
+            self._room.release()
+            raise
+
+    def check(self) -> None:
+        """Go on, or raise `Stopped`."""
+        if self._stopped.is_set():
+            raise Stopped
+
+    def _try(self, data: bytes, then: Callable[[dict[str, Any]], None]) -> None:
+        try:
+            with self._lock:
+                self._busy += 1
+            self.check()
+            figures = self._inspect(data)
+            self.check()  # one that was killed tells nothing of its clip
+            then(figures)
+            with self._lock:
+                self.tried += 1
+                self.unfit += bool(figures["reason"])
+        finally:
+            with self._lock:
+                self._busy -= 1
+            self._room.release()
+
+    def _inspect(self, data: bytes) -> dict[str, Any]:
+        if not hasattr(self._own, "decoder"):
+            self._own.decoder = Decoder()
+            self._decoders.append(self._own.decoder)
+        try:
+            found = self._own.decoder.inspect(data, self.depth)
+        except ValueError as error:
+            return dict(FIGURES) | {"reason": plain(error)}
+        return {name: getattr(found, name, blank) for name, blank in FIGURES.items()}
+
+
+def plain(error: object) -> str:
+    """What an error says, on one line of bounded length."""
+    text = " ".join(str(error).split()) or type(error).__name__
+    return text[:_MAX_REASON].encode(errors="replace").decode()
+
+
+@dataclass(kw_only=True)
+class Examination:
+    """What a shard turned out to hold."""
+
+    grouping: Grouping = field(default_factory=Grouping)
+    clips: dict[Span, dict[str, Any]] = field(default_factory=dict)
+    texts: dict[Span, tuple[bool, str]] = field(default_factory=dict)
+    """Whether a txt or json has a caption, and why it is not to be used, or ''."""
+    hash: str = ""
+    error: str = ""
+
+    def columns(self) -> dict[str, list[Any]]:
+        """The lines of the index, by column."""
+        rows = [self._row(entry) for entry in self.grouping.entries]
+        return {name: [row[name] for row in rows] for name in self._row(Entry(key=""))}
+
+    def about(self, reasons: Sequence[str]) -> dict[str, Any]:
+        """What is to be said of the shard as a whole; reasons without their numbers."""
+        grouping = self.grouping
+        complaints = [self.error] if self.error else []
+        if grouping.interleaved:
+            count = grouping.interleaved
+            complaints.append(f"{count} members lie apart from their sample's others")
+        if not grouping.entries:
+            complaints.append("it holds no sample")
+        counts = Counter(map(sort_of, reasons))
+        return {
+            "shard_hash": self.hash,
+            "fit": counts.pop("", 0),
+            "unfit": dict(counts.most_common()),
+            "others": grouping.others,
+            "interleaved": grouping.interleaved,
+            "error": "; ".join(complaints),
+        }
+
+    def _row(self, entry: Entry) -> dict[str, Any]:
+        media, caption, state = (
+            span or _NOWHERE
+            for span in (entry.media, entry.members.get("caption"), entry.members.get("state"))
+        )
+        raw = entry.key.encode(errors="surrogateescape")
+        found = self.clips.get(media, dict(FIGURES))
+        texts = [self.texts[span] for span in (caption, state) if span in self.texts]
+        reasons = [
+            entry.flaw,
+            "" if entry.media else "caption or json without a video or image",
+            *(reason for _, reason in texts),
+            found["reason"],
+        ]
+        return {
+            **found,
+            "key": raw.decode(errors="replace"),
+            "hash": int.from_bytes(hashlib.blake2b(raw, digest_size=8).digest(), "big"),
+            "offset": media[0],
+            "size": media[1],
+            "caption_offset": caption[0],
+            "caption_size": caption[1],
+            "state_offset": state[0],
+            "state_size": state[1],
+            "captioned": any(captioned for captioned, _ in texts),
+            "reason": next((reason for reason in reasons if reason), ""),
+        }
+
+
+def examine(
+    shard: str,
+    size: int,
+    *,
+    journal: Journal,
+    inspectors: Inspectors,
+    on_bytes: Callable[[int], None] = lambda _: None,
+) -> Examination:
+    """Read a shard once and try what it holds; clips that the journal knows are not tried again.
+
+    `on_bytes` is told how many bytes have been walked since it was told last.
+
+    Raises:
+        OSError: the shard cannot be read.
+        Stopped: the inspectors were told to stop.
+    """
+    examined = Examination()
+    waiting: list[Future[None]] = []
+    try:
+        with open_shard(shard) as file:
+            walk, told = Walk(file, size), 0
+            for member in walk:
+                inspectors.check()
+                role, span = examined.grouping.add(member), (member.offset, member.size)
+                known = journal.get(span)
+                if role in ("caption", "state"):
+                    examined.texts[span] = _read_text(walk, member, role)
+                elif role and known is not None:
+                    examined.clips[span] = known
+                elif role:
+                    waiting.append(_try(walk, member, examined, journal, inspectors))
+                on_bytes(walk.position - told)
+                told = walk.position
+            on_bytes(walk.position - told)
+    finally:
+        wait(waiting)  # they write to the journal
+    examined.grouping.finish(cut=walk.cut)
+    examined.hash, examined.error = walk.hash, walk.error
+    for future in waiting:
+        future.result()
+    return examined
+
+
+def _try(
+    walk: Walk, member: Member, examined: Examination, journal: Journal, inspectors: Inspectors
+) -> "Future[None]":
+    span = (member.offset, member.size)
+
+    def keep(figures: dict[str, Any]) -> None:
+        journal.add(span, figures)
+        examined.clips[span] = figures
+
+    if member.size > MAX_CLIP_BYTES:
+        keep(dict(FIGURES) | {"reason": f"{member.size} bytes, more than {MAX_CLIP_BYTES}"})
+        done: Future[None] = Future()
+        done.set_result(None)
+        return done
+    return inspectors.submit(lambda: walk.read(member), keep)
+
+
+def _read_text(walk: Walk, member: Member, role: Role) -> tuple[bool, str]:
+    """Whether a txt or json has a caption; and why its sample is not to be used, or ''."""
+    if member.size > _MAX_TEXT_BYTES[role]:
+        return False, f"its {role} has {member.size} bytes, more than {_MAX_TEXT_BYTES[role]}"
+    data = walk.read(member)
+    try:
+        text = read_state(data).get("caption") if role == "state" else data.decode()
+    except ValueError as error:
+        return False, plain(error)
+    return isinstance(text, str) and bool(text.strip()), ""

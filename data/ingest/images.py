@@ -1,0 +1,118 @@
+"""Still images: upright, their short side capped, as JPEG or PNG; sound bytes stay as they are."""
+
+import io
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from data.decode.probe import DecodeError, check_size
+from data.ingest.cut import above, below
+from data.ingest.frame_measures import perceptual_hash, text_share
+from data.ingest.frame_reader import reading, shrunk, whole_file
+from data.ingest.part import Part, Record, thumbnail
+from data.ingest.recipe import Recipe
+
+FORMATS = {"JPEG": "jpg", "PNG": "png", "WEBP": "png", "BMP": "png", "TIFF": "png"}
+"""Which images are read, and as what they are written."""
+
+_MAGIC = (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"BM", b"II*\0", b"MM\0*")
+_ORIENTATION = 0x0112
+_DARK, _DARK_SHARE = 32, 0.98
+
+
+def is_picture(file: str) -> bool:
+    """Whether the file is a still image, whatever its name says.
+
+    Raises:
+        DecodeError: it cannot be read.
+    """
+    with reading(), Path(file).open("rb") as data:
+        start = data.read(16)
+    return start.startswith(_MAGIC) or (start[:4] == b"RIFF" and start[8:12] == b"WEBP")
+
+
+def make_picture(file: str, out: Part, recipe: Recipe, *, thumbnails: bool) -> Record:
+    """The record of an image, its sample added to `out`.
+
+    Raises:
+        DecodeError: it does not decode, or is animated.
+    """
+    try:
+        with Image.open(file, formats=list(FORMATS)) as image:
+            check_size(*image.size)
+            count = 1 if image.format == "MPO" else getattr(image, "n_frames", 1)
+            if count > 1:
+                raise DecodeError(f"holds {count} pictures; make a video of them")
+            form, plain = str(image.format), image.mode in ("RGB", "L")
+            form = "JPEG" if form == "MPO" else form
+            plain &= image.getexif().get(_ORIENTATION, 1) == 1
+            upright = _on_white(ImageOps.exif_transpose(image))
+    except (OSError, SyntaxError, UnidentifiedImageError, Image.DecompressionBombError) as error:
+        raise DecodeError(f"does not decode: {error}") from error
+    size = shrunk(*upright.size, recipe.encoding.short_side)
+    small = max(upright.width - size[0], upright.height - size[1]) <= 1
+    anew = "" if small and plain and form in ("JPEG", "PNG") else f"{form} to be written anew"
+    pixels = np.asarray(upright)
+    row: Record = {
+        "window": 0,
+        "start": 0.0,
+        "end": 0.0,
+        "width": upright.width,
+        "height": upright.height,
+        "scores": _scores(pixels, recipe),
+        "hashes": [perceptual_hash(pixels)],
+        "thumbnail": thumbnail(pixels) if thumbnails else "",
+    }
+    row["reason"] = _reason(row, recipe)
+    if not row["reason"]:
+        if anew and not small:
+            upright = upright.resize(size, Image.Resampling.LANCZOS)
+        data = _written(upright, form, recipe) if anew else whole_file(file)
+        row |= {"width": upright.width, "height": upright.height, "frames": 1, "fps": 0.0}
+        row |= {"extension": FORMATS[form], "bytes": len(data)}
+        out.add(f"0000.{FORMATS[form]}", data)
+    return {
+        "kind": "image",
+        "codec": form.lower(),
+        "width": pixels.shape[1],
+        "height": pixels.shape[0],
+        "fps": 0.0,
+        "duration": 0.0,
+        "written_anew": anew,
+        "windows": [row],
+    }
+
+
+def _on_white(image: Image.Image) -> Image.Image:
+    """In RGB, what is transparent over white."""
+    if "A" not in image.getbands() and "transparency" not in image.info:
+        return image.convert("RGB")
+    image = image.convert("RGBA")
+    return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
+
+
+def _scores(pixels: "np.ndarray[tuple[int, ...], np.dtype[np.uint8]]", recipe: Recipe) -> Record:
+    scores = {"black": float(np.mean(pixels.mean(axis=2) < _DARK) >= _DARK_SHARE)}
+    if recipe.measures.text_side is not None:
+        scores["text"] = round(text_share(pixels, recipe.measures.text_side), 4)
+    return scores
+
+
+def _reason(row: Record, recipe: Recipe) -> str:
+    filters, scores = recipe.filters, row["scores"]
+    checks = {
+        "too small": below(min(row["width"], row["height"]), filters.min_short_side),
+        "black": above(scores["black"], filters.black),
+        "text": above(scores.get("text"), filters.text),
+    }
+    return next((reason for reason, beyond in checks.items() if beyond), "")
+
+
+def _written(image: Image.Image, form: str, recipe: Recipe) -> bytes:
+    file = io.BytesIO()
+    if form == "JPEG":
+        image.save(file, "jpeg", quality=recipe.encoding.jpeg_quality, subsampling=0)
+    else:
+        image.save(file, "png")
+    return file.getvalue()

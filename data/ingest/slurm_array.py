@@ -1,0 +1,189 @@
+"""Sources spread over a Slurm array, by submitit; who submits it packs what is done."""
+
+import json
+import logging
+import shutil
+import subprocess
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from cascade.files.atomic import write_whole
+from data.index.sidecar import ensure_index
+from data.ingest.output_folder import Folder, read_sources
+from data.ingest.recipe import Recipe
+from data.ingest.work import Bench, Job, work_through
+
+log = logging.getLogger(__name__)
+
+_LOOKS_AFTER_THE_END = 3  # a file system shared over the network tells late
+
+
+class Slurm:
+    """An array of at most `array` tasks; what they leave, the same command goes on with."""
+
+    def __init__(
+        self,
+        *,
+        partition: str | None,
+        account: str | None,
+        qos: str | None,
+        constraint: str | None,
+        parameters: Mapping[str, Any],
+        array: int,
+        cpus: int,
+        minutes: int,
+        memory_gb_per_cpu: int | None,
+        setup: list[str],
+        poll_s: float,
+    ) -> None:
+        if min(array, cpus, minutes) < 1 or poll_s <= 0:
+            raise ValueError(
+                f"cluster.shards: array {array}, cpus {cpus}, minutes {minutes} and poll_s "
+                f"{poll_s:g} must be positive"
+            )
+        self._array, self._cpus, self._poll_s = array, cpus, poll_s
+        self._parameters: dict[str, Any] = {
+            "slurm_partition": partition,
+            "slurm_account": account,
+            "slurm_qos": qos,
+            "slurm_constraint": constraint,
+            "slurm_additional_parameters": dict(parameters) or None,
+            "timeout_min": minutes,
+            "cpus_per_task": cpus,
+            "slurm_mem_per_cpu": memory_gb_per_cpu and f"{memory_gb_per_cpu}G",
+            "slurm_setup": [str(line) for line in setup] or None,
+            "slurm_array_parallelism": array,
+        }
+
+    def work(self, job: Job, numbers: list[int]) -> Iterator[None]:
+        """Join the array that runs still, submit one for what is left; a step at every look.
+
+        Raises:
+            ValueError: there is no Slurm here, or the array ended before all was done.
+        """
+        if not numbers:
+            return
+        if shutil.which("sbatch") is None:
+            raise ValueError("cluster: slurm needs sbatch on the PATH; run this on a login node")
+        yield from self._join(job.folder, "sources")
+        left = sorted(set(numbers) - job.folder.recorded())
+        if not left:
+            return
+        job.folder.clear_scratch()
+        count = min(self._array, len(left))
+        tasks = [
+            SourcesTask(
+                to=str(job.folder.to.absolute()),
+                numbers=left[i::count],
+                recipe=job.recipe,
+                bench=job.bench,
+                workers=self._cpus,
+            )
+            for i in range(count)
+        ]
+        array = self._submit(job.folder, "sources", tasks)
+        yield from self._wait(array)
+        missing = set(left) - job.folder.recorded()
+        if missing:
+            raise ValueError(
+                f"cluster: array {array} ended with {len(missing)} of {len(left)} sources undone; "
+                f"its logs are in {job.folder.work / 'slurm'}; the same command goes on"
+            )
+
+    def index(self, folder: Folder, shards: list[str]) -> None:
+        """Index the shards that were made, every frame of every clip tried, by another array."""
+        for _ in self._join(folder, "index"):
+            pass
+        count = min(self._array, len(shards))
+        places = [str(Path(shard).absolute()) for shard in shards]
+        tasks = [IndexTask(shards=places[i::count], workers=self._cpus) for i in range(count)]
+        for _ in self._wait(self._submit(folder, "index", tasks)):
+            pass
+        ensure_index(shards, depth="full")  # what the array has left
+
+    def _join(self, folder: Folder, name: str) -> Iterator[None]:
+        """Wait for the array that an earlier run of the command submitted, if it runs still."""
+        note = folder.work / f"{name}.array.json"
+        if note.exists() and _is_active(running := json.loads(note.read_bytes())):
+            log.info("joining array %s, which runs still", running)
+            yield from self._wait(running)
+
+    def _submit(self, folder: Folder, name: str, tasks: Sequence["Task"]) -> str:
+        import submitit
+
+        executor = submitit.AutoExecutor(folder=folder.work / "slurm", cluster="slurm")
+        set_here = {key: value for key, value in self._parameters.items() if value is not None}
+        executor.update_parameters(name=f"shards-{name}", **set_here)
+        with executor.batch():
+            jobs = [executor.submit(task) for task in tasks]
+        array = str(jobs[0].job_id).partition("_")[0]
+        write_whole(folder.work / f"{name}.array.json", json.dumps(array).encode())
+        log.info("array %s: %d tasks on %s", array, len(tasks), name)
+        return array
+
+    def _wait(self, array: str) -> Iterator[None]:
+        ended = 0
+        while ended < _LOOKS_AFTER_THE_END:
+            time.sleep(self._poll_s)
+            ended = 0 if _is_active(array) else ended + 1
+            yield
+
+
+class Task(ABC):
+    """One task of an array; queued again, it goes on with what is not done."""
+
+    @abstractmethod
+    def __call__(self) -> None:
+        """Do it."""
+
+    def checkpoint(self) -> Any:
+        """What submitit queues again when the task is preempted or runs out of time."""
+        import submitit
+
+        return submitit.helpers.DelayedSubmission(self)
+
+
+class IndexTask(Task):
+    """The indices of some shards."""
+
+    def __init__(self, *, shards: list[str], workers: int) -> None:
+        self._shards, self._workers = shards, workers
+
+    def __call__(self) -> None:
+        """Index them."""
+        ensure_index(self._shards, depth="full", workers=self._workers)
+
+
+class SourcesTask(Task):
+    """The parts of some sources."""
+
+    def __init__(
+        self, *, to: str, numbers: list[int], recipe: Recipe, bench: Bench, workers: int
+    ) -> None:
+        self._to, self._numbers, self._workers = to, numbers, workers
+        self._recipe, self._bench = recipe, bench
+
+    def __call__(self) -> None:
+        """Make the parts of its sources."""
+        folder = Folder(Path(self._to))
+        sources = read_sources(folder.to)
+        job = Job(folder=folder, sources=sources, recipe=self._recipe, bench=self._bench)
+        left = [n for n in self._numbers if not folder.record_path(n).exists()]
+        for _ in work_through(job, left, self._workers):
+            pass
+
+
+def _is_active(array: str) -> bool:
+    """Whether some task of an array waits or runs; a queue that does not answer is asked again."""
+    asked = subprocess.run(
+        ["squeue", "--noheader", "--jobs", array, "--format=%T"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if asked.returncode == 0:
+        return bool(asked.stdout.strip())
+    return "Invalid job id" not in asked.stderr

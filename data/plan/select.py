@@ -1,0 +1,172 @@
+"""Which samples suit a stage, judged from the index alone; the rest is counted and named."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Bool, Float, Int64, Integer
+
+from data.index.columns import Index
+
+_SLACK = 0.5 + 1e-4
+
+
+@dataclass(frozen=True, kw_only=True)
+class Need:
+    """What a stage asks of a clip before its shape is chosen.
+
+    A clip must give `frames` at one of the frame rates `fps` × `rates`, at which it must itself
+    have `min_rate` of that many frames per second. `min_size` is (height, width).
+    """
+
+    frames: int
+    fps: float
+    rates: tuple[float, ...] = (1.0,)
+    min_rate: float = 0.9
+    min_size: tuple[int, int] = (0, 0)
+    images: bool = False
+    captions: bool = True
+
+    def __str__(self) -> str:
+        rates = " or ".join(f"{self.fps * rate:g}" for rate in self.rates)
+        return f"{self.frames} frames at {rates} fps"
+
+    def suits(self, rate: float, fps: Float[np.ndarray, " n"]) -> Bool[np.ndarray, " n"]:
+        """Whether clips have frames enough per second for a rate; 0.5 % are forgiven."""
+        return np.asarray(fps >= self.min_rate * rate * self.fps / 1.005)
+
+    def given(
+        self, duration: Float[np.ndarray, " n"], fps: Float[np.ndarray, " n"]
+    ) -> Integer[np.ndarray, " n"]:
+        """How many frames clips give at the best rate; 0 where their own rate is too low.
+
+        More than 32,767 count as that many.
+        """
+        most = np.zeros(len(duration), dtype=np.int16)
+        for rate in sorted(self.rates):
+            length = duration * np.float32(self.fps * rate) + np.float32(_SLACK)
+            np.copyto(
+                most, length.clip(1, 2**15 - 1), where=self.suits(rate, fps), casting="unsafe"
+            )
+        return most
+
+
+@dataclass(frozen=True, kw_only=True)
+class Selection:
+    """The rows that suit, how many frames each gives, and how many do not suit, by reason."""
+
+    fit: Bool[np.ndarray, " n"]
+    frames: Integer[np.ndarray, " n"]
+    dropped: dict[str, int]
+    unasked: int
+    """Images where none were asked for: neither used nor dropped."""
+
+
+def clip_length(duration: float, fps: float) -> int:
+    """How many frames at `fps` a clip gives; it may end half a frame early."""
+    return max(1, int(duration * fps + _SLACK))
+
+
+def select(index: Index, need: Need) -> Selection:
+    """The rows that suit; a stage of one frame takes videos and images as one pool.
+
+    Raises:
+        ValueError: none is left; it names every reason with its count and the nearest way out.
+    """
+    fit = index.reason == 0
+    counts = np.bincount(index.reason, minlength=len(index.reasons)).tolist()
+    dropped = {
+        reason: count
+        for reason, count in zip(index.reasons, counts, strict=True)
+        if reason and count
+    }
+    alone = need.frames == 1
+    unasked = fit & index.image & (not (need.images or alone))
+    fit &= ~unasked
+    frames = need.given(index.column("duration"), index.column("fps"))
+    video = ~index.image
+    short = video & (frames < need.frames)
+    height, width = need.min_size
+    small = (index.column("height") < height) | (index.column("width") < width)
+    for reason, wrong in (
+        ("duplicate key, in another shard", _repeated(index.column("hash"), fit)),
+        ("no caption", np.logical_and(need.captions, ~index.column("captioned"))),
+        (f"fewer than {need.min_rate * need.fps * min(need.rates):g} fps", short & (frames == 0)),
+        (f"too short for {need}", short),
+        (f"smaller than {height}×{width}", small),
+    ):
+        if count := int((fit & wrong).sum()):
+            dropped[reason] = count
+        fit &= ~wrong
+    if not fit.any():
+        raise ValueError(nothing_left(index, need, dropped, int(unasked.sum())))
+    frames[index.image] = 1
+    return Selection(fit=fit, frames=frames, dropped=dropped, unasked=int(unasked.sum()))
+
+
+def _repeated(
+    hashes: Integer[np.ndarray, " n"], fit: Bool[np.ndarray, " n"]
+) -> Bool[np.ndarray, " n"]:
+    """Whether a fit row's key came before in another fit row."""
+    repeated = np.zeros(len(hashes), dtype=bool)
+    ordered = hashes[fit]
+    ordered.sort()
+    twice = np.unique(ordered[1:][ordered[1:] == ordered[:-1]])
+    del ordered
+    if len(twice):
+        rows = np.flatnonzero(fit & np.isin(hashes, twice))
+        _, first = np.unique(hashes[rows], return_index=True)
+        repeated[np.delete(rows, first)] = True
+    return repeated
+
+
+def nothing_left(index: Index, need: Need, dropped: Mapping[str, int], unasked: int = 0) -> str:
+    """Why no sample is left, with the nearest way out."""
+    if not len(index):
+        return f"data: no sample in {len(index.shards)} shards ({index.shards[0]} …)"
+    reasons = dict(dropped) | ({"an image, and image_share is 0": unasked} if unasked else {})
+    said = "; ".join(f"{count} {reason}" for reason, count in reasons.items())
+    ways = []
+    if any(r.startswith(("too short", "fewer than")) for r in dropped):
+        longest, rate = float(index.column("duration").max()), float(index.column("fps").max())
+        fps = need.fps * max(need.rates)
+        ways.append(
+            f"the longest clip lasts {longest:.2f} s, which is {clip_length(longest, fps)} "
+            f"frames at {fps:g} fps, and the highest frame rate is {rate:.3g}: ask for fewer "
+            "frames or another frame rate, or let frames repeat with data.min_rate=0"
+        )
+    if any(r.startswith(("smaller", "too small")) for r in dropped):
+        height, width = int(index.column("height").max()), int(index.column("width").max())
+        ways.append(
+            f"the largest has height {height}, width {width}: lower data.min_size, "
+            "list smaller data.sizes, or set data.allow_upscale=true"
+        )
+    if "no caption" in dropped:
+        ways.append(
+            "put key.txt, or `caption` in key.json, beside each key.mp4, or `make captions`"
+        )
+    if unasked:
+        ways.append("set data.image_share to train on images")
+    return f"data: none of {len(index)} samples gives {need}: {said}. " + "; ".join(ways)
+
+
+def split(
+    index: Index, rows: Integer[np.ndarray, " n"], share: float
+) -> tuple[Integer[np.ndarray, " t"], Int64[np.ndarray, " v"]]:
+    """(training rows, held-out rows) by the hash of the key, so that a sample never changes sides.
+
+    Held out, in the order of their hashes, is about `share` of the rows: at least one where there
+    are two, and never all.
+    """
+    if not 0 <= share < 1:
+        raise ValueError(f"data.val_share must be in [0, 1), got {share}")
+    hashes = index.column("hash")
+    out = (hashes < np.uint64(share * 2.0**64))[rows]
+    if not share or len(rows) < 2:
+        out[:] = False
+    elif not out.any():
+        out[hashes[rows].argmin()] = True
+    elif out.all():
+        out[hashes[rows].argmax()] = False
+    held = rows[out]
+    return rows[~out], held[np.argsort(hashes[held], kind="stable")].astype(np.int64)

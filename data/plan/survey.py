@@ -1,0 +1,109 @@
+"""What a plan makes of the data, before the first step: the doctor's figures."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from data.plan.buckets import BucketPlan, Plan, Pool
+from data.plan.packing import PackedPlan
+from data.plan.sets import Chosen
+
+
+@dataclass(frozen=True, kw_only=True)
+class Bucket:
+    """One shape of a plan: `clips` of it, `batch` at a time (packed: 0); `fps` is the stage's own.
+
+    Shares lie in 0 to 1: `share` of the budget spent, `unused` of a batch's budget, `cropped` of
+    the pixels of its clips.
+    """
+
+    kind: str
+    frames: int
+    height: int
+    width: int
+    fps: float
+    clips: int
+    batch: int
+    tokens: int
+    share: float
+    unused: float
+    cropped: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Survey:
+    """Counts of samples, the buckets, and what is lost.
+
+    `budget` is tokens per batch, `unused` the share of it that stays empty, `cropped` the share of
+    pixels that shapes leave out; `cache_bytes` are bytes by cache.
+    """
+
+    samples: int
+    train: int
+    held: int
+    images: int
+    unasked: int
+    dropped: dict[str, int]
+    budget: int
+    buckets: list[Bucket]
+    unused: float
+    cropped: float
+    cache_bytes: dict[str, float]
+    batches_per_epoch: float
+
+
+def survey(
+    plan: Plan,
+    pool: Pool,
+    *,
+    chosen: Chosen,
+    held: int,
+    fps: float,
+    cache_bytes: dict[str, float],
+) -> Survey:
+    """The figures of a plan."""
+    batch, fit = plan.batch, pool.fit
+    groups = pool.by_shape()
+    packed = isinstance(plan, PackedPlan)
+    tokens = np.array([shape.tokens(batch.multiple) for shape in fit.shapes])
+    spent = np.array([len(rows) for rows in groups]) * tokens
+    if isinstance(plan, BucketPlan):
+        shares = plan.turns.shares
+    else:
+        shares = pool.shares(tokens.tolist(), pool.rates(groups))
+    buckets = []
+    for shape, rows, cost, share in zip(fit.shapes, groups, tokens, shares, strict=True):
+        if not len(rows):
+            continue
+        size = batch.size(shape)
+        buckets.append(
+            Bucket(
+                kind=shape.kind,
+                frames=shape.frames,
+                height=shape.height,
+                width=shape.width,
+                fps=fps,
+                clips=len(rows),
+                batch=0 if packed else size,
+                tokens=int(cost),
+                share=float(share),
+                unused=0.0 if packed else max(0.0, 1 - size * int(cost) / batch.budget),
+                cropped=float(fit.cropped[rows].mean(dtype=np.float64)),
+            )
+        )
+    unused = 1 - plan.used if isinstance(plan, PackedPlan) else 0.0
+    unused += sum(b.share * b.unused for b in buckets)
+    return Survey(
+        samples=len(chosen.index),
+        train=len(pool.rows),
+        held=held,
+        images=int(chosen.index.image[pool.rows].sum()),
+        unasked=chosen.unasked,
+        dropped=chosen.dropped,
+        budget=batch.budget,
+        buckets=buckets,
+        unused=unused,
+        cropped=float(fit.cropped[pool.rows].mean(dtype=np.float64)),
+        cache_bytes=cache_bytes,
+        batches_per_epoch=float(spent.sum() / (batch.budget * (1 - unused))),
+    )

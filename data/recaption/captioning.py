@@ -1,0 +1,264 @@
+"""The captioning of many clips at once, within a budget, to be killed and continued at any time."""
+
+import asyncio
+import random
+import signal
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from rich.progress import Progress, TaskID
+
+from data.decode.probe import DecodeError
+from data.recaption.budget import Budget, Tally
+from data.recaption.clip_images import Pictures
+from data.recaption.ledger import Usage
+from data.recaption.model import BusyError, HopelessError, Model, RejectedError, TroubleError
+from data.recaption.request import BadAnswerError
+from data.recaption.shardwork import Recipes, ShardWork, Task
+
+_STOPPING = (signal.SIGINT, signal.SIGTERM)
+_FIRST_WAIT_S, _LONGEST_WAIT_S = 1.0, 60.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Patience:
+    """How often and how long a clip's question is asked again."""
+
+    attempts: int = 5
+    queue_s: float = 900.0
+    give_up_after: int = 32
+
+
+class Job:
+    """Asks a model about all clips of some shards that have not their captions yet."""
+
+    def __init__(
+        self,
+        *,
+        shards: Sequence[str],
+        indices: Sequence[Path],
+        recipes: Recipes,
+        model: Model,
+        pictures: Pictures,
+        budget: Budget,
+        patience: Patience,
+        concurrency: int = 16,
+        replace: bool = False,
+    ) -> None:
+        self.pairs = list(zip(shards, indices, strict=True))
+        self.recipes, self.model, self.pictures = recipes, model, pictures
+        self.budget, self.patience = budget, patience
+        self.concurrency, self.replace = concurrency, replace
+        self.tally = Tally()
+        self.stopped: str = ""
+        """Why it ended before its end, or ''."""
+        self._error: ValueError | None = None
+        self._interrupted = False
+        self._open: dict[str, ShardWork] = {}
+        self._asking = 0
+        self._in_a_row = 0
+        self._not_before = 0.0
+        self._count()
+
+    def _work(self, shard: str, index: Path, *, adding: bool) -> ShardWork:
+        return ShardWork(
+            shard,
+            index,
+            self.recipes,
+            model=self.model.name,
+            replace=self.replace,
+            adding=adding,
+        )
+
+    def _count(self) -> None:
+        """What is there, what is left, and what it has cost, before anything is asked."""
+        for recipe in self.recipes:
+            self.tally.used[recipe] = Usage()
+        for shard, index in self.pairs:
+            work = self._work(shard, index, adding=False)
+            for recipe, used in work.usage().items():
+                self.tally.used[recipe] += used
+                self.tally.answered[recipe] += len(work.ledger.captions.get(recipe, {}))
+            self.tally.left.update(work.count())
+
+    def _tasks(self) -> Iterator[Task]:
+        """All that is left, shard by shard; a shard is closed when its last task is."""
+        clips: set[tuple[str, str]] = set()
+        for shard, index in self.pairs:
+            work = self._work(shard, index, adding=True)
+            tasks = list(work.tasks())
+            work.left = len(tasks)
+            if not tasks:
+                work.close()
+                continue
+            self._open[shard] = work
+            for task in tasks:
+                clips.add((shard, task.row["key"]))
+                if self.budget.limit is not None and len(clips) > self.budget.limit:
+                    self.stopped = f"limit={self.budget.limit} clips are done"
+                    return
+                yield task
+
+    async def run(self, progress: Progress) -> None:
+        """Caption all; what was answered is in the captions' files however it ends.
+
+        Raises:
+            ValueError: the model takes no requests, or gave nothing many times in a row, or the
+                estimate is above the budget.
+        """
+        task, loop = asyncio.current_task(), asyncio.get_running_loop()
+        assert task is not None
+        for number in _STOPPING:
+            loop.add_signal_handler(number, self._stop, task)
+        try:
+            bar = progress.add_task("questions", total=sum(self.tally.left.values()))
+            tasks = self._tasks()
+            if any(self.tally.answered[r] < self.budget.estimate_from for r in self.recipes):
+                first = self.budget.estimate_from * len(self.recipes)
+                await self._ask_all(islice(tasks, first), progress, bar)
+            self._check_estimate(progress)
+            await self._ask_all(tasks, progress, bar)
+        finally:
+            for number in _STOPPING:
+                loop.remove_signal_handler(number)
+            for work in list(self._open.values()):
+                work.close()
+            self._open.clear()
+            self.pictures.close()
+            await self.model.close()
+        if self._error is not None:
+            raise self._error
+
+    def _stop(self, task: asyncio.Task[Any]) -> None:
+        """A signal to stop: what was asked is waited for; at the second one nothing is."""
+        if self._interrupted:
+            task.cancel()
+        self._interrupted, self.stopped = True, "interrupted"
+
+    def _check_estimate(self, progress: Progress) -> None:
+        left = sum(self.tally.left.values())
+        if self._error is not None or self.stopped or not left:
+            return
+        cost, prompt, completion = self.tally.estimate(self.budget.prices)
+        spent, most = self.tally.cost(self.budget.prices), self.budget.max_cost
+        progress.console.print(
+            f"estimate for the {left:,} questions left: {prompt:,.0f} prompt and "
+            f"{completion:,.0f} completion tokens, cost {cost:.4g}; spent so far {spent:.4g}"
+        )
+        if most is not None and spent + cost > most and self.budget.limit is None:
+            raise ValueError(
+                f"captions: all would cost about {spent + cost:.4g}, more than "
+                f"max_cost={most:g}; raise it, or caption some with limit=…"
+            )
+
+    async def _ask_all(self, tasks: Iterator[Task], progress: Progress, bar: TaskID) -> None:
+        async def worker() -> None:
+            while not self._over() and (task := self._next(tasks)) is not None:
+                self._asking += 1
+                await self._ask(task)
+                self._asking -= 1
+                progress.advance(bar)
+                self._finish(task)
+
+        async with asyncio.TaskGroup() as group:
+            for _ in range(self.concurrency):
+                group.create_task(worker())
+
+    def _next(self, tasks: Iterator[Task]) -> Task | None:
+        try:
+            return next(tasks, None)
+        except ValueError as error:  # a shard that another process captions
+            self._error = error
+            return None
+
+    def _over(self) -> bool:
+        """Whether nothing more is to be asked."""
+        if self._error is not None:
+            return True
+        if self._in_a_row >= self.patience.give_up_after:
+            reason = self.tally.failed.most_common(1)[0][0]
+            self._error = HopelessError(
+                f"captions: {self._in_a_row} clips in a row got nothing from the model, most often "
+                f"because: {reason}; the same command goes on when it is well"
+            )
+            return True
+        most = self.budget.max_cost
+        if most is not None:
+            prices = self.budget.prices
+            dearest = max(self.tally.mean_cost(r, prices) for r in self.recipes)
+            if self.tally.cost(prices) + (self._asking + 1) * dearest > most:
+                self.stopped = f"max_cost={most:g} is reached"
+        return bool(self.stopped)
+
+    def _finish(self, task: Task) -> None:
+        self.tally.left[task.recipe] -= 1
+        task.work.left -= 1
+        if not task.work.left:
+            self._open.pop(task.work.shard).close()
+
+    async def _ask(self, task: Task) -> None:
+        """One question, as often as it takes; its answer or its failure goes to the ledger."""
+        key, ledger = task.row["key"], task.work.ledger
+        try:
+            pictures = await self.pictures(task.work.shard, task.row)
+            question = task.question(len(pictures))
+        except (DecodeError, OSError, ValueError) as error:
+            self._fail(task, f"{type(error).__name__}: {error}", ours=True)
+            return
+        attempts, waited, wait, reason = 0, 0.0, _FIRST_WAIT_S, ""
+        while attempts < self.patience.attempts and waited < self.patience.queue_s:
+            if self._error is not None or self._interrupted:
+                return
+            waited += await self._turn()
+            asked: float | None = None
+            try:
+                answer = await self.model.ask(question, pictures, task.request.schema())
+                self.tally.used[task.recipe] += answer.usage
+                try:
+                    captions = task.request.parse(answer.text)
+                except BadAnswerError as error:
+                    ledger.add(task.recipe, key, usage=answer.usage, bad=str(error))
+                    reason, attempts = str(error), attempts + 1
+                else:
+                    ledger.add(task.recipe, key, usage=answer.usage, captions=captions)
+                    self.tally.captioned += 1
+                    self.tally.answered[task.recipe] += 1
+                    self._in_a_row = 0
+                    return
+            except BusyError as error:
+                reason, asked = str(error), error.wait_s
+                self._hold_all(asked or wait)
+            except TroubleError as error:
+                reason, asked, attempts = str(error), error.wait_s, attempts + 1
+            except RejectedError as error:
+                self._fail(task, str(error))
+                return
+            except HopelessError as error:
+                self._error = self._error or error
+                return
+            self.tally.again[reason] += 1
+            pause = max(asked or 0.0, wait * random.uniform(0.5, 1.0))
+            wait, waited = min(2 * wait, _LONGEST_WAIT_S), waited + pause
+            await asyncio.sleep(pause)
+        self._fail(task, reason)
+
+    def _fail(self, task: Task, reason: str, *, ours: bool = False) -> None:
+        task.work.ledger.add(task.recipe, task.row["key"], failed=reason)
+        self.tally.failed[reason] += 1
+        self._in_a_row += not ours
+
+    def _hold_all(self, wait_s: float) -> None:
+        """A busy server is left alone by all, not only by the one who was told."""
+        now = asyncio.get_running_loop().time()
+        self._not_before = max(self._not_before, now + wait_s)
+
+    async def _turn(self) -> float:
+        """Wait until the server may be asked; the seconds that it took."""
+        clock = asyncio.get_running_loop().time
+        begun = clock()
+        while (left := self._not_before - clock()) > 0:
+            await asyncio.sleep(left + random.uniform(0, 0.1 * left))
+        return clock() - begun

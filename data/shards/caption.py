@@ -1,0 +1,145 @@
+"""Which of its captions a sample is trained with, and the captions that were made for a shard."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from cascade.files.atomic import replacing
+from cascade.keyed import choice
+from data.shards.format import read_state
+from data.shards.store import is_remote, read_span
+
+TEXT = "txt"
+KEY = "key"
+DEFAULT = {"long": 0.95, "short": 0.05}
+_NOTE = b"cascade.captions"
+
+
+class Captions:
+    """Weights of a caption's sources, drawn among those that a sample has.
+
+    `txt` is the text beside the video; other names are those of the shard's new captions, then keys
+    of the sample's json. Without weights the long of the new captions is drawn 95 times in 100 and
+    the short one 5 times. A sample that has none of the names falls back on its text, its json's
+    `caption`, then any new one.
+    """
+
+    def __init__(self, **weights: float) -> None:
+        self.weights = weights or DEFAULT
+        if min(self.weights.values()) < 0 or not sum(self.weights.values()) > 0:
+            raise ValueError(f"data.captions: weights must be positive, got {weights}")
+
+    def __call__(
+        self,
+        text: str,
+        state: Mapping[str, Any],
+        made: Mapping[str, str] | None = None,
+        *,
+        seed: int,
+        position: int,
+    ) -> str:
+        """The caption at this position; empty where the sample has none."""
+        found = self.found(text, state, made)
+        return choice(found, seed, position, "caption") if found else ""
+
+    def found(
+        self, text: str, state: Mapping[str, Any], made: Mapping[str, str] | None = None
+    ) -> dict[str, float]:
+        """The captions that may be drawn for a sample, each with its weight."""
+        found: dict[str, float] = {}
+        for name, weight in self.weights.items():
+            caption = _read(name, text, state, made or {})
+            if caption and weight > 0:
+                found[caption] = found.get(caption, 0.0) + weight
+        plain = _read(TEXT, text, state, {}) or _read("caption", text, state, {})
+        plain = plain or next((one for one in (made or {}).values() if one.strip()), "")
+        return found or ({plain: 1.0} if plain else {})
+
+
+def _read(name: str, text: str, state: Mapping[str, Any], made: Mapping[str, str]) -> str:
+    if name == TEXT:
+        return text.strip()
+    value = made.get(name) or state.get(name)
+    return value.strip() if isinstance(value, str) else ""
+
+
+def captions_path(index: Path) -> Path:
+    """Where the new captions of a shard lie: beside its index."""
+    return index.with_name(index.name.removesuffix(".index.parquet") + ".captions.parquet")
+
+
+def find_captions(shard: str, index: Path) -> Path:
+    """Where the new captions of a shard are: beside its index, or else beside the shard itself."""
+    beside = captions_path(index)
+    if beside.is_file() or is_remote(shard):
+        return beside
+    own = Path(shard).with_name(beside.name)
+    return own if own.is_file() else beside
+
+
+def read_table(path: Path) -> pa.Table:
+    """The new captions of a shard: the column `key`, and one for each name.
+
+    Raises:
+        ValueError: the file is no Parquet of captions.
+    """
+    try:
+        table = pq.ParquetFile(path).read(use_threads=False)
+    except (pa.ArrowException, OSError) as error:
+        raise ValueError(f"{path}: does not read: {error}; delete it, and make it again") from error
+    if KEY not in table.column_names or {*table.schema.types} != {pa.string()}:
+        raise ValueError(f"{path}: holds something else than captions")
+    return table
+
+
+def read_captions(path: Path) -> dict[str, dict[str, str]]:
+    """The new captions of a shard: key → name → caption; none where there is no such file.
+
+    Raises:
+        ValueError: the file is no Parquet of captions.
+    """
+    if not path.is_file():
+        return {}
+    return {
+        str(row.pop(KEY)): {name: caption for name, caption in row.items() if caption}
+        for row in read_table(path).to_pylist()
+    }
+
+
+def read_note(path: Path) -> dict[str, Any]:
+    """What was noted beside the captions when they were written."""
+    if not path.is_file():
+        return {}
+    metadata = pq.read_schema(path).metadata or {}
+    return dict(json.loads(metadata.get(_NOTE, b"{}")))
+
+
+def write_captions(
+    path: Path, captions: Mapping[str, Mapping[str, str]], *, note: Mapping[str, Any]
+) -> None:
+    """Write the new captions of a shard, whole or not at all."""
+    names = list(dict.fromkeys(name for one in captions.values() for name in one))
+    schema = pa.schema([(name, pa.string()) for name in (KEY, *names)])
+    rows = [{KEY: key, **one} for key, one in captions.items()]
+    table = pa.Table.from_pylist(rows, schema)
+    with replacing(path) as part:
+        pq.write_table(table.replace_schema_metadata({_NOTE: json.dumps(note)}), part)
+
+
+def read_beside(shard: str, row: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
+    """The text and the json beside a video, by its line in the index; empty where there is none.
+
+    Raises:
+        OSError: the shard does not read.
+        ValueError: the text is no UTF-8, or the json is none.
+    """
+    text, state = "", {}
+    if row["caption_offset"] >= 0:
+        text = read_span(shard, (row["caption_offset"], row["caption_size"])).decode()
+    if row["state_offset"] >= 0:
+        state = read_state(read_span(shard, (row["state_offset"], row["state_size"])))
+    return text, state

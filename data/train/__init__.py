@@ -1,0 +1,1 @@
+"""Shards to training batches: the Lightning data module and its loaders."""

@@ -1,0 +1,133 @@
+"""Batches of one rank in the plan's order; the same whatever the number of worker processes."""
+
+import logging
+import time
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from typing import Protocol, runtime_checkable
+
+from torch.utils.data import DataLoader, Dataset
+
+from data.decode.probe import DecodeError
+from data.plan.buckets import Draw
+from data.shards.format import Batch, PackedBatch, Sample, collate, collate_packed
+from data.train.quarantine import Failure
+
+log = logging.getLogger(__name__)
+
+MAX_ATTEMPTS = 16
+
+
+@runtime_checkable
+class Rows(Protocol):
+    """Which row of the index a draw takes, and takes next where that fails."""
+
+    def row(self, draw: Draw, attempt: int) -> int:
+        """The row for the `attempt`-th try."""
+
+
+@dataclass(kw_only=True)
+class Batches(Dataset[tuple[Batch | PackedBatch, list[Failure]]]):
+    """Batch number n of one rank, with the samples that had to be replaced in it.
+
+    `draws` gives a batch's draws, and for packed ones each sample's weight in the mean loss.
+    """
+
+    rows: Rows
+    sample: Callable[[Draw, int], Sample]
+    key: Callable[[int], str]
+    draws: Callable[[int], Iterable[Draw]]
+    weight: Callable[[int], float] | None = None
+    quarantined: set[str] = field(default_factory=set)
+
+    def __getitem__(self, number: int) -> tuple[Batch | PackedBatch, list[Failure]]:
+        """Batch `number`.
+
+        Raises:
+            ValueError: a position's sample and all its alternatives fail.
+        """
+        samples, failures = [], []
+        for draw in self.draws(number):
+            failed: list[tuple[str, str]] = []
+            for attempt in range(MAX_ATTEMPTS):
+                row = self.rows.row(draw, attempt)
+                if self.quarantined and self.key(row) in self.quarantined:
+                    failed.append((self.key(row), ""))
+                    continue
+                try:
+                    samples.append(self.sample(draw, row))
+                    break
+                except DecodeError as error:
+                    failed.append((self.key(row), str(error)))
+                    self.quarantined.add(self.key(row))
+            else:
+                raise ValueError(
+                    f"data: position {draw.position}: {MAX_ATTEMPTS} samples in a row do not "
+                    f"decode, the last is {failed[-1][0]}: {failed[-1][1] or 'quarantined'}"
+                )
+            taken = samples[-1]["key"]
+            failures += [Failure(k, draw.position, why, taken) for k, why in failed if why]
+        if self.weight is not None:
+            return collate_packed(samples, weight=self.weight(number)), failures
+        return collate(samples), failures
+
+
+class Loader:
+    """The batches of `numbers`; its length is the whole run's, which is more after a resume.
+
+    Lightning counts a resumed run's batches from the run's beginning, so the length does too. It is
+    no DataLoader, so Lightning leaves its order alone.
+    """
+
+    def __init__(
+        self,
+        batches: Batches,
+        *,
+        numbers: range,
+        length: int,
+        num_workers: int = 0,
+        prefetch: int = 2,
+        on_failure: Callable[[Failure], None] | None = None,
+    ) -> None:
+        self.numbers, self.length = numbers, length
+        self.on_failure = on_failure
+        #: Seconds that whoever reads has waited here.
+        self.waited_s = 0.0
+        self._loader = DataLoader(
+            batches,
+            batch_size=None,
+            sampler=numbers,
+            num_workers=num_workers,
+            prefetch_factor=prefetch if num_workers else None,
+            persistent_workers=num_workers > 0,
+        )
+
+    def __len__(self) -> int:
+        return self.length
+
+    def close(self) -> None:
+        """Stop the workers now; left to the garbage collector, each may hang for five seconds."""
+        workers, self._loader._iterator = self._loader._iterator, None
+        if workers is not None and self._loader.num_workers:
+            workers._shutdown_workers()  # type: ignore[attr-defined]  # torch has no public way
+
+    def __iter__(self) -> Iterator[Batch | PackedBatch]:
+        """Yield the batches, and report what had to be replaced."""
+        batches = iter(self._loader)
+        while True:
+            began = time.perf_counter()
+            batch, failures = next(batches, (None, ()))
+            self.waited_s += time.perf_counter() - began
+            if batch is None:
+                return
+            for failure in failures:
+                log.warning(
+                    "data: sample %s at position %d fails (%s); %s takes its place",
+                    failure.key,
+                    failure.position,
+                    failure.reason,
+                    failure.replacement,
+                )
+                if self.on_failure is not None:
+                    self.on_failure(failure)
+            yield batch

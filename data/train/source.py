@@ -1,0 +1,193 @@
+"""Draws of the plan to samples: a byte range, decoded, cut to a clip, with caption and state."""
+
+import logging
+from collections import OrderedDict
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float64, Integer, UInt8
+from torch import Tensor
+
+from cascade.grid import Grid
+from cascade.text.encoder import Fetch
+from data.decode.decoder import Decoder
+from data.decode.probe import DecodeError, Timing
+from data.index.columns import Index
+from data.plan.buckets import Draw
+from data.plan.clip_shapes import Side
+from data.plan.fit import Fit, Fitter
+from data.plan.select import Need, clip_length
+from data.shards.caption import Captions, read_beside
+from data.shards.format import Sample
+from data.shards.store import read_span
+from data.train.clip import Clipper, covering, scale
+
+log = logging.getLogger(__name__)
+
+_CHUNK_BYTES = 2**27
+
+
+class ClipCache:
+    """Videos at a stage's scale and frame rate, kept until they pass `limit` bytes: oldest out."""
+
+    def __init__(self, limit: int) -> None:
+        self.limit, self.held = limit, 0
+        self._clips: OrderedDict[int, UInt8[Tensor, "c f h w"]] = OrderedDict()
+
+    def get(self, row: int) -> UInt8[Tensor, "c f h w"] | None:
+        """The video of a row, if it is held."""
+        if row in self._clips:
+            self._clips.move_to_end(row)
+        return self._clips.get(row)
+
+    def put(self, row: int, clip: UInt8[Tensor, "c f h w"]) -> None:
+        """Hold a video."""
+        self._clips[row] = clip
+        self.held += clip.numel()
+        while self.held > self.limit and self._clips:
+            self.held -= self._clips.popitem(last=False)[1].numel()
+
+
+def cached_bytes(index: Index, rows: Integer[np.ndarray, " n"], fit: Fit, fitter: Fitter) -> float:
+    """Bytes that a cache of all these rows would hold."""
+    covers = np.array([fitter.cover(shape) for shape in fit.shapes], dtype=np.float64)
+    cover = covers[fit.shape[rows]]
+    height, width = index.column("height")[rows], index.column("width")[rows]
+    ratio = np.maximum(cover[:, 0] / height, cover[:, 1] / width)
+    frames = np.where(
+        index.image[rows], 1.0, np.maximum(index.column("duration")[rows] * fitter.grid.fps, 1.0)
+    )
+    return float((3 * frames * height * width * ratio**2).sum())
+
+
+class Source:
+    """Makes the sample of a draw.
+
+    Videos are kept decoded where all of `rows` fit into `cache_bytes`. `fetch` gives the stored
+    embedding of a caption. With `decord` it reads what a full index vouches for, else PyAV alone.
+    """
+
+    def __init__(
+        self,
+        *,
+        index: Index,
+        rows: Integer[np.ndarray, " n"],
+        fit: Fit,
+        fitter: Fitter,
+        need: Need,
+        clipper: Clipper,
+        captions: Captions,
+        seed: int,
+        decoder: Decoder,
+        cache_bytes: int = 0,
+        fetch: Fetch | None = None,
+        decord: bool = False,
+    ) -> None:
+        self.index, self.fitter, self.need, self.clipper = index, fitter, need, clipper
+        self.captions, self.seed, self.decoder, self.fetch = captions, seed, decoder, fetch
+        self.decord = decord
+        needed = cached_bytes(index, rows, fit, fitter) if cache_bytes else 0
+        held = 0 < needed <= cache_bytes and not clipper.varies
+        self.cache = ClipCache(cache_bytes) if held else None
+        if cache_bytes and not held:
+            why = "come at other rates or zooms" if clipper.varies else "are more than cache_bytes"
+            log.info("data: not kept decoded: %.3g bytes of videos %s", needed, why)
+
+    def key(self, row: int) -> str:
+        """The key of a row."""
+        return str(self.index.row(row)["key"])
+
+    def __call__(self, draw: Draw, row: int) -> Sample:
+        """The sample of a draw, from `row` or from one that stands in for it.
+
+        Raises:
+            DecodeError: it does not decode.
+            ValueError: its shard cannot be read.
+        """
+        line = self.index.row(row)
+        try:
+            text, state = read_beside(line["shard"], line)
+            video, rate, zoom = self._video(row, line, draw)
+        except DecodeError:
+            raise
+        except OSError as error:
+            raise ValueError(
+                f"data: {line['key']} cannot be read: {error}. This says nothing of the sample, so "
+                "it is not replaced; the same command goes on where the run was"
+            ) from error
+        except ValueError as error:
+            raise DecodeError(f"{line['shard']}: {error}") from error
+        caption = self.captions(text, state, line["made"], seed=self.seed, position=draw.position)
+        stored = None if self.fetch is None else self.fetch(caption)
+        return Sample(
+            video=video,
+            fps=self.grid.fps * rate,
+            zoom=zoom,
+            caption=caption,
+            text=None if stored is None else torch.from_numpy(stored),
+            key=line["key"],
+            position=draw.position,
+            state=state,
+        )
+
+    @property
+    def grid(self) -> Grid:
+        """The stage's nominal grid."""
+        return self.fitter.grid
+
+    def _video(
+        self, row: int, line: dict[str, Any], draw: Draw
+    ) -> tuple[UInt8[Tensor, "c f h w"], float, float]:
+        """The clip, its rate as a multiple of the grid's, and its zoom."""
+        shape, position = draw.shape, draw.position
+        rate, zoom, start = 1.0, 1.0, 0
+        clip = self.cache.get(row) if self.cache else None
+        if clip is None:
+            data = read_span(line["shard"], (line["offset"], line["size"]))
+            timing = self.decoder.open(data, decord=self.decord and line["decord"])
+            image = timing.kind == "image"
+            if not image:
+                rate = self._rate(timing, draw)
+            cover = self.fitter.cover(shape)
+            size: Side = (line["height"], line["width"])
+            zoom = self.clipper.zoom(
+                lambda z: z * max(cover[0] / size[0], cover[1] / size[1]) <= 1, position
+            )
+            length = 1 if image else clip_length(timing.duration, self.grid.fps * rate)
+            if self.cache is None:
+                start = self.clipper.start(length, shape.frames, position)
+                length = min(shape.frames, length)
+            times = (start + np.arange(length)) / (self.grid.fps * rate)
+            clip = self._read(times, size, covering(*size, cover, zoom))
+            if self.cache is not None:
+                self.cache.put(row, clip)
+        if self.cache is not None:
+            start = self.clipper.start(clip.shape[1], shape.frames, position)
+            clip = clip[:, start : start + shape.frames]
+        cut = self.clipper.cut(clip, shape.height, shape.width, position)
+        if tuple(cut.shape[1:]) != (shape.frames, shape.height, shape.width):
+            raise DecodeError(f"gives {tuple(cut.shape[1:])}, and by the index should give {shape}")
+        return cut, rate, zoom
+
+    def _rate(self, timing: Timing, draw: Draw) -> float:
+        fps = np.array([timing.fps], dtype=np.float32)
+
+        def suits(rate: float) -> bool:
+            length = clip_length(timing.duration, self.grid.fps * rate)
+            return bool(self.need.suits(rate, fps)[0]) and length >= draw.shape.frames
+
+        return self.clipper.rate(suits, draw.position)
+
+    def _read(
+        self, times: Float64[np.ndarray, " f"], size: Side, scaled: Side
+    ) -> UInt8[Tensor, "c f h w"]:
+        """The frames at these times, scaled; a bounded number of `size` decoded at once."""
+        chunk = max(1, _CHUNK_BYTES // (3 * size[0] * size[1]))
+        parts = []
+        for first in range(0, len(times), chunk):
+            decoded = self.decoder.frames(times[first : first + chunk])
+            # The decoder's memory is taken again by its next call.
+            whole = scaled == tuple(decoded.shape[1:3])
+            parts.append(scale(decoded.clone() if whole else decoded, scaled))
+        return torch.cat(parts, dim=1) if len(parts) > 1 else parts[0]

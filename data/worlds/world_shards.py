@@ -1,0 +1,232 @@
+"""Writes a world as WebDataset shards: the same arguments always give the same bytes.
+
+Run `python -m data.worlds.world_shards FOLDER --clips 4000` by hand, or name `make_shapes` as a
+data module's `make`. A run that was stopped goes on where it was.
+"""
+
+import argparse
+import hashlib
+import io
+import json
+import logging
+import time
+from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import dataclass
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import UInt8
+from PIL import Image
+from rich.progress import track
+from webdataset import TarWriter
+
+from cascade import keyed
+from cascade.files.atomic import replacing, write_whole
+from cascade.grid import Grid
+from data.decode.sandbox import cores
+from data.worlds.encode_clip import encode_mp4
+from data.worlds.shapes import Shapes
+from data.worlds.world import World
+
+log = logging.getLogger(__name__)
+
+RECIPE = "world.json"
+"""The record, beside the shards, of what they were made from."""
+
+
+def make_shapes(
+    folder: Path,
+    *,
+    clips: int = 4000,
+    grid: Grid | None = None,
+    shard_size: int = 250,
+    seed: int = 0,
+    stills: float = 0.0,
+    workers: int | None = None,
+) -> None:
+    """Write `clips` training samples of the world of shapes; see `make_shards`."""
+    grid = grid or Grid(frames=16, height=32, width=32, fps=8)
+    make_shards(
+        folder,
+        world=Shapes(duration=grid.duration),
+        clips=clips,
+        grid=grid,
+        shard_size=shard_size,
+        seed=seed,
+        stills=stills,
+        workers=workers,
+    )
+
+
+def make_shards(
+    folder: Path,
+    *,
+    world: World[Any],
+    clips: int,
+    grid: Grid,
+    shard_size: int,
+    seed: int,
+    stills: float = 0.0,
+    workers: int | None = None,
+) -> None:
+    """Write `clips` samples of `world` as `folder`/NAME-000000.tar and so on.
+
+    A sample is KEY.mp4, KEY.txt and KEY.json. Shards appear whole or not at all; those that are
+    there already are kept.
+
+    The share `stills` of the samples is a single frame, KEY.png, with a caption without motion.
+    `workers` are processes, by default one per core that this process may use.
+
+    Raises:
+        ValueError: the folder holds shards made from another recipe.
+    """
+    if clips < 1 or shard_size < 1 or not 0 <= stills <= 1:
+        raise ValueError(
+            f"{world.name}: clips {clips} and shard_size {shard_size} must be positive, "
+            f"stills {stills:g} a share between 0 and 1"
+        )
+    job = Job(world=world, grid=grid, seed=seed, stills=stills)
+    _claim(folder, {**job.recipe, "clips": clips, "shard_size": shard_size})
+    shards = {
+        folder / f"{world.name}-{first // shard_size:06d}.tar": range(
+            first, min(first + shard_size, clips)
+        )
+        for first in range(0, clips, shard_size)
+    }
+    missing = {path: span for path, span in shards.items() if not path.exists()}
+    workers = min(workers or cores(), len(missing))
+    log.info("%s: %d of %d shards to write to %s", world.name, len(missing), len(shards), folder)
+    title = f"{world.name}: {clips} clips"
+    if workers <= 1:
+        for path, span in track(missing.items(), description=title, disable=not missing):
+            job.write(path, span)
+        return
+    with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
+        futures = [pool.submit(job.write, path, span) for path, span in missing.items()]
+        for done in track(as_completed(futures), description=title, total=len(futures)):
+            done.result()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """What every sample of a set is made from."""
+
+    world: World[Any]
+    grid: Grid
+    seed: int
+    stills: float
+
+    @property
+    def recipe(self) -> dict[str, Any]:
+        """All that a sample's bytes depend on, as JSON."""
+        return {
+            **self.world.recipe,
+            "grid": [*self.grid.shape, self.grid.fps],
+            "seed": self.seed,
+            "stills": self.stills,
+        }
+
+    @property
+    def prefix(self) -> str:
+        """What the keys of this set begin with; other recipes have other keys."""
+        text = json.dumps(self.recipe, sort_keys=True)
+        return f"{self.world.name}-{hashlib.blake2b(text.encode(), digest_size=4).hexdigest()}"
+
+    def write(self, path: Path, span: range) -> None:
+        """Write the samples of `span` as one shard, which appears only when it is whole."""
+        with (
+            replacing(path) as part,
+            part.open("wb") as stream,
+            TarWriter(stream, mtime=0, encoder=False) as shard,
+        ):
+            for position in span:
+                shard.write(self.sample(position))
+
+    def sample(self, position: int) -> dict[str, Any]:
+        """The sample at `position`: its key and the bytes of its files."""
+        state = self.world.sample(self.seed, position)
+        phrasing = keyed.key(self.seed, position, "world/phrasing") % self.world.phrasings
+        still = keyed.uniform(self.seed, position, "world/still") < self.stills
+        frames = self.world.render(state, self.grid)
+        record = {
+            "world": self.world.name,
+            "state": self.world.to_json(state),
+            "frames": 1 if still else self.grid.frames,
+            "height": self.grid.height,
+            "width": self.grid.width,
+        }
+        if still:
+            index = keyed.key(self.seed, position, "world/frame") % self.grid.frames
+            record["time"] = index / self.grid.fps
+            media = {"png": _png(frames[index])}
+        else:
+            record["fps"] = self.grid.fps
+            media = {"mp4": encode_mp4(frames, self.grid.fps)}
+        return {
+            "__key__": f"{self.prefix}-{position:08d}",
+            "txt": self.world.caption(state, phrasing, moving=not still).encode(),
+            "json": json.dumps(record).encode(),
+            **media,
+        }
+
+
+def _png(pixels: UInt8[np.ndarray, "h w 3"]) -> bytes:
+    out = io.BytesIO()
+    Image.fromarray(pixels).save(out, format="png")
+    return out.getvalue()
+
+
+def _claim(folder: Path, recipe: dict[str, Any]) -> None:
+    """Record the recipe in a new folder; in an old one, hold it against the record."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for part in folder.glob(".*.part"):
+        if time.time() - part.stat().st_mtime > 3600:
+            part.unlink(missing_ok=True)
+    record = folder / RECIPE
+    if record.exists():
+        found = json.loads(record.read_text())
+        differs = {k for k in {*found, *recipe} if found.get(k) != recipe.get(k)}
+        if differs:
+            raise ValueError(
+                f"{folder}: its shards were made with "
+                f"{ {k: found.get(k) for k in sorted(differs)} }, now asked for "
+                f"{ {k: recipe.get(k) for k in sorted(differs)} }; "
+                "take another folder, or remove this one"
+            )
+        return
+    if any(folder.glob("*.tar")):
+        raise ValueError(f"{folder}: holds shards but no {RECIPE}; take another folder")
+    write_whole(record, json.dumps(recipe, indent=1).encode())
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Write shards of the world of shapes from the command line."""
+    parser = argparse.ArgumentParser(
+        prog="python -m data.worlds.world_shards", description=main.__doc__
+    )
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--clips", type=int, default=4000)
+    parser.add_argument("--frames", type=int, default=16)
+    parser.add_argument("--size", type=int, default=32, help="height and width in pixels")
+    parser.add_argument("--fps", type=float, default=8.0)
+    parser.add_argument("--shard-size", type=int, default=250)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--stills", type=float, default=0.0, help="share of still images")
+    parser.add_argument("--workers", type=int, default=None)
+    chosen = parser.parse_args(arguments)
+    make_shapes(
+        chosen.folder,
+        clips=chosen.clips,
+        grid=Grid(frames=chosen.frames, height=chosen.size, width=chosen.size, fps=chosen.fps),
+        shard_size=chosen.shard_size,
+        seed=chosen.seed,
+        stills=chosen.stills,
+        workers=chosen.workers,
+    )
+
+
+if __name__ == "__main__":
+    main()

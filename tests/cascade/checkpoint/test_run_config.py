@@ -1,0 +1,107 @@
+"""A checkpoint of another stage, width or config is refused, with both values."""
+
+import pytest
+import torch
+
+from cascade.checkpoint.checkpoint_folder import Checkpoint, CheckpointError
+from cascade.checkpoint.run_config import (
+    ConfigChangedError,
+    check_config,
+    check_fits,
+    keep_config,
+    shapes,
+)
+from tests.cascade.checkpoint.test_checkpoint_folder import manifest
+
+CONFIG = {"stage": {"width": 8}, "seed": 0, "data": {"shards": "a", "num_workers": 2}}
+CONFIG |= {"trainer": {"precision": "32-true", "devices": 1}, "name": "one"}
+
+
+class Stage(torch.nn.Module):
+    """As much of a stage as its shapes need: its network is built late."""
+
+    def __init__(self, name="base", width=2):
+        super().__init__()
+        self.name, self.width = name, width
+        self.net = None
+
+    def _new_net(self):
+        return torch.nn.Linear(self.width, 1, bias=False)
+
+
+def checkpoint(tmp_path, **values):
+    saved = manifest(5, shapes={"net.weight": [1, 2]}, config=CONFIG, **values)
+    return Checkpoint(tmp_path / "00000005", saved)
+
+
+def test_what_fits_is_gone_on_with_and_free_keys_may_change(tmp_path):
+    free = CONFIG | {"name": "two", "data": {"shards": "a", "num_workers": 0}}
+    free |= {"trainer": {"precision": "32-true", "devices": 4}}
+    check_fits(checkpoint(tmp_path), Stage(), free, tmp_path)
+
+
+def test_another_stage_width_or_config_is_refused_with_both_values(tmp_path):
+    saved = checkpoint(tmp_path)
+    with pytest.raises(CheckpointError, match="is of stage base, but this run trains tsr1"):
+        check_fits(saved, Stage("tsr1"), CONFIG, tmp_path)
+    with pytest.raises(CheckpointError, match=r"net\.weight: \[1, 2\] in .* \[1, 3\] in the net"):
+        check_fits(saved, Stage(width=3), CONFIG, tmp_path)
+    with pytest.raises(ConfigChangedError, match=r"stage\.width: 8 → 16\n.*another NAME"):
+        check_fits(saved, Stage(), CONFIG | {"stage": {"width": 16}}, tmp_path)
+    bf16 = CONFIG | {"trainer": {"precision": "bf16-mixed"}}
+    with pytest.raises(ConfigChangedError, match="precision: '32-true' → 'bf16-mixed'"):
+        check_fits(saved, Stage(), bf16, tmp_path)
+
+
+def test_callbacks_that_touch_the_numbers_are_held_to_and_others_are_free(tmp_path):
+    def config(**callbacks):
+        known = {"guard": {"factor": 10.0}, "ema": {"sigma_rels": [0.05]}, "samples": {"count": 4}}
+        return CONFIG | {"callbacks": known | callbacks}
+
+    keep_config(tmp_path, config())
+    (tmp_path / "checkpoints" / "00000001").mkdir(parents=True)
+    keep_config(tmp_path, config(samples={"count": 8}, worth={"clips": 2}))
+    with pytest.raises(ConfigChangedError, match=r"callbacks\.guard\.factor: 10\.0 → 5\.0"):
+        keep_config(tmp_path, config(guard={"factor": 5.0}))
+    with pytest.raises(
+        ConfigChangedError, match=r"callbacks\.ema\.sigma_rels: \[0\.05\] → \[0\.1\]"
+    ):
+        keep_config(tmp_path, config(ema={"sigma_rels": [0.1]}))
+    without = config()
+    del without["callbacks"]["guard"]
+    with pytest.raises(ConfigChangedError, match=r"callbacks\.guard: .* → 'nothing'"):
+        keep_config(tmp_path, without)
+
+
+def test_shapes_are_the_same_before_and_after_the_network_is_built():
+    early = Stage()
+    late = Stage()
+    late.net = late._new_net()
+    assert shapes(early) == shapes(late) == {"net.weight": [1, 2]}
+
+
+def test_a_config_may_change_until_something_is_trained(tmp_path):
+    keep_config(tmp_path, CONFIG)
+    (tmp_path / "metrics").mkdir()
+    keep_config(tmp_path, CONFIG)
+    assert (tmp_path / "metrics").is_dir()
+    keep_config(tmp_path, CONFIG | {"seed": 1})
+    # What the first one logged is in nobody's way.
+    assert not (tmp_path / "metrics").exists()
+    assert {path.name for path in tmp_path.glob("before/0/*")} == {"metrics", "config.json"}
+    (tmp_path / "checkpoints" / "00000001").mkdir(parents=True)
+    with pytest.raises(ConfigChangedError, match="seed: 1 → 0"):
+        keep_config(tmp_path, CONFIG)
+
+
+def test_a_config_is_held_against_what_was_trained_and_nothing_is_written(tmp_path):
+    check_config(tmp_path, CONFIG)
+    assert not list(tmp_path.iterdir())
+    keep_config(tmp_path, CONFIG)
+    check_config(tmp_path, CONFIG | {"seed": 1})  # nothing was trained with it yet
+    (tmp_path / "bundle").mkdir()
+    written = (tmp_path / "config.json").read_text()
+    with pytest.raises(ConfigChangedError, match="seed: 0 → 1"):
+        check_config(tmp_path, CONFIG | {"seed": 1})
+    check_config(tmp_path, CONFIG | {"name": "two"})
+    assert (tmp_path / "config.json").read_text() == written

@@ -1,0 +1,174 @@
+"""Damaged bytes: each video agrees with PyAV on the same bytes, or is refused with a reason.
+
+The fast test tries a few mutations; the slow one, with a table, as many as CASCADE_FUZZ says:
+`CASCADE_FUZZ=400 pytest -m slow tests/data/decode/test_fuzz.py`.
+"""
+
+import importlib
+import os
+import time
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+import rich
+from rich.table import Table
+
+from data.decode.decoder import Decoder
+from data.decode.probe import DecodeError
+from data.decode.sandbox import Sandbox, SandboxError
+
+pytestmark = pytest.mark.media
+
+VIDEOS = (
+    "clips/basketball.mp4",
+    "clips/dog_snow.mkv",
+    "hazards/vp9.webm",
+    "hazards/plain_mpeg4_avi.avi",
+    "clips/sign_eat.mkv",
+    "clips/toy_robot.mp4",
+    "hazards/av1.mkv",
+    "hazards/edit_list_cut_2.mp4",
+    "hazards/hevc_10bit.mp4",
+    "hazards/wrong_extension.mkv",
+    "hazards/tiny_32x32.avi",
+    "clips/pancake.mkv",
+)
+DEADLINE_S = 20.0
+
+
+def flip(data, rng):
+    """A few bytes changed."""
+    damaged = bytearray(data)
+    for place in rng.integers(0, len(data), 2 ** rng.integers(0, 7)):
+        damaged[place] ^= rng.integers(1, 256)
+    return bytes(damaged)
+
+
+def cut(data, rng):
+    """The end missing, or a piece in the middle."""
+    start = int(rng.integers(1, len(data)))
+    gap = len(data) if rng.random() < 0.5 else int(rng.integers(1, len(data) // 4))
+    return data[:start] + data[start + gap :]
+
+
+def overwrite(data, rng):
+    """A stretch of noise, one time in three in the first bytes, where the structure is."""
+    length = int(2 ** rng.uniform(2, 12))
+    start = int(rng.integers(0, 4096 if rng.random() < 0.33 else len(data)))
+    return data[:start] + rng.bytes(min(length, len(data) - start)) + data[start + length :]
+
+
+def mutation(media, number):
+    """(video, kind, bytes) of a number; the same each time."""
+    rng = np.random.default_rng([7, number])
+    name, kind = VIDEOS[number % len(VIDEOS)], (flip, cut, overwrite)[number // len(VIDEOS) % 3]
+    return name, kind.__name__, kind((media / name).read_bytes(), rng)
+
+
+class Oracle:
+    """PyAV in a sandbox of its own, on the bytes that were put down last."""
+
+    def __init__(self, path):
+        self.path, self.box, self.module = path, Sandbox(), importlib.import_module("oracle")
+
+    def stamps(self):
+        return self.box.call(self.module.stamps, str(self.path), deadline_s=60)
+
+    def shown(self, **options):
+        return self.box.call(self.module.shown, str(self.path), deadline_s=60, **options)[1]
+
+
+@pytest.fixture
+def oracle(tmp_path):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(Path(__file__).parent)
+        one = Oracle(tmp_path / "video")
+        yield one
+        one.box.close()
+
+
+def near(a, b):
+    return b is not None and np.abs(a.astype(int) - b).mean() <= 2
+
+
+def same(a, b):
+    return a is b or (a is not None and near(a, b))
+
+
+def outcome(decoder, oracle, data, seed):
+    """What became of damaged bytes; WRONG and HANGS are defects.
+
+    Where wavefronts of HEVC are damaged, PyAV gives other frames each time, without an error: then
+    it is no oracle, and the row says so.
+    """
+    rng, read, unstable = np.random.default_rng([8, seed]), 0, False
+    oracle.path.write_bytes(data)
+    try:
+        times = decoder.open(data).times
+        pts, size = oracle.stamps()
+        some = np.unique(rng.integers(0, len(times), 3))
+        wanted = [pts[number] for number in some]
+        frames = oracle.shown(size=size, wanted=wanted)
+        for number, stamp in zip(some, wanted, strict=True):
+            try:
+                mine = decoder.frames([times[number]])[0].numpy().copy()
+            except SandboxError:
+                raise
+            except DecodeError as error:
+                refused = error
+                continue
+            read += 1
+            if near(mine, frames.get(stamp)):
+                continue
+            threads = (1, 0, 0, 0, 0, 0, 0)
+            others = [
+                oracle.shown(size=size, wanted=[stamp], threads=n).get(stamp) for n in threads
+            ]
+            if all(same(others[0], other) for other in others[1:]):
+                return f"WRONG: not what PyAV shows at {stamp}"
+            unstable = True
+    except SandboxError as error:
+        return f"HANGS or crashes: {error}"
+    except DecodeError as error:
+        return f"refused: {error}"
+    if not read:
+        return f"refused: {refused}"
+    if unstable:
+        return "agrees, unlike PyAV with itself"
+    return "agrees" if read == len(some) else "agrees in part"
+
+
+def fuzz(media, oracle, numbers):
+    """Outcomes by number, and the rows of a table."""
+    decoder, rows, wrong = Decoder(deadline_s=DEADLINE_S), Counter(), []
+    for number in numbers:
+        name, kind, data = mutation(media, number)
+        found = outcome(decoder, oracle, data, number)
+        rows[Path(name).name, kind, found.partition(":")[0]] += 1
+        if found.startswith(("WRONG", "HANGS")):
+            wrong.append((number, name, kind, found))
+    decoder.close()
+    return rows, wrong
+
+
+def test_a_mutated_video_agrees_with_pyav_or_is_refused(media, oracle):
+    rows, wrong = fuzz(media, oracle, range(24))
+    assert wrong == []
+    assert {outcome for *_, outcome in rows} >= {"agrees", "refused"}
+
+
+@pytest.mark.slow
+def test_many_mutated_videos_agree_with_pyav_or_are_refused(media, oracle, capsys):
+    count, start = int(os.environ.get("CASCADE_FUZZ", "100")), time.monotonic()
+    rows, wrong = fuzz(media, oracle, range(count))
+    outcomes = sorted({outcome for *_, outcome in rows})
+    table = Table("video", "mutation", *outcomes, title=f"{count} mutations")
+    for name, kind in sorted({row[:2] for row in rows}):
+        table.add_row(name, kind, *(str(rows[name, kind, outcome] or "") for outcome in outcomes))
+    total = [sum(n for row, n in rows.items() if row[2] == outcome) for outcome in outcomes]
+    table.add_row("all", "", *map(str, total))
+    with capsys.disabled():
+        rich.print(table, *wrong, f"{time.monotonic() - start:.0f} s")
+    assert wrong == []

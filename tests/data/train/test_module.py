@@ -1,0 +1,355 @@
+"""The order of a run is one sequence, whoever asks for it and however often it was broken off."""
+
+import logging
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import torch
+
+from cascade.grid import Grid
+from data.index.index_file import read_about, write_index
+from data.index.sidecar import ensure_index
+from data.shards.caption import captions_path, write_captions
+from data.train.module import ShardData
+from tests.data.sharded import module
+
+
+@pytest.mark.parametrize("world", [2, 4])
+def test_ranks_are_disjoint_and_cover_what_one_process_sees(shards, world):
+    data = module(shards)
+    for name, count in (("train_loader", {"first": 3, "count": 6}), ("val_loader", {})):
+        one = list(getattr(data, name)(**count))
+        ranks = [getattr(data, name)(**count, rank=r, world=world) for r in range(world)]
+        if name == "train_loader":
+            for alone, *parts in zip(one, *ranks, strict=True):
+                assert alone["key"] == [k for p in parts for k in p["key"]]
+                assert torch.equal(alone["video"], torch.cat([p["video"] for p in parts]))
+        else:
+            assert {k for b in one for k in b["key"]} == {
+                k for r in ranks for b in r for k in b["key"]
+            }
+            assert len({len(r) for r in ranks}) == 1
+
+
+def test_one_held_out_sample_on_eight_ranks(shards, caplog):
+    data = module(shards, val_samples=1, global_batch=8)
+    seen = [b["key"] for r in range(8) for b in data.val_loader(rank=r, world=8)]
+    assert len(seen) == 8
+    assert len({k for batch in seen for k in batch}) == 1
+    assert "1 held-out samples on 8 ranks" in caplog.text
+
+
+def test_a_batch_that_the_ranks_do_not_divide_is_refused(shards):
+    with pytest.raises(ValueError, match=r"hold 4 clips, not a multiple of 3 \(ranks"):
+        module(shards).train_loader(first=0, count=1, world=3)
+
+
+def test_validation_is_held_out_and_fixed(shards):
+    data = module(shards, val_share=0.3)
+    held = [k for b in data.val_loader() for k in b["key"]]
+    trained = {k for b in data.train_loader(first=0, count=20) for k in b["key"]}
+    assert held
+    assert not trained & set(held)
+    assert len(trained) + len(held) == 20
+    assert held == [k for b in module(shards, val_share=0.3, seed=9).val_loader() for k in b["key"]]
+
+
+def test_own_validation_shards(shards):
+    data = module(shards / "00000.tar", val=shards / "00001.tar")
+    assert {k for b in data.val_loader() for k in b["key"]} == {f"clip_{i}" for i in range(12, 20)}
+    assert len({k for b in data.train_loader(first=0, count=3) for k in b["key"]}) == 12
+
+
+def test_cache_changes_nothing(shards):
+    options = {"crop": (2, 8, 8)}
+    plain = module(shards, cache_bytes=0, **options).train_loader(first=0, count=3)
+    cached = module(shards, **options).train_loader(first=0, count=3)
+    for _ in range(2):
+        for a, b in zip(plain, cached, strict=True):
+            assert torch.equal(a["video"], b["video"])
+            assert (a["key"], a["caption"], a["state"]) == (b["key"], b["caption"], b["state"])
+
+
+def test_a_sample_that_fails_is_replaced_named_and_counted(
+    write_shard, make_clips, tmp_path, caplog
+):
+    path = write_shard(tmp_path / "a.tar", make_clips(4))
+    data = module(path, val_share=0.0, cache_bytes=0)
+    data.setup()
+    whole = path.read_bytes()
+    path.write_bytes(whole.replace(b"moov", b"mooo", 1))
+    (batch,) = data.train_loader(first=0, count=1)
+    assert "clip_0" not in batch["key"]
+    assert {f.key for f in data.failures} == {"clip_0"}
+    assert "clip_0" in caplog.text
+    path.write_bytes(whole.replace(b"moov", b"mooo"))
+    with pytest.raises(ValueError, match="16 samples in a row do not decode"):
+        list(data.train_loader(first=0, count=1))
+
+
+def test_stored_embeddings_are_fetched_by_the_loader(shards):
+    def fetch(caption):
+        return np.full((len(caption), 4), 0.5, np.float16)
+
+    batch = next(iter(module(shards, fetch=fetch).train_loader(first=0, count=1)))
+    assert [len(one) for one in batch["text"]] == [len(c) for c in batch["caption"]]
+    assert batch["text"][0].dtype == torch.float16
+
+
+def test_rates_and_zooms_reach_the_batch(shards):
+    options = {"rates": [[1, 1], [0.5, 1]], "zooms": [[1, 1], [2, 1]], "cache_bytes": 0}
+    data = module(shards, **options)
+    batches = list(data.train_loader(first=0, count=6))
+    assert {float(f) for b in batches for f in b["fps"]} == {4.0, 8.0}
+    assert {float(z) for b in batches for z in b["zoom"]} == {1.0, 2.0}
+    assert {b["video"].shape[1:] for b in batches} == {(3, 4, 16, 16)}
+
+
+def test_packed_batches_are_the_same_for_any_world(shards):
+    options = {"batching": "packing", "global_batch": 8, "multiple": (2, 4, 4), "cache_bytes": 0}
+    one = list(module(shards, **options).train_loader(first=0, count=2))
+    ranks = [
+        module(shards, **options).train_loader(first=0, count=2, rank=r, world=2) for r in (0, 1)
+    ]
+    for alone, *parts in zip(one, *ranks, strict=True):
+        assert alone["weight"] == 1.0
+        assert [k for p in parts for k in p["key"]] == alone["key"]
+        assert all(
+            torch.equal(a, b)
+            for a, b in zip(alone["videos"], [v for p in parts for v in p["videos"]], strict=True)
+        )
+
+
+def test_sets_by_weight(shards):
+    sets = {
+        "a": {"shards": shards / "00000.tar", "weight": 1.0},
+        "b": {"shards": shards / "00001.tar", "weight": 3.0},
+    }
+    data = module(sets, val_share=0.0)
+    data.setup()
+    border = data.chosen.index.starts[1]
+    rows = [d.row for n in range(400) for d in data.plan.share(n, part=0, parts=1)]
+    assert np.mean([row >= border for row in rows]) == pytest.approx(0.75, abs=0.02)
+    with pytest.raises(ValueError, match="give every set a weight, or none"):
+        module({"a": sets["a"], "b": {"shards": "x"}})
+    with pytest.raises(ValueError, match="00000.tar is in two of the sets a, b"):
+        module({"a": sets["a"], "b": sets["a"]}).setup()
+
+
+def test_too_much_dropped_is_an_error_that_names_every_reason(write_shard, make_clips, tmp_path):
+    short = [c | {"__key__": f"short_{i}"} for i, c in enumerate(make_clips(3, frames=2))]
+    path = write_shard(tmp_path / "a.tar", make_clips(2) + short)
+    match = (
+        r"3 of 5 samples \(60%\) are dropped, .*max_dropped=0.5 allows: 3 too short for 4 frames"
+    )
+    with pytest.raises(ValueError, match=match):
+        module(path).setup()
+    module(path, max_dropped=0.7).setup()
+
+
+def test_a_clip_of_too_few_frames_a_second_is_not_taken_for_motion(
+    write_shard, make_clips, tmp_path
+):
+    slow = write_shard(tmp_path / "a.tar", make_clips(4, fps=4))
+    with pytest.raises(ValueError, match=r"4 fewer than 7.2 fps.*the highest frame rate is 4"):
+        module(slow).setup()
+    module(slow, min_rate=0.0).setup()
+    module(slow, rates=[[1, 1], [0.5, 1]]).setup()
+
+
+def test_the_survey_counts_everything_once(shards):
+    survey = module(shards, batching="buckets").survey()
+    assert survey.samples == survey.train + survey.held == 20
+    assert sum(bucket.clips for bucket in survey.buckets) == survey.train
+    assert sum(bucket.share for bucket in survey.buckets) == pytest.approx(1)
+    assert 0 <= survey.unused < 1
+    assert survey.cache_bytes["index"] > 0
+
+
+def test_fewer_shards_than_workers_and_ranks(write_shard, make_clips, tmp_path):
+    path = write_shard(tmp_path / "a.tar", make_clips(3))
+    data = module(path, global_batch=8, num_workers=4, val_share=0.0)
+    keys = [
+        [b["key"] for b in data.train_loader(first=0, count=2, rank=r, world=8)] for r in range(8)
+    ]
+    assert {len(batches) for batches in keys} == {2}
+    assert {k for batches in keys for b in batches for k in b} == {"clip_0", "clip_1", "clip_2"}
+    data.teardown()
+
+
+def test_images_and_videos_never_share_a_batch(write_shard, make_clips, make_jpeg, tmp_path):
+    images = [
+        {"__key__": f"image_{i}", "jpg": make_jpeg(), "txt": f"picture {i}"} for i in range(5)
+    ]
+    path = write_shard(tmp_path / "a.tar", make_clips(5) + images)
+    data = module(path, image_share=0.5, global_batch=2, val_share=0.0)
+    frames = [b["video"].shape[2] for b in data.train_loader(first=0, count=10)]
+    assert set(frames) == {1, 4}
+    kinds = [data.plan.bucket(n).kind for n in range(1280)]
+    assert kinds.count("image") == 640
+    without = module(path, global_batch=2, val_share=0.0)
+    assert {b["video"].shape[2] for b in without.train_loader(first=0, count=10)} == {4}
+    assert (without.chosen.unasked, without.chosen.dropped) == (5, {})
+
+
+def test_shards_are_made_when_they_are_missing(write_shard, make_clips, tmp_path, caplog):
+    caplog.set_level(logging.INFO)
+    made: list[Path] = []
+
+    def make(folder: Path) -> None:
+        made.append(folder)
+        write_shard(folder / "0.tar", make_clips(1))
+
+    data = module(tmp_path / "world", make=make, val_share=0.5)
+    data.prepare_data()
+    data.setup()
+    assert made == [tmp_path / "world"]
+    assert "validation sees training samples" in caplog.text
+    assert [b["key"] for b in data.val_loader()] == [["clip_0"]]
+    assert next(iter(data.train_loader(first=0, count=1)))["key"] == ["clip_0"] * 4
+
+
+def test_a_run_without_a_length_is_refused(shards):
+    with pytest.raises(ValueError, match="no trainer is attached"):
+        module(shards).train_dataloader()
+
+
+@pytest.mark.media
+def test_real_clips_of_every_size_make_one_batch(media, write_shard, tmp_path):
+    files = [p for p in sorted((media / "clips").iterdir()) if p.stat().st_size < 600_000]
+    samples = [
+        {
+            "__key__": path.stem,
+            path.suffix[1:]: path.read_bytes(),
+            "txt": path.with_suffix(".txt").read_text(),
+        }
+        for path in files
+        if path.suffix != ".txt"
+    ]
+    data = module(write_shard(tmp_path / "clips.tar", samples), global_batch=8, cache_bytes=0)
+    batch = next(iter(data.train_loader(first=0, count=1)))
+    assert batch["video"].shape == (8, 3, 4, 16, 16)
+    assert all(batch["caption"])
+    assert (data.failures, data.chosen.dropped) == ([], {})
+
+
+@pytest.mark.media
+def test_sprites_train_by_their_path_alone(media, tmp_path):
+    data = module(media / "sprites" / "00000.tar", cache_dir=tmp_path, cache_bytes=0)
+    batch = next(iter(data.train_loader(first=0, count=1)))
+    assert all(state["key"] == key for state, key in zip(batch["state"], batch["key"], strict=True))
+    assert len(data.held) + len(data.pool.rows) == 200
+
+
+def test_what_the_indices_say_is_part_of_the_fingerprint(write_shard, make_clips, tmp_path):
+    shards = write_shard(tmp_path / "a.tar", make_clips(8))
+    first, second = module(shards), module(shards)
+    first.setup()
+    path = first.chosen.index.paths[0]
+    table = pq.read_table(path)
+    unfit = pa.array(["", *["does not decode"] * 2, *[""] * (len(table) - 3)])
+    columns = {n: table[n] for n in table.column_names} | {"reason": unfit.dictionary_encode()}
+    write_index(path, columns, read_about(path))
+    second.setup()
+    assert second.fingerprint != first.fingerprint
+    assert len(second.pool.rows) < len(first.pool.rows)
+
+
+def test_a_stage_of_one_frame_draws_images_and_videos_alike(
+    write_shard, make_clips, make_jpeg, tmp_path
+):
+    images = [{"__key__": f"image_{i}", "jpg": make_jpeg(), "txt": "a picture"} for i in range(9)]
+    data = ShardData(
+        shards=write_shard(tmp_path / "a.tar", make_clips(3) + images),
+        grid=Grid(frames=1, height=16, width=16, fps=8),
+        global_batch=4,
+        val_share=0.0,
+    )
+    data.setup()
+    rows = [d.row for n in range(60) for d in data.plan.share(n, part=0, parts=1)]
+    assert np.mean(data.chosen.index.image[rows]) == pytest.approx(0.75, abs=0.03)
+
+
+def test_a_failed_validation_clip_takes_nothing_from_training(write_shard, make_clips, tmp_path):
+    train = write_shard(tmp_path / "train" / "a.tar", make_clips(4))
+    val = write_shard(tmp_path / "val" / "a.tar", make_clips(2))
+    data = module(train, val=val, cache_bytes=0)
+    data.setup()
+    val.write_bytes(val.read_bytes().replace(b"moov", b"mooo", 1))
+    list(data.val_loader())
+    assert {failure.key for failure in data.failures} == {"clip_0"}
+    assert "clip_0" in {k for b in data.train_loader(first=0, count=2) for k in b["key"]}
+
+
+def test_a_shard_that_cannot_be_read_ends_the_run_and_blames_no_sample(
+    write_shard, make_clips, tmp_path
+):
+    path = write_shard(tmp_path / "a.tar", make_clips(4))
+    data = module(path, val_share=0.0, cache_bytes=0)
+    data.setup()
+    path.write_bytes(path.read_bytes()[:3000])
+    with pytest.raises(ValueError, match=r"cannot be read: .* the same command goes on"):
+        list(data.train_loader(first=0, count=1))
+    assert data.failures == []
+
+
+def test_a_clip_shorter_than_its_index_says_is_replaced(write_shard, make_clips, tmp_path):
+    short = make_clips(1, frames=2)
+    path = write_shard(tmp_path / "a.tar", short + make_clips(3, first=1))
+    index = ensure_index([str(path)])[0]
+    table = pq.read_table(index)
+    claimed = {n: table[n] for n in table.column_names} | {"duration": pa.array([1.0] * 4)}
+    write_index(index, claimed, read_about(index))
+    data = module(path, val_share=0.0, cache_bytes=0)
+    keys = {k for b in data.train_loader(first=0, count=1) for k in b["key"]}
+    assert keys == {"clip_1", "clip_2", "clip_3"}
+    assert [failure.key for failure in data.failures] == ["clip_0"]
+    assert "by the index should give 4×16×16" in data.failures[0].reason
+
+
+def test_options_that_make_no_sense_are_refused(shards):
+    for name, value in {"global_batch": 0, "val_samples": 0, "max_aspect": 0.5}.items():
+        with pytest.raises(ValueError, match=f"data.{name} must be at least 1, got {value}"):
+            module(shards, **{name: value})
+    with pytest.raises(ValueError, match="sets with positive weights are wanted"):
+        module({"a": {"shards": "x", "weight": 0.0}})
+    with pytest.raises(ValueError, match="sets with positive weights are wanted"):
+        module({})
+
+
+def test_a_weighted_set_of_which_nothing_suits_is_refused(write_shard, make_clips, tmp_path):
+    good = write_shard(tmp_path / "a.tar", make_clips(4))
+    short = write_shard(tmp_path / "b.tar", make_clips(3, first=9, frames=2))
+    sets = {"a": {"shards": good, "weight": 1.0}, "b": {"shards": short, "weight": 9.0}}
+    with pytest.raises(ValueError, match=r"data.shards.b: has weight 9, and none of its samples"):
+        module(sets).setup()
+
+
+def test_captions_made_for_a_shard_are_drawn_and_count_as_captions(
+    write_shard, make_clips, tmp_path
+):
+    mute = [{k: v for k, v in clip.items() if k != "txt"} for clip in make_clips(6)]
+    path = write_shard(tmp_path / "a.tar", mute)
+    index = ensure_index([str(path)])[0]
+    made = {f"clip_{i}": {"long": f"a long one of {i}"} for i in range(5)} | {"clip_5": {}}
+    write_captions(captions_path(index), made, note={})
+    data = module(path, val_share=0.0)
+    (batch,) = data.train_loader(first=0, count=1)
+    assert data.chosen.dropped == {"no caption": 1}
+    assert batch["caption"] == [f"a long one of {key[-1]}" for key in batch["key"]]
+    again = module(path, val_share=0.0, cache_bytes=0)
+    again.setup()
+    write_captions(captions_path(index), made | {"clip_5": {"long": "late"}}, note={})
+    with pytest.raises(ValueError, match="has changed since the run began"):
+        list(again.train_loader(first=0, count=1))
+
+
+@pytest.mark.parametrize("workers", [1, 2, 3, 4])
+def test_the_number_of_workers_changes_nothing(shards, workers):
+    alone = [b["key"] for b in module(shards, cache_bytes=0).train_loader(first=2, count=6)]
+    data = module(shards, cache_bytes=0, num_workers=workers)
+    assert [b["key"] for b in data.train_loader(first=2, count=6)] == alone
+    data.teardown()
