@@ -62,6 +62,20 @@ def named(config: Any) -> Any:
     return config
 
 
+def anonymous(config: Any) -> Any:
+    """A config with each `_target_` reduced to the name of its class or function.
+
+    So a run's record does not change where a file moves.
+    """
+    if isinstance(config, Mapping):
+        plain = {key: anonymous(value) for key, value in config.items()}
+        target = plain.pop("_target_", None)
+        return plain if target is None else {"part": str(target).rpartition(".")[2], **plain}
+    if isinstance(config, Sequence) and not isinstance(config, str):
+        return [anonymous(value) for value in config]
+    return config
+
+
 def located(config: Any, *, where: str) -> Any:
     """The inverse of `named`, for a config that is not trusted.
 

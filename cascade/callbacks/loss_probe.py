@@ -3,7 +3,7 @@
 import math
 import time
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, cast
 
 import pytorch_lightning as pl
 import torch
@@ -12,7 +12,7 @@ from cascade.callbacks.eval_mode import looking
 from cascade.checkpoint.manifest import Manifest
 from cascade.checkpoint.origin import commit, device, versions
 from cascade.parallel.ranks import gather
-from cascade.stage import trainable
+from cascade.stage import TrainableStage
 from cascade.trainer import callbacks, datamodule
 
 
@@ -61,8 +61,8 @@ class Probe(pl.Callback):
             self._batch = self._read(trainer)
         batch = trainer.strategy.batch_to_device(self._batch)
         with torch.inference_mode(False), looking(trainer, module):
-            stage = trainable(module)
-            loss = float(stage.losses(batch, purpose="probe")[0].mean())
+            stage = cast(TrainableStage, module)
+            loss = float(stage.losses(batch, purpose="probe").loss.mean())
         self.spent_s, self.times = self.spent_s + time.perf_counter() - began, self.times + 1
         losses = gather(loss)
         allowed = 0.0 if module.device.type == "cpu" else self._allowed(trainer, module)

@@ -12,6 +12,7 @@ from torch import nn
 from cascade.checkpoint.checkpoint_folder import Checkpoint, CheckpointError, folders
 from cascade.files.atomic import read_json, write_whole
 from cascade.parallel.ranks import is_first
+from cascade.parts import anonymous
 
 log = logging.getLogger(__name__)
 
@@ -60,7 +61,7 @@ def numbers(config: Mapping[str, Any]) -> dict[str, Any]:
     part["data"] = {k: v for k, v in config["data"].items() if k not in FREE_DATA}
     for group, fixed in FIXED.items():
         part[group] = {k: v for k, v in config.get(group, {}).items() if k in fixed}
-    plain: dict[str, Any] = json.loads(json.dumps(part))
+    plain: dict[str, Any] = json.loads(json.dumps(anonymous(part)))
     return plain
 
 

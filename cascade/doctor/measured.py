@@ -66,7 +66,7 @@ def measure(
     def step(number: int) -> None:
         batch = move_data_to_device(batches[number % len(batches)], device)
         with torch.autocast(device.type, dtype=ways.half, enabled=ways.half is not None):
-            loss = stage.losses(batch, purpose="train")[0].mean()
+            loss = stage.losses(batch, purpose="train").loss.mean()
         optimizer.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(stage.parameters(), 1.0)

@@ -27,28 +27,28 @@ def text_cut() -> None:
 
 def text_lost() -> None:
     """Captions are lost before the text encoder."""
-    from stages.stage import Stage
+    import stages.examples
 
-    read = Stage._read
+    read = stages.examples._read
 
-    def lost(self: Any, batch: dict[str, Any], *, purpose: str) -> Any:
-        return read(self, {**batch, "caption": [""] * len(batch["caption"])}, purpose=purpose)
+    def lost(stage: Any, batch: dict[str, Any], *, purpose: str) -> Any:
+        return read(stage, {**batch, "caption": [""] * len(batch["caption"])}, purpose=purpose)
 
-    Stage._read = lost
+    stages.examples._read = lost
 
 
 def low_cut() -> None:
     """The network does not get the video of the stage before."""
     from dataclasses import replace
 
-    from stages.denoising import Denoising
+    from stages.stage import Stage
 
-    inputs = Denoising.inputs
+    inputs = Stage.inputs
 
     def cut(self: Any, z: Any, cond: Any) -> Any:
         return inputs(self, z, replace(cond, low=cond.low * 0))
 
-    Denoising.inputs = cut
+    Stage.inputs = cut
 
 
 def pixels_wrong() -> None:

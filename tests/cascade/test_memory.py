@@ -171,7 +171,7 @@ for choice, count, accumulate, overrides in json.loads(sys.argv[1]):
         for number in range(2):  # as Lightning: gradients live until the next forward pass is done
             for micro in range(accumulate):
                 batch = training_batch(stage, grid, count)
-                loss = stage.losses(batch, purpose="train")[0].mean()
+                loss = stage.losses(batch, purpose="train").loss.mean()
                 if micro == 0:
                     optimizer.zero_grad()
                 loss.backward()

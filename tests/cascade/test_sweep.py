@@ -101,7 +101,7 @@ def flops(stage):
     frames, height, width = stage.recipe.crop or stage.target.shape
     grid = Grid(frames=frames, height=height, width=width, fps=stage.target.fps)
     batch = training_batch(stage, grid, 2)
-    return training_flops(lambda: stage.losses(batch, purpose="bench")[0].mean()) / 2
+    return training_flops(lambda: stage.losses(batch, purpose="bench").loss.mean()) / 2
 
 
 def test_runs_are_called_by_what_is_swept_alone():

@@ -41,7 +41,7 @@ def real(config: dict[str, Any]) -> int:
     for number in range(3):
         batch = training_batch(stage, grid, stage.recipe.global_batch)
         with torch.autocast("cuda", dtype=torch.bfloat16):
-            loss = stage.losses(batch, purpose="train")[0].mean()
+            loss = stage.losses(batch, purpose="train").loss.mean()
         optimizer.zero_grad()
         loss.backward()
         del loss, batch

@@ -70,7 +70,7 @@ class Ours(Side):
             "caption": clips.captions,
             "position": torch.tensor(clips.positions),
         }
-        return self.stage.losses(batch, purpose="train")[0].mean()
+        return self.stage.losses(batch, purpose="train").loss.mean()
 
     def step(self, clips: Clips, *, done: float) -> float:
         # The recipe's linear decay, by time where a run's length is told in time.

@@ -46,7 +46,7 @@ def test_every_draw_is_keyed_by_position_and_purpose(build, batch, choice):
 @pytest.mark.parametrize("choice", STAGES)
 def test_all_parameters_learn(build, batch, choice):
     stage = build(choice)
-    stage.losses(batch([0, 1, 2, 3]), purpose="train")[0].mean().backward()
+    stage.losses(batch([0, 1, 2, 3]), purpose="train").loss.mean().backward()
     idle = [name for name, p in stage.named_parameters() if p.grad is None or not p.grad.any()]
     assert idle == []
 

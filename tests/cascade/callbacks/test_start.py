@@ -70,7 +70,7 @@ def _cut(stage, **changes):
 
 
 def _cut_given(stage):
-    _cut(stage, given=lambda given: type(given)(given.frames * 0, given.mask * 0))
+    _cut(stage, given=lambda given: given * 0, mask=lambda mask: mask * 0)
 
 
 FAULTS = {
@@ -78,10 +78,10 @@ FAULTS = {
     "low: changes nothing": ("demo/ssr1", lambda s: _cut(s, low=lambda low: low * 0)),
     "low: is not like the clip": (
         "demo/ssr1",
-        lambda s: setattr(s, "expand", lambda low: torch.zeros(low.shape[0], 3, 4, 16, 16)),
+        lambda s: setattr(s.kind, "expand", lambda low: torch.zeros(low.shape[0], 3, 4, 16, 16)),
     ),
     "given: changes nothing": ("demo/tsr1", _cut_given),
-    "fps: changes nothing": ("demo/base", lambda s: _cut_scalar(s, s.scalars.index("fps"))),
+    "fps: changes nothing": ("demo/base", lambda s: _cut_scalar(s, s.kind.scalars.index("fps"))),
     "augment: changes nothing": ("demo/ssr1", lambda s: _cut_scalar(s, 0)),
     "normalisation: pixels must lie in": (
         "demo/base",

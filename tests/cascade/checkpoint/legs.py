@@ -17,7 +17,7 @@ import torch
 
 import cascade.train
 import data.train.module  # noqa: F401 (what a leg imports is imported once)
-import stages.base  # noqa: F401 (the same)
+import stages.stage  # noqa: F401 (the same)
 from cascade.callbacks.checkpoints import Checkpoints
 
 #: What a leg may be doing, and how often it is to be killed then.
