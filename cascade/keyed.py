@@ -1,31 +1,55 @@
 """Randomness keyed by (seed, position, purpose), never drawn in turn.
 
 Position is the global number of a sample in its run. So one process equals many, a resumed run
-equals an unbroken one, and the world size may change between them.
+equals an unbroken one, and the world size may change between them. On the CPU all draws come from
+Philox, a counter-based generator (Salmon et al. 2011), under a key of 128 bits.
 """
 
 import hashlib
+import math
 from collections.abc import Mapping, Sequence
-from typing import TypeVar
+from typing import Any, TypeVar
 
+import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 T = TypeVar("T")
 
+#: Philox4x64 makes four numbers of 64 bits a step, from which come eight uniforms in float32.
+_BLOCK = 8
+#: Where the 624 words of the Mersenne Twister lie in the state of torch's CPU generator, in bytes.
+_WORDS = slice(24, 24 + 624 * 8)
+
 
 def key(seed: int, position: int, purpose: str) -> int:
     """A stable 63-bit number for (seed, position, purpose)."""
-    digest = hashlib.blake2b(f"{seed}/{position}/{purpose}".encode(), digest_size=8).digest()
-    return int.from_bytes(digest, "big") >> 1
+    return int.from_bytes(_digest(seed, position, purpose, 8), "big") >> 1
+
+
+def rng(seed: int, position: int, purpose: str) -> np.random.Generator:
+    """A generator for (seed, position, purpose) alone, for few draws of any kind on the CPU."""
+    bits = np.random.Philox(key=int.from_bytes(_digest(seed, position, purpose, 16), "little"))
+    return np.random.Generator(bits)
 
 
 def generator(
     seed: int, position: int, purpose: str, device: torch.device | str = "cpu"
 ) -> torch.Generator:
-    """A generator of its own for (seed, position, purpose)."""
-    return torch.Generator(device).manual_seed(key(seed, position, purpose))
+    """A torch generator for (seed, position, purpose) alone.
+
+    A GPU's generator is Philox under the 63 bits of `key`. The CPU's is a Mersenne Twister, which
+    torch seeds by 32 bits alone; here all of its state comes from `rng`.
+    """
+    made = torch.Generator(device).manual_seed(key(seed, position, purpose))
+    if made.device.type != "cpu":
+        return made
+    state = made.get_state()
+    words = state.numpy()[_WORDS].view(np.uint64)
+    assert words[0] == made.initial_seed() % 2**32, "torch keeps its generator's state elsewhere"
+    words[:] = rng(seed, position, purpose).integers(2**32, size=len(words), dtype=np.uint64)
+    return made.set_state(state)
 
 
 def uniform(seed: int, position: int, purpose: str) -> float:
@@ -37,7 +61,7 @@ def choice(weights: Mapping[T, float], seed: int, position: int, purpose: str) -
     """One of the keys, drawn by weight.
 
     Raises:
-        ValueError: there is none.
+        ValueError: `weights` is empty.
     """
     if not weights:
         raise ValueError(f"keyed: nothing to choose from ({purpose})")
@@ -61,11 +85,16 @@ def normals(
     shape: Sequence[int],
     device: torch.device | str = "cpu",
 ) -> Float[Tensor, "b ..."]:
-    """Standard normal noise of `shape` per position, each from a generator of its own.
+    """Standard normal noise of `shape` for each position, float32; for training.
 
-    On the `meta` device it has a shape and no values.
+    On the CPU it is drawn by Philox under 128 bits, on a GPU by torch's generator there, which is
+    Philox under 63 bits: the same in kind, but other numbers. `video_noise` is the same everywhere.
     """
-    if torch.device(device).type == "meta":
+    device = torch.device(device)
+    if device.type == "cpu":
+        digests = [_digest(seed, p, purpose, 16) for p in positions]
+        return _normals(digests, range(1), math.prod(shape)).view(len(positions), *shape)
+    if device.type == "meta":
         return torch.empty(len(positions), *shape, device=device)
     return torch.stack(
         [
@@ -73,3 +102,83 @@ def normals(
             for p in positions
         ]
     )
+
+
+def video_noise(
+    seed: int,
+    positions: Sequence[int],
+    purpose: str,
+    *,
+    frames: range,
+    frame_shape: tuple[int, int, int],
+    device: torch.device | str = "cpu",
+) -> Float[Tensor, "b c f h w"]:
+    """Standard normal noise of videos, keyed by (seed, position, purpose, frame); for sampling.
+
+    It is drawn on the CPU whatever the device, so that one seed gives one video everywhere. A
+    window of frames has the noise that the whole video has there; a tile is a slice of its frames.
+
+    Args:
+        seed: of the cascade.
+        positions: a number for each video, such as its own seed.
+        purpose: what the noise is for.
+        frames: the frames' numbers in the whole video, from the window's first on.
+        frame_shape: channels, height and width of a whole frame, on which the noise depends.
+        device: where the noise goes.
+
+    Raises:
+        ValueError: `frames` starts below 0 or leaves frames out.
+    """
+    if frames.step != 1 or frames.start < 0:
+        raise ValueError(
+            f"video_noise ({purpose}): frames must be neighbours from 0 on, got {frames}; take a "
+            "slice of a wider window"
+        )
+    channels, height, width = frame_shape
+    if torch.device(device).type == "meta":
+        return torch.empty(len(positions), channels, len(frames), height, width, device=device)
+    digests = [_digest(seed, p, purpose, 16) for p in positions]
+    noise = _normals(digests, frames, math.prod(frame_shape))
+    videos = noise.reshape(len(positions), len(frames), channels, height, width).transpose(1, 2)
+    return videos.contiguous().to(device)
+
+
+def _normals(keys: Sequence[bytes], frames: range, size: int) -> Float[Tensor, "b f n"]:
+    """`size` standard normals for each key and frame, by the transform of Box and Muller (1958).
+
+    A frame takes a fixed number of Philox's steps, so its place in the stream is known.
+    """
+    pairs = -(-size // _BLOCK) * (_BLOCK // 2)
+    uniform = np.empty((len(keys), len(frames), 2, pairs), np.float32)
+    bits = np.random.Philox(key=0)
+    draws = np.random.Generator(bits)
+    for rows, digest in zip(uniform, keys, strict=True):
+        bits.state = _state(digest, frames.start * (2 * pairs // _BLOCK))
+        draws.random(out=rows, dtype=np.float32)
+    noise = torch.from_numpy(uniform)
+    radius = noise[:, :, 0].neg_().add_(1).log_().mul_(-2).sqrt_()  # of 1 − u, which is never 0
+    angle = noise[:, :, 1].mul_(2 * math.pi)
+    sine = angle.sin()
+    angle.cos_().mul_(radius)
+    radius.mul_(sine)
+    return noise.flatten(2)[..., :size].contiguous()
+
+
+def _state(digest: bytes, step: int) -> Any:  # numpy keeps the state's type to itself
+    """Philox's state under a key of 16 bytes, `step` steps after its start."""
+    return {
+        "bit_generator": "Philox",
+        "state": {
+            "counter": np.array([step, 0, 0, 0], np.uint64),
+            "key": np.frombuffer(digest, "<u8").astype(np.uint64),
+        },
+        "buffer": np.zeros(4, np.uint64),
+        "buffer_pos": 4,
+        "has_uint32": 0,
+        "uinteger": 0,
+    }
+
+
+def _digest(seed: int, position: int, purpose: str, size: int) -> bytes:
+    text = f"{seed}/{position}/{purpose}".encode()
+    return hashlib.blake2b(text, digest_size=size).digest()

@@ -1,8 +1,9 @@
-"""Guidance: how the prompt's prediction is set against the one without it.
+"""Classifier-free guidance: the prediction with the prompt is extrapolated from the one without.
 
-Every part works on each sample by itself, so nothing depends on what else is in the batch. Parts
-come composed from YAML: a scale, when it holds (`oscillate`, `interval`), and corrections of the
-result (`zero_star`, `rescale`, `threshold`).
+Parts come composed from YAML: a scale, when it applies (`oscillate`, `interval`), and corrections
+of the result (`zero_star`, `rescale`, `threshold`). Every statistic is taken over one sample, so
+no sample depends on the rest of its batch, and over the free positions alone: what the network
+returns at positions that the user gave is not trained, and must not reach the others.
 """
 
 import copy
@@ -10,7 +11,7 @@ import math
 from collections.abc import Sequence
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from cascade.diffusion.sampler import Step
@@ -18,12 +19,29 @@ from cascade.diffusion.sampler import Step
 Video = Float[Tensor, "b c f h w"]
 Scale = Float[Tensor, "b 1 1 1 1"]
 NoiseLevel = Float[Tensor, "#b 1 #f 1 1"] | float
+#: True where the sample is the network's own work, false where the user gave it; None: all of it.
+Free = Bool[Tensor, "#b 1 #f #h #w"] | None
+
+
+def _total(values: Video, free: Free) -> Scale:
+    """The sum over each sample's free positions."""
+    kept = values if free is None else values.where(free, 0.0)
+    return kept.sum(dim=(1, 2, 3, 4), keepdim=True)
+
+
+def _deviation(x: Video, free: Free) -> Scale:
+    """The standard deviation of each sample's free values; 0 where there are none."""
+    count: Tensor | int = x[0].numel()
+    if free is not None:
+        count = free.expand_as(x).sum(dim=(1, 2, 3, 4), keepdim=True).clamp(min=1)
+    centred = x - _total(x, free) / count
+    return (_total(centred.square(), free) / count).sqrt()
 
 
 class Oscillate:
-    """Full scale for the first `constant` share of the steps, then `low` at every other step.
+    """The full scale in the first `constant` share of the steps, then `low` at every other step.
 
-    (Imagen Video, section 2.6: against the saturation that a high scale brings.)
+    A high scale saturates colours; the low steps undo it (Imagen Video, section 2.6.2).
     """
 
     def __init__(self, *, constant: float = 0.1, low: float = 1.0) -> None:
@@ -39,9 +57,9 @@ class Oscillate:
 
 
 class ZeroStar:
-    """CFG-Zero* (Fan et al. 2025): project the unguided velocity, stand still in the first steps.
+    """CFG-Zero* (Fan et al. 2025): scales the velocity without the prompt, and zeroes first steps.
 
-    `still` is the share of steps with velocity zero; the velocity is rectified flow's.
+    `still` is the share of steps whose velocity is zero; the velocity is rectified flow's.
     """
 
     def __init__(self, *, still: float = 0.04) -> None:
@@ -53,18 +71,16 @@ class ZeroStar:
         """Whether this is one of the first steps."""
         return step.index < math.ceil(self.still * step.count)
 
-    def project(self, cond: Video, uncond: Video) -> Video:
-        """S* uncond, with s* = ⟨cond, uncond⟩/‖uncond‖², the multiple nearest to cond."""
-        dims = (1, 2, 3, 4)
-        inner = (cond * uncond).sum(dim=dims, keepdim=True)
-        norm = uncond.square().sum(dim=dims, keepdim=True)
+    def project(self, cond: Video, uncond: Video, free: Free = None) -> Video:
+        """S* uncond with s* = ⟨cond, uncond⟩/‖uncond‖², the multiple of uncond nearest to cond."""
+        inner, norm = _total(cond * uncond, free), _total(uncond.square(), free)
         return inner / norm.clamp(min=torch.finfo(norm.dtype).tiny) * uncond
 
 
 class DynamicThreshold:
-    """Clip x̂ to ±s and divide by s (Imagen, section 2.3), s the `percentile` of |x̂|, at least 1.
+    """Clips x̂ to ±s and divides by s, where s is the `percentile` of |x̂| and at least 1.
 
-    `ceiling` bounds s: 1 is the static threshold, a plain clip to [-1, 1].
+    (Imagen, section 2.3.) `ceiling` bounds s: 1 is the static threshold, a plain clip to [-1, 1].
     """
 
     def __init__(self, *, percentile: float = 99.5, ceiling: float = math.inf) -> None:
@@ -75,20 +91,37 @@ class DynamicThreshold:
         self.percentile = percentile
         self.ceiling = ceiling
 
-    def __call__(self, x: Video) -> Video:
+    def __call__(self, x: Video, free: Free = None) -> Video:
         """The thresholded x̂."""
-        size = x.abs().flatten(1)
-        rank = math.ceil(self.percentile / 100 * size.shape[1])
-        bound = size.kthvalue(rank, dim=1).values.clamp(1, self.ceiling)
-        bound = bound[:, None, None, None, None]
+        bound = self._percentile(x.abs(), free).clamp(1, self.ceiling)
         return x.clamp(-bound, bound) / bound
+
+    def _percentile(self, size: Video, free: Free) -> Scale:
+        """The smallest value that `percentile` of each sample's free ones do not exceed.
+
+        0 where a sample has no free position.
+        """
+        if free is None:
+            rank = self._rank(size[0].numel())
+            return size.flatten(1).kthvalue(rank, dim=1).values[:, None, None, None, None]
+        bounds = [
+            values[kept].kthvalue(self._rank(int(kept.sum()))).values
+            if kept.any()
+            else values.new_zeros(())
+            for values, kept in zip(size, free.expand_as(size), strict=True)
+        ]
+        return torch.stack(bounds)[:, None, None, None, None]
+
+    def _rank(self, count: int) -> int:
+        return math.ceil(self.percentile / 100 * count)
 
 
 class Guidance:
     """x̂ = x̂_u + scale (x̂_c − x̂_u) (Ho & Salimans 2022), equal in x, ε and velocity.
 
-    `interval` is the span of diffusion time in which the scale holds (Kynkäänniemi et al. 2024);
-    `rescale` in [0, 1] draws the result's spread back to the conditional's (Lin et al. 2023).
+    `interval` is the span of diffusion time in which the scale applies (Kynkäänniemi et al. 2024);
+    `rescale` in [0, 1] moves the standard deviation of the result towards that of the conditional
+    prediction (Lin et al. 2023).
     """
 
     def __init__(
@@ -121,7 +154,7 @@ class Guidance:
         return other
 
     def scale_at(self, step: Step) -> float:
-        """The scale that holds at this step; 1 is no guidance."""
+        """The scale of this step; 1 is no guidance."""
         if self.interval is not None and not self.interval[0] <= step.t <= self.interval[1]:
             return 1.0
         return self.scale if self.oscillate is None else self.oscillate(self.scale, step)
@@ -140,8 +173,9 @@ class Guidance:
         alpha: NoiseLevel,
         sigma: NoiseLevel,
         step: Step,
+        free: Free = None,
     ) -> Video:
-        """The guided x̂.
+        """The guided x̂; what it is at positions that are not free is the caller's to overwrite.
 
         Args:
             x_cond: x̂ with the prompt.
@@ -150,6 +184,7 @@ class Guidance:
             alpha: the share of data in z.
             sigma: the share of noise in z.
             step: the sampler's.
+            free: true where the sample is the network's own work; None: everywhere.
 
         Raises:
             ValueError: `x_uncond` is missing although `needs_uncond(step)`.
@@ -163,15 +198,17 @@ class Guidance:
                     f"Guidance: scale {self.scale_at(step):g} at step {step.index} needs x̂ without "
                     "the prompt, got none; ask needs_uncond(step) first"
                 )
-            x = self._guided(x_cond, x_uncond, z / (alpha + sigma), self.scale_at(step))
-        return x if self.threshold is None else self.threshold(x)
+            x = self._guided(x_cond, x_uncond, z / (alpha + sigma), self.scale_at(step), free)
+        return x if self.threshold is None else self.threshold(x, free)
 
-    def _guided(self, cond: Tensor, uncond: Tensor, still: Tensor, scale: float) -> Tensor:
+    def _guided(
+        self, cond: Tensor, uncond: Tensor, still: Tensor, scale: float, free: Tensor | None
+    ) -> Tensor:
         if self.zero_star is not None:
-            uncond = still - self.zero_star.project(still - cond, still - uncond)
+            uncond = still - self.zero_star.project(still - cond, still - uncond, free)
         x = uncond + scale * (cond - uncond)
         if self.rescale is None:
             return x
-        spread, wanted = (v.flatten(1).std(dim=1)[:, None, None, None, None] for v in (x, cond))
+        spread, wanted = (_deviation(v, free) for v in (x, cond))
         ratio = wanted / spread.clamp(min=torch.finfo(spread.dtype).tiny)
         return x * (1 + self.rescale * (ratio - 1))

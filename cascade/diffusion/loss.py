@@ -1,11 +1,18 @@
-"""Denoising losses: a weight w(λ) times the MSE of ε, whatever the network predicts.
+"""Denoising losses: a weight times the MSE of ε at the drawn λ, whatever the network predicts.
 
 All losses are compared on one scale (Kingma & Gao 2023): the same x̂ costs the same whether the
-network said x, ε, v or velocity, because every error is first carried over to ε.
+network returned x, ε, v or velocity, because every error is first converted to an error of ε.
+
+A weight is one of two kinds. Most multiply the loss at the λ that training draws, so they are part
+of an objective only together with p(λ), the density of the draws. A weight that is `integrated` is
+the w(λ) of the objective ½ ∫ w(λ) E‖ε̂ − ε‖² dλ, whatever p(λ) is; its estimate from draws divides
+by p(λ): ½ E_{λ~p(λ)} [w(λ)/p(λ) E‖ε̂ − ε‖²] (Kingma & Gao 2023, section 3.2). `Diffusion` knows
+p(λ) and wraps such a weight in `PerDensity`.
 """
 
 from abc import ABC, abstractmethod
-from typing import assert_never
+from collections.abc import Callable
+from typing import ClassVar, assert_never
 
 import torch
 from jaxtyping import Bool, Float
@@ -33,7 +40,10 @@ def eps_factor(
 
 
 class Weight(ABC):
-    """A weight w(λ) that multiplies the MSE of ε."""
+    """A weight w(λ) of the MSE of ε."""
+
+    #: Whether w(λ) belongs to an integral over λ, so that draws of λ must be divided by p(λ).
+    integrated: ClassVar[bool] = False
 
     @abstractmethod
     def __call__(self, logsnr: PerFrame, alpha: PerFrame, sigma: PerFrame) -> PerFrame:
@@ -41,10 +51,10 @@ class Weight(ABC):
 
 
 class Uniform(Weight):
-    """Plain MSE in a named space: w = (d space/dε)².
+    """Plain MSE in a named space at the drawn λ: w = (d space/dε)².
 
-    `clip` is JiT's: the space's denominator σ is taken to be at least that (0.05), which keeps a
-    network that predicts x from an unbounded weight near the data.
+    `clip` is JiT's: the space's denominator σ is taken to be at least that (0.05), which bounds the
+    weight near the data for a network that predicts x.
     """
 
     def __init__(self, *, space: Target, clip: float | None = None) -> None:
@@ -60,7 +70,7 @@ class Uniform(Weight):
 
 
 class MinSNR(Weight):
-    """min(SNR, γ)/SNR on ε, which is min(SNR, γ) on x (Hang et al. 2023)."""
+    """min(SNR, γ)/SNR on ε at the drawn λ, which is min(SNR, γ) on x (Hang et al. 2023)."""
 
     def __init__(self, *, gamma: float = 5.0) -> None:
         if not gamma > 0:
@@ -73,10 +83,15 @@ class MinSNR(Weight):
 
 
 class Sigmoid(Weight):
-    """sigmoid(bias − λ) on ε (Kingma & Gao 2023; Hoogeboom et al. 2024).
+    """w(λ) = sigmoid(bias − λ) of the objective's integral over λ.
 
-    The larger the picture, the lower the bias, as for the schedule's shift.
+    (Kingma & Gao 2023, section 5; Hoogeboom et al. 2024, "Simpler Diffusion".) The larger the
+    picture, the lower the bias, as for the schedule's shift. The objective is the same for every
+    distribution of times, but the spread of its estimate is not: the ratio w/p has no bound where
+    p(λ) falls off faster than w(λ). Simpler Diffusion draws t uniformly on the cosine schedule.
     """
+
+    integrated: ClassVar[bool] = True
 
     def __init__(self, *, bias: float = 0.0) -> None:
         self.bias = bias
@@ -84,6 +99,22 @@ class Sigmoid(Weight):
     def __call__(self, logsnr: PerFrame, _alpha: PerFrame, _sigma: PerFrame) -> PerFrame:
         """sigmoid(bias − λ)."""
         return torch.sigmoid(self.bias - logsnr)
+
+
+class PerDensity(Weight):
+    """w(λ)/p(λ): what multiplies the MSE of ε at draws from p(λ) where w is `integrated`.
+
+    The factor ½ of the objective is left out, as from all weights. 0 where p is infinite: the
+    schedule clips all draws beyond an end of the integral to that end.
+    """
+
+    def __init__(self, weight: Weight, density: Callable[[PerFrame], PerFrame]) -> None:
+        self.weight = weight
+        self.density = density
+
+    def __call__(self, logsnr: PerFrame, alpha: PerFrame, sigma: PerFrame) -> PerFrame:
+        """w(λ)/p(λ)."""
+        return self.weight(logsnr, alpha, sigma) / self.density(logsnr)
 
 
 def denoising_loss(
@@ -96,9 +127,10 @@ def denoising_loss(
     weight: Weight,
     frame_mask: Bool[Tensor, "b f"],
 ) -> Float[Tensor, " b"]:
-    """w(λ)·MSE(ε) of each sample, a mean over the frames where `frame_mask` is true.
+    """Weight times MSE of ε for each sample, the mean over its frames where `frame_mask` is true.
 
-    A sample with no such frame (all its frames are given) costs 0. Computed in float32 or wider.
+    A sample with no such frame (all its frames are given) costs 0. `weight` is the diffusion's
+    (`Diffusion.weight`), which knows the density of the draws. Computed in float32 or wider.
     """
     wide = torch.promote_types(pred.dtype, torch.float32)
     mse = (pred.to(wide) - target.to(wide)).square().mean(dim=(1, 3, 4))

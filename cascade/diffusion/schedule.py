@@ -32,11 +32,18 @@ class Schedule(ABC):
         ends = t.new_tensor([self.logsnr_max, self.logsnr_min])
         first, last = self.time(ends).unbind()  # clipped in t, where float32 has no infinity
         logsnr = self._logsnr(t.clamp(first, last)) + self.logsnr_shift
+        logsnr = logsnr.masked_fill(t <= first, self.logsnr_max)
+        logsnr = logsnr.masked_fill(t >= last, self.logsnr_min)
         return logsnr.clamp(self.logsnr_min, self.logsnr_max)
 
     def time(self, logsnr: Float[Tensor, "*n"]) -> Float[Tensor, "*n"]:
         """t(λ), the inverse of `logsnr` wherever that is not clipped."""
         return self._time(logsnr - self.logsnr_shift)
+
+    def speed(self, logsnr: Float[Tensor, "*n"]) -> Float[Tensor, "*n"]:
+        """|dt/dλ|; infinite at the ends, where a span of t is clipped to one λ."""
+        ends = (logsnr <= self.logsnr_min) | (logsnr >= self.logsnr_max)
+        return self._speed(logsnr - self.logsnr_shift).masked_fill(ends, math.inf)
 
     @abstractmethod
     def alpha(self, logsnr: Float[Tensor, "*n"]) -> Float[Tensor, "*n"]:
@@ -53,6 +60,10 @@ class Schedule(ABC):
     @abstractmethod
     def _time(self, logsnr: Tensor) -> Tensor:
         """The inverse of `_logsnr`."""
+
+    @abstractmethod
+    def _speed(self, logsnr: Tensor) -> Tensor:
+        """|dt/dλ| of `_time`."""
 
 
 class CosineVP(Schedule):
@@ -72,6 +83,9 @@ class CosineVP(Schedule):
     def _time(self, logsnr: Tensor) -> Tensor:
         return torch.atan(torch.exp(-logsnr / 2)) * (2 / math.pi)
 
+    def _speed(self, logsnr: Tensor) -> Tensor:
+        return 1 / (2 * math.pi * torch.cosh(logsnr / 2))
+
 
 class RectifiedFlow(Schedule):
     """The straight path z = (1 − t) x + t ε, λ = 2 log((1 − t)/t) (Liu et al. 2022); α + σ = 1."""
@@ -90,9 +104,12 @@ class RectifiedFlow(Schedule):
     def _time(self, logsnr: Tensor) -> Tensor:
         return (-logsnr / 2).sigmoid()
 
+    def _speed(self, logsnr: Tensor) -> Tensor:
+        return (logsnr / 2).sigmoid() * (-logsnr / 2).sigmoid() / 2
+
 
 class TimeDistribution(ABC):
-    """How t is drawn in training, by inverse distribution function: the uniforms come from outside.
+    """How t is drawn in training: the inverse distribution function, of uniforms from outside.
 
     So a stratified or keyed u gives a stratified or keyed t.
     """
@@ -100,6 +117,10 @@ class TimeDistribution(ABC):
     @abstractmethod
     def __call__(self, u: Float[Tensor, " b"]) -> Float[Tensor, " b"]:
         """T for u in (0, 1)."""
+
+    @abstractmethod
+    def density(self, t: Float[Tensor, "*n"]) -> Float[Tensor, "*n"]:
+        """p(t) for t inside (0, 1): the integral of p up to t(u) is u."""
 
 
 class UniformTime(TimeDistribution):
@@ -109,11 +130,15 @@ class UniformTime(TimeDistribution):
         """U itself."""
         return u
 
+    def density(self, t: Float[Tensor, "*n"]) -> Float[Tensor, "*n"]:
+        """1."""
+        return torch.ones_like(t)
+
 
 class LogitNormalTime(TimeDistribution):
     """logit(t) ~ N(mean, std²) (SD3, section 3.1); under rectified flow λ ~ N(−2 mean, (2 std)²).
 
-    A positive mean dwells on noise. JiT, whose t = 1 is data, uses (−0.8, 0.8): here (+0.8, 0.8).
+    A positive mean favours noise. JiT, whose t = 1 is data, uses (−0.8, 0.8): here (+0.8, 0.8).
     """
 
     def __init__(self, *, mean: float = 0.0, std: float = 1.0) -> None:
@@ -125,3 +150,9 @@ class LogitNormalTime(TimeDistribution):
     def __call__(self, u: Float[Tensor, " b"]) -> Float[Tensor, " b"]:
         """sigmoid(mean + std Φ⁻¹(u))."""
         return torch.sigmoid(self.mean + self.std * torch.special.ndtri(u))
+
+    def density(self, t: Float[Tensor, "*n"]) -> Float[Tensor, "*n"]:
+        """N(logit(t); mean, std²) / (t (1 − t))."""
+        score = (torch.logit(t) - self.mean) / self.std
+        normal = torch.exp(-(score**2) / 2) / (self.std * math.sqrt(2 * math.pi))
+        return normal / (t * (1 - t))

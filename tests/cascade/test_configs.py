@@ -9,6 +9,8 @@ import pytest
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
+from cascade.diffusion.sampler import Step
+from cascade.diffusion.schedule import CosineVP, UniformTime
 from cascade.entry import CONF
 from cascade.params import build_on_meta
 from cascade.pipeline import check_chain
@@ -124,6 +126,37 @@ def test_imagen_video_has_the_published_sizes():
     for name in chain["stages"]:
         _, count = build_on_meta(f"imagen_video/{name}")
         assert 0.9 < count / chain["published"][name] < 1.1, name
+
+
+def test_imagen_video_has_the_published_diffusion_and_text():
+    chain = compose("params", overrides=["cascade=imagen_video"])["cascade"]
+    for name in chain["stages"]:
+        stage, _ = build_on_meta(f"imagen_video/{name}")
+        assert isinstance(stage.diffusion.schedule, CosineVP), name
+        assert stage.diffusion.schedule.logsnr_shift == 0, name
+        assert isinstance(stage.diffusion.times, UniformTime), name
+        assert stage.diffusion.target == "v", name
+        assert stage.text.width == 4096, name
+        assert stage.sampling.guidance.threshold.percentile == 99.5, name
+        assert stage.sampling.steps == (256 if name == "base" else 128), name
+
+
+def test_imagen_video_oscillates_guidance_on_the_base_and_the_first_two_stages_after_it():
+    chain = compose("params", overrides=["cascade=imagen_video"])["cascade"]["stages"]
+    found = []
+    for name in chain:
+        guidance = build_on_meta(f"imagen_video/{name}")[0].sampling.guidance
+        if guidance.oscillate is not None:
+            found.append(name)
+            scales = {guidance.scale_at(Step(i, 128, 0.5, 0.0)) for i in range(128)}
+            assert scales == {1 + 15, 1 + 1}, name  # the paper's weights are of (1 + w) and w
+    assert found == chain[:3] == ["base", "tsr1", "ssr1"]
+
+
+def test_half_of_a_base_s_clips_have_something_given_unless_its_own_config_says_otherwise():
+    for stage in ("single_gpu/base", "imagen_video/base"):
+        modes = compose("train", overrides=[f"stage={stage}"])["stage"]["train"]["modes"]
+        assert hydra.utils.instantiate(modes).probabilities(16)["text"] == pytest.approx(0.5)
 
 
 @pytest.mark.parametrize("stage", [s for s in STAGES if not s.endswith("base")])

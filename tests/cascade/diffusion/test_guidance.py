@@ -159,6 +159,65 @@ def test_no_sample_depends_on_the_rest_of_the_batch(index: int) -> None:
         assert torch.equal(run(slice(i, i + 1)), whole[i : i + 1])
 
 
+#: One sample with given frames, one with a given region, one all given.
+GIVEN = torch.zeros(3, 1, 2, 4, 4, dtype=torch.bool)
+GIVEN[0, :, 1] = True
+GIVEN[1, :, :, 1:3, :2] = True
+GIVEN[2] = True
+PARTS = {
+    "zero star": Guidance(scale=6.0, zero_star=ZeroStar()),
+    "rescale": Guidance(scale=6.0, rescale=0.7),
+    "threshold": Guidance(scale=6.0, threshold=DynamicThreshold(percentile=90.0)),
+    "everything": EVERYTHING,
+}
+
+
+def freely(guidance: Guidance, free: Tensor | None, cond: Tensor, uncond: Tensor) -> Tensor:
+    z = predictions()[2]
+    return guidance(cond, uncond, z=z, alpha=ALPHA, sigma=SIGMA, step=at(6), free=free)
+
+
+@pytest.mark.parametrize("junk", [0.0, 40.0, torch.inf, torch.nan])
+@pytest.mark.parametrize("part", PARTS)
+def test_what_the_network_returns_at_given_positions_moves_no_free_one(
+    part: str, junk: float
+) -> None:
+    cond, uncond, _ = predictions()
+    given = GIVEN.expand_as(cond)
+    made = freely(PARTS[part], ~GIVEN, cond, uncond)
+    other = freely(
+        PARTS[part], ~GIVEN, cond.masked_fill(given, junk), uncond.masked_fill(given, -junk)
+    )
+    assert torch.equal(made[~given], other[~given])
+
+
+@pytest.mark.parametrize("part", PARTS)
+def test_a_sample_that_is_all_free_is_guided_as_without_a_mask(part: str) -> None:
+    cond, uncond, _ = predictions()
+    everywhere = torch.ones(1, 1, 1, 1, 1, dtype=torch.bool)
+    without = freely(PARTS[part], None, cond, uncond)
+    assert torch.equal(freely(PARTS[part], everywhere, cond, uncond), without)
+    mixed = torch.cat([~GIVEN[:1], torch.ones_like(GIVEN[1:])])
+    torch.testing.assert_close(freely(PARTS[part], mixed, cond, uncond)[1:], without[1:])
+
+
+@pytest.mark.parametrize("part", PARTS)
+def test_free_frames_are_guided_as_the_clip_of_these_frames_alone(part: str) -> None:
+    cond, uncond, z = predictions()
+    free = torch.tensor([True, False]).view(1, 1, 2, 1, 1)
+    made = freely(PARTS[part], free, cond, uncond)[:, :, :1]
+    alone = PARTS[part](
+        cond[:, :, :1], uncond[:, :, :1], z=z[:, :, :1], alpha=ALPHA, sigma=SIGMA, step=at(6)
+    )
+    torch.testing.assert_close(made, alone)
+
+
+@pytest.mark.parametrize("part", PARTS)
+def test_a_sample_with_nothing_free_stays_finite(part: str) -> None:
+    cond, uncond, _ = predictions()
+    assert freely(PARTS[part], ~GIVEN, cond, uncond)[2].isfinite().all()
+
+
 def test_another_scale_keeps_everything_else() -> None:
     other = EVERYTHING.with_scale(2.0)
     assert other.scale == 2.0

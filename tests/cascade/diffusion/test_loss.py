@@ -7,7 +7,15 @@ from torch import Tensor
 
 from cascade.diffusion.gaussian import Target, diffuse, per_frame, target, to_eps, to_x
 from cascade.diffusion.loss import MinSNR, Sigmoid, Uniform, Weight, denoising_loss, eps_factor
-from cascade.diffusion.schedule import CosineVP, RectifiedFlow, Schedule
+from cascade.diffusion.process import Diffusion
+from cascade.diffusion.schedule import (
+    CosineVP,
+    LogitNormalTime,
+    RectifiedFlow,
+    Schedule,
+    TimeDistribution,
+    UniformTime,
+)
 
 NAMES: tuple[Target, ...] = get_args(Target)
 WEIGHTS = [
@@ -95,6 +103,71 @@ def test_sigmoid_is_half_at_its_bias() -> None:
     weight = Sigmoid(bias=2.0)(logsnr, flow.alpha(logsnr), flow.sigma(logsnr))
     torch.testing.assert_close(weight, torch.sigmoid(2.0 - logsnr))
     assert weight[0, 1].item() == pytest.approx(0.5)
+
+
+#: Distributions of λ in [-20, 20] of every width and place.
+DRAWS = [
+    (schedule, times)
+    for schedule in (CosineVP(), CosineVP(logsnr_shift=-2.2), RectifiedFlow(logsnr_shift=1.0))
+    for times in (UniformTime(), LogitNormalTime(std=2.0), LogitNormalTime(mean=0.5, std=1.5))
+]
+
+
+def objective(diffusion: Diffusion) -> float:
+    """The expected loss of a fixed network, whose ε has the error exp(−(λ + 1)²/4) at λ."""
+    u = (torch.arange(400_000, dtype=torch.float64) + 0.5) / 400_000
+    logsnr = diffusion.logsnr(u)
+    alpha, sigma = diffusion.schedule.alpha(logsnr), diffusion.schedule.sigma(logsnr)
+    error = torch.exp(-((logsnr + 1) ** 2) / 4)
+    return (diffusion.weight(logsnr, alpha, sigma) * error).mean().item()
+
+
+def process(schedule: Schedule, times: TimeDistribution, weight: Weight) -> Diffusion:
+    return Diffusion(schedule=schedule, times=times, target="v", weight=weight)
+
+
+@pytest.mark.parametrize(("schedule", "times"), DRAWS)
+def test_the_sigmoid_objective_is_one_integral_however_log_snr_is_drawn(
+    schedule: Schedule, times: TimeDistribution
+) -> None:
+    logsnr = torch.linspace(-20, 20, 200_001, dtype=torch.float64)
+    error = torch.exp(-((logsnr + 1) ** 2) / 4)
+    integral = torch.trapezoid(torch.sigmoid(-1.0 - logsnr) * error, logsnr).item()
+    drawn = objective(process(schedule, times, Sigmoid(bias=-1.0)))
+    assert drawn == pytest.approx(integral, rel=1e-4)
+
+
+@pytest.mark.parametrize("weight", [Uniform(space="eps"), MinSNR()])
+def test_other_weights_multiply_what_is_drawn(weight: Weight) -> None:
+    found = [objective(process(*draws, weight)) for draws in DRAWS[:2]]
+    assert found[0] != pytest.approx(found[1], rel=0.05)
+    assert process(*DRAWS[0], weight).weight is weight
+
+
+def test_draws_beyond_the_ends_of_the_integral_carry_no_weight() -> None:
+    schedule = CosineVP(logsnr_min=-2.0, logsnr_max=2.0)
+    diffusion = process(schedule, UniformTime(), Sigmoid(bias=3.0))
+    logsnr = diffusion.logsnr(torch.tensor([0.01, 0.4, 0.6, 0.99]))
+    weight = diffusion.weight(logsnr, schedule.alpha(logsnr), schedule.sigma(logsnr))
+    assert (weight > 0).tolist() == [False, True, True, False]
+    u = (torch.arange(100_000, dtype=torch.float64) + 0.5) / 100_000
+    logsnr = diffusion.logsnr(u)
+    ones = diffusion.weight(logsnr, schedule.alpha(logsnr), schedule.sigma(logsnr))
+    span = torch.linspace(-2, 2, 10_001, dtype=torch.float64)
+    integral = torch.trapezoid(torch.sigmoid(3 - span), span).item()
+    assert ones.mean().item() == pytest.approx(integral, rel=1e-4)
+
+
+def test_the_density_of_drawn_log_snr_is_that_of_its_histogram() -> None:
+    for schedule, times in DRAWS:
+        diffusion = process(schedule, times, Sigmoid())
+        drawn = diffusion.logsnr((torch.arange(100_000, dtype=torch.float64) + 0.5) / 100_000)
+        edges = torch.linspace(-10, 10, 41, dtype=torch.float64)
+        share = torch.histogram(drawn, edges).hist / len(drawn)
+        fine = torch.linspace(-10, 10, 4001, dtype=torch.float64)
+        mass = torch.cumulative_trapezoid(diffusion.density(fine), fine)
+        expected = torch.cat([mass.new_zeros(1), mass])[::100].diff()
+        torch.testing.assert_close(share, expected, atol=5e-5, rtol=0)
 
 
 def test_clip_bounds_the_weight_of_x_and_changes_nothing_above_it() -> None:

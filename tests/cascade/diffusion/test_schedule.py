@@ -8,6 +8,7 @@ from cascade.diffusion.schedule import (
     LogitNormalTime,
     RectifiedFlow,
     Schedule,
+    TimeDistribution,
     UniformTime,
 )
 
@@ -80,3 +81,27 @@ def test_impossible_values_are_refused_with_both_values() -> None:
         CosineVP(logsnr_min=3.0, logsnr_max=-3.0)
     with pytest.raises(ValueError, match="std must be positive, got 0"):
         LogitNormalTime(std=0.0)
+
+
+@pytest.mark.parametrize("schedule", SCHEDULES)
+def test_speed_is_the_slope_of_time(schedule: Schedule) -> None:
+    logsnr = torch.linspace(-19, 19, 39, dtype=torch.float64, requires_grad=True)
+    schedule.time(logsnr).sum().backward()
+    torch.testing.assert_close(schedule.speed(logsnr.detach()), -logsnr.grad)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_speed_is_infinite_where_time_is_clipped(dtype: torch.dtype) -> None:
+    for schedule in (CosineVP(logsnr_max=9.2), RectifiedFlow(logsnr_min=-7.7, logsnr_shift=-3.0)):
+        clipped = schedule.logsnr(torch.tensor([0.0, 1e-9, 0.5, 1 - 1e-7, 1.0], dtype=dtype))
+        assert schedule.speed(clipped).isinf().tolist() == [True, True, False, True, True]
+
+
+@pytest.mark.parametrize(
+    "times", [UniformTime(), LogitNormalTime(), LogitNormalTime(mean=0.8, std=0.8)]
+)
+def test_the_density_of_times_is_the_slope_of_their_distribution(times: TimeDistribution) -> None:
+    u = torch.linspace(0.001, 0.999, 101, dtype=torch.float64, requires_grad=True)
+    t = times(u)
+    t.sum().backward()
+    torch.testing.assert_close(times.density(t.detach()), 1 / u.grad)
