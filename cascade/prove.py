@@ -8,13 +8,13 @@ is no trained run.
 
 import copy
 import json
+import logging
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import hydra
-import torch
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
@@ -31,6 +31,9 @@ from cascade.shrink import resolved
 #: The overrides that mean something here; a run is proved under the config it was trained with.
 USED = ("stage", "name", "data", "prove", "paths", "hydra", "seed")
 
+#: The loggers whose news are no news here.
+NOISY = ("data", "pytorch_lightning", "lightning_fabric", "HYDRA")
+
 
 def prove(config: dict[str, Any], run: Path, *, stage: str, overrides: Sequence[str]) -> Proof:
     """The proof of the run in a folder.
@@ -38,7 +41,9 @@ def prove(config: dict[str, Any], run: Path, *, stage: str, overrides: Sequence[
     Raises:
         ValueError: there is no trained run, or it cannot be opened.
     """
-    train = f"make train STAGE={Path(stage).name} CASCADE={Path(stage).parent} NAME={config['name']}"
+    train = (
+        f"make train STAGE={Path(stage).name} CASCADE={Path(stage).parent} NAME={config['name']}"
+    )
     card = find(run, train=train)
     settings = Settings(**{k: v for k, v in config["prove"].items() if k != "only"})
     own = config_of(run, config, manifests(run))
@@ -64,16 +69,19 @@ def prove(config: dict[str, Any], run: Path, *, stage: str, overrides: Sequence[
 def moved(
     own: Mapping[str, Any], composed: Mapping[str, Any], overrides: Sequence[str]
 ) -> dict[str, Any]:
-    """The run's data config with what was overridden on the command line: its shards may lie
-    elsewhere on this machine."""
+    """The run's data config with what the command line says of it.
+
+    On this machine its shards may lie elsewhere.
+    """
     data: Any = OmegaConf.create(copy.deepcopy(dict(own)))
+    other: Any = OmegaConf.create(dict(composed))
     for override in overrides:
         key = override.partition("=")[0].lstrip("+~")
         if key == "data":
             data.shards = composed["shards"]
         elif key.startswith("data."):
             inner = key.removeprefix("data.")
-            OmegaConf.update(data, inner, OmegaConf.select(OmegaConf.create(composed), inner))
+            OmegaConf.update(data, inner, OmegaConf.select(other, inner))
     plain = OmegaConf.to_container(data)
     assert isinstance(plain, dict)
     return {str(name): value for name, value in plain.items()}
@@ -106,7 +114,8 @@ def main(cfg: DictConfig) -> None:
     """The command line."""
     try:
         with explained():
-            torch.use_deterministic_algorithms(False)
+            for noisy in NOISY:
+                logging.getLogger(noisy).setLevel(logging.WARNING)
             check_name(cfg.name)
             overrides = list(HydraConfig.get().overrides.task)
             check_overrides(overrides)

@@ -34,7 +34,7 @@ class Worth:
     def verdict(self, least: float) -> str:
         """In words: something, nothing, or not known."""
         if self.clips < FEWEST:
-            return "not tested: held-out clips hardly differ in it"
+            return f"not tested: {self.clips} held-out clips differ in it, {FEWEST} are needed"
         if self.mean - self.half > 0:
             return "worth something"
         if self.mean + self.half < least:

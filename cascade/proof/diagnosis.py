@@ -1,5 +1,6 @@
 """What differs between what training and the sampler feed a network, in words."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import torch
@@ -19,6 +20,19 @@ class Made:
     low_eps: Float[Tensor, "b c f h w"] | None = None
 
 
+#: Causes before their effects: given frames change z and logsnr, for instance.
+ORDER = ("text", "text_mask", "mask", "given", "low")
+LAST = ("logsnr", "z")
+
+
+def by_cause(names: Iterable[str]) -> list[str]:
+    """Names of inputs, those first whose difference explains others."""
+    return sorted(
+        names,
+        key=lambda name: (name in LAST, ORDER.index(name) if name in ORDER else len(ORDER)),
+    )
+
+
 def gap(one: Tensor, other: Tensor) -> float:
     """The largest difference; infinite where shapes differ."""
     if one.shape != other.shape:
@@ -30,11 +44,14 @@ def explain(name: str, train: Inputs, sample: Inputs, made: Made) -> str:
     """How one input differs: `train` and `sample` are the inputs of one clip."""
     one, other = train[name], sample[name]
     if name in ("low", "given") and _swapped(train, sample):
-        return f"{name}: the sampler swaps the channels of low and given"
+        return "low and given: the sampler swaps their channels"
+    if name.startswith("text"):
+        return _texts(name, one, other)
     if one.shape != other.shape:
-        return f"{name}: training feeds {_shape(name, one)}, the sampler {_shape(name, other)}"
+        shapes = ("×".join(map(str, value.shape[1:])) for value in (one, other))
+        return "{}: training feeds {}, the sampler {}".format(name, *shapes)
     if name == "mask":
-        return f"mask: training sets {_set(one)}, the sampler {_set(other)}"
+        return f"mask: training {_set(one)}, the sampler {_set(other)}"
     if name == "z":
         return _noisy("z", one, other, made.x, made.eps)
     if name == "low" and made.low is not None and made.low_eps is not None:
@@ -53,7 +70,7 @@ def _noisy(name: str, one: Tensor, other: Tensor, clean: Tensor, eps: Tensor) ->
     if abs(a - b) + abs(s - r) > 1e-4:
         text += f"; training feeds {a:.4f} clip + {s:.4f} noise, the sampler {b:.4f} + {r:.4f}"
     if left > max(1e-4, 2 * shares[0][2]):
-        text += f"; the sampler's clip is another (resized otherwise?), by {left:.3g} on average"
+        text += f"; the clip in the sampler's is off by {left:.3g} on average: resized otherwise"
     return text
 
 
@@ -75,10 +92,12 @@ def _swapped(train: Inputs, sample: Inputs) -> bool:
 
 def _set(mask: Tensor) -> str:
     share = float((mask > 0).float().mean())
-    return "no position" if share == 0 else f"{100 * share:.1f} % of the positions"
+    return "never sets it" if share == 0 else f"sets {100 * share:.1f} % of the positions"
 
 
-def _shape(name: str, value: Tensor) -> str:
-    if name.startswith("text"):
-        return f"{value.shape[1]} tokens"
-    return "×".join(map(str, value.shape[1:]))
+def _texts(name: str, one: Tensor, other: Tensor) -> str:
+    if one.shape != other.shape:
+        differ = f"training feeds {one.shape[1]} tokens, the sampler {other.shape[1]}"
+    else:
+        differ = f"differs by up to {gap(one, other):.3g}"
+    return f"{name}: {differ}: another caption, or another encoder"

@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 from jaxtyping import Bool, Float
-from torch import Tensor
+from torch import Tensor, nn
 
 from cascade.stage import Stage
 
@@ -28,7 +28,7 @@ def by_name(
     channels = stage.codec.channels
     low = {"low": channels} if stage.kind.takes_low else {}
     sizes = {"z": channels, **low, "given": channels, "mask": stage.codec.cell}
-    inputs = dict(zip(sizes, x.split(list(sizes.values()), dim=1), strict=True))
+    inputs = dict(zip(sizes, torch.split(x, list(sizes.values()), dim=1), strict=True))
     inputs |= {"logsnr": logsnr, "text": text, "text_mask": text_mask}
     return inputs | {name: scalars[:, i] for i, name in enumerate(stage.kind.scalars)}
 
@@ -74,3 +74,19 @@ def recorded(stage: Stage) -> Iterator[list[Inputs]]:
     finally:
         for name in own:
             delattr(net, name)
+
+
+@contextmanager
+def watched(stage: Stage) -> Iterator[list[Inputs]]:
+    """Inside, what the network is fed is recorded, and it answers as it does."""
+    calls: list[Inputs] = []
+
+    def note(_: nn.Module, arguments: tuple[Tensor, ...]) -> None:
+        calls.append({k: v.clone() for k, v in by_name(stage, *arguments).items()})
+
+    assert stage.net is not None
+    hook = stage.net.register_forward_pre_hook(note)
+    try:
+        yield calls
+    finally:
+        hook.remove()

@@ -4,23 +4,20 @@ One held-out clip goes both ways at the same draws: through the training loss, a
 with the arguments that a pipeline passes. Both networks record their inputs.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float
 from torch import Tensor
 
-from cascade import keyed
-from cascade.conditioning import bring
-from cascade.diffusion.schedule import Schedule
-from cascade.proof.diagnosis import Made, explain, gap
-from cascade.proof.found import Found, NotCheckedError, Pictures, Table, judged
-from cascade.proof.network_inputs import CHANNELS, Inputs, recorded
-from cascade.proof.practised_ways import NOTHING, forced, practising, suiting
-from cascade.proof.subject import PURPOSE, Subject, grid_of, taken
+from cascade.proof.both_sides import sampling, training
+from cascade.proof.diagnosis import LAST, Made, by_cause, explain, gap
+from cascade.proof.found import Found, Pictures, Table, judged
+from cascade.proof.network_inputs import CHANNELS, Inputs
+from cascade.proof.practised_ways import NOTHING, suiting
+from cascade.proof.subject import Subject, taken
 from cascade.report import Cell
-from cascade.stage import Batch, TrainableStage
+from cascade.stage import Batch
 
 #: The row of the prediction that guidance leads away from.
 DROPPED = "no caption"
@@ -48,19 +45,11 @@ class Pair:
             return float("inf")
         return gap(self.train[name], self.sample[name])
 
-    def wrong(self, allowed: dict[str, float]) -> list[str]:
-        """How each input differs that differs more than is allowed."""
-        lines = []
-        for name in self.names:
-            if self.gap(name) > allowed.get(name, 0.0):
-                missing = "training" if name not in self.train else "the sampler"
-                both = name in self.train and name in self.sample
-                lines.append(
-                    explain(name, self.train, self.sample, self.made)
-                    if both
-                    else f"{name}: {missing} does not feed it"
-                )
-        return lines
+    def explained(self, name: str) -> str:
+        """How an input differs."""
+        if name in self.train and name in self.sample:
+            return explain(name, self.train, self.sample, self.made)
+        return f"{name}: {'the sampler' if name in self.train else 'training'} does not feed it"
 
 
 @torch.no_grad()
@@ -71,33 +60,71 @@ def check(subject: Subject) -> Found:
     ways = suiting(held["video"].shape[2])
     clips = min(subject.settings.few, len(held["position"]))
     allowed = _allowed(subject, held)
-    pairs: list[Pair] = []
-    wrong: dict[str, list[str]] = {}
-    for i in range(clips):
-        for pair in _pairs(subject, taken(held, [i]), ways, packed=packed):
-            pairs.append(pair)
-            lines = pair.wrong(allowed)
-            if pair.way not in (NOTHING, DROPPED) and not pair.train["mask"].any():
-                lines.append("mask: training never sets it, so nothing is marked as given")
-            if lines:
-                wrong.setdefault(pair.way, list(dict.fromkeys(lines)))
+    pairs = [
+        pair
+        for i in range(clips)
+        for pair in _pairs(subject, taken(held, [i]), ways, packed=packed)
+    ]
+    drifting = _drifting(subject, taken(held, [0]), ways)
+    wrong = [*_differences(pairs, allowed), *_unset(pairs), *drifting]
     differing = sum(pair.gap(name) > 0 for pair in pairs for name in pair.names)
     total = sum(len(pair.names) for pair in pairs)
     exact = "exact, bit by bit"
     if allowed:
         exact += f"; {', '.join(allowed)} within {max(allowed.values()):g} (stored embeddings)"
     return judged(
-        [f"{way}: {line}" for way, lines in wrong.items() for line in lines],
+        wrong,
         figure=f"{differing} of {total} inputs differ ({clips} clips × {len(ways)} ways)",
         tolerance=exact,
         tables=[_table(pairs, allowed)],
-        pictures=[_pictures(subject, _shown(pairs, wrong))],
+        pictures=[_pictures(_shown(pairs, allowed))],
     )
 
 
-def _pairs(
-    subject: Subject, one: Batch, ways: Sequence[str], *, packed: bool
-) -> Iterator[Pair]:
+def _differences(pairs: Sequence[Pair], allowed: Mapping[str, float]) -> list[str]:
+    """How each input differs that differs more than is allowed, and under which ways."""
+    lines: dict[str, list[str]] = {}
+    for name in by_cause({name for pair in pairs for name in pair.names}):
+        wrong = [pair for pair in pairs if pair.gap(name) > allowed.get(name, 0.0)]
+        if wrong:
+            ways = list(dict.fromkeys(pair.way for pair in wrong))
+            lines.setdefault(wrong[0].explained(name), ways)
+    every = {pair.way for pair in pairs}
+    return [
+        f"{line} (ways to prompt: {'all' if {*ways} == every else ', '.join(ways)})"
+        for line, ways in lines.items()
+    ]
+
+
+def _unset(pairs: Sequence[Pair]) -> list[str]:
+    """The ways under which nobody sets the mask, though they are ways to give something."""
+    unset = [p.way for p in pairs if not p.train["mask"].any() and not p.sample["mask"].any()]
+    ways = [way for way in dict.fromkeys(unset) if way not in (NOTHING, DROPPED)]
+    return [f"mask: never set (ways to prompt: {', '.join(ways)})"] if ways else []
+
+
+def _drifting(subject: Subject, one: Batch, ways: Sequence[str]) -> list[str]:
+    """What the sampler feeds otherwise in later steps than in the first."""
+    lines: dict[str, list[str]] = {}
+    for way in ways:
+        calls = sampling(subject, one, way, steps=subject.settings.steps)
+        for name in calls[0]:
+            known = [calls[0][name]] if name not in ("text", "text_mask") else _firsts(calls, name)
+            moved = any(all(gap(call[name], one) for one in known) for call in calls)
+            if moved and name not in LAST:
+                lines.setdefault(name, []).append(way)
+    return [
+        f"{name}: the sampler feeds another in a later step (ways to prompt: {', '.join(ways)})"
+        for name, ways in lines.items()
+    ]
+
+
+def _firsts(calls: Sequence[Inputs], name: str) -> list[Tensor]:
+    """An input in the calls of the first step: with the caption and without."""
+    return [calls[0][name], calls[1][name]]
+
+
+def _pairs(subject: Subject, one: Batch, ways: Sequence[str], *, packed: bool) -> Iterator[Pair]:
     """The pairs of one clip: every way, and the captions that are dropped."""
     for way in ways:
         train, made = training(subject.trained, one, way, packed=packed)
@@ -108,84 +135,13 @@ def _pairs(
             yield Pair(way=DROPPED, train=train, sample=calls[0], made=made)
 
 
-def training(
-    stage: TrainableStage, one: Batch, way: str, *, packed: bool, text_dropout: float = 0.0
-) -> tuple[Inputs, Made]:
-    """What the training loss feeds the network, and what it is made of."""
-    batch = {**one, "videos": list(one["video"])} if packed else one
-    with practising(stage, [way], text_dropout=text_dropout):
-        with recorded(stage) as calls:
-            stage.losses(batch, purpose=PURPOSE)
-        noised = stage.noise(one, purpose=PURPOSE)
-    clip = stage.clip(one["video"])
-    reduced = stage.kind.reduce(clip)
-    low = None if reduced is None else stage.codec.encode(stage.kind.expand(reduced))
-    eps = None if low is None else _draw(stage, one, "low", low.shape[1:])
-    return calls[0], Made(x=noised.example.x, eps=noised.eps, low=low, low_eps=eps)
-
-
-def sampling(subject: Subject, one: Batch, way: str) -> list[Inputs]:
-    """What the sampler feeds the network in its first step, at the draws of training.
-
-    The last call is the one with the caption; where the step is guided, the first is without.
-    """
-    stage, trained = subject.bundled, subject.trained
-    clip, positions = trained.clip(one["video"]), one["position"].tolist()
-    grid = grid_of(clip, float(one["fps"][0]))
-    reduced, level = stage.kind.reduce(clip), None
-    low = None if reduced is None else reduced.clamp(-1, 1)  # as every stage ends
-    if stage.augment is not None:
-        u = keyed.uniforms(trained.recipe.seed, positions, f"{PURPOSE}/augment")
-        level = float(stage.augment.level(u.to(torch.float32)))
-    given = forced(way).draw(clip, seed=trained.recipe.seed, positions=positions)
-    drawn = float(trained.noise(one, purpose=PURPOSE).drawn)
-    purposes = {"start": "eps", "low": "low"}  # the sampler's names → training's
-    with recorded(stage) as calls:
-        stage.sample(
-            one["caption"],
-            grid=grid,
-            seeds=positions,
-            low=low,
-            given=bring(given, grid, subject.device),
-            steps=1,
-            low_logsnr=level,
-            start=(clip, time_of(stage.diffusion.schedule, drawn)),
-            noise=lambda purpose, shape: _draw(trained, one, purposes[purpose], shape),
-        )
-    return calls
-
-
-def time_of(schedule: Schedule, logsnr: float) -> float:
-    """The diffusion time t for which λ(t), rounded to float32, is exactly `logsnr`.
-
-    Raises:
-        NotCheckedError: there is none.
-    """
-    wanted = torch.tensor(logsnr, dtype=torch.float32)
-    first = schedule.time(wanted.double())
-    for step in range(64):
-        for sign in (1, -1):
-            t = first * (1 + sign * step * 2.0**-52)
-            if schedule.logsnr(t).float() == wanted and 0 < t <= 1:
-                return float(t)
-    raise NotCheckedError(f"no diffusion time has log-SNR {logsnr!r} under {schedule}")
-
-
-def _draw(
-    stage: TrainableStage, one: Batch, purpose: str, shape: Sequence[int]
-) -> Float[Tensor, "b ..."]:
-    """The normal noise that training draws for a clip."""
-    positions, seed = one["position"].tolist(), stage.recipe.seed
-    return keyed.normals(seed, positions, f"{PURPOSE}/{purpose}", shape, stage.device)
-
-
 def _allowed(subject: Subject, held: Batch) -> dict[str, float]:
     """By how much an input may differ: embeddings are stored in 16 bits, sampling encodes anew."""
     stored = any(one is not None for one in held.get("text") or [])
     return {"text": subject.settings.tolerances["stored_text"]} if stored else {}
 
 
-def _table(pairs: Sequence[Pair], allowed: dict[str, float]) -> Table:
+def _table(pairs: Sequence[Pair], allowed: Mapping[str, float]) -> Table:
     names = list(dict.fromkeys(name for pair in pairs for name in pair.names))
     rows = []
     for way in dict.fromkeys(pair.way for pair in pairs):
@@ -200,14 +156,14 @@ def _table(pairs: Sequence[Pair], allowed: dict[str, float]) -> Table:
     return Table(columns=["way to prompt", *names], rows=rows, caption=caption)
 
 
-def _shown(pairs: Sequence[Pair], wrong: dict[str, list[str]]) -> Pair:
+def _shown(pairs: Sequence[Pair], allowed: Mapping[str, float]) -> Pair:
     """The pair to show: the first that differs, else one with frames given."""
-    bad = [pair for pair in pairs if pair.way in wrong]
+    bad = [p for p in pairs if any(p.gap(name) > allowed.get(name, 0.0) for name in p.names)]
     given = [pair for pair in pairs if pair.train["mask"].any()]
     return (bad or given or list(pairs))[0]
 
 
-def _pictures(subject: Subject, pair: Pair) -> Pictures:
+def _pictures(pair: Pair) -> Pictures:
     rows = []
     for name in CHANNELS:
         both = [side[name] for side in (pair.train, pair.sample) if name in side]

@@ -8,15 +8,20 @@ from rich.console import Console
 from rich.table import Table as Terminal
 from torch import Tensor
 
-from cascade.proof.found import Pictures, Proof, Result, Verdict
+from cascade.proof.found import Proof, Result, Verdict
 from cascade.report import Cell, Film, Page
 from cascade.report.parts import Tone
 
 TONES: dict[Verdict, Tone] = {"holds": "good", "fails": "bad", "not checked": "plain"}
+PLURAL: dict[Verdict, str] = {
+    "holds": "hold",
+    "fails": "fail",
+    "not checked": "could not be checked",
+}
 #: Frames of a video that are shown, evenly over its length.
 SHOWN = 8
 #: Pixels of a shown video's width.
-SIZE = 320
+SIZE = 280
 
 
 def write(proof: Proof, path: Path) -> Path:
@@ -43,23 +48,23 @@ def write(proof: Proof, path: Path) -> Path:
 
 def lead(proof: Proof) -> str:
     """The verdict on the run in one sentence."""
-    counts = {name: len(proof.of(name)) for name in TONES}
+    counts = {PLURAL[name]: len(proof.of(name)) for name in TONES}
     said = [f"{count} {name}" for name, count in counts.items() if count]
-    return f"Of {len(proof.results)} claims about this run: {', '.join(said)}."
+    return f"Of {len(proof.results)} claims about this run {', '.join(said)}."
 
 
 def _section(page: Page, one: Result) -> None:
     found = one.found
     page.section(one.name.capitalize(), one.says)
-    page.figures([(found.verdict, "verdict", "")])
-    page.text(f"Figure: {found.figure}.", f"Tolerance: {found.tolerance}.")
-    if found.notes:
-        page.text(*found.notes)
+    verdict = Cell(found.verdict, TONES[found.verdict])
+    rows: list[tuple[object, object]] = [("verdict", verdict)]
+    rows += [("figure", found.figure), ("tolerance", found.tolerance)]
+    page.table(("", ""), [*rows, *(("note", note) for note in found.notes)])
     for table in found.tables:
         page.table(table.columns, table.rows, caption=table.caption)
     for pictures in found.pictures:
-        rows = [(label, [_film(video) for video in row]) for label, row in pictures.rows]
-        page.films(pictures.columns, rows, size=SIZE, caption=pictures.caption)
+        films = [(label, [_film(video) for video in row]) for label, row in pictures.rows]
+        page.films(pictures.columns, films, size=SIZE, caption=pictures.caption)
 
 
 def _film(video: Float[Tensor, "3 f h w"] | None) -> Film | None:
