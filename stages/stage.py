@@ -320,6 +320,7 @@ class Stage(pl.LightningModule):
         self.check_grid(grid)
         if noise is None:
             noise = self._keyed_noise(seeds)
+        any_given = given is not None
         if given is None:
             given = text((len(seeds), 3, *grid.shape), device=self.device)
         given = Given(given.frames.to(self.device), given.mask.to(self.device))
@@ -344,6 +345,7 @@ class Stage(pl.LightningModule):
             condition=cond,
             without=self._encoded([""] * len(seeds) if negative is None else negative),
             guidance=guidance,
+            free=~cond.fixed if any_given else None,
         )
         z, entry = noise("start", shape), 1.0
         if start is not None:
@@ -364,10 +366,18 @@ class Stage(pl.LightningModule):
         return given.paste(self.codec.decode(x).clamp(-1, 1).float())
 
     def _keyed_noise(self, seeds: Sequence[int]) -> Noise:
-        """Noise keyed by each video's seed, this stage and a purpose."""
+        """Noise keyed by each video's seed, this stage, a purpose and the absolute frame."""
 
         def noise(purpose: str, shape: Sequence[int]) -> Tensor:
-            return keyed.normals(0, seeds, f"{self.name}/{purpose}", shape, self.device)
+            channels, frames, height, width = shape
+            return keyed.video_noise(
+                0,
+                seeds,
+                f"{self.name}/{purpose}",
+                frames=range(frames),
+                frame_shape=(channels, height, width),
+                device=self.device,
+            )
 
         return noise
 
