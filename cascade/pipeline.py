@@ -361,7 +361,7 @@ def _check_start(start: Tensor | None, strength: float | None, shape: tuple[int,
         raise ValueError(f"restyle: strength must lie in (0, 1], got {strength}")
 
 
-def _brought(video: Video, grid: Grid) -> Video:
+def _brought(video: Video, grid: Grid) -> Float[Tensor, "b 3 f2 h2 w2"]:
     """A video on the last stage's grid, at the times and the size of an earlier stage."""
     video = every(video, video.shape[2] // grid.frames)
     return resize(video, grid.height, grid.width)

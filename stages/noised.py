@@ -104,7 +104,7 @@ def swapped(
     """The condition with `name` taken from `other`, and the samples for which it differs.
 
     `given` is left out instead of taken: another clip's frames would contradict z. With `low`
-    comes the level of its noise.
+    come the level of its noise and its interpolation.
     """
     cond, others = noised.condition, other.condition
     values = cond.scalars.clone()
@@ -122,7 +122,7 @@ def swapped(
         if "augment" in scalars:
             level = scalars.index("augment")
             values[:, level] = others.scalars[:, level]
-        return replace(cond, low=others.low, scalars=values), differs
+        return replace(cond, low=others.low, scalars=values, baseline=others.baseline), differs
     place = scalars.index(name)
     values[:, place] = others.scalars[:, place]
     return replace(cond, scalars=values), values[:, place] != cond.scalars[:, place]
