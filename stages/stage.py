@@ -88,7 +88,7 @@ class Stage(pl.LightningModule):
             return
         if not self.kind.takes_low or not self.residual > 0 or self.diffusion.target != "x":
             raise ValueError(
-                f"{self.name}: a residual is the scale (above 0) of x minus interpolated `low`, for "
+                f"{self.name}: a residual is the scale (above 0) of x − interpolated `low`, for "
                 "a stage that has a stage before it and predicts x; got residual "
                 f"{self.residual}, kind {type(self.kind).__name__} and diffusion.target "
                 f"{self.diffusion.target}; set stage.residual=null"
