@@ -21,7 +21,7 @@ from cascade.ema import exponent
 from cascade.whole import replacing
 
 #: The largest error of a profile, relative to the profile, in the 2-norm.
-LIMIT = 0.05
+LIMIT = 0.10
 
 
 @dataclass(frozen=True)
@@ -53,16 +53,23 @@ class Snapshot:
 
 
 def fit(known: Sequence[Profile], wanted: Profile) -> Fit:
-    """The combination of `known` that is nearest to `wanted` (EDM2, algorithm 3)."""
+    """The combination of `known` nearest to `wanted` (EDM2, algorithm 3), which adds up to 1."""
     return _fits(known, [wanted])[0]
 
 
 def _fits(known: Sequence[Profile], wanted: Sequence[Profile]) -> list[Fit]:
-    """Least squares by the normal equations, of profiles scaled to norm 1."""
+    """Least squares among combinations whose coefficients add up to 1, of profiles of norm 1.
+
+    The sum is ours: without it weights that hardly move are scaled by the fit's own error.
+    """
     size, goal = (np.sqrt(np.diag(_inner(p, p))) for p in (known, wanted))
     matrix = _inner(known, known) / size / size[:, None]
     right = _inner(known, wanted) / goal / size[:, None]
-    found = np.linalg.lstsq(matrix, right, rcond=1e-12)[0]
+    scale = np.linalg.norm(1 / size)  # of the constraint, brought to norm 1 as well
+    unit = (1 / size / scale)[:, None]
+    # Lagrange: the gradient is a multiple of the constraint's.
+    system = np.block([[matrix, unit], [unit.T, np.zeros((1, 1))]])
+    found = np.linalg.lstsq(system, np.vstack([right, 1 / goal / scale]), rcond=1e-13)[0][:-1]
     square = 1 + (found * (matrix @ found - 2 * right)).sum(0)
     errors = np.sqrt(square.clip(min=0)).tolist()
     coefficients = (found * goal / size[:, None]).T.tolist()

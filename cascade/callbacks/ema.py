@@ -29,8 +29,8 @@ class EMA(pl.Callback):
         sigma_rels: the widths tracked, relative to the run's length.
         use: the width that validates, samples and goes into the bundle; None: the first.
         snapshot_every: steps between two snapshots of all averages, `ema/<step>.safetensors` in the
-            run's folder, from which `cascade.reconstruct` makes any width; None: only the last
-            step's, which gives the tracked widths.
+            run's folder, from which `cascade.reconstruct` makes other widths; None: only the last
+            step's, which gives the widths near the tracked ones.
     """
 
     def __init__(
