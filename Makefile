@@ -32,7 +32,7 @@ overfit: NAME = overfit
 sweep: NAME =
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test coverage check shards index captions embeddings plan train sweep compare overfit smoke config \
+.PHONY: help setup demo test coverage check shards index captions embeddings plan train sweep compare ema overfit smoke config \
         params sample evaluate bench peer clean
 
 help:  ## list the targets
@@ -83,6 +83,9 @@ sweep: $(READY)  ## STAGE once for every setting of SWEEP (conf/sweep; 'a b' cro
 
 compare: $(READY)  ## RUNS side by side: folders, globs, wandb:entity/project[/group]; REPORT=1: on W&B too
 	@RUNS='$(RUNS)' $(RUN) -m cascade.compare 'runs=$${oc.env:RUNS}' $(if $(REPORT),report=true) $(ARGS)
+
+ema: $(READY)  ## a bundle of the trained STAGE averaged at another WIDTH, in folder TO (needs snapshots)
+	$(RUN) -m cascade.reconstruct "run='\$${paths.runs}/$(CASCADE)/$(STAGE)/$(NAME)'" width=$(WIDTH) $(if $(TO),"to='$(TO)'") $(ARGS)
 
 overfit: $(READY)  ## is it learning? one real clip (CLIP=file) must come back
 	$(RUN) -m cascade.overfit $(stage) debug=overfit $(if $(CLIP),"clip='$(CLIP)'") $(ARGS)

@@ -126,7 +126,7 @@ def _train(cfg: DictConfig, config: dict[str, Any], run: Path) -> bool:
             run / "bundle",
             stage=config["stage"] | {"text": config["stage"]["text"] | stage.text.identity()},
             weights=weights,
-            card=card(trainer, data, ema.sigma_rels[0], checkpoints.figures),
+            card=card(trainer, data, ema.use, checkpoints.figures),
         )
     trainer.strategy.barrier()
     return True

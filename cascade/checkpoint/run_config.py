@@ -35,7 +35,7 @@ FIXED = {
 #: What a run writes besides its checkpoints.
 TRACES = (
     *("metrics", "samples", "losses.jsonl", "spikes.jsonl", "quarantine.jsonl"),
-    *("stacks", "wandb", "config.json"),
+    *("stacks", "wandb", "ema", "config.json"),
 )
 
 
