@@ -302,26 +302,3 @@ def test_a_window_of_a_video_starts_from_the_noise_of_the_whole(build):
         low = low_for(stage)[:, :, : frames // 2]
         stage.sample(["a"], grid=grid, seeds=[3], low=low, steps=1, guidance_scale=1.0)
     torch.testing.assert_close(starts[0][:, :, :4], starts[1], rtol=0, atol=0)
-
-
-@pytest.mark.parametrize("choice", ["demo/tsr1", "demo/ssr1"])
-def test_an_untrained_residual_stage_equals_the_baseline(build, batch, choice):
-    stage = build(choice, residual=0.1)
-    for name, parameter in stage.net.named_parameters():
-        if name.startswith(("out", "direct")):
-            parameter.data.zero_()
-    low = low_for(stage)
-    for options in ({}, {"low_logsnr": 0.0}):  # the noise on low is the network's input alone
-        video = stage.sample(["a"], grid=GRID, seeds=[0], low=low, **options)
-        torch.testing.assert_close(video, stage.kind.plain(low).clamp(-1, 1), atol=1e-4, rtol=0)
-    losses = stage.losses(batch([0, 1]), purpose="train")
-    assert (losses.loss < losses.zero).all()
-
-
-def test_a_residual_that_makes_no_sense_is_refused(build):
-    with pytest.raises(Exception, match="base: a residual is the scale .* kind Base"):
-        build("demo/base", residual=0.1)
-    with pytest.raises(Exception, match="ssr1: a residual is the scale .* got residual -1"):
-        build("demo/ssr1", residual=-1.0)
-    with pytest.raises(Exception, match="diffusion.target velocity; set stage.residual=null"):
-        build("demo/ssr1", residual=0.1, diffusion={"target": "velocity"})
