@@ -1,4 +1,4 @@
-"""The seam of objectives: a teacher's student and a preference train without another stage class."""
+"""The seam of objectives: a student and a preference train without another stage class."""
 
 import copy
 from dataclasses import replace
@@ -79,7 +79,7 @@ def train(stage, batches, steps=8):
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-        found.append(float(loss))
+        found.append(float(loss.detach()))
     return found
 
 
