@@ -20,13 +20,13 @@ from omegaconf import DictConfig
 from cascade.checkpoint.origin import commit
 from cascade.doctor import plan_page
 from cascade.doctor.checkup import checkup
-from cascade.doctor.findings import Record
+from cascade.doctor.findings import Findings
 from cascade.entry import CONF, check_choices, check_name, explained, open_data
 from cascade.files.atomic import write_whole
 from cascade.shrink import resolved
 
 
-def survey_data(config: dict[str, Any], record: Record) -> tuple[Any, Any]:
+def survey_data(config: dict[str, Any], record: Findings) -> tuple[Any, Any]:
     """The data module of a config and its survey; None and an error where it refuses."""
     if not config["plan"]["data"] or not config.get("data"):
         return None, None
@@ -47,9 +47,9 @@ def survey_data(config: dict[str, Any], record: Record) -> tuple[Any, Any]:
         return None, None
 
 
-def plan(config: dict[str, Any], *, stage: str, run: str) -> Record:
+def plan(config: dict[str, Any], *, stage: str, run: str) -> Findings:
     """Everything that is known of the run that a config describes."""
-    record = Record(stage=stage, facts={"run": run, "commit": commit() or "outside git"})
+    record = Findings(stage=stage, facts={"run": run, "commit": commit() or "outside git"})
     data, survey = survey_data(config, record)
     try:
         checkup(record, config, data, survey)
@@ -59,7 +59,7 @@ def plan(config: dict[str, Any], *, stage: str, run: str) -> Record:
     return record
 
 
-def write(record: Record, folder: Path) -> Path:
+def write(record: Findings, folder: Path) -> Path:
     """`plan.json` and the page beside it, from the same figures."""
     text = json.dumps(record.plain(), indent=2, ensure_ascii=False)
     write_whole(folder / "plan.json", text.encode())

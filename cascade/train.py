@@ -24,7 +24,7 @@ from cascade.bundle import final_loss, load_weights, read_stage, save_bundle
 from cascade.callbacks.averages import EMA, averages
 from cascade.callbacks.checkpoints import Checkpoints
 from cascade.callbacks.loss_probe import Probe
-from cascade.callbacks.progress import Progress
+from cascade.callbacks.progress import RunProgressBar
 from cascade.checkpoint import wandb_run
 from cascade.checkpoint.checkpoint_folder import choose
 from cascade.checkpoint.origin import commit
@@ -145,7 +145,7 @@ def open_trainer(config: dict[str, Any], run: Path) -> tuple[pl.Trainer, Checkpo
     callbacks = [hydra.utils.instantiate(c, _convert_="all") for c in config["callbacks"].values()]
     first = (Checkpoints, Probe)  # they see the weights before another lends its averages
     if config["trainer"].get("enable_progress_bar", True):
-        callbacks.append(Progress())
+        callbacks.append(RunProgressBar())
     callbacks.sort(key=lambda callback: [not isinstance(callback, kind) for kind in first])
     if not isinstance(callbacks[0], Checkpoints):
         raise ValueError("callbacks.checkpoint: a run cannot be without; save less often instead")

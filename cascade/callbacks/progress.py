@@ -9,7 +9,7 @@ import pytorch_lightning as pl
 from pytorch_lightning.callbacks import TQDMProgressBar
 
 
-class Progress(TQDMProgressBar):
+class RunProgressBar(TQDMProgressBar):
     """A bar over the whole run; Lightning's own counts epochs, of which a run has no number.
 
     Where nobody sees it move, a plain line every `every_s` seconds stands for it.

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from cascade.comparison.films import add_films
-from cascade.comparison.run_record import Record
+from cascade.comparison.run_record import RunRecord
 from cascade.comparison.table import best, chosen, differing, said, settings, short
 from cascade.report import Cell, Page
 
@@ -14,7 +14,7 @@ CURVES = 6
 
 
 def write_page(
-    records: Sequence[Record],
+    records: Sequence[RunRecord],
     path: Path,
     *,
     title: str,
@@ -38,7 +38,7 @@ def write_page(
     return page.write(path)
 
 
-def _table(page: Page, records: Sequence[Record], patterns: Sequence[str]) -> None:
+def _table(page: Page, records: Sequence[RunRecord], patterns: Sequence[str]) -> None:
     keys, figures = differing(records), chosen(records, patterns)
     names, top = short(keys), {name: best(records, name) for name in figures}
     page.section(
@@ -62,7 +62,7 @@ def _table(page: Page, records: Sequence[Record], patterns: Sequence[str]) -> No
         page.table(("failed", "its last words"), failed)
 
 
-def _curves(page: Page, records: Sequence[Record], patterns: Sequence[str]) -> None:
+def _curves(page: Page, records: Sequence[RunRecord], patterns: Sequence[str]) -> None:
     page.section("The curves")
     names = [n for n in chosen(records, patterns) if any(n in r.curves for r in records)]
     if not names:
@@ -76,14 +76,14 @@ def _curves(page: Page, records: Sequence[Record], patterns: Sequence[str]) -> N
                 page.lines(series, y_label=name, log_y=positive and "loss" in name, caption=caption)
 
 
-def parted(records: Sequence[Record]) -> list[tuple[str, Sequence[Record]]]:
+def parted(records: Sequence[RunRecord]) -> list[tuple[str, Sequence[RunRecord]]]:
     """Runs in parts small enough for one chart, by the values of one key where that does it."""
     if len(records) <= CURVES:
         return [("", records)]
     keys = differing(records)
     names = short(keys)
     for key in keys:
-        parts: dict[str, list[Record]] = {}
+        parts: dict[str, list[RunRecord]] = {}
         for record in records:
             parts.setdefault(str(said(record.config.get(key))), []).append(record)
         if max(map(len, parts.values())) <= CURVES and len(parts) < len(records):
@@ -91,6 +91,6 @@ def parted(records: Sequence[Record]) -> list[tuple[str, Sequence[Record]]]:
     return [(f", part {i}", part) for i, part in enumerate(pieces(records), start=1)]
 
 
-def pieces(records: Sequence[Record]) -> list[Sequence[Record]]:
+def pieces(records: Sequence[RunRecord]) -> list[Sequence[RunRecord]]:
     """The runs in their order, as many at a time as one chart takes."""
     return [records[i : i + CURVES] for i in range(0, len(records), CURVES)]

@@ -4,7 +4,7 @@ import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from cascade.comparison.run_record import Record
+from cascade.comparison.run_record import RunRecord
 from cascade.comparison.table import differing, said, short
 from cascade.report import Film, Page
 from cascade.video import read_frames, to_float
@@ -17,7 +17,7 @@ Cross = tuple[Side, Side, Mapping[tuple[str, str], str]]
 Parts = Mapping[str, Film]
 
 
-def add_films(page: Page, records: Sequence[Record], *, prompts: int) -> None:
+def add_films(page: Page, records: Sequence[RunRecord], *, prompts: int) -> None:
     """A section with the videos of `prompts` prompts, at one step where they can."""
     page.section("The videos")
     shown = [record for record in records if record.videos]
@@ -45,13 +45,13 @@ def add_films(page: Page, records: Sequence[Record], *, prompts: int) -> None:
             _crossed(page, prompt, parts, crossed)
 
 
-def common_step(records: Sequence[Record]) -> int | None:
+def common_step(records: Sequence[RunRecord]) -> int | None:
     """The last step at which all of these runs have videos."""
     steps = set.intersection(*(set(record.videos) for record in records))
     return max(steps, default=None)
 
 
-def _by_prompt(record: Record, step: int) -> dict[str, Parts]:
+def _by_prompt(record: RunRecord, step: int) -> dict[str, Parts]:
     """A run's videos at a step: prompt → its parts by name."""
     return {
         ORDER.sub("", caption): taken_apart(fetch(), record.config)
@@ -106,7 +106,7 @@ def _crossed(page: Page, prompt: str, parts: Mapping[str, Parts], crossed: Cross
     page.films([*extra, *(f"{across} {other}" for other in others)], rows, caption=prompt)
 
 
-def cross(records: Sequence[Record]) -> Cross | None:
+def cross(records: Sequence[RunRecord]) -> Cross | None:
     """The two keys that alone differ in these runs with their values, and each pair's run."""
     keys = differing(records)
     if len(keys) != 2:

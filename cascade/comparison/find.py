@@ -8,14 +8,14 @@ from pathlib import Path
 
 from cascade.comparison.offline import legs_in, read_offline
 from cascade.comparison.run_folder import is_run, read_folder
-from cascade.comparison.run_record import Record, renamed
+from cascade.comparison.run_record import RunRecord, renamed
 from cascade.comparison.service import SCHEME, read_service
 
 #: How many folders deep below a given one runs are looked for.
 DEPTH = 6
 
 
-def find(runs: str, *, scratch: Path) -> list[Record]:
+def find(runs: str, *, scratch: Path) -> list[RunRecord]:
     """The runs that a line of places names, each once, with short names.
 
     Raises:
@@ -24,7 +24,7 @@ def find(runs: str, *, scratch: Path) -> list[Record]:
     places = shlex.split(runs)
     if not places:
         raise ValueError("which runs? RUNS='runs/demo/base/* wandb:entity/project/group'")
-    found: list[Record] = []
+    found: list[RunRecord] = []
     for place in places:
         if place.startswith(SCHEME):
             found += read_service(place, scratch=scratch)
@@ -33,7 +33,7 @@ def find(runs: str, *, scratch: Path) -> list[Record]:
     return renamed({record.source: record for record in found}.values())
 
 
-def read_local(place: str) -> list[Record]:
+def read_local(place: str) -> list[RunRecord]:
     """The runs of a folder, a glob, or W&B's files.
 
     Raises:
@@ -47,13 +47,13 @@ def read_local(place: str) -> list[Record]:
     return [*(_read(folder) for folder in folders), *(read_offline(legs) if legs else [])]
 
 
-def _read(folder: Path) -> Record:
+def _read(folder: Path) -> RunRecord:
     """The run in a folder; of one that is damaged, what is wrong with it."""
     try:
         return read_folder(folder)
     except (ValueError, TypeError, AttributeError, KeyError) as error:
         told = f"{folder}: {error!r}" if not isinstance(error, ValueError) else str(error)
-        return Record(name=str(folder), source=str(folder), state="damaged", error=told)
+        return RunRecord(name=str(folder), source=str(folder), state="damaged", error=told)
 
 
 def natural(path: Path) -> list[tuple[bool, float, str]]:

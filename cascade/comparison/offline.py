@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from cascade.comparison.run_record import Record, Videos, flat, numbered
+from cascade.comparison.run_record import RunRecord, Videos, flat, numbered
 from cascade.curves import Curve, read_curves
 
 log = logging.getLogger(__name__)
@@ -45,7 +45,7 @@ def records_of(leg: Path) -> Iterator[dict[str, Any]]:
         yield json.loads(line)
 
 
-class Rows:
+class LoggedRows:
     """Rows of a run gathered in the order in which they were logged; a later one counts."""
 
     def __init__(self) -> None:
@@ -128,7 +128,7 @@ def is_number(value: object) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 
-def read_offline(legs: Iterable[Path]) -> list[Record]:
+def read_offline(legs: Iterable[Path]) -> list[RunRecord]:
     """The runs that these folders hold, each with all of its legs."""
     runs: dict[str, list[tuple[Path, list[dict[str, Any]]]]] = {}
     for leg in legs:
@@ -141,8 +141,8 @@ def _file(leg: Path, path: str) -> Callable[[], Path]:
     return lambda: leg / "files" / path
 
 
-def _joined(identity: str, legs: list[tuple[Path, list[dict[str, Any]]]]) -> Record:
-    rows, name, ended = Rows(), identity, False
+def _joined(identity: str, legs: list[tuple[Path, list[dict[str, Any]]]]) -> RunRecord:
+    rows, name, ended = LoggedRows(), identity, False
     config: dict[str, Any] = {}
     for leg, records in legs:
         ended, files = False, functools.partial(_file, leg)
@@ -161,7 +161,7 @@ def _joined(identity: str, legs: list[tuple[Path, list[dict[str, Any]]]]) -> Rec
     filled = rows.fill(read_curves(home))
     if filled:
         log.info("%s: %d values that W&B lacks are from the CSV in %s", name, filled, home)
-    return Record(
+    return RunRecord(
         name=name,
         source=f"{legs[-1][0]} ({len(legs)} legs)" if len(legs) > 1 else str(legs[-1][0]),
         state="ended" if ended else "killed or running",

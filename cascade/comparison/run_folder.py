@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from cascade.comparison.run_record import Record, Videos, flat, numbered, steps_told
+from cascade.comparison.run_record import RunRecord, Videos, flat, numbered, steps_told
 from cascade.curves import read_curves
 from cascade.files.atomic import read_json
 from cascade.files.lock import is_locked
@@ -30,10 +30,10 @@ def is_run(folder: Path) -> bool:
     return any((folder / mark).exists() for mark in MARKS)
 
 
-def read_folder(folder: Path) -> Record:
+def read_folder(folder: Path) -> RunRecord:
     """The run in this folder; whatever it lacks is left out."""
     state, error = status(folder)
-    return Record(
+    return RunRecord(
         name=str(folder),
         source=str(folder),
         state=state,

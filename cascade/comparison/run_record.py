@@ -12,7 +12,7 @@ Videos = Mapping[str, Callable[[], Path]]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Record:
+class RunRecord:
     """One run as it is compared.
 
     `config` is flat (`stage.net.width`). `figures` are results that have no steps, such as those of
@@ -71,7 +71,7 @@ def numbered(captions: Iterable[str]) -> list[str]:
     return names
 
 
-def renamed(records: Iterable[Record]) -> list[Record]:
+def renamed(records: Iterable[RunRecord]) -> list[RunRecord]:
     """The same runs without the folders that all of their names begin with, no two alike."""
     records = list(records)
     parts = [record.name.split("/") for record in records]

@@ -5,13 +5,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from cascade.comparison.offline import Rows, named
-from cascade.comparison.run_record import Record, flat
+from cascade.comparison.offline import LoggedRows, named
+from cascade.comparison.run_record import RunRecord, flat
 
 SCHEME = "wandb:"
 
 
-def read_service(place: str, *, scratch: Path) -> list[Record]:
+def read_service(place: str, *, scratch: Path) -> list[RunRecord]:
     """The runs of a project, of one of its groups, or one run; videos are fetched into `scratch`.
 
     Raises:
@@ -40,12 +40,12 @@ def read_service(place: str, *, scratch: Path) -> list[Record]:
     return records
 
 
-def read_run(run: Any, scratch: Path) -> Record:
+def read_run(run: Any, scratch: Path) -> RunRecord:
     """One run of the service, its whole history; videos are fetched when they are wanted."""
-    rows = Rows()
+    rows = LoggedRows()
     for row in run.scan_history(use_cache=False):
         rows.add(row, functools.partial(later, run, scratch / run.id))
-    return Record(
+    return RunRecord(
         name=named({"run_group": run.group, "display_name": run.name, "run_id": run.id}),
         source=f"{SCHEME}{run.entity}/{run.project}/{run.id}",
         state=str(run.state),

@@ -6,10 +6,10 @@ from fnmatch import fnmatchcase
 from typing import Any
 
 from cascade.checkpoint.run_config import FIXED, FREE, FREE_DATA
-from cascade.comparison.run_record import Record
+from cascade.comparison.run_record import RunRecord
 
 
-def differing(records: Sequence[Record]) -> list[str]:
+def differing(records: Sequence[RunRecord]) -> list[str]:
     """The config's keys whose values are not the same in all runs that have a config.
 
     A part that a run does not record at all, such as `trainer` where another source keeps it whole,
@@ -51,14 +51,14 @@ def short(keys: Sequence[str]) -> dict[str, str]:
     return found
 
 
-def chosen(records: Sequence[Record], patterns: Sequence[str]) -> list[str]:
+def chosen(records: Sequence[RunRecord], patterns: Sequence[str]) -> list[str]:
     """The figures that match, in the order of the patterns (`val/*`) and then of their names."""
     names = sorted({name for r in records for name in (*r.figures, *r.curves)})
     found = [n for pattern in patterns for n in names if fnmatchcase(n, pattern)]
     return list(dict.fromkeys(found))
 
 
-def best(records: Sequence[Record], name: str) -> float | None:
+def best(records: Sequence[RunRecord], name: str) -> float | None:
     """The best of the runs' last values; none where it is not known which way is better."""
     values = [v for record in records if (v := record.last(name)) is not None and math.isfinite(v)]
     if len(values) < 2 or len(set(values)) == 1:
@@ -78,7 +78,7 @@ def said(value: Any) -> str | float | int:
     return value if isinstance(value, int | float | str) else str(value)
 
 
-def settings(record: Record, keys: Sequence[str]) -> list[str | float | int | None]:
+def settings(record: RunRecord, keys: Sequence[str]) -> list[str | float | int | None]:
     """A run's values of these keys, as cells; none where it has no such key."""
     return [said(record.config[key]) if key in record.config else None for key in keys]
 
@@ -88,7 +88,7 @@ def text(value: object) -> str:
     return "–" if value is None else f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
-def plain(records: Sequence[Record], patterns: Sequence[str]) -> str:
+def plain(records: Sequence[RunRecord], patterns: Sequence[str]) -> str:
     """The table as text, for a terminal: runs, what differs in them, figures; failures by name."""
     keys, figures = differing(records), chosen(records, patterns)
     names = short(keys)

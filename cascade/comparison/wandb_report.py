@@ -4,13 +4,13 @@ from collections.abc import Sequence
 from typing import Any
 
 from cascade.comparison.offline import STEP
-from cascade.comparison.run_record import Record
+from cascade.comparison.run_record import RunRecord
 from cascade.comparison.service import SCHEME
 from cascade.comparison.table import chosen, differing, settings, short, text
 
 
 def write_report(
-    records: Sequence[Record], *, title: str, figures: Sequence[str], curves: Sequence[str]
+    records: Sequence[RunRecord], *, title: str, figures: Sequence[str], curves: Sequence[str]
 ) -> str:
     """Save the report in the project of the first run; returns where it can be seen.
 
@@ -52,7 +52,7 @@ def write_report(
     return str(report.url)
 
 
-def markdown(records: Sequence[Record], patterns: Sequence[str]) -> str:
+def markdown(records: Sequence[RunRecord], patterns: Sequence[str]) -> str:
     """The table, as the page has it."""
     keys, figures = differing(records), chosen(records, patterns)
     names = short(keys)
@@ -71,7 +71,7 @@ def cell(value: object) -> str:
     return text(value).replace("|", "\\|").replace("\n", " ")
 
 
-def runsets(records: Sequence[Record]) -> list[Any]:
+def runsets(records: Sequence[RunRecord]) -> list[Any]:
     """The runs by their ids, one set for each project that they are in."""
     import wandb_workspaces.reports.v2 as reports
     from wandb_workspaces import expr
@@ -91,7 +91,7 @@ def runsets(records: Sequence[Record]) -> list[Any]:
     ]
 
 
-def plots(records: Sequence[Record], patterns: Sequence[str]) -> list[Any]:
+def plots(records: Sequence[RunRecord], patterns: Sequence[str]) -> list[Any]:
     """A chart for each curve, over the trainer's steps."""
     import wandb_workspaces.reports.v2 as reports
 
@@ -104,7 +104,7 @@ def plots(records: Sequence[Record], patterns: Sequence[str]) -> list[Any]:
     ]
 
 
-def browser(records: Sequence[Record]) -> Any:
+def browser(records: Sequence[RunRecord]) -> Any:
     """The runs' videos, runs across and steps down."""
     import wandb_workspaces.reports.v2 as reports
 

@@ -52,25 +52,25 @@ def find_ranks(trainer: Mapping[str, Any], *, override: int | None) -> Ranks:
 
 
 @dataclass(frozen=True)
-class Bucket:
+class BatchShape:
     """Clips of one shape, a global batch of them, and the share of the batches that are so."""
 
     clips: Clips
     share: float
 
 
-def buckets_of(survey: Any, nominal: Clips) -> list[Bucket]:
+def buckets_of(survey: Any, nominal: Clips) -> list[BatchShape]:
     """The survey's buckets; without a survey the stage's own shape."""
     found = [] if survey is None else [b for b in survey.buckets if b.batch and b.share]
     if not found:
-        return [Bucket(nominal, 1.0)]
+        return [BatchShape(nominal, 1.0)]
     return [
-        Bucket(Clips(int(b.batch), b.frames, b.height, b.width, float(b.fps)), float(b.share))
+        BatchShape(Clips(int(b.batch), b.frames, b.height, b.width, float(b.fps)), float(b.share))
         for b in found
     ]
 
 
-def largest(buckets: Sequence[Bucket]) -> Bucket:
+def largest(buckets: Sequence[BatchShape]) -> BatchShape:
     """The one whose batch has the most pixels."""
     return max(
         buckets,

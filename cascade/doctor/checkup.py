@@ -9,13 +9,13 @@ from cascade.doctor.cost import look_at_parameters, look_at_step
 from cascade.doctor.device import find_device
 from cascade.doctor.dry import Clips, DryStage, Ways
 from cascade.doctor.files import look_at_files
-from cascade.doctor.findings import Record
+from cascade.doctor.findings import Findings
 from cascade.doctor.room import look_at_memory
 from cascade.doctor.text_cost import frozen_encoder
 from cascade.doctor.timing import Load, look_at_time
 
 
-def checkup(record: Record, config: dict[str, Any], data: Any, survey: Any) -> None:
+def checkup(record: Findings, config: dict[str, Any], data: Any, survey: Any) -> None:
     """Fill the record with all that is known of the run of `config`.
 
     `data` and `survey` are None where there is no data, or where it was refused.
@@ -65,7 +65,7 @@ def _widths(callbacks: Mapping[str, Any]) -> tuple[float, ...]:
     return tuple(next((c["sigma_rels"] for c in kept), ()))
 
 
-def _load(record: Record, data: Any, config: dict[str, Any], ranks: Ranks) -> Load | None:
+def _load(record: Findings, data: Any, config: dict[str, Any], ranks: Ranks) -> Load | None:
     """The first batches; none without data, or where the data module cannot deal them out."""
     if data is None:
         return None

@@ -5,7 +5,7 @@ from typing import Any
 
 from cascade.doctor.dry import DryStage
 from cascade.doctor.figure import Figure, said
-from cascade.doctor.findings import Record
+from cascade.doctor.findings import Findings
 
 BUCKET = (
     *("kind", "frames", "height", "width", "fps"),
@@ -13,7 +13,7 @@ BUCKET = (
 )
 
 
-def look_at_clips(record: Record, survey: Any, recipe: Any, limits: Mapping[str, float]) -> None:
+def look_at_clips(record: Findings, survey: Any, recipe: Any, limits: Mapping[str, float]) -> None:
     """What suits, what is dropped, how full the batches are, which buckets are thin."""
     record.dropped = {str(k): int(v) for k, v in survey.dropped.items()}
     lost = sum(record.dropped.values())
@@ -77,7 +77,7 @@ def look_at_clips(record: Record, survey: Any, recipe: Any, limits: Mapping[str,
 
 
 def look_at_captions(
-    record: Record, dry: DryStage, captions: Sequence[str], limits: Mapping[str, float]
+    record: Findings, dry: DryStage, captions: Sequence[str], limits: Mapping[str, float]
 ) -> None:
     """Whether the text encoder cuts captions, in a sample of them."""
     count = len(captions)

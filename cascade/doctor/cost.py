@@ -4,10 +4,10 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from cascade.doctor.batches import Bucket, Ranks
+from cascade.doctor.batches import BatchShape, Ranks
 from cascade.doctor.dry import Clips, DryStage
 from cascade.doctor.figure import Figure
-from cascade.doctor.findings import Record
+from cascade.doctor.findings import Findings
 from cascade.doctor.text_cost import FrozenEncoder
 
 #: Clips that FLOPs are counted for at most; more cost as much each.
@@ -16,7 +16,7 @@ COUNTED = 64
 SHAPES = 8
 
 
-def look_at_parameters(record: Record, dry: DryStage, encoder: FrozenEncoder | None) -> None:
+def look_at_parameters(record: Findings, dry: DryStage, encoder: FrozenEncoder | None) -> None:
     """Parameters of network, text encoder and codec."""
 
     def count(module: Any) -> int:
@@ -38,9 +38,9 @@ def look_at_parameters(record: Record, dry: DryStage, encoder: FrozenEncoder | N
 
 
 def look_at_step(
-    record: Record,
+    record: Findings,
     dry: DryStage,
-    buckets: list[Bucket],
+    buckets: list[BatchShape],
     ranks: Ranks,
     encoder: FrozenEncoder | None,
     options: Mapping[str, Any],

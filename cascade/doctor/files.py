@@ -6,7 +6,7 @@ from typing import Any
 
 from cascade.doctor.dry import DryStage, Ways
 from cascade.doctor.figure import Figure
-from cascade.doctor.findings import Record
+from cascade.doctor.findings import Findings
 from cascade.doctor.text_cost import FrozenEncoder
 from cascade.grid import Grid
 
@@ -80,7 +80,7 @@ def embeddings_file(samples: int, tokens: float, width: int) -> Figure:
 
 
 def look_at_files(
-    record: Record,
+    record: Findings,
     config: dict[str, Any],
     dry: DryStage,
     survey: Any,

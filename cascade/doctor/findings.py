@@ -21,7 +21,7 @@ class Advice:
 
 
 @dataclass
-class Record:
+class Findings:
     """The whole plan of one stage."""
 
     stage: str

@@ -27,7 +27,7 @@ class Room:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Fit:
+class MicroBatch:
     """A step of the planned micro batch; the largest that fits; and the way that keeps the batch.
 
     `largest` is 0 where not even one clip fits. `suggested` is (micro batch, accumulated batches)
@@ -58,7 +58,7 @@ def fit(
     *,
     share: int,
     accumulate: int,
-) -> Fit:
+) -> MicroBatch:
     """Hold steps against a device; `step(n, accumulating)` counts one of n clips.
 
     Args:
@@ -79,7 +79,7 @@ def fit(
         ways = (n for n in range(1, share + 1) if share % n == 0 and share // n <= largest)
         accumulated = next(ways)
         suggested = share // accumulated, accumulated
-    return Fit(
+    return MicroBatch(
         micro=micro,
         step=at(micro),
         fits=fits,

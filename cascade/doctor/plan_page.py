@@ -6,7 +6,7 @@ from rich.console import Console
 from rich.table import Table
 
 from cascade.doctor.figure import said
-from cascade.doctor.findings import Record, Section
+from cascade.doctor.findings import Findings, Section
 from cascade.report import Cell, Page
 
 LEADS: dict[Section, tuple[str, str]] = {
@@ -35,7 +35,7 @@ HEAD: tuple[tuple[Section, str, str], ...] = (
 )
 
 
-def write(record: Record, path: Path) -> Path:
+def write(record: Findings, path: Path) -> Path:
     """Write the page."""
     told = "would train" if not record.errors else "would not train as it is"
     page = Page(f"Plan: {record.stage}", lead=f"This run {told}.", facts=record.facts)
@@ -57,7 +57,7 @@ def write(record: Record, path: Path) -> Path:
     return page.write(path)
 
 
-def _head(record: Record) -> list[tuple[object, str, str]]:
+def _head(record: Findings) -> list[tuple[object, str, str]]:
     tiles: list[tuple[object, str, str]] = []
     for section, name, label in HEAD:
         figures = record.figures[section]
@@ -75,7 +75,7 @@ def _head(record: Record) -> list[tuple[object, str, str]]:
     return tiles
 
 
-def _advice(page: Page, record: Record) -> None:
+def _advice(page: Page, record: Findings) -> None:
     if not record.advice:
         page.text("Nothing is amiss.")
         return
@@ -86,7 +86,7 @@ def _advice(page: Page, record: Record) -> None:
     page.table(("", "what is amiss", "the way out"), rows)
 
 
-def _data(page: Page, record: Record) -> None:
+def _data(page: Page, record: Findings) -> None:
     if record.dropped:
         whole = record.value("data", "samples")
         rows = [
@@ -112,7 +112,7 @@ def _data(page: Page, record: Record) -> None:
         )
 
 
-def show(record: Record, path: Path) -> None:
+def show(record: Findings, path: Path) -> None:
     """The short table, the advice and where the page is."""
     console = Console(width=100)
     table = Table(title=f"plan of {record.stage} on {record.facts.get('device', 'no device')}")

@@ -3,12 +3,12 @@
 from collections.abc import Mapping
 from typing import Any
 
-from cascade.doctor.batches import Bucket, Ranks
+from cascade.doctor.batches import BatchShape, Ranks
 from cascade.doctor.device import Device
 from cascade.doctor.dry import DryStage, Ways
 from cascade.doctor.figure import Figure, said
-from cascade.doctor.findings import Record
-from cascade.doctor.micro_batch import Extrapolated, Fit, Room, fit, sharded
+from cascade.doctor.findings import Findings
+from cascade.doctor.micro_batch import Extrapolated, MicroBatch, Room, fit, sharded
 from cascade.doctor.text_cost import FrozenEncoder
 from cascade.memory import StepMemory
 
@@ -27,15 +27,15 @@ NOTES = {
 
 
 def look_at_memory(
-    record: Record,
+    record: Findings,
     dry: DryStage,
-    bucket: Bucket,
+    bucket: BatchShape,
     ranks: Ranks,
     ways: Ways,
     device: Device,
     encoder: FrozenEncoder | None,
     options: Mapping[str, Any],
-) -> Fit:
+) -> MicroBatch:
     """A step of the largest bucket against the device, and the micro batch that would fit."""
     share = ranks.share(bucket.clips.count)
     frozen = 0 if encoder is None else encoder.bytes
@@ -111,7 +111,7 @@ def look_at_memory(
 
 
 def _too_big(
-    record: Record, found: Fit, dry: DryStage, device: Device, needed: float, memory: float
+    record: Findings, found: MicroBatch, dry: DryStage, device: Device, needed: float, memory: float
 ) -> None:
     what = (
         f"a step of {found.micro:,} clips needs {said(needed, 'bytes')}, but {device.name} gives a "

@@ -12,9 +12,9 @@ from cascade.doctor.batches import Ranks
 from cascade.doctor.device import Device
 from cascade.doctor.dry import Ways
 from cascade.doctor.figure import Figure, said
-from cascade.doctor.findings import Record
+from cascade.doctor.findings import Findings
 from cascade.doctor.measured import Times, measure, read
-from cascade.doctor.micro_batch import Fit
+from cascade.doctor.micro_batch import MicroBatch
 from cascade.doctor.text_cost import FrozenEncoder
 
 #: Share of a step that it may wait for data before that is worth a word.
@@ -67,7 +67,7 @@ def expected(
 
 
 def measured(
-    record: Record,
+    record: Findings,
     config: Mapping[str, Any],
     load: Load,
     ways: Ways,
@@ -152,13 +152,13 @@ def measured(
 
 
 def look_at_time(
-    record: Record,
+    record: Findings,
     config: dict[str, Any],
     device: Device,
     ways: Ways,
     ranks: Ranks,
     flops: float,
-    found: Fit,
+    found: MicroBatch,
     load: Load | None,
     encoder: FrozenEncoder | None,
     kept_after: float | None,

@@ -33,7 +33,7 @@ log = logging.getLogger(__name__)
 
 
 @dataclass(kw_only=True)
-class Job:
+class LocalRun:
     """One run, before, while and after its process lives."""
 
     overrides: list[str]
@@ -83,7 +83,7 @@ class LocalLauncher(Launcher):
         done = len(jobs) - len(waiting) - len(refused)
         if done:
             log.info("%d of %d runs are finished already", done, len(jobs))
-        running: list[Job] = []
+        running: list[LocalRun] = []
         with _one_signal() as asked:
             while waiting or running:
                 for job in [
@@ -104,7 +104,7 @@ class LocalLauncher(Launcher):
             raise SystemExit("stopped; the same command goes on")
         return conclude([outcome(job) for job in jobs], self.config)
 
-    def _start(self, job: Job) -> None:
+    def _start(self, job: LocalRun) -> None:
         """Begin or go on, in a session of its own: a Ctrl-C is passed on once, not twice."""
         job.folder.mkdir(parents=True, exist_ok=True)
         task = self.config.hydra.job.name
@@ -127,7 +127,7 @@ class LocalLauncher(Launcher):
                 told["CUDA_VISIBLE_DEVICES"] = ",".join(share(gpus, slot, self.jobs))
         return told
 
-    def _end(self, job: Job) -> None:
+    def _end(self, job: LocalRun) -> None:
         assert job.process is not None
         job.code = job.process.returncode
         seconds = time.monotonic() - job.began
@@ -139,7 +139,7 @@ class LocalLauncher(Launcher):
             log.info("%s: stopped; the same command goes on", job.folder.name)
 
 
-def planned(context: HydraContext, master: DictConfig, overrides: Sequence[str]) -> Job:
+def planned(context: HydraContext, master: DictConfig, overrides: Sequence[str]) -> LocalRun:
     """A run, where it lives by its own config; refused where something there had another."""
     config = context.config_loader.load_sweep_config(master, list(overrides))
     before = HydraConfig.instance().cfg
@@ -147,12 +147,12 @@ def planned(context: HydraContext, master: DictConfig, overrides: Sequence[str])
         HydraConfig.instance().set_config(config)
         folder = Path(config.hydra.run.dir)
         refused = refusal(folder, config_of(config))
-        return Job(overrides=list(overrides), folder=folder, refused=refused)
+        return LocalRun(overrides=list(overrides), folder=folder, refused=refused)
     finally:
         HydraConfig.instance().cfg = before
 
 
-def outcome(job: Job) -> JobReturn:
+def outcome(job: LocalRun) -> JobReturn:
     """How a run ended: its validation loss, where it has one, or its last words."""
     if job.refused:
         return failed(job.overrides, job.refused)
@@ -164,7 +164,7 @@ def outcome(job: Job) -> JobReturn:
     return told
 
 
-def said(job: Job) -> str:
+def said(job: LocalRun) -> str:
     """A failed run's last words."""
     return last_error(job.folder, refusals=True) or f"ended with code {job.code}"
 
@@ -198,7 +198,7 @@ def _process(
     )
 
 
-def _stop(running: list[Job]) -> None:
+def _stop(running: list[LocalRun]) -> None:
     """Ask every run to save and stop, once, and wait; a second signal to this command ends them."""
     processes = [job.process for job in running if job.process is not None]
     try:

@@ -31,7 +31,7 @@ SUBMITTED_S = 600.0
 
 
 @dataclass(frozen=True, kw_only=True)
-class Job:
+class SlurmRun:
     """A run, and the job that trains it; none where it is trained, or refused."""
 
     run: Path
@@ -92,38 +92,40 @@ class SlurmLauncher(submitit_launcher.SlurmLauncher):  # type: ignore[misc]  # i
         returns = [_outcome(job, ended.get(str(job.job), "COMPLETED")) for job in jobs]
         return conclude(returns, self.config)
 
-    def _begin(self, runs: Sequence[tuple[Path, list[str], dict[str, Any] | None]]) -> list[Job]:
+    def _begin(
+        self, runs: Sequence[tuple[Path, list[str], dict[str, Any] | None]]
+    ) -> list[SlurmRun]:
         """Every run's job; where no sweep counts what is refused, all are looked at before any."""
         refused = {run: why for run, _, config in runs if (why := _refusal(run, config))}
         if refused and not counted(self.config):
             raise SystemExit("\n".join(f"error: {why}" for why in refused.values()))
         return [
-            Job(run=run, overrides=overrides, job=None, refused=refused[run])
+            SlurmRun(run=run, overrides=overrides, job=None, refused=refused[run])
             if run in refused
             else self._ensure(run, overrides, config)
             for run, overrides, config in runs
         ]
 
-    def _ensure(self, run: Path, overrides: list[str], config: dict[str, Any] | None) -> Job:
+    def _ensure(self, run: Path, overrides: list[str], config: dict[str, Any] | None) -> SlurmRun:
         """The job of a run: the one that there is, or a new one, or sbatch's words against it."""
         if (run / "bundle").is_dir():
             log.info("already trained: %s/bundle", run)
-            return Job(run=run, overrides=overrides, job=None)
+            return SlurmRun(run=run, overrides=overrides, job=None)
         busy = f"{run}: another command has been submitting this run for {SUBMITTED_S:g} s"
         with locked(run / "slurm/.lock", busy=busy, wait_s=SUBMITTED_S):
             number, state = _noted(run)
             if state in ALIVE:
                 log.info("job %s has it already (%s): %s", number, state, run)
-                return Job(run=run, overrides=overrides, job=number)
+                return SlurmRun(run=run, overrides=overrides, job=number)
             try:
-                job = Job(run=run, overrides=overrides, job=self._submit(run, overrides))
+                job = SlurmRun(run=run, overrides=overrides, job=self._submit(run, overrides))
             except FailedJobError as error:
                 words = str(error).strip().rpartition("\n")[2].removeprefix("sbatch: error: ")
                 why = (
                     f"{run}: sbatch refused: {words}; see cluster.partition, cluster.account and "
                     "what else a job asks for in conf/cluster"
                 )
-                return Job(run=run, overrides=overrides, job=None, refused=why)
+                return SlurmRun(run=run, overrides=overrides, job=None, refused=why)
             write_whole(run / "slurm/job.json", json.dumps(job.job).encode())
             asked = None if config is None else numbers(config)
             write_whole(run / "slurm/config.json", json.dumps(asked).encode())
@@ -176,7 +178,7 @@ def _refusal(run: Path, config: dict[str, Any] | None) -> str | None:
     return None
 
 
-def _submitted(job: Job) -> JobReturn:
+def _submitted(job: SlurmRun) -> JobReturn:
     """A job that is left to the cluster has no figures; one that was refused has failed."""
     if job.refused:
         log.error("%s", job.refused)
@@ -184,7 +186,7 @@ def _submitted(job: Job) -> JobReturn:
     return JobReturn(overrides=job.overrides, status=JobStatus.COMPLETED)
 
 
-def _outcome(job: Job, state: str) -> JobReturn:
+def _outcome(job: SlurmRun, state: str) -> JobReturn:
     """A trained run's validation loss; else the state in which its job ended."""
     if job.refused:
         return _submitted(job)

@@ -17,7 +17,7 @@ from cascade.launch.label import named
 log = logging.getLogger(__name__)
 
 
-class Grid(Sweeper):
+class GridSweeper(Sweeper):
     """Every combination of the swept values, as runs called `<name>/<key=value,…>`.
 
     All of them are launched; the launcher leaves those that are finished.
@@ -66,7 +66,7 @@ class Grid(Sweeper):
         return returns
 
 
-class Search(Sweeper):
+class SearchSweeper(Sweeper):
     """Runs that Optuna asks for, until `n_trials` have finished; see `cascade.launch.search`."""
 
     def __init__(self, **told: Any) -> None:

@@ -11,21 +11,21 @@ from pytorch_lightning.utilities import rank_zero_only
 from cascade.files.atomic import replacing
 
 
-class Rows(CSVLogger):
+class AtomicCSVLogger(CSVLogger):
     """Lightning's CSV logger; a column that comes later never puts the file at risk."""
 
     @property
     @rank_zero_only
-    def experiment(self) -> "Writer":
+    def experiment(self) -> "CSVWriter":
         """What writes the file, made when it is first asked for."""
         if self._experiment is None:
             Path(self.root_dir).mkdir(parents=True, exist_ok=True)
-            self._experiment = Writer(log_dir=self.log_dir)
-        assert isinstance(self._experiment, Writer)
+            self._experiment = CSVWriter(log_dir=self.log_dir)
+        assert isinstance(self._experiment, CSVWriter)
         return self._experiment
 
 
-class Writer(ExperimentWriter):
+class CSVWriter(ExperimentWriter):
     """Appends rows; where a new column comes, the file is written anew beside itself."""
 
     def _record_new_keys(self) -> set[str]:

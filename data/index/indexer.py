@@ -21,7 +21,7 @@ from data.index.journal import Journal
 from data.shards.format import Role, read_state
 from data.shards.shard import Entry, Grouping
 from data.shards.store import Span, open_shard
-from data.shards.tar import Member, Walk
+from data.shards.tar import Member, TarWalk
 
 DEPTHS: tuple[Depth, ...] = get_args(Depth)
 
@@ -216,7 +216,7 @@ def examine(
     waiting: list[Future[None]] = []
     try:
         with open_shard(shard) as file:
-            walk, told = Walk(file, size), 0
+            walk, told = TarWalk(file, size), 0
             for member in walk:
                 inspectors.check()
                 role, span = examined.grouping.add(member), (member.offset, member.size)
@@ -240,7 +240,7 @@ def examine(
 
 
 def _try(
-    walk: Walk, member: Member, examined: Examination, journal: Journal, inspectors: Inspectors
+    walk: TarWalk, member: Member, examined: Examination, journal: Journal, inspectors: Inspectors
 ) -> "Future[None]":
     span = (member.offset, member.size)
 
@@ -256,7 +256,7 @@ def _try(
     return inspectors.submit(lambda: walk.read(member), keep)
 
 
-def _read_text(walk: Walk, member: Member, role: Role) -> tuple[bool, str]:
+def _read_text(walk: TarWalk, member: Member, role: Role) -> tuple[bool, str]:
     """Whether a txt or json has a caption; and why its sample is not to be used, or ''."""
     if member.size > _MAX_TEXT_BYTES[role]:
         return False, f"its {role} has {member.size} bytes, more than {_MAX_TEXT_BYTES[role]}"

@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Int64
 
 from data.ingest.recipe import Filters, Windows
-from data.ingest.shots import Survey
+from data.ingest.shots import ShotSurvey
 
 Reason = str
 """Why a clip is dropped, in two words that the report counts by; '' where it is kept."""
@@ -76,7 +76,7 @@ def cut_windows(
     return found
 
 
-def judge(window: Window, survey: Survey, filters: Filters) -> None:
+def judge(window: Window, survey: ShotSurvey, filters: Filters) -> None:
     """Measure a window by what the first reading saw, and drop it where a threshold says so."""
     reel, scores = survey.reel, survey.scores(window.start, window.end)
     window.scores |= scores

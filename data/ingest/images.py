@@ -10,7 +10,7 @@ from data.decode.probe import DecodeError, check_size
 from data.ingest.cut import above, below
 from data.ingest.frame_measures import perceptual_hash, text_share
 from data.ingest.frame_reader import reading, shrunk, whole_file
-from data.ingest.part import Part, Record, thumbnail
+from data.ingest.part import Record, SourcePart, thumbnail
 from data.ingest.recipe import Recipe
 
 FORMATS = {"JPEG": "jpg", "PNG": "png", "WEBP": "png", "BMP": "png", "TIFF": "png"}
@@ -32,7 +32,7 @@ def is_picture(file: str) -> bool:
     return start.startswith(_MAGIC) or (start[:4] == b"RIFF" and start[8:12] == b"WEBP")
 
 
-def make_picture(file: str, out: Part, recipe: Recipe, *, thumbnails: bool) -> Record:
+def make_picture(file: str, out: SourcePart, recipe: Recipe, *, thumbnails: bool) -> Record:
     """The record of an image, its sample added to `out`.
 
     Raises:

@@ -6,7 +6,7 @@ The libraries that read sources are imported there alone.
 import importlib
 
 from data.decode.probe import DecodeError
-from data.ingest.part import Part, Record, dropped
+from data.ingest.part import Record, SourcePart, dropped
 from data.ingest.recipe import Recipe
 
 
@@ -21,7 +21,7 @@ def make_part(file: str, part: str, recipe: Recipe, *, thumbnails: bool) -> Reco
     from data.ingest.video import make_video
 
     try:
-        with Part(part) as out:
+        with SourcePart(part) as out:
             make = make_picture if is_picture(file) else make_video
             return make(file, out, recipe, thumbnails=thumbnails)
     except DecodeError as error:

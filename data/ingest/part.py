@@ -16,7 +16,7 @@ Record = dict[str, Any]
 _THUMBNAIL = 128
 
 
-class Part:
+class SourcePart:
     """The tar of a source's clips; there is none where no clip was added, or on an error."""
 
     def __init__(self, path: str) -> None:
@@ -31,7 +31,7 @@ class Part:
         member.size = len(data)
         self._tar.addfile(member, io.BytesIO(data))
 
-    def __enter__(self) -> "Part":
+    def __enter__(self) -> "SourcePart":
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *raised: object) -> None:

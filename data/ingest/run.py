@@ -15,7 +15,7 @@ from data.ingest.pack import Packer
 from data.ingest.recipe import Recipe
 from data.ingest.sources import Sources, find_sources, is_shards
 from data.ingest.tally import Tally
-from data.ingest.work import Bench, Cluster, Job
+from data.ingest.work import Bench, Cluster, IngestPlan
 from data.shards.store import find_shards
 
 log = logging.getLogger(__name__)
@@ -104,7 +104,7 @@ def _make(
     tally = Tally(rows=folder.work / "clips.jsonl", shown=shown)
     prefix = str(recipe.packing.prefix)
     packer = Packer(folder, found.sources, recipe, prefix, tally.hear)
-    job = Job(
+    job = IngestPlan(
         folder=folder,
         sources=found.sources,
         recipe=recipe,

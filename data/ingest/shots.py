@@ -31,7 +31,7 @@ class Moment:
 
 
 @dataclass(kw_only=True)
-class Survey:
+class ShotSurvey:
     """A video read once: its stream, the frames at which shots begin, and its moments."""
 
     reel: Reel
@@ -48,14 +48,14 @@ class Survey:
         return {name: round(value, 5) for name, value in found.items()}
 
 
-def survey(file: str, recipe: Recipe) -> Survey:
+def survey(file: str, recipe: Recipe) -> ShotSurvey:
     """Read a whole video at small size.
 
     Raises:
         DecodeError: with the reason.
     """
     with opened(file) as (container, stream):
-        found = Survey(reel=reel_of(container, stream))
+        found = ShotSurvey(reel=reel_of(container, stream))
         cutter = _Cutter(recipe, float(stream.average_rate or 25))
         gauge = _Gauge(recipe)
         for time, frame in frames(container, stream, found.reel):

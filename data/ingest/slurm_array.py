@@ -14,14 +14,14 @@ from cascade.files.atomic import write_whole
 from data.index.sidecar import ensure_index
 from data.ingest.output_folder import Folder, read_sources
 from data.ingest.recipe import Recipe
-from data.ingest.work import Bench, Job, work_through
+from data.ingest.work import Bench, IngestPlan, work_through
 
 log = logging.getLogger(__name__)
 
 _LOOKS_AFTER_THE_END = 3  # a file system shared over the network tells late
 
 
-class Slurm:
+class SlurmArray:
     """An array of at most `array` tasks; what they leave, the same command goes on with."""
 
     def __init__(
@@ -58,7 +58,7 @@ class Slurm:
             "slurm_array_parallelism": array,
         }
 
-    def work(self, job: Job, numbers: list[int]) -> Iterator[None]:
+    def work(self, job: IngestPlan, numbers: list[int]) -> Iterator[None]:
         """Join the array that runs still, submit one for what is left; a step at every look.
 
         Raises:
@@ -111,7 +111,7 @@ class Slurm:
             log.info("joining array %s, which runs still", running)
             yield from self._wait(running)
 
-    def _submit(self, folder: Folder, name: str, tasks: Sequence["Task"]) -> str:
+    def _submit(self, folder: Folder, name: str, tasks: Sequence["ArrayTask"]) -> str:
         import submitit
 
         executor = submitit.AutoExecutor(folder=folder.work / "slurm", cluster="slurm")
@@ -132,7 +132,7 @@ class Slurm:
             yield
 
 
-class Task(ABC):
+class ArrayTask(ABC):
     """One task of an array; queued again, it goes on with what is not done."""
 
     @abstractmethod
@@ -146,7 +146,7 @@ class Task(ABC):
         return submitit.helpers.DelayedSubmission(self)
 
 
-class IndexTask(Task):
+class IndexTask(ArrayTask):
     """The indices of some shards."""
 
     def __init__(self, *, shards: list[str], workers: int) -> None:
@@ -157,7 +157,7 @@ class IndexTask(Task):
         ensure_index(self._shards, depth="full", workers=self._workers)
 
 
-class SourcesTask(Task):
+class SourcesTask(ArrayTask):
     """The parts of some sources."""
 
     def __init__(
@@ -170,7 +170,7 @@ class SourcesTask(Task):
         """Make the parts of its sources."""
         folder = Folder(Path(self._to))
         sources = read_sources(folder.to)
-        job = Job(folder=folder, sources=sources, recipe=self._recipe, bench=self._bench)
+        job = IngestPlan(folder=folder, sources=sources, recipe=self._recipe, bench=self._bench)
         left = [n for n in self._numbers if not folder.record_path(n).exists()]
         for _ in work_through(job, left, self._workers):
             pass

@@ -11,7 +11,7 @@ from data.ingest.encode import Encoder, frame_rate
 from data.ingest.frame_measures import perceptual_hash, text_share
 from data.ingest.frame_reader import Reel, frames, opened, picture, reel_of, shrunk, whole_file
 from data.ingest.keep_bytes import why_not
-from data.ingest.part import Part, Record, thumbnail
+from data.ingest.part import Record, SourcePart, thumbnail
 from data.ingest.recipe import Recipe
 from data.ingest.shots import survey
 
@@ -19,7 +19,7 @@ _THUMBNAILS = 4
 _LOOK_SIDE = 256
 
 
-def make_video(file: str, out: Part, recipe: Recipe, *, thumbnails: bool) -> Record:
+def make_video(file: str, out: SourcePart, recipe: Recipe, *, thumbnails: bool) -> Record:
     """The record of a video, its clips added to `out`.
 
     Raises:
@@ -72,7 +72,9 @@ def _row(window: Window, reel: Reel) -> Record:
     }
 
 
-def _second_reading(file: str, out: Part, clips: Iterable["_Clip"], rows: list[Record]) -> None:
+def _second_reading(
+    file: str, out: SourcePart, clips: Iterable["_Clip"], rows: list[Record]
+) -> None:
     """Encode the windows that are kept, and look at frames of those that are kept or shown."""
     with opened(file) as (container, stream):
         coming = enumerate(frames(container, stream, reel_of(container, stream)))

@@ -36,7 +36,7 @@ class Bench:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Job:
+class IngestPlan:
     """All that is to be done: what of, where to, and how.
 
     `may_begin` says whether a source may be begun while others before it are not done.
@@ -53,20 +53,20 @@ class Job:
 class Cluster(Protocol):
     """Where sources are worked on."""
 
-    def work(self, job: Job, numbers: list[int]) -> Iterator[None]:
+    def work(self, job: IngestPlan, numbers: list[int]) -> Iterator[None]:
         """Make the parts of these sources; a step whenever some may have been done."""
 
     def index(self, folder: Folder, shards: list[str]) -> None:
         """Index the shards that were made, every frame of every clip tried."""
 
 
-class Local:
+class LocalProcesses:
     """This machine, with so many processes; by default one per core that this process may use."""
 
     def __init__(self, *, workers: int | None = None) -> None:
         self._workers = workers or cores()
 
-    def work(self, job: Job, numbers: list[int]) -> Iterator[None]:
+    def work(self, job: IngestPlan, numbers: list[int]) -> Iterator[None]:
         """Make the parts of these sources; a step for each that is done."""
         job.folder.clear_scratch()
         yield from work_through(job, numbers, self._workers)
@@ -76,7 +76,7 @@ class Local:
         ensure_index(shards, depth="full", workers=self._workers)
 
 
-def work_through(job: Job, numbers: Iterable[int], workers: int) -> Iterator[None]:
+def work_through(job: IngestPlan, numbers: Iterable[int], workers: int) -> Iterator[None]:
     """Make the parts of these sources; a step for each that is done.
 
     Raises:
@@ -109,7 +109,7 @@ def work_through(job: Job, numbers: Iterable[int], workers: int) -> Iterator[Non
 class _Pool:
     """Threads, each of which waits for a process of its own."""
 
-    def __init__(self, job: Job, workers: int) -> None:
+    def __init__(self, job: IngestPlan, workers: int) -> None:
         self._job = job
         self._threads = ThreadPoolExecutor(workers)
         self._own = threading.local()

@@ -14,7 +14,7 @@ from jaxtyping import Int64, Integer
 
 from cascade.keyed import key
 from data.plan.clip_shapes import Shape
-from data.plan.fit import Batch, Fit
+from data.plan.fit import BatchBudget, Fit
 from data.plan.mixture import Mixture
 from data.plan.shuffle import Stream
 
@@ -34,7 +34,7 @@ class Plan(ABC):
     """What every batch holds."""
 
     seed: int
-    batch: Batch
+    batch: BatchBudget
 
     @abstractmethod
     def share(self, number: int, *, part: int, parts: int) -> list[Draw]:
@@ -66,7 +66,7 @@ def _stand_in(rows: Integer[np.ndarray, " n"], draw: Draw, attempt: int, *, seed
 
 
 @dataclass(frozen=True, kw_only=True)
-class Part:
+class RankPart:
     """One rank's part of a plan, in micro batches: `accumulate` of them make a batch."""
 
     plan: Plan
@@ -145,7 +145,7 @@ class Pool:
 class BucketPlan(Plan):
     """Batches of one shape each; their order mixes the shapes by how many clips there are."""
 
-    def __init__(self, pool: Pool, *, batch: Batch, seed: int) -> None:
+    def __init__(self, pool: Pool, *, batch: BatchBudget, seed: int) -> None:
         self.seed, self.batch, self.shapes = seed, batch, pool.fit.shapes
         self.rows = pool.by_shape()
         self.sizes = np.array([batch.size(shape) for shape in self.shapes])

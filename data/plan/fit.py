@@ -111,7 +111,7 @@ class Fitter:
         frames: Integer[np.ndarray, " n"],
         height: Integer[np.ndarray, " n"],
         width: Integer[np.ndarray, " n"],
-        batch: "Batch",
+        batch: "BatchBudget",
     ) -> Fit:
         """Shapes for the rows where `fit`; `frames` is how many each gives at most.
 
@@ -153,7 +153,7 @@ class Fitter:
         mine: Bool[np.ndarray, " n"],
         frames: Integer[np.ndarray, " n"],
         lengths: Sequence[int],
-        batch: "Batch",
+        batch: "BatchBudget",
     ) -> Integer[np.ndarray, " n"]:
         """Which length each row has; one with less than a batch goes to the next shorter."""
         level = np.zeros(len(frames), dtype=np.int8)
@@ -177,7 +177,7 @@ class Fitter:
         length: int,
         size: float,
         counts: Integer[np.ndarray, " bins"],
-        batch: "Batch",
+        batch: "BatchBudget",
     ) -> list[Side]:
         sides = self.sides(size)
         if self.batching != "buckets" or len(sides) == 1:
@@ -220,7 +220,7 @@ class Fitter:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Batch:
+class BatchBudget:
     """How many clips of a shape make a batch within a budget of tokens.
 
     The budget is what `clips` clips of the grid cost; batches are multiples of `divides`.

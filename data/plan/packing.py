@@ -15,7 +15,7 @@ import numpy as np
 from jaxtyping import Int64, Integer
 
 from data.plan.buckets import Draw, Plan, Pool
-from data.plan.fit import Batch
+from data.plan.fit import BatchBudget
 from data.plan.mixture import permutation
 from data.plan.shuffle import Stream
 
@@ -36,7 +36,7 @@ class PackedPlan(Plan):
         ValueError: a clip is longer than a sequence.
     """
 
-    def __init__(self, pool: Pool, *, batch: Batch, seed: int, window: int = WINDOW) -> None:
+    def __init__(self, pool: Pool, *, batch: BatchBudget, seed: int, window: int = WINDOW) -> None:
         self.seed, self.batch, self.shapes = seed, batch, pool.fit.shapes
         self.slots = batch.divides
         self.length = batch.budget // batch.divides

@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Int64, Integer
 
 from data.index.columns import Index
-from data.plan.fit import Batch, Fit, Fitter
+from data.plan.fit import BatchBudget, Fit, Fitter
 from data.plan.select import Need, nothing_left, select, split
 from data.shards.store import find_shards
 
@@ -93,7 +93,7 @@ def choose(
     ensure: Callable[[Sequence[str]], Sequence[Path]],
     need: Need,
     fitter: Fitter,
-    batch: Batch,
+    batch: BatchBudget,
 ) -> Chosen:
     """The samples of the sets that suit; `ensure` gives the index of every shard.
 

@@ -16,9 +16,9 @@ from cascade.entry import CONF, explained
 from data.decode.sandbox import cores
 from data.index.sidecar import ensure_index
 from data.recaption.budget import Budget
-from data.recaption.captioning import Job, Patience
+from data.recaption.captioning import Captioner, Patience
 from data.recaption.clip_images import Pictures
-from data.recaption.local_model import Local
+from data.recaption.local_model import LocalModel
 from data.recaption.model import Endpoint, Model
 from data.recaption.report import summary, write_report
 from data.recaption.request import Request
@@ -44,7 +44,7 @@ def open_model(config: dict[str, Any]) -> Model:
         device = config["device"]
         if device == "auto":
             device = "cuda" if torch.cuda.is_available() else "cpu"
-        return Local(
+        return LocalModel(
             model=name, download=config["download"], device=device, options=config["options"]
         )
     return Endpoint(
@@ -71,7 +71,7 @@ def recipes(config: dict[str, Any]) -> dict[str, Request]:
     return {request.recipe(made_by): request for request in requests}
 
 
-def recaption(config: dict[str, Any], console: Console) -> Job:
+def recaption(config: dict[str, Any], console: Console) -> Captioner:
     """Caption what a config asks for; its report is written however it ends."""
     if config["max_cost"] is not None and not any(config["prices"].values()):
         raise ValueError("captions: max_cost needs prices; set prices.prompt, prices.completion")
@@ -80,7 +80,7 @@ def recaption(config: dict[str, Any], console: Console) -> Job:
     index_dir = None if config["index_dir"] is None else Path(config["index_dir"])
     indices = ensure_index(shards, index_dir=index_dir, cache_dir=Path(config["cache_dir"]))
     concurrency = config["concurrency"]
-    job = Job(
+    job = Captioner(
         shards=shards,
         indices=indices,
         recipes=asked,

@@ -18,7 +18,7 @@ class Budget:
 
 
 @dataclass(kw_only=True)
-class Tally:
+class CaptionTally:
     """What happened: in this call, and, for `used` and `answered`, in those before it too."""
 
     captioned: int = 0

@@ -12,12 +12,12 @@ from typing import Any
 from rich.progress import Progress, TaskID
 
 from data.decode.probe import DecodeError
-from data.recaption.budget import Budget, Tally
+from data.recaption.budget import Budget, CaptionTally
 from data.recaption.clip_images import Pictures
 from data.recaption.ledger import Usage
 from data.recaption.model import BusyError, HopelessError, Model, RejectedError, TroubleError
 from data.recaption.request import BadAnswerError
-from data.recaption.shardwork import Recipes, ShardWork, Task
+from data.recaption.shardwork import Question, Recipes, ShardWork
 
 _STOPPING = (signal.SIGINT, signal.SIGTERM)
 _FIRST_WAIT_S, _LONGEST_WAIT_S = 1.0, 60.0
@@ -32,7 +32,7 @@ class Patience:
     give_up_after: int = 32
 
 
-class Job:
+class Captioner:
     """Asks a model about all clips of some shards that have not their captions yet."""
 
     def __init__(
@@ -52,7 +52,7 @@ class Job:
         self.recipes, self.model, self.pictures = recipes, model, pictures
         self.budget, self.patience = budget, patience
         self.concurrency, self.replace = concurrency, replace
-        self.tally = Tally()
+        self.tally = CaptionTally()
         self.stopped: str = ""
         """Why it ended before its end, or ''."""
         self._error: ValueError | None = None
@@ -84,7 +84,7 @@ class Job:
                 self.tally.answered[recipe] += len(work.ledger.captions.get(recipe, {}))
             self.tally.left.update(work.count())
 
-    def _tasks(self) -> Iterator[Task]:
+    def _tasks(self) -> Iterator[Question]:
         """All that is left, shard by shard; a shard is closed when its last task is."""
         clips: set[tuple[str, str]] = set()
         for shard, index in self.pairs:
@@ -154,7 +154,7 @@ class Job:
                 f"max_cost={most:g}; raise it, or caption some with limit=…"
             )
 
-    async def _ask_all(self, tasks: Iterator[Task], progress: Progress, bar: TaskID) -> None:
+    async def _ask_all(self, tasks: Iterator[Question], progress: Progress, bar: TaskID) -> None:
         async def worker() -> None:
             while not self._over() and (task := self._next(tasks)) is not None:
                 self._asking += 1
@@ -167,7 +167,7 @@ class Job:
             for _ in range(self.concurrency):
                 group.create_task(worker())
 
-    def _next(self, tasks: Iterator[Task]) -> Task | None:
+    def _next(self, tasks: Iterator[Question]) -> Question | None:
         try:
             return next(tasks, None)
         except ValueError as error:  # a shard that another process captions
@@ -193,13 +193,13 @@ class Job:
                 self.stopped = f"max_cost={most:g} is reached"
         return bool(self.stopped)
 
-    def _finish(self, task: Task) -> None:
+    def _finish(self, task: Question) -> None:
         self.tally.left[task.recipe] -= 1
         task.work.left -= 1
         if not task.work.left:
             self._open.pop(task.work.shard).close()
 
-    async def _ask(self, task: Task) -> None:
+    async def _ask(self, task: Question) -> None:
         """One question, as often as it takes; its answer or its failure goes to the ledger."""
         key, ledger = task.row["key"], task.work.ledger
         try:
@@ -245,7 +245,7 @@ class Job:
             await asyncio.sleep(pause)
         self._fail(task, reason)
 
-    def _fail(self, task: Task, reason: str, *, ours: bool = False) -> None:
+    def _fail(self, task: Question, reason: str, *, ours: bool = False) -> None:
         task.work.ledger.add(task.recipe, task.row["key"], failed=reason)
         self.tally.failed[reason] += 1
         self._in_a_row += not ours

@@ -14,7 +14,7 @@ from data.recaption.ledger import Usage
 from data.recaption.model import Answer, Model
 
 
-class Local(Model):
+class LocalModel(Model):
     """An image-text-to-text model from a folder, or from the hub when `download` is asked for.
 
     Of the options it knows `temperature` (0: the likeliest words) and `max_tokens`.

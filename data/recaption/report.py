@@ -17,7 +17,7 @@ from cascade.files.atomic import write_whole
 from cascade.report import Film, Page
 from cascade.report.html import Html, join, tag
 from data.decode.probe import DecodeError
-from data.recaption.captioning import Job
+from data.recaption.captioning import Captioner
 from data.recaption.clip_images import Pictures
 from data.recaption.shardwork import ShardWork
 from data.shards.caption import captions_path, read_beside, read_captions
@@ -27,7 +27,7 @@ log = logging.getLogger(__name__)
 _THUMBNAILS = 4
 
 
-def summary(job: Job) -> dict[str, Any]:
+def summary(job: Captioner) -> dict[str, Any]:
     """The figures of a job: counts of clips by what became of them, tokens, cost, lengths."""
     unfit: Counter[str] = Counter()
     failed: dict[str, str] = {}
@@ -62,7 +62,7 @@ def summary(job: Job) -> dict[str, Any]:
     }
 
 
-def samples(job: Job, count: int) -> Iterator[tuple[str, Mapping[str, Any], dict[str, str]]]:
+def samples(job: Captioner, count: int) -> Iterator[tuple[str, Mapping[str, Any], dict[str, str]]]:
     """Clips that have captions: (shard, line of the index, captions), spread over the shards."""
     each = -(-count // max(1, len(job.pairs)))
     for shard, index in job.pairs[:count]:
@@ -72,7 +72,7 @@ def samples(job: Job, count: int) -> Iterator[tuple[str, Mapping[str, Any], dict
             yield shard, row, captions[row["key"]]
 
 
-def write_report(job: Job, told: Mapping[str, Any], page: Path, *, shown: int) -> None:
+def write_report(job: Captioner, told: Mapping[str, Any], page: Path, *, shown: int) -> None:
     """Write the page, and its figures as `captions.json` beside it."""
     figures = {name: value for name, value in told.items() if name != "words"}
     figures["words"] = {name: _quantiles(counts) for name, counts in told["words"].items()}
@@ -88,7 +88,7 @@ def _quantiles(counts: Sequence[int]) -> dict[str, int]:
     return {name: ordered[round(at * (len(ordered) - 1))] for name, at in places.items()}
 
 
-def _page(job: Job, told: Mapping[str, Any], folder: Path, shown: int) -> Page:
+def _page(job: Captioner, told: Mapping[str, Any], folder: Path, shown: int) -> Page:
     page = Page(
         "New captions",
         lead=f"By {told['model']}. {told['captioned']} of {told['clips']} clips have them."
@@ -126,7 +126,7 @@ def _page(job: Job, told: Mapping[str, Any], folder: Path, shown: int) -> Page:
     return page.gallery(films, size=640) if films else page.text("There is nothing to show.")
 
 
-async def _films(job: Job, folder: Path, shown: int) -> list[tuple[str, Film]]:
+async def _films(job: Captioner, folder: Path, shown: int) -> list[tuple[str, Film]]:
     films: list[tuple[str, Film]] = []
     pictures = Pictures(count=_THUMBNAILS, side=192, quality=85, decoders=1)
     try:

@@ -16,7 +16,7 @@ Recipes = Mapping[str, Request]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Task:
+class Question:
     """One question about one clip."""
 
     work: "ShardWork"
@@ -85,14 +85,14 @@ class ShardWork:
         keys = self.clips()
         return {recipe: sum(not self.done(key, recipe) for key in keys) for recipe in self.recipes}
 
-    def tasks(self) -> Iterator[Task]:
+    def tasks(self) -> Iterator[Question]:
         """What is left to be asked."""
         for row in pq.read_table(self.index).to_pylist():
             if row["reason"]:
                 continue
             for recipe, request in self.recipes.items():
                 if not self.done(row["key"], recipe):
-                    yield Task(work=self, row=row, recipe=recipe, request=request)
+                    yield Question(work=self, row=row, recipe=recipe, request=request)
 
     def done(self, key: str, recipe: str) -> bool:
         """Whether a clip has its captions of a recipe."""

@@ -41,7 +41,7 @@ class _Damage(ValueError):  # noqa: N818 of the tar, not of the work
     """Where and why the walk ends before the end mark."""
 
 
-class Walk:
+class TarWalk:
     """The members of a tar, in order: iterate once, then see `error`, `cut` and `hash`.
 
     Every byte is read and hashed, so that a shard from afar is fetched once.

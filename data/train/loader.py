@@ -19,7 +19,7 @@ MAX_ATTEMPTS = 16
 
 
 @runtime_checkable
-class Rows(Protocol):
+class RowChoice(Protocol):
     """Which row of the index a draw takes, and takes next where that fails."""
 
     def row(self, draw: Draw, attempt: int) -> int:
@@ -33,7 +33,7 @@ class Batches(Dataset[tuple[Batch | PackedBatch, list[Failure]]]):
     `draws` gives a batch's draws, and for packed ones each sample's weight in the mean loss.
     """
 
-    rows: Rows
+    rows: RowChoice
     sample: Callable[[Draw, int], Sample]
     key: Callable[[int], str]
     draws: Callable[[int], Iterable[Draw]]

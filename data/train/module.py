@@ -13,14 +13,14 @@ import pytorch_lightning as pl
 import torch
 
 from cascade.checkpoint.loops import go_on
-from data.plan.buckets import BucketPlan, Draw, Held, Part, Plan, Pool
+from data.plan.buckets import BucketPlan, Draw, Held, Plan, Pool, RankPart
 from data.plan.packing import PackedPlan
 from data.plan.sets import Chosen, choose, hold_out, named
 from data.plan.survey import Survey, survey
-from data.train.loader import Batches, Loader, Rows
+from data.train.loader import Batches, Loader, RowChoice
 from data.train.options import Asked
 from data.train.quarantine import Failure, Quarantine
-from data.train.source import Source, cached_bytes
+from data.train.source import SampleReader, cached_bytes
 
 log = logging.getLogger(__name__)
 
@@ -135,7 +135,7 @@ class ShardData(Asked):
         """`count` micro batches of a rank from number `first`; `done` adds to the stated length."""
         self.setup()
         self.plan.check_parts(world * accumulate)
-        part = Part(plan=self.plan, rank=rank, world=world, accumulate=accumulate)
+        part = RankPart(plan=self.plan, rank=rank, world=world, accumulate=accumulate)
         return self._loader(
             rows=self.plan,
             source=self._train_source(
@@ -210,8 +210,8 @@ class ShardData(Asked):
     def _loader(
         self,
         *,
-        rows: Rows,
-        source: Source,
+        rows: RowChoice,
+        source: SampleReader,
         quarantine: Quarantine | None,
         draws: Callable[[int], Iterable[Draw]],
         weight: Callable[[int], float] | None,

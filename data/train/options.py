@@ -14,15 +14,15 @@ from data.decode.inspection import Depth
 from data.decode.probe import MAX_PIXELS
 from data.index.sidecar import CACHE_DIR, ensure_index
 from data.plan.clip_shapes import Shape
-from data.plan.fit import Batch, Batching, Fitter
+from data.plan.fit import BatchBudget, Batching, Fitter
 from data.plan.select import Need
 from data.plan.sets import Shards, named
 from data.shards.caption import Captions
 from data.train.clip import Clipper, Weights
 from data.train.loader import Loader
 from data.train.quarantine import Failure, Quarantine
-from data.train.resume import Progress
-from data.train.source import Source
+from data.train.resume import ResumePosition
+from data.train.source import SampleReader
 
 
 class Asked(pl.LightningDataModule):
@@ -140,7 +140,7 @@ class Asked(pl.LightningDataModule):
             allow_upscale=allow_upscale,
         )
         frames, height, width = shape
-        self.batch = Batch(
+        self.batch = BatchBudget(
             clips=global_batch,
             grid=Shape(kind="video", frames=frames, height=height, width=width),
             multiple=_triple(multiple),
@@ -148,7 +148,7 @@ class Asked(pl.LightningDataModule):
             same=batching == "fixed",
         )
         source = partial(
-            Source,
+            SampleReader,
             fitter=self.fitter,
             need=self.need,
             captions=Captions(**(captions or {})),
@@ -162,7 +162,7 @@ class Asked(pl.LightningDataModule):
         self._train_source = partial(source, clipper=train)
         self._val_source = partial(source, clipper=held)
         order = f"{batching} of {global_batch} {shape} by {self.batch.divides}"
-        self._progress = Progress(seed=seed, plan=order)
+        self._progress = ResumePosition(seed=seed, plan=order)
         self.failures: list[Failure] = []
         self.fingerprint = ""
         self._quarantine = Quarantine()

@@ -3,7 +3,7 @@
 from typing import Any
 
 
-class Progress:
+class ResumePosition:
     """Optimizer steps to batches consumed, across resumes.
 
     `plan` is everything besides the data and the seed that the order of samples depends on.

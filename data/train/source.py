@@ -61,7 +61,7 @@ def cached_bytes(index: Index, rows: Integer[np.ndarray, " n"], fit: Fit, fitter
     return float((3 * frames * height * width * ratio**2).sum())
 
 
-class Source:
+class SampleReader:
     """Makes the sample of a draw.
 
     Videos are kept decoded where all of `rows` fit into `cache_bytes`. `fetch` gives the stored

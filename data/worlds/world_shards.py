@@ -88,7 +88,7 @@ def make_shards(
             f"{world.name}: clips {clips} and shard_size {shard_size} must be positive, "
             f"stills {stills:g} a share between 0 and 1"
         )
-    job = Job(world=world, grid=grid, seed=seed, stills=stills)
+    job = WorldSpec(world=world, grid=grid, seed=seed, stills=stills)
     _claim(folder, {**job.recipe, "clips": clips, "shard_size": shard_size})
     shards = {
         folder / f"{world.name}-{first // shard_size:06d}.tar": range(
@@ -111,7 +111,7 @@ def make_shards(
 
 
 @dataclass(frozen=True, kw_only=True)
-class Job:
+class WorldSpec:
     """What every sample of a set is made from."""
 
     world: World[Any]

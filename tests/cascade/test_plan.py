@@ -20,7 +20,7 @@ from cascade.bench import training_batch
 from cascade.doctor import plan_page
 from cascade.doctor.checkup import checkup
 from cascade.doctor.figure import Figure, said
-from cascade.doctor.findings import SECTIONS, Record
+from cascade.doctor.findings import SECTIONS, Findings
 from cascade.entry import CONF
 from cascade.flops import parameter_count, training_flops
 from cascade.grid import Grid
@@ -97,7 +97,7 @@ def config_of():
 
 
 def planned(config, data=None, survey=None, stage="demo/base"):
-    record = Record(stage=stage, facts={"run": "default"})
+    record = Findings(stage=stage, facts={"run": "default"})
     checkup(record, config, data, survey)
     return record
 

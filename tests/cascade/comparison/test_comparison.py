@@ -11,7 +11,7 @@ from cascade.comparison.compare_page import CURVES, parted, write_page
 from cascade.comparison.films import cross, taken_apart
 from cascade.comparison.find import find
 from cascade.comparison.run_folder import read_folder
-from cascade.comparison.run_record import Record
+from cascade.comparison.run_record import RunRecord
 from cascade.comparison.table import best, chosen, differing, plain, short
 from cascade.video import write_mp4
 
@@ -126,7 +126,7 @@ def test_only_what_differs_and_touches_the_figures_is_in_the_table(crossed, tmp_
 def test_a_key_that_follows_another_and_a_part_that_a_source_lacks_are_no_difference():
     def record(steps, **config):
         told = {"stage.train.steps": steps, "data.max_steps": steps, **config}
-        return Record(name=str(steps), source=str(steps), state="finished", config=told)
+        return RunRecord(name=str(steps), source=str(steps), state="finished", config=told)
 
     one, two = record(1, seed=0), record(2, **{"seed": 0, "trainer.precision": "32-true"})
     assert differing([one, two]) == ["stage.train.steps"]
@@ -137,7 +137,7 @@ def test_a_key_that_follows_another_and_a_part_that_a_source_lacks_are_no_differ
 def test_a_callback_that_touches_the_numbers_is_a_difference_and_another_is_none():
     def record(factor, **config):
         told = {"seed": 0, "callbacks.guard.factor": factor, **config}
-        return Record(name=str(factor), source=str(factor), state="finished", config=told)
+        return RunRecord(name=str(factor), source=str(factor), state="finished", config=told)
 
     one = record(10.0, **{"callbacks.samples.count": 4, "trainer.devices": 1})
     two = record(5.0, **{"callbacks.samples.count": 8, "trainer.devices": 2})
@@ -155,7 +155,7 @@ def test_the_best_is_the_least_loss_and_the_most_psnr():
             "val/true/psnr": [(1, psnr)],
             "odd": [(1, 1.0)],
         }
-        return Record(name=name, source=name, state="finished", curves=curves)
+        return RunRecord(name=name, source=name, state="finished", curves=curves)
 
     records = [record("a", 0.5, 20.0), record("b", 0.4, 19.0), record("c", float("nan"), 1.0)]
     assert best(records, "val/loss") == 0.4
@@ -198,7 +198,7 @@ def test_the_page_crosses_two_settings_at_a_common_step(crossed, tmp_path):
 def test_more_runs_than_colours_are_parted_by_a_setting():
     def record(number, kind):
         config = {"stage.kind": kind, "stage.number": number}
-        return Record(name=f"{kind}{number}", source=f"{kind}{number}", state="", config=config)
+        return RunRecord(name=f"{kind}{number}", source=f"{kind}{number}", state="", config=config)
 
     records = [record(number, kind) for kind in "ab" for number in range(CURVES)]
     parts = parted(records)

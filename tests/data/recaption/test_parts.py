@@ -14,7 +14,7 @@ from PIL import Image
 from data.decode.probe import Timing
 from data.recaption.clip_images import even_times
 from data.recaption.ledger import Ledger, Usage
-from data.recaption.local_model import Local
+from data.recaption.local_model import LocalModel
 from data.recaption.model import Endpoint, retry_after
 from data.recaption.request import BadAnswerError, Request
 
@@ -212,7 +212,7 @@ def jpeg(shade: int) -> bytes:
 
 
 def test_a_local_model_sees_the_pictures_and_counts_its_tokens(tiny_vlm):
-    model = Local(model=str(tiny_vlm), options={"temperature": 0, "max_tokens": 6})
+    model = LocalModel(model=str(tiny_vlm), options={"temperature": 0, "max_tokens": 6})
     asked = [
         asyncio.run(model.ask("hello", [jpeg(s) for s in shades], {})) for shades in ((9,), (9, 9))
     ]
@@ -224,7 +224,7 @@ def test_a_local_model_sees_the_pictures_and_counts_its_tokens(tiny_vlm):
 
 
 def test_a_local_model_captions_shards(tiny_vlm, call, folder, monkeypatch):
-    answer = Local._answer
+    answer = LocalModel._answer
 
     def say(self, text, pictures):
         said = answer(self, text, pictures)
@@ -235,7 +235,7 @@ def test_a_local_model_captions_shards(tiny_vlm, call, folder, monkeypatch):
         f"model={tiny_vlm}", "endpoint=local", "limit=2", "attempts=1", "options.max_tokens=4"
     )
     assert [why[:14] for why in told["failed"].values()] == ["no JSON object"] * 2
-    monkeypatch.setattr(Local, "_answer", say)
+    monkeypatch.setattr(LocalModel, "_answer", say)
     told = call(f"model={tiny_vlm}", "endpoint=local", "limit=2", "options.max_tokens=4")
     assert (told["captioned"], told["failed"]) == (2, {})
     assert told["completion_tokens"] >= 4
@@ -243,6 +243,6 @@ def test_a_local_model_captions_shards(tiny_vlm, call, folder, monkeypatch):
 
 def test_a_model_that_is_not_there_is_named(tmp_path):
     with pytest.raises(ValueError, match=r"no image-text-to-text model loads from .*download=true"):
-        Local(model=str(tmp_path / "nowhere"))
+        LocalModel(model=str(tmp_path / "nowhere"))
     with pytest.raises(ValueError, match="knows no option top_p"):
-        Local(model=str(tmp_path), options={"top_p": 1})
+        LocalModel(model=str(tmp_path), options={"top_p": 1})

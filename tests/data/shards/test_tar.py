@@ -6,12 +6,12 @@ import tarfile
 
 import pytest
 
-from data.shards.tar import Walk
+from data.shards.tar import TarWalk
 from tests.data.sharded import link, tar, whole
 
 
 def walked(data):
-    walk = Walk(io.BytesIO(data), len(data))
+    walk = TarWalk(io.BytesIO(data), len(data))
     return walk, [(m.name, m.kind, m.offset, m.size) for m in walk]
 
 
