@@ -17,6 +17,7 @@ from typing import Any
 from cascade.comparison.run_folder import finished, steps_done
 from cascade.comparison.run_record import RunRecord, Videos, flat, numbered
 from cascade.curves import Curve, read_curves
+from cascade.parts import anonymous
 
 log = logging.getLogger(__name__)
 
@@ -165,7 +166,7 @@ def _joined(identity: str, legs: list[tuple[Path, list[dict[str, Any]]]]) -> Run
         name=name,
         source=f"{legs[-1][0]} ({len(legs)} legs)" if len(legs) > 1 else str(legs[-1][0]),
         state=complete if ended else "killed or running",
-        config=flat({key: value for key, value in config.items() if key != "_wandb"}),
+        config=flat(anonymous({key: value for key, value in config.items() if key != "_wandb"})),
         curves=rows.curves,
         videos=rows.videos,
         done=steps_done(home),

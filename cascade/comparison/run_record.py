@@ -45,8 +45,11 @@ class RunRecord:
 
 
 def steps_logged(curves: Mapping[str, Curve]) -> int:
-    """The number of steps by the metrics; the trainer logs each step's index, from 0."""
-    return max((curve[-1][0] + 1 for curve in curves.values() if curve), default=0)
+    """The number of steps by the metrics, at least; those of training have the index, from 0."""
+    return max(
+        (curve[-1][0] + name.startswith("train/") for name, curve in curves.items() if curve),
+        default=0,
+    )
 
 
 def flat(config: Mapping[str, Any], *, where: str = "") -> dict[str, Any]:

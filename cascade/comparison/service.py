@@ -7,6 +7,7 @@ from typing import Any
 
 from cascade.comparison.offline import LoggedRows, display_name
 from cascade.comparison.run_record import RunRecord, flat
+from cascade.parts import anonymous
 
 SCHEME = "wandb:"
 
@@ -52,7 +53,7 @@ def read_run(run: Any, scratch: Path) -> RunRecord:
         name=display_name({"run_group": run.group, "display_name": run.name, "run_id": run.id}),
         source=f"{SCHEME}{run.entity}/{run.project}/{run.id}",
         state=str(run.state),
-        config=flat(dict(run.config)),
+        config=flat(anonymous(dict(run.config))),
         curves=rows.curves,
         videos=rows.videos,
         media=tuple(rows.media),

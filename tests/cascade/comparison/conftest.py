@@ -45,6 +45,7 @@ def leg(folder: Path, *, name, target, losses, video, identity, hang=False) -> N
         "config": {
             "name": name,
             "stage": {
+                "_target_": "stages.stage.Stage",
                 "name": "ssr1",
                 "diffusion": {"target": target},
                 "augment": {"max_t": 0.5},

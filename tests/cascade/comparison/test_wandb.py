@@ -27,6 +27,7 @@ def test_legs_are_one_run_by_the_trainers_step_and_csv_fills_what_a_kill_lost(of
     assert set(offline) == {"x", "v"}
     assert offline["x"].curves["train/loss"] == X  # the later leg where they overlap
     assert offline["x"].config["stage.diffusion.target"] == "x"
+    assert offline["x"].config["stage.part"] == "Stage"  # as a run's folder records it
     assert offline["x"].name == "demo/ssr1/prediction/x"
     assert "2 legs" in offline["x"].source
     assert (offline["x"].state, offline["v"].state) == ("ended", "ended")
