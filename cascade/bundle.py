@@ -27,7 +27,9 @@ from cascade.outline import TooManyError, build, differences, shapes_in, shapes_
 FORMAT = 1
 WEIGHTS, STAGE, CARD, CASCADE = "model.safetensors", "stage.yaml", "card.json", "cascade.yaml"
 #: The only modules whose classes a bundle may name; functions are never called.
-_ROOMS = re.compile(r"(cascade\.(grid|codec|text\.(byte_text|t5)|nn\.\w+|diffusion\.\w+)|stages\.\w+)")
+_ROOMS = re.compile(
+    r"(cascade\.(grid|codec|text\.(byte_text|t5)|nn\.\w+|diffusion\.\w+)|stages\.\w+)"
+)
 
 
 #: What a cascade may say of how a stage is sampled.

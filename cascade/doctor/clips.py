@@ -28,7 +28,7 @@ def look_at_clips(record: Findings, survey: Any, recipe: Any, limits: Mapping[st
             "held out": Figure(survey.held, "counted", "clips", "to validate on"),
             "dropped": Figure(lost, "counted", "samples", "each with its reason, below"),
             "images not asked for": Figure(
-                survey.unasked, "counted", "samples", "data.image_share is 0"
+                survey.unasked, "counted", "samples", "data.selection.image_share is 0"
             ),
             "token budget": Figure(survey.budget, "counted", "tokens", "of a global batch"),
             "budget unused": Figure(survey.unused, "counted", "share"),
@@ -62,7 +62,11 @@ def look_at_clips(record: Findings, survey: Any, recipe: Any, limits: Mapping[st
             f"more clips, or stage.train.global_batch={max(1, survey.train)}",
         )
     for name, value, way in (
-        ("unused", survey.unused, "data.batching=packing, or more buckets (data.max_buckets)"),
+        (
+            "unused",
+            survey.unused,
+            "data.batching=packing, or more buckets (data.clips.max_buckets)",
+        ),
         ("cropped", survey.cropped, "data.batching=packing, or more clips for more buckets"),
         ("dropped", lost / asked, "see what is dropped and why, below"),
     ):

@@ -98,7 +98,7 @@ def measured(
     finally:
         torch.set_num_threads(threads)
     times = Times(load=load.seconds, step=step)
-    asked = config["data"].get("num_workers", 0)
+    asked = config["data"].get("loading", {}).get("num_workers", 0)
     workers = min(asked, max(1, cores // ranks.local))
     wait = max(0.0, times.load_s / workers - times.step_s) if workers else times.load_s
     each = ranks.accumulate * (times.step_s + wait)
@@ -147,7 +147,8 @@ def measured(
             f"the loader takes {said(times.load_s, 's')} per micro batch in one process and the "
             f"step {said(times.step_s, 's')}: with {asked} workers the step waits "
             f"{said(wait, 's')}",
-            f"data.num_workers={enough}" + (f" ({cores} cores here)" if enough > cores else ""),
+            f"data.loading.num_workers={enough}"
+            + (f" ({cores} cores here)" if enough > cores else ""),
         )
 
 
