@@ -32,7 +32,8 @@ def survey_data(config: dict[str, Any], record: Findings) -> tuple[Any, Any]:
         return None, None
     data = None
     try:
-        alone = config["data"] | ({"num_workers": 0} if "num_workers" in config["data"] else {})
+        loading = config["data"].get("loading")
+        alone = config["data"] | ({"loading": loading | {"num_workers": 0}} if loading else {})
         with torch.device("meta"):
             stage = hydra.utils.instantiate(config["stage"], _convert_="all")
         data = open_data({"data": alone}, stage)

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from fnmatch import fnmatchcase
 from typing import Any
 
-from cascade.checkpoint.run_config import FIXED, FREE, FREE_DATA
+from cascade.checkpoint.run_config import FIXED, FREE, is_free_data
 from cascade.comparison.run_record import RunRecord
 
 
@@ -35,7 +35,7 @@ def counts(key: str) -> bool:
     top, _, rest = key.partition(".")
     if top in FIXED:
         return rest.partition(".")[0] in FIXED[top]
-    return top not in FREE and not (top == "data" and rest in FREE_DATA)
+    return top not in FREE and not (top == "data" and is_free_data(rest))
 
 
 def short(keys: Sequence[str]) -> dict[str, str]:

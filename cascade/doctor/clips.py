@@ -33,7 +33,7 @@ def plan_clips(
             "held out": Figure(survey.held, "counted", "clips", "for validation"),
             "dropped": Figure(lost, "counted", "samples", "by reason in the table below"),
             "images not used": Figure(
-                survey.unasked, "counted", "samples", "data.image_share is 0"
+                survey.unasked, "counted", "samples", "data.selection.image_share is 0"
             ),
             "token budget": Figure(survey.budget, "counted", "tokens", "of a global batch"),
             "budget unused": Figure(survey.unused, "counted", "share"),
@@ -44,6 +44,9 @@ def plan_clips(
     )
     packed = any(not bucket.batch for bucket in survey.buckets)  # then buckets have no batches
     packing = "data.batching=packing, or " if packs and not packed else ""
+    fuller = f"{packing}more buckets (data.clips.max_buckets)"
+    if packed:
+        fuller = "longer sequences: a larger stage.train.global_batch"
     for bucket in survey.buckets:
         record.buckets.append({name: getattr(bucket, name) for name in BUCKET})
         if bucket.batch and bucket.clips < limits["bucket_batches"] * bucket.batch:
@@ -69,12 +72,8 @@ def plan_clips(
             f"more clips, or stage.train.global_batch={max(1, survey.train)}",
         )
     for name, value, way in (
-        ("unused", survey.unused, "data.batching=packing, or more buckets (data.max_buckets)"),
-        (
-            "cropped",
-            survey.cropped,
-            f"{packing}more clips for more buckets" if not packed else "",
-        ),
+        ("unused", survey.unused, fuller),
+        ("cropped", survey.cropped, "" if packed else f"{packing}more clips for more buckets"),
         ("dropped", lost / asked, "the page lists the reasons"),
     ):
         if value > limits[name]:

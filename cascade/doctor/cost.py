@@ -32,9 +32,7 @@ def plan_parameters(record: Findings, dry: DryStage, encoder: FrozenEncoder | No
     record.add("network", {"text encoder": text})
     codec = Figure(count(stage.codec), "counted", "parameters", type(stage.codec).__name__)
     trained = sum(p.numel() for p in dry.module.parameters() if p.requires_grad)
-    record.add(
-        "network", {"codec": codec, "all trained": Figure(trained, "counted", "parameters")}
-    )
+    record.add("network", {"codec": codec, "all trained": Figure(trained, "counted", "parameters")})
 
 
 def plan_step(

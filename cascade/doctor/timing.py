@@ -48,9 +48,7 @@ def expected(
     """The times of a step and of the run from FLOPs, at a given share of the device's peak."""
     peak = device.peak.value
     if not isinstance(peak, int | float):
-        note = (
-            f"the peak of {device.name} in this precision is unknown; trainer=gpu uses bfloat16"
-        )
+        note = f"the peak of {device.name} in this precision is unknown; trainer=gpu uses bfloat16"
         return {"training time, by FLOPs": Figure(None, "estimated", "hours", note)}
     devices = ranks.count if device.cuda else 1
     step = flops / (devices * peak * utilisation)
@@ -98,7 +96,7 @@ def measured(
     finally:
         torch.set_num_threads(threads)
     times = Times(load=load.seconds, step=step)
-    asked = config["data"].get("num_workers", 0)
+    asked = config["data"].get("loading", {}).get("num_workers", 0)
     workers = min(asked, max(1, cores // ranks.local))
     wait = max(0.0, times.load_s / workers - times.step_s) if workers else times.load_s
     each = ranks.accumulate * (times.step_s + wait)
@@ -147,7 +145,8 @@ def measured(
             "warning",
             f"the loader takes {load_s} per micro batch in one process and the step {step_s}: "
             f"with {asked} workers each step waits {format_value(wait, 's')} for data",
-            f"data.num_workers={enough}" + (f" ({cores} cores here)" if enough > cores else ""),
+            f"data.loading.num_workers={enough}"
+            + (f" (this machine has {cores} cores)" if enough > cores else ""),
         )
 
 

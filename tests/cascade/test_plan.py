@@ -247,7 +247,7 @@ def test_a_slow_loader_is_a_warning_with_the_workers_needed(config_of):
     (advice,) = [a for a in record.advice if "loader" in a.what]
     workers = record.value("time", "workers needed")
     assert workers * step >= load
-    assert f"data.num_workers={workers}" in advice.way_out
+    assert f"data.loading.num_workers={workers}" in advice.way_out
 
 
 def test_page_and_json_hold_the_same_figures(config_of, tmp_path, capsys):

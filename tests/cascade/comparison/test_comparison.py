@@ -36,7 +36,7 @@ def run(
             "target": {"height": 16, "width": 16},
             "train": {"steps": 2},
         },
-        "data": {"max_steps": 2, "num_workers": hash(folder) % 7},
+        "data": {"max_steps": 2, "loading": {"num_workers": hash(folder) % 7}},
         "seed": 0,
     }
     (folder / "metrics/version_0").mkdir(parents=True)
