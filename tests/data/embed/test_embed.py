@@ -243,7 +243,7 @@ def train(tmp_path, tiny_t5, write_shard, make_clips) -> Callable[..., Path]:
             *("stage=demo/base", "data=shards", f"data.shards={shards}", f"name={name}"),
             *("text@stage.text=t5", f"stage.text.name={tiny_t5}", "stage.text.width=16"),
             *("stage.text.dtype=float32", "stage.text.max_tokens=64", "trainer=cpu", "logger=csv"),
-            *("stage.train.steps=2", "stage.train.global_batch=4", "data.num_workers=0"),
+            *("stage.train.steps=2", "stage.train.global_batch=4", "data.loading.num_workers=0"),
             *("stage.net.width=64", "stage.net.depth=1", "callbacks.samples.every_n_steps=1000"),
             *("trainer.log_every_n_steps=1", f"paths.runs={tmp_path}", *more),
         ]

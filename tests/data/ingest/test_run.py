@@ -290,8 +290,8 @@ def test_a_source_that_hangs_crashes_or_fails_is_dropped_and_the_run_goes_on(
         for row in map(json.loads, lines)
         if "detail" in row
     }
-    assert told["some/video.2.mp4"] == ("given up", "passes its deadline of 4 s")
-    assert told["some/video.4.mp4"] == ("given up", "crashes (SIGSEGV)")
+    assert told["some/video.2.mp4"] == ("given up", "exceeded the deadline of 4 s")
+    assert told["some/video.4.mp4"] == ("given up", "crashed (SIGSEGV)")
     assert told["some/video.5.mp4"] == ("fails", "KeyError: 'surprise'")
     assert told["some/video.6.mp4"][0] == "given up"
     assert "memory" in told["some/video.6.mp4"][1]

@@ -68,7 +68,7 @@ def test_turns_keep_their_shares_and_are_counted_without_a_walk():
         assert (fresh.before(n) == np.bincount(turns[:n], minlength=4)).all()
         assert np.abs(fresh.before(n) - n * fresh.shares).max() < 64
     assert (fresh.turns(555, 300) == turns[555:855]).all()
-    with pytest.raises(ValueError, match="must be positive numbers, got"):
+    with pytest.raises(ValueError, match="must not be negative, and one must be positive, got"):
         Mixture([0.5, -0.5], seed=1, purpose="x")
 
 
@@ -193,7 +193,7 @@ def test_ranks_that_do_not_divide_are_refused_with_the_way_out():
         pool(share=2)
     with pytest.raises(ValueError, match="at least one video or image"):
         Pool(rows=np.zeros(0, int), fit=pool().fit)
-    with pytest.raises(ValueError, match=r"longest clip has 2048 tokens, a packed sequence 1024"):
+    with pytest.raises(ValueError, match="has 2048 tokens, but a packed sequence has only 1024"):
         plan("packing", size=_half())
 
 
@@ -269,7 +269,7 @@ def test_lengths_fall_to_the_next_that_makes_a_batch():
 def test_a_crop_is_the_only_shape_and_is_never_packed():
     fit = fitter(crop=(8, 32, 32), lengths=(8,))(batch=batch(), **clips(200))
     assert [str(s) for s in fit.shapes if s.kind == "video"] == ["8×32×32"]
-    with pytest.raises(ValueError, match="packing keeps whole frames, and this stage trains on"):
+    with pytest.raises(ValueError, match="packing needs whole frames, but this stage trains on"):
         fitter("packing", crop=(8, 32, 32))
     with pytest.raises(ValueError, match="batching must be one of fixed, buckets, packing"):
         fitter("bins")

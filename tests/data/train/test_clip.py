@@ -70,9 +70,9 @@ def test_rates_and_zooms_are_drawn_by_weight_among_those_that_suit():
     assert cut.rate(lambda rate: False, 0) == 1.0
     still = clipper(rates=[[0.5, 1], [2, 4]], random=False)
     assert {still.rate(lambda rate: True, p) for p in range(20)} == {0.5}
-    with pytest.raises(ValueError, match="data.zooms must be at least 1"):
+    with pytest.raises(ValueError, match="data.clips.zooms must be at least 1"):
         clipper(zooms=[[0.5, 1]])
-    with pytest.raises(ValueError, match="data.rates: pairs of a value and its weight are wanted"):
+    with pytest.raises(ValueError, match="data.clips.rates must be pairs of a positive value"):
         clipper(rates=[[0, 1]])
 
 
