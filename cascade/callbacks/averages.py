@@ -1,4 +1,4 @@
-"""The power-function averages of a run's weights, kept, saved and lent to whoever samples."""
+"""Power-function averages (EMA) of a run's weights: tracked, saved, used to validate and sample."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -13,21 +13,21 @@ from cascade.trainer import callbacks
 
 
 class EMA(pl.Callback):
-    """Tracks several widths; the first is what validates, samples and goes into the bundle."""
+    """Tracks averages of several widths; the first is validated, sampled and put in the bundle."""
 
     def __init__(self, *, sigma_rels: Sequence[float]) -> None:
         self.sigma_rels = tuple(sigma_rels)
         self._ema: PowerEMA | None = None
         self._loaded: dict[str, Any] | None = None
         self._step = 0
-        self._lent: Any = None
+        self._swap: Any = None
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Begin from the weights as they are, or go on where the checkpoint stopped."""
+        """Start from the current weights, or from the averages in the checkpoint."""
         self._begin(trainer, pl_module)
 
     def _begin(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
-        """Once; a run that resumes at its last step validates without training first."""
+        """Create the averages once, here or before a validation that precedes any training."""
         if self._ema is not None:
             return
         self._step = trainer.global_step
@@ -36,22 +36,25 @@ class EMA(pl.Callback):
             self._ema.load_state_dict(self._loaded)
             self._loaded = None
         elif self._step:
-            raise ValueError(f"step {self._step} is resumed without its averages; start anew")
+            raise ValueError(
+                f"ema: the checkpoint of step {self._step} holds no averaged weights; "
+                "start the run from step 0"
+            )
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, *_: Any
     ) -> None:
-        """Average once per optimizer step."""
+        """Update the averages once per optimizer step."""
         if trainer.global_step > self._step:
             self._step = trainer.global_step
             assert self._ema is not None
             self._ema.update(pl_module, self._step)
 
     @contextmanager
-    def lent(self, module: pl.LightningModule) -> Iterator[None]:
-        """Inside, `module` has the averaged weights; its own before the first step."""
+    def swapped(self, module: pl.LightningModule) -> Iterator[None]:
+        """Inside, `module` has the averaged weights; before the first step, its own weights."""
         if self._ema is None and self._loaded is not None:
-            raise ValueError("the averages are loaded, and not yet begun: they cannot be lent")
+            raise ValueError("ema: the averages were loaded but the run has not started yet")
         if self._step == 0:
             yield
             return
@@ -60,13 +63,13 @@ class EMA(pl.Callback):
             yield
 
     def weights(self, module: pl.LightningModule) -> dict[str, Tensor]:
-        """A copy, on the CPU, of the module's state with the averaged weights.
+        """A CPU copy of the module's state with the averaged weights, on rank 0; empty elsewhere.
 
-        Every rank must ask, since weights may be divided among them; the first alone gets them.
+        Every rank must call it, since the weights may be sharded.
         """
-        self._begin(module.trainer, module)  # a run that resumes at its last step does not train
+        self._begin(module.trainer, module)  # a run resumed at its last step does not train
         state = {}
-        with self.lent(module):
+        with self.swapped(module):
             for name, value in module.state_dict().items():
                 one = whole(value.detach())
                 if module.global_rank == 0:
@@ -76,29 +79,29 @@ class EMA(pl.Callback):
     def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Validate the averaged weights."""
         self._begin(trainer, pl_module)
-        self._lent = self.lent(pl_module)
-        self._lent.__enter__()
+        self._swap = self.swapped(pl_module)
+        self._swap.__enter__()
 
     def on_validation_end(self, _trainer: pl.Trainer, _module: pl.LightningModule) -> None:
-        """Give the trained weights back."""
-        self._lent.__exit__(None, None, None)
+        """Restore the trained weights."""
+        self._swap.__exit__(None, None, None)
 
     def state_dict(self) -> dict[str, Any]:
-        """The averages, for the checkpoint."""
+        """The averages, as the checkpoint stores them."""
         return {} if self._ema is None else self._ema.state_dict()
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Kept until the module is on its device."""
+        """Keep the state until the module is on its device."""
         self._loaded = state_dict or None
 
 
 def averages(trainer: pl.Trainer) -> EMA:
-    """The run's averages.
+    """The run's EMA callback.
 
     Raises:
-        ValueError: the run keeps none.
+        ValueError: the run has none.
     """
     for callback in callbacks(trainer):
         if isinstance(callback, EMA):
             return callback
-    raise ValueError("this run averages no weights; keep `callbacks.ema`")
+    raise ValueError("callbacks.ema is required, but this trainer has no EMA callback")
