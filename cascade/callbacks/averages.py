@@ -55,7 +55,7 @@ class EMA(pl.Callback):
         self._ema: PowerEMA | None = None
         self._loaded: dict[str, Any] | None = None
         self._step = 0
-        self._lent: Any = None
+        self._swap: Any = None
         #: Seconds spent on snapshots, which are not training.
         self.aside_s = 0.0
 
@@ -114,7 +114,7 @@ class EMA(pl.Callback):
                 log.error("step %d: the averages' snapshot is not saved: %s", self._step, error)
 
     @contextmanager
-    def lent(self, module: pl.LightningModule) -> Iterator[None]:
+    def swapped(self, module: pl.LightningModule) -> Iterator[None]:
         """Inside, `module` has the averaged weights of width `use`; before step 1, its own."""
         if self._ema is None and self._loaded is not None:
             raise ValueError("the averages are loaded but not begun: they cannot be swapped in yet")
@@ -132,7 +132,7 @@ class EMA(pl.Callback):
         """
         self._begin(module.trainer, module)  # a run that resumes at its last step does not train
         state = {}
-        with self.lent(module):
+        with self.swapped(module):
             for name, value in module.state_dict().items():
                 one = whole(value.detach())
                 if module.global_rank == 0:
@@ -142,12 +142,12 @@ class EMA(pl.Callback):
     def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Validate the averaged weights."""
         self._begin(trainer, pl_module)
-        self._lent = self.lent(pl_module)
-        self._lent.__enter__()
+        self._swap = self.swapped(pl_module)
+        self._swap.__enter__()
 
     def on_validation_end(self, _trainer: pl.Trainer, _module: pl.LightningModule) -> None:
         """Restore the trained weights."""
-        self._lent.__exit__(None, None, None)
+        self._swap.__exit__(None, None, None)
 
     def state_dict(self) -> dict[str, Any]:
         """The averages, for the checkpoint."""
