@@ -20,8 +20,9 @@ from torch import Tensor
 from cascade.ema import exponent
 from cascade.files.atomic import replacing
 
-#: The largest error of a profile, relative to the profile, in the 2-norm.
-LIMIT = 0.10
+#: The largest error of a profile, relative to the profile, in the 2-norm. Two tracked widths with
+#: fewer than some five snapshots exceed it.
+LIMIT = 0.03
 
 
 @dataclass(frozen=True)

@@ -30,7 +30,7 @@ class EMA(pl.Callback):
         use: the width that validates, samples and goes into the bundle; None: the first.
         snapshot_every: steps between two snapshots of all averages, `ema/<step>.safetensors` in the
             run's folder, from which `cascade.reconstruct` makes other widths; None: only the last
-            step's, which gives the widths near the tracked ones.
+            step's, which gives the tracked widths.
     """
 
     def __init__(

@@ -31,7 +31,7 @@ class Walk(nn.Module):
 def trained(folder: Path, *, steps: int = STEPS, first: int = 0, ema: PowerEMA | None = None):
     """Train from step `first`, with a snapshot every few steps; the averages of many widths."""
     walk = Walk()
-    ema = ema or PowerEMA(walk, (*TRACKED, 0.03, 0.07, 0.15))
+    ema = ema or PowerEMA(walk, (*TRACKED, 0.04, 0.07, 0.15))
     for step in range(first + 1, steps + 1):
         walk.at(step)
         ema.update(walk, step)
@@ -64,7 +64,7 @@ def test_a_tracked_width_is_the_tracked_average(run, sigma_rel):
     assert distance(made, ema.average(sigma_rel)) < 1e-6
 
 
-@pytest.mark.parametrize(("sigma_rel", "tolerance"), [(0.03, 0.05), (0.07, 0.005), (0.15, 0.01)])
+@pytest.mark.parametrize(("sigma_rel", "tolerance"), [(0.04, 0.02), (0.07, 0.005), (0.15, 0.01)])
 def test_another_width_is_its_average_over_the_whole_trajectory(run, sigma_rel, tolerance):
     folder, ema = run
     made, found = reconstruct(folder, sigma_rel, STEPS)
@@ -79,20 +79,12 @@ def test_weights_that_do_not_move_are_their_own_average(tmp_path):
     walk = Walk()
     walk.at(1)
     ema = PowerEMA(walk, TRACKED)
-    for step in (1, 2, 3):
+    for step in range(1, 7):
         ema.update(walk, step)
-    write_snapshot(tmp_path, 3, {sigma: ema.average(sigma) for sigma in TRACKED})
-    made, found = reconstruct(tmp_path, 0.07, 3)
+        write_snapshot(tmp_path, step, {sigma: ema.average(sigma) for sigma in TRACKED})
+    made, found = reconstruct(tmp_path, 0.07, 6)
     assert found.error > 0.01
     assert distance(made, dict(walk.state_dict())) < 1e-6
-
-
-def test_the_last_step_alone_gives_the_widths_between_the_tracked_ones(run, tmp_path):
-    folder, ema = copied(run, tmp_path, [STEPS]), run[1]
-    made, found = reconstruct(folder, 0.07, STEPS)
-    off = distance(made, ema.average(0.07))
-    assert off == pytest.approx(found.error, rel=0.1)
-    assert off < min(distance(ema.average(s), ema.average(0.07)) for s in TRACKED) / 3
 
 
 def test_an_earlier_step_is_averaged_from_the_snapshots_up_to_it(run, tmp_path):
@@ -155,7 +147,7 @@ def copied(run, folder: Path, steps: list[int]) -> Path:
 
 def test_a_width_that_the_snapshots_cannot_give_is_refused_with_those_that_they_can(run, tmp_path):
     with pytest.raises(
-        ValueError, match=r"width 0\.01 with an error of .*limit is 10%; take one fr"
+        ValueError, match=r"width 0\.01 with an error of .*limit is 3%; take one fr"
     ):
         reconstruct(run[0], 0.01, STEPS)
     with pytest.raises(ValueError, match=r"sigma_rel must lie in \(0, 0\.288\], got 0\.4"):
