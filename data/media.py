@@ -10,7 +10,7 @@ from functools import lru_cache
 import numpy as np
 from jaxtyping import UInt8
 
-from data.frames import nearest
+from cascade.times import nearest
 from data.picture import PictureReader
 from data.probe import Timing, is_image
 from data.shared import SharedFile

@@ -11,15 +11,17 @@ from torch import Tensor
 
 from cascade.grid import Grid
 from cascade.text import Fetch
+from cascade.times import clip_length
+from cascade.video import covering, scale_frames
 from data.caption import Captions, read_beside
-from data.clip import Clipper, covering, scale
+from data.clip import Clipper
 from data.decode import Decoder
 from data.fit import Fit, Fitter
 from data.plan import Draw
 from data.probe import DecodeError, Timing
 from data.rows import Index
 from data.sample import Sample
-from data.select import Need, clip_length
+from data.select import Need
 from data.shapes import Side
 from data.store import read_span
 
@@ -189,5 +191,5 @@ class Source:
             decoded = self.decoder.frames(times[first : first + chunk])
             # The decoder's memory is taken again by its next call.
             whole = scaled == tuple(decoded.shape[1:3])
-            parts.append(scale(decoded.clone() if whole else decoded, scaled))
+            parts.append(scale_frames(decoded.clone() if whole else decoded, scaled))
         return torch.cat(parts, dim=1) if len(parts) > 1 else parts[0]

@@ -14,8 +14,9 @@ import pytest
 import torch
 from PIL import Image
 
+from cascade.times import nearest
 from data.decode import Decoder
-from data.frames import nearest, new_array
+from data.frames import new_array
 from data.inspection import Inspection
 from data.probe import MAX_PIXELS, DecodeError
 from data.sandbox import SandboxError

@@ -52,8 +52,8 @@ def main() -> None:
     import webdataset
 
     from cascade.grid import Grid
+    from cascade.times import clip_length
     from data.module import ShardData
-    from data.select import clip_length
     from data.store import read_span
 
     torch.set_num_threads(1)
