@@ -8,6 +8,7 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from typing import TypeVar
 
+import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -19,6 +20,12 @@ def key(seed: int, position: int, purpose: str) -> int:
     """A stable 63-bit number for (seed, position, purpose)."""
     digest = hashlib.blake2b(f"{seed}/{position}/{purpose}".encode(), digest_size=8).digest()
     return int.from_bytes(digest, "big") >> 1
+
+
+def rng(seed: int, position: int, purpose: str) -> np.random.Generator:
+    """A generator for (seed, position, purpose) alone, for few draws of any kind on the CPU."""
+    digest = hashlib.blake2b(f"{seed}/{position}/{purpose}".encode(), digest_size=16).digest()
+    return np.random.Generator(np.random.Philox(key=int.from_bytes(digest, "little")))
 
 
 def generator(

@@ -118,8 +118,8 @@ def load_clip(
     length = clip_length(duration, grid.fps)
     if max(taken) >= length:
         raise ValueError(
-            f"{path}: lasts {duration:.3f} s, which is {length} frames at {grid.fps:g} frames per "
-            f"second, but {max(taken) + 1} are wanted; take fewer frames, or a longer video"
+            f"{path}: lasts {duration:.3f} s and gives {length} of the {max(taken) + 1} frames "
+            f"wanted at {grid.fps:g} frames per second; ask for fewer, or take a longer video"
         )
     wanted = frame_times(grid)[taken].numpy()
     if from_end:

@@ -115,8 +115,7 @@ def test_what_the_network_uses_is_worth_something_and_what_it_does_not_nothing(
 
 
 def test_without_given_frames_the_same_frames_are_counted_and_all_are_noisy(tiny):
-    modes = dict.fromkeys(WAYS, 0.0) | {"first_last": 1.0}
-    stage = tiny.tiny_stage(train={"modes": modes})
+    stage = tiny.tiny_stage(train={"modes": {"only": "first_last"}})
     noised = stage.noise(tiny.clips([0, 1]), purpose="val")
     told = {}
 
