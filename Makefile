@@ -99,8 +99,8 @@ config: $(READY)  ## print the whole config of STAGE
 params: $(READY)  ## one line per stage of CASCADE: parameters, grid, from the meta device
 	@$(RUN) -m cascade.params cascade=$(CASCADE) $(ARGS)
 
-sample: $(READY)  ## a video for PROMPT from the trained CASCADE
-	$(RUN) -m cascade.sample cascade=$(CASCADE) 'prompt=$${oc.env:PROMPT}' $(ARGS)
+sample: $(READY)  ## a video for PROMPT from the runs NAME of CASCADE
+	$(RUN) -m cascade.sample cascade=$(CASCADE) "run='$(NAME)'" 'prompt=$${oc.env:PROMPT}' $(ARGS)
 
 evaluate: $(READY)  ## how well the trained CASCADE follows held-out prompts
 	$(RUN) -m cascade.evaluate cascade=$(CASCADE) $(ARGS)

@@ -51,7 +51,7 @@ class Ours(Side):
             cfg = compose("train", [*own, *size, f"stage.target.frames={FRAMES}"])
         config: Any = OmegaConf.to_container(cfg.stage, resolve=True)
         if options.get("text_only"):
-            config["train"]["modes"] = {"_target_": "cascade.conditioning.Modes", "text": 1.0}
+            config["train"]["modes"]["only"] = "text"
         self.stage = hydra.utils.instantiate(config, _convert_="all")
         self.stage.text = FrozenWords()
         self.stage.configure_model()

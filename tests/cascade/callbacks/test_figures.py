@@ -117,8 +117,7 @@ def test_a_condition_that_the_network_uses_has_worth_and_an_unused_one_has_none(
 
 
 def test_without_given_frames_the_same_frames_are_counted_and_all_are_noisy(tiny):
-    modes = dict.fromkeys(WAYS, 0.0) | {"first_last": 1.0}
-    stage = tiny.tiny_stage(train={"modes": modes})
+    stage = tiny.tiny_stage(train={"modes": {"only": "first_last"}})
     noised = stage.noise(tiny.clips([0, 1]), purpose="val")
     seen = {}
 

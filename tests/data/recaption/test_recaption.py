@@ -206,9 +206,7 @@ def test_an_account_without_money_ends_it_at_once(call, server):
 @pytest.mark.usefixtures("undecoded")
 def test_a_server_that_is_down_ends_it_and_what_was_answered_is_kept(call, server, folder):
     server.behave = lambda key, nth: "well" if key in KEYS[:5] else "broken"
-    with pytest.raises(
-        ValueError, match=r"6 requests in a row .*500: out of memory; repair"
-    ):
+    with pytest.raises(ValueError, match=r"6 requests in a row .*500: out of memory; repair"):
         call("attempts=1", "give_up_after=6", "concurrency=1")
     assert made(folder) == whole(KEYS[:5])
     assert server.asked.total() == 11
