@@ -8,7 +8,6 @@ import logging
 import re
 import sys
 from collections.abc import Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -99,9 +98,8 @@ def main(cfg: DictConfig) -> None:
     for i, video in enumerate(out.videos):
         path = Path(cfg.out) / f"{file_name(cfg.prompt)}-{cfg.seed}-{i}.{cfg.format}"
         path.parent.mkdir(parents=True, exist_ok=True)
-        kept = video[:, : prompt.end]
-        write_video(path, kept, fps=out.grid.fps)
-        log.info("%s (%s)", path, replace(out.grid, frames=kept.shape[1]))
+        write_video(path, video, fps=out.grid.fps)
+        log.info("%s (%s)", path, out.grid)
 
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from cascade import keyed
+from cascade.conditioning import ways
 from cascade.diffusion.gaussian import diffuse, per_frame, target
 from cascade.diffusion.loss import denoising_loss
 from cascade.diffusion.process import Diffusion
@@ -114,7 +115,9 @@ def swapped(
         differs = torch.tensor([one not in ("", two) for one, two in pairs], device=values.device)
         return replace(cond, text=others.text), differs
     if name == "given":
-        differs = torch.tensor([w != "text" for w in noised.example.ways], device=values.device)
+        differs = torch.tensor(
+            [ways[way].fixes for way in noised.example.ways], device=values.device
+        )
         return replace(
             cond, given=torch.zeros_like(cond.given), mask=torch.zeros_like(cond.mask)
         ), differs

@@ -232,3 +232,11 @@ def test_a_video_is_made_again_when_anything_it_depends_on_changes(runs):
         found = fingerprint(cascade, ["a"], 0)
         assert found not in known, change.__name__
         known.add(found)
+
+
+def test_a_video_ends_with_its_given_last_frame(cascade):
+    first, last = torch.rand(2, 1, 3, 1, 32, 32) * 2 - 1
+    given = conditioning.first_last(first, last, 8, stride=2)
+    out = cascade("a", generator=seeded(0), given=given)
+    assert out.videos.shape[2] == out.grid.frames == 7
+    torch.testing.assert_close(out.videos[:, :, -1:], last, rtol=0, atol=0)
