@@ -1,7 +1,8 @@
-"""Several runs side by side: `python -m cascade.compare runs='runs/demo/base/*'`.
+"""Compare runs: `python -m cascade.compare runs='runs/demo/base/*'`.
 
-Runs are folders, globs, a sweep's folder, W&B's own folders, or `wandb:entity/project[/group]`. It
-prints one table and writes a page; `report=true` makes the same as a report on the service.
+Runs are folders, globs, a sweep's folder, W&B's offline folders, or
+`wandb:entity/project[/group]`. It prints one table and writes a page; `report=true` also makes a
+W&B report.
 """
 
 import logging
@@ -21,7 +22,7 @@ log = logging.getLogger(__name__)
 
 
 def compare(cfg: DictConfig) -> Path:
-    """Read the runs, print the table, write the page; returns where it lies."""
+    """Read the runs, print the table and write the page; returns the page's path."""
     with tempfile.TemporaryDirectory(prefix="cascade-compare-") as scratch:
         records = find(str(cfg.runs), scratch=Path(scratch))
         title = cfg.title or str(cfg.runs)
@@ -34,10 +35,10 @@ def compare(cfg: DictConfig) -> Path:
             curves=cfg.curves,
             prompts=cfg.prompts,
         )
-        log.info("the page: %s", page)
+        log.info("page: %s", page)
         if cfg.report:
             url = write_report(records, title=title, figures=cfg.figures, curves=cfg.curves)
-            log.info("the report: %s", url)
+            log.info("report: %s", url)
     return page
 
 

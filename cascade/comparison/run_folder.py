@@ -15,11 +15,11 @@ from cascade.files.lock import is_locked
 ERROR = re.compile(r"^(?:\S+: )?(?:error|[\w.]*(?:Error|Exception|Interrupt))\b.*", re.IGNORECASE)
 #: What is said of a leg that ended in good order, by the run, by its job or by Slurm.
 STOPPED = re.compile(
-    r"the same command goes on|^queueing job \d+ again|\*\*\* JOB \d+ .*CANCELLED AT"
+    r"stopped.*; run the same command to resume|^requeueing job \d+|\*\*\* JOB \d+ .*CANCELLED AT"
 )
 #: What is said of one when others failed; how a leg begins; what refused a command, and ended none.
 NOISE = re.compile(r"srun: |slurmstepd: error: \*\*\* STEP")
-BEGUN = re.compile(r"-- begun |(?:\[[^\]]*\])*[ -]*going on from ")
+BEGUN = re.compile(r"-- started |(?:\[[^\]]*\])*[ -]*resuming from ")
 REFUSED = re.compile(r"trained with another config|another process trains here")
 #: What a folder must hold one of, to be a run's.
 MARKS = ("config.json", "metrics", "bundle", "evaluation.json", "output.log")

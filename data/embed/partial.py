@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Float16
 
 from cascade.files.atomic import write_whole
-from cascade.files.lock import take
+from cascade.files.lock import acquire
 from cascade.text.embeddings import Layout
 
 
@@ -39,7 +39,7 @@ class PartFile:
         """
         self._file = self.part.open("r+b" if self.part.is_file() else "w+b")
         try:
-            take(self._file, busy=f"{self.part}: another process makes these embeddings")
+            acquire(self._file, busy=f"{self.part}: another process makes these embeddings")
         except ValueError:
             self._file.close()
             raise

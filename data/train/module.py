@@ -12,7 +12,7 @@ from typing import Any, final
 import pytorch_lightning as pl
 import torch
 
-from cascade.checkpoint.loops import go_on
+from cascade.checkpoint.loops import resume_after
 from data.plan.buckets import BucketPlan, Draw, Held, Part, Plan, Pool
 from data.plan.packing import PackedPlan
 from data.plan.sets import Chosen, choose, hold_out, named
@@ -110,7 +110,7 @@ class ShardData(Asked):
             raise ValueError("data: a run needs its length: set trainer.max_steps")
         accumulate = trainer.accumulate_grad_batches
         done = trainer.global_step * accumulate
-        go_on(trainer, done)
+        resume_after(trainer, done)
         self._quarantine = Quarantine(Path(trainer.default_root_dir) / "quarantine.jsonl")
         self._quarantine.load_state_dict(self._quarantined, write=trainer.is_global_zero)
         return self.train_loader(

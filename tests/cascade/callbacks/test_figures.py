@@ -19,7 +19,7 @@ from cascade.callbacks.verdict import NotLearningError
 from cascade.callbacks.worth import Worth
 from cascade.curves import last_step, read_curves
 from cascade.flops import forward_flops
-from cascade.loggers.csv_logger import Rows
+from cascade.loggers.csv_logger import AtomicCSVLogger
 from stages.noised import weighted
 
 
@@ -165,7 +165,7 @@ def test_samples_stand_beside_what_they_were_made_from_and_the_real_clip(runs):
 
 
 def test_rows_survive_a_new_column_and_a_kill(tmp_path):
-    logger = Rows(str(tmp_path), "metrics", flush_logs_every_n_steps=1)
+    logger = AtomicCSVLogger(str(tmp_path), "metrics", flush_logs_every_n_steps=1)
     logger.log_metrics({"a": 1.0}, step=0)
     logger.log_metrics({"a": 2.0, "b": 0.125}, step=1)
     path = tmp_path / "metrics/version_0/metrics.csv"

@@ -26,7 +26,7 @@ from cascade.callbacks.start import Start
 from cascade.callbacks.throughput import Throughput
 from cascade.callbacks.worth import Worth
 from cascade.entry import CONF
-from cascade.loggers.csv_logger import Rows
+from cascade.loggers.csv_logger import AtomicCSVLogger
 from cascade.shrink import shrink
 from data.plan.clip_shapes import Shape
 
@@ -139,7 +139,7 @@ def fit(
             "max_epochs": -1,
             "accelerator": "cpu",
             "devices": 1,
-            "logger": [Rows(str(folder), "metrics", flush_logs_every_n_steps=1)],
+            "logger": [AtomicCSVLogger(str(folder), "metrics", flush_logs_every_n_steps=1)],
             "default_root_dir": str(folder),
             "callbacks": callbacks,
             "log_every_n_steps": 1,
