@@ -72,7 +72,7 @@ class Interrupt(pl.Callback):
         if trainer.world_size > 1:
             # On the CPU: reading a result from the device would make each step wait for it.
             self._group = torch.distributed.new_group(backend="gloo")
-        if slurm.stop.held:
+        if slurm.stop.handles_signals:
             slurm.stop.nothing_to_lose = lambda: False
             if trainer.is_global_zero:
                 self._ends_at = slurm.ends_at()
@@ -99,7 +99,7 @@ class Interrupt(pl.Callback):
 
     def on_validation_start(self, trainer: pl.Trainer, *_: Any) -> None:
         """Let a signal end the process during a validation whose step is saved already."""
-        if trainer.state.fn != "fit" or trainer.sanity_checking or not slurm.stop.held:
+        if trainer.state.fn != "fit" or trainer.sanity_checking or not slurm.stop.handles_signals:
             return
         if folder_of(Path(trainer.default_root_dir), trainer.global_step).is_dir():
             _write_rows(trainer)
@@ -120,7 +120,7 @@ class Interrupt(pl.Callback):
             agreed = torch.tensor(decision)
             torch.distributed.all_reduce(agreed, torch.distributed.ReduceOp.MAX, self._group)
             decision = int(agreed)
-        if decision == _STOP and slurm.stop.held:
+        if decision == _STOP and slurm.stop.handles_signals:
             slurm.stop.ask(slurm.stop.why or "another rank was asked to stop")
         if decision:
             trainer.should_stop = True
@@ -151,7 +151,7 @@ class Interrupt(pl.Callback):
 
     def _set_nothing_to_lose(self, when: Callable[[], bool]) -> None:
         """From now on a signal, or one received already, ends the process at once if `when()`."""
-        if not slurm.stop.held:
+        if not slurm.stop.handles_signals:
             return
         slurm.stop.nothing_to_lose = when
         if slurm.stop.why is not None and when():
@@ -162,13 +162,13 @@ class Interrupt(pl.Callback):
     ) -> None:
         """Requeue the job of a rank that lost another, unless the other failed by itself."""
         self._restore_handlers()
-        if not slurm.stop.held:
+        if not slurm.stop.handles_signals:
             return
         if _is_lost_peer(exception):
-            slurm.queue_again()
+            slurm.request_requeue()
             time.sleep(self.TELL_S)
         else:
-            slurm.never_again()
+            slurm.forbid_requeue()
 
     def on_train_end(self, *_: Any) -> None:
         """Restore the signal handlers."""
@@ -181,7 +181,7 @@ class Interrupt(pl.Callback):
 
     def teardown(self, trainer: pl.Trainer, _module: pl.LightningModule, stage: str) -> None:
         """Let a signal end the process: the last step is saved, and the rest can be repeated."""
-        if stage == "fit" and slurm.stop.held:
+        if stage == "fit" and slurm.stop.handles_signals:
             _write_rows(trainer)
             slurm.stop.nothing_to_lose = lambda: True
 

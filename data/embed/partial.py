@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Float16
 
 from cascade.files.atomic import write_whole
-from cascade.files.lock import take
+from cascade.files.lock import acquire
 from cascade.text.embeddings import Layout
 
 
@@ -40,7 +40,7 @@ class PartFile:
         self._file = self.part.open("r+b" if self.part.is_file() else "w+b")
         try:
             busy = f"{self.part}: another process is making these embeddings; wait for its end"
-            take(self._file, busy=busy)
+            acquire(self._file, busy=busy)
         except ValueError:
             self._file.close()
             raise

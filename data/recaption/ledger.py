@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from cascade.files.lock import take
+from cascade.files.lock import acquire
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,7 +93,7 @@ def _locked(path: Path) -> int:
     path.parent.mkdir(parents=True, exist_ok=True)
     file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o644)
     try:
-        take(file, busy=f"{path}: another process is captioning this shard; wait for its end")
+        acquire(file, busy=f"{path}: another process is captioning this shard; wait for its end")
     except ValueError:
         os.close(file)
         raise

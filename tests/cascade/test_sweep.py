@@ -116,14 +116,14 @@ def test_runs_are_called_by_what_is_swept_alone():
     assert parts("shift", "-1.4") == ["shift=-1.4"]
     ((name, _),) = named([["a.x=1", "b.x=2"]], swept=["a.x", "b.x"], sweep="s")
     assert name == "s/a.x=1,b.x=2"
-    with pytest.raises(ValueError, match="two runs would be called s/x=a_b"):
+    with pytest.raises(ValueError, match="two runs would be named s/x=a_b"):
         named([["x='a/b'"], ["x='a b'"]], swept=["x"], sweep="s")
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["stage=demo/base"], "which sweep.*lr, lr_search, mask_mix"),
+        (["stage=demo/base"], "no sweep was given.*lr, lr_search, mask_mix"),
         (
             ["stage=demo/base", "sweep=nothing"],
             "no such sweep of demo/base; there are guidance, lr",
@@ -132,11 +132,11 @@ def test_runs_are_called_by_what_is_swept_alone():
         (["stage=demo/base", "sweep=guidance lr"], "cannot be crossed"),
         (
             ["stage=demo/base", "sweep=lr_search prediction"],
-            "lr_search: a search, .* is not crossed with prediction",
+            "lr_search: a search .* cannot be crossed with prediction",
         ),
         (
             ["stage=demo/base", "sweep=prediction lr_search"],
-            "lr_search: a search, .* is not crossed with prediction",
+            "lr_search: a search .* cannot be crossed with prediction",
         ),
         (["stage=demo/base", "sweep=guidance", "cluster=slurm"], "runs on this machine"),
     ],
@@ -233,7 +233,7 @@ def test_a_sweep_that_is_stopped_stops_its_runs_whole(sweep):
     process.send_signal(signal.SIGTERM)
     told, _ = process.communicate(timeout=240)
     assert process.returncode != 0
-    assert "stopped; the same command goes on" in told
+    assert "stopped; run the same command to resume" in told
     assert "stopped at step" in told
     assert list((run / "checkpoints").iterdir())
     assert not (run.parent / "max_t=0.25").exists()
@@ -263,7 +263,7 @@ def test_a_search_counts_what_there_is(sweep):
     (first,) = folder.glob("muon_lr=*,adamw_lr=*")
     code, told = sweep("lr_search", *asked, "hydra.sweeper.n_trials=2", stage="demo/base")
     assert code == 0, told
-    assert "1 of 2 trials have finished already" in told
+    assert "1 of 2 trials are finished already" in told
     runs = set(folder.glob("muon_lr=*,adamw_lr=*"))
     assert len(runs) == 2
     assert first in runs

@@ -1,4 +1,4 @@
-"""Motion near a given last frame: `python tests/measure/last_frame.py runs/demo/tsr1/default/bundle`.
+"""Motion near a given last frame: `python tests/measure/last_frame.py runs/demo/tsr1/…/bundle`.
 
 For moving clips of the world of shapes it prints how far the object moves between the last two
 frames of the video, in pixels: in the clip itself, as a trained temporal stage makes it where the
@@ -47,7 +47,7 @@ def main() -> None:
     chosen = parser.parse_args()
     stage = load_stage(chosen.bundle)
     grid, factor = stage.target, stage.kind.scale.time
-    moving = [(t, a) for t, a in heldout_prompts(4 * chosen.clips) if a.direction != "nowhere"]
+    moving = [(t, a) for t, a in heldout_prompts(4 * chosen.clips) if a.direction != "still"]
     moving = moving[: chosen.clips]
     clips = [shapes_truth(a, grid, position) for position, (_, a) in enumerate(moving)]
     x = to_float(torch.stack(clips))

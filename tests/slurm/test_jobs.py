@@ -105,7 +105,7 @@ def test_of_four_runs_of_a_sweep_one_fails_and_the_others_are_trained(runs):
 
 def test_a_time_limit_ends_a_leg_before_slurm_does(runs, limited):
     """… and the same command finds the job that runs."""
-    assert f"job {runs.job('limited')} has it already" in limited
+    assert f"job {runs.job('limited')} already trains this run" in limited
     runs.submit("unlimited", *ONE, steps=40)
     runs.until_trained("unlimited")
     assert "trained" in runs.submit("unlimited", *ONE, steps=40)

@@ -18,7 +18,7 @@ GLOO = "[/pytorch/third_party/gloo/gloo/transport/tcp/"
 def queued(tmp_path, monkeypatch):
     """Whether a job whose rank ends with an error is requeued."""
     monkeypatch.setenv(slurm.AGAIN, str(tmp_path / "again"))
-    monkeypatch.setattr(slurm.stop, "held", True)
+    monkeypatch.setattr(slurm.stop, "handles_signals", True)
     monkeypatch.setattr(Interrupt, "TELL_S", 0.0)
 
     def ended(error: BaseException) -> bool:

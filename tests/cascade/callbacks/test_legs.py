@@ -20,7 +20,7 @@ from cascade.callbacks.watchdog import Watchdog
 from cascade.callbacks.worth import Worth
 from cascade.checkpoint.checkpoint_folder import newest
 from cascade.checkpoint.keep import Keep
-from cascade.checkpoint.loops import go_on
+from cascade.checkpoint.loops import resume_after
 from cascade.curves import read_curves
 
 
@@ -33,7 +33,7 @@ def at():
             self.step, self.path = step, path
 
         def on_train_start(self, trainer, *_):
-            go_on(trainer, trainer.global_step)
+            resume_after(trainer, trainer.global_step)
 
         def on_train_batch_start(self, trainer, *_):
             if trainer.global_step == self.step and not self.path.exists():
