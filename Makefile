@@ -32,8 +32,8 @@ overfit: NAME = overfit
 sweep: NAME =
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test coverage check shards index captions embeddings plan train sweep compare ema overfit smoke config \
-        params sample evaluate bench peer clean
+.PHONY: help setup demo test coverage check shards index captions embeddings plan train prove sweep compare ema overfit smoke \
+        config params sample evaluate bench peer clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -77,6 +77,9 @@ plan: $(READY)  ## the doctor: what a run of STAGE costs and what is amiss, befo
 
 train: $(READY)  ## train STAGE (one, some, all) on DATA, or go on with it; CLUSTER=slurm submits, FOLLOW=1 watches
 	$(RUN) -m cascade.train $(jobs) $(stage) $(ARGS)
+
+prove: $(READY)  ## check claims about a trained run of STAGE: a page, and exit status 0 where all hold
+	@$(RUN) -m cascade.prove $(stage) $(ARGS)
 
 sweep: $(READY)  ## STAGE once for every setting of SWEEP (conf/sweep; 'a b' crosses two), JOBS at a time; then a table
 	$(RUN) -m cascade.sweep sweep='$(SWEEP)' cluster=$(CLUSTER) $(if $(JOBS),jobs=$(JOBS)) $(if $(FOLLOW),follow=1) $(stage) $(ARGS)

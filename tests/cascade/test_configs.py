@@ -93,6 +93,7 @@ def test_every_root_composes(root, cascade):
 
 ROOTS = {
     "plan": [],
+    "prove": [],
     "shards": ["from=a"],
     "index": ["shards=a"],
     "captions": ["shards=a", "model=m"],
