@@ -75,7 +75,7 @@ def _changes(subject: Subject) -> Iterator[tuple[str, float]]:
     """The relative change of the output where one input alone is changed."""
     stage, held = subject.trained, subject.clips()
     frames = held["video"].shape[2]
-    given = [way for way in suiting(frames) if way != NOTHING][:1]
+    given = [way for way in suiting(frames, stride=stage.recipe.modes.stride) if way != NOTHING][:1]
     with practising(stage, given), recorded(stage) as calls:
         stage.losses(taken(held, range(min(2, len(held["position"])))), purpose=PURPOSE)
     inputs = calls[0]
@@ -107,7 +107,11 @@ def _worths(subject: Subject) -> list[Worth]:
     Given frames are left out instead, of clips that all have some.
     """
     stage, held = subject.trained, subject.clips()
-    giving = [way for way in suiting(held["video"].shape[2]) if way != NOTHING]
+    giving = [
+        way
+        for way in suiting(held["video"].shape[2], stride=subject.trained.recipe.modes.stride)
+        if way != NOTHING
+    ]
     others = [name for name in stage.conditions if name != "given"]
     logs = _ratios(subject, others, ()) | _ratios(subject, ["given"], giving)
     confidence = float(subject.settings.worth["confidence"])
