@@ -156,7 +156,9 @@ def shapes(stage: nn.Module) -> dict[str, list[int]]:
     return found
 
 
-def check_fits(checkpoint: Checkpoint, stage: Any, config: Mapping[str, Any], run: Path) -> None:
+def check_fits(
+    checkpoint: Checkpoint, stage: nn.Module, config: Mapping[str, Any], run: Path
+) -> None:
     """Refuse a checkpoint of another stage or config, or with other shapes, before reading it.
 
     Raises:
