@@ -8,7 +8,7 @@ import pytorch_lightning as pl
 from torch import Tensor
 
 from cascade.ema import PowerEMA
-from cascade.parallel.shards import whole
+from cascade.parallel.shards import gathered
 from cascade.trainer import callbacks
 
 
@@ -71,7 +71,7 @@ class EMA(pl.Callback):
         state = {}
         with self.swapped(module):
             for name, value in module.state_dict().items():
-                one = whole(value.detach())
+                one = gathered(value.detach())
                 if module.global_rank == 0:
                     state[name] = one.to("cpu", copy=True)
         return state
