@@ -32,8 +32,8 @@ overfit: NAME = overfit
 sweep: NAME =
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test coverage check shards index captions embeddings plan train sweep compare overfit smoke config \
-        params sample evaluate bench peer clean
+.PHONY: help setup demo test coverage check shards index captions embeddings plan train prove sweep compare ema overfit smoke \
+        config params sample evaluate bench peer clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -78,11 +78,17 @@ plan: $(READY)  ## the doctor: what a run of STAGE costs and what is amiss, befo
 train: $(READY)  ## train STAGE (one, some, all) on DATA, or go on with it; CLUSTER=slurm submits, FOLLOW=1 watches
 	$(RUN) -m cascade.train $(jobs) $(stage) $(ARGS)
 
+prove: $(READY)  ## check claims about a trained run of STAGE: a page, and exit status 0 where all hold
+	@$(RUN) -m cascade.prove $(stage) $(ARGS)
+
 sweep: $(READY)  ## STAGE once for every setting of SWEEP (conf/sweep; 'a b' crosses two), JOBS at a time; then a table
 	$(RUN) -m cascade.sweep sweep='$(SWEEP)' cluster=$(CLUSTER) $(if $(JOBS),jobs=$(JOBS)) $(if $(FOLLOW),follow=1) $(stage) $(ARGS)
 
 compare: $(READY)  ## RUNS side by side: folders, globs, wandb:entity/project[/group]; REPORT=1: on W&B too
 	@RUNS='$(RUNS)' $(RUN) -m cascade.compare 'runs=$${oc.env:RUNS}' $(if $(REPORT),report=true) $(ARGS)
+
+ema: $(READY)  ## a bundle of the trained STAGE averaged at another WIDTH, in folder TO (needs snapshots)
+	$(RUN) -m cascade.reconstruct "run='\$${paths.runs}/$(CASCADE)/$(STAGE)/$(NAME)'" width=$(WIDTH) $(if $(TO),"to='$(TO)'") $(ARGS)
 
 overfit: $(READY)  ## is it learning? one real clip (CLIP=file) must come back
 	$(RUN) -m cascade.overfit $(stage) debug=overfit $(if $(CLIP),"clip='$(CLIP)'") $(ARGS)
@@ -96,8 +102,8 @@ config: $(READY)  ## print the whole config of STAGE
 params: $(READY)  ## one line per stage of CASCADE: parameters, grid, from the meta device
 	@$(RUN) -m cascade.params cascade=$(CASCADE) $(ARGS)
 
-sample: $(READY)  ## a video for PROMPT from the trained CASCADE
-	$(RUN) -m cascade.sample cascade=$(CASCADE) 'prompt=$${oc.env:PROMPT}' $(ARGS)
+sample: $(READY)  ## a video for PROMPT from the runs NAME of CASCADE
+	$(RUN) -m cascade.sample cascade=$(CASCADE) "run='$(NAME)'" 'prompt=$${oc.env:PROMPT}' $(ARGS)
 
 evaluate: $(READY)  ## how well the trained CASCADE follows held-out prompts
 	$(RUN) -m cascade.evaluate cascade=$(CASCADE) $(ARGS)

@@ -21,7 +21,7 @@ from omegaconf import DictConfig, OmegaConf
 from cascade import launch
 from cascade.comparison.compare_page import write_page
 from cascade.comparison.find import below, find
-from cascade.comparison.table import plain
+from cascade.comparison.table import as_text
 from cascade.entry import CONF, check_choices, explained
 
 log = logging.getLogger(__name__)
@@ -146,7 +146,7 @@ def conclude(sweep: Sweep, shown: DictConfig) -> None:
         return
     with tempfile.TemporaryDirectory() as scratch:
         records = find(f"'{folder}'", scratch=Path(scratch))
-        log.info("\n%s", plain(records, shown.figures))
+        log.info("\n%s", as_text(records, shown.figures))
         page = write_page(
             records,
             folder / "index.html",

@@ -24,7 +24,7 @@ from cascade.bundle import final_loss, load_weights, read_stage, save_bundle
 from cascade.callbacks.averages import EMA, averages
 from cascade.callbacks.checkpoints import Checkpoints
 from cascade.callbacks.loss_probe import Probe
-from cascade.callbacks.progress import Progress
+from cascade.callbacks.progress import RunProgressBar
 from cascade.checkpoint import wandb_run
 from cascade.checkpoint.checkpoint_folder import choose
 from cascade.checkpoint.origin import commit
@@ -128,7 +128,7 @@ def _train(cfg: DictConfig, config: dict[str, Any], run: Path) -> bool:
             run / "bundle",
             stage=config["stage"] | {"text": config["stage"]["text"] | stage.text.identity()},
             weights=weights,
-            card=card(trainer, data, ema.sigma_rels[0], checkpoints.figures),
+            card=card(trainer, data, ema.use, checkpoints.figures),
         )
     trainer.strategy.barrier()
     return True
@@ -147,7 +147,7 @@ def open_trainer(config: dict[str, Any], run: Path) -> tuple[pl.Trainer, Checkpo
     callbacks = [hydra.utils.instantiate(c, _convert_="all") for c in config["callbacks"].values()]
     first = (Checkpoints, Probe)  # they need the weights before another swaps in the averages
     if config["trainer"].get("enable_progress_bar", True):
-        callbacks.append(Progress())
+        callbacks.append(RunProgressBar())
     callbacks.sort(key=lambda callback: [not isinstance(callback, kind) for kind in first])
     if not isinstance(callbacks[0], Checkpoints):
         raise ValueError(

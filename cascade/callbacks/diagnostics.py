@@ -18,11 +18,11 @@ from cascade.callbacks.figures import (
     write_table,
 )
 from cascade.callbacks.verdict import NotLearningError
-from cascade.conditioning import Modes
+from cascade.conditioning import ways
 from cascade.parallel.ranks import gather, summed
 from cascade.trainer import datamodule, log_every
 
-WAYS = tuple(Modes(text=1.0).shares)
+WAYS = tuple(name for name, way in ways.items() if way.draw is not None)
 
 
 class Diagnostics(pl.Callback):

@@ -9,7 +9,7 @@ import pytorch_lightning as pl
 from pytorch_lightning.callbacks import TQDMProgressBar
 
 
-class Progress(TQDMProgressBar):
+class RunProgressBar(TQDMProgressBar):
     """A progress bar over all steps of the run; Lightning's own bar covers one epoch.
 
     If stderr is not a terminal, it prints a plain line every `every_s` seconds instead.

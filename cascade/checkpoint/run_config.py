@@ -21,11 +21,8 @@ FREE = (
     *("cluster", "trainer", "callbacks", "logger", "paths", "hydra"),
     *("name", "group", "min_psnr", "min_gain"),
 )
-#: … keys of `data`, …
-FREE_DATA = (
-    *("num_workers", "prefetch", "cache_bytes", "decord"),
-    *("index_dir", "index_depth", "cache_dir", "max_dropped"),
-)
+#: … keys of `data`, with everything below them, …
+FREE_DATA = ("loading", "index", "selection.max_dropped")
 #: … and all of `trainer` and `callbacks` except these keys, which affect steps or averages.
 FIXED = {
     "trainer": ("precision", "gradient_clip_val", "gradient_clip_algorithm"),
@@ -35,7 +32,7 @@ FIXED = {
 #: Files and folders that a run writes besides its checkpoints.
 TRACES = (
     *("metrics", "samples", "losses.jsonl", "spikes.jsonl", "quarantine.jsonl"),
-    *("stacks", "wandb", "config.json"),
+    *("stacks", "wandb", "ema", "config.json"),
 )
 
 
@@ -58,11 +55,26 @@ def differences(old: Any, new: Any, *, where: str = "") -> list[str]:
 def fixed_part(config: Mapping[str, Any]) -> dict[str, Any]:
     """The part of a config that affects a run's numbers and may not change, as JSON values."""
     part = {name: value for name, value in config.items() if name not in FREE}
-    part["data"] = {k: v for k, v in config["data"].items() if k not in FREE_DATA}
+    part["data"] = _fixed_data(config["data"])
     for group, fixed in FIXED.items():
         part[group] = {k: v for k, v in config.get(group, {}).items() if k in fixed}
     plain: dict[str, Any] = json.loads(json.dumps(anonymous(part)))
     return plain
+
+
+def is_free_data(key: str) -> bool:
+    """Whether a dotted key of `data` may change between two jobs of a run."""
+    return any(key == free or key.startswith(f"{free}.") for free in FREE_DATA)
+
+
+def _fixed_data(node: Mapping[str, Any], *, where: str = "") -> dict[str, Any]:
+    """The keys of `data` that may not change."""
+    fixed = {}
+    for name, value in node.items():
+        if not is_free_data(f"{where}{name}"):
+            inner = isinstance(value, Mapping)
+            fixed[name] = _fixed_data(value, where=f"{where}{name}.") if inner else value
+    return fixed
 
 
 def keep_config(run: Path, config: dict[str, Any]) -> None:

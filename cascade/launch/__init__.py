@@ -7,8 +7,8 @@ from hydra.core.plugins import Plugins
 _PLUGINS = {
     "SlurmLauncher": "cascade.launch.slurm_launcher",
     "LocalLauncher": "cascade.launch.local_launcher",
-    "Grid": "cascade.launch.sweepers",
-    "Search": "cascade.launch.sweepers",
+    "GridSweeper": "cascade.launch.sweepers",
+    "SearchSweeper": "cascade.launch.sweepers",
 }
 
 

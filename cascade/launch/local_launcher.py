@@ -32,7 +32,7 @@ log = logging.getLogger(__name__)
 
 
 @dataclass(kw_only=True)
-class Job:
+class LocalRun:
     """One run and its process, before, during and after it runs."""
 
     overrides: list[str]
@@ -82,7 +82,7 @@ class LocalLauncher(Launcher):
         done = len(jobs) - len(waiting) - len(refused)
         if done:
             log.info("%d of %d runs are finished already", done, len(jobs))
-        running: list[Job] = []
+        running: list[LocalRun] = []
         with _one_signal() as asked:
             while waiting or running:
                 for job in [
@@ -103,7 +103,7 @@ class LocalLauncher(Launcher):
             raise SystemExit("stopped; run the same command to resume")
         return conclude([outcome(job) for job in jobs], self.config)
 
-    def _start(self, job: Job) -> None:
+    def _start(self, job: LocalRun) -> None:
         """Start or resume a run, in its own session, so that a Ctrl-C reaches it only once."""
         job.folder.mkdir(parents=True, exist_ok=True)
         task = self.config.hydra.job.name
@@ -126,7 +126,7 @@ class LocalLauncher(Launcher):
                 environment["CUDA_VISIBLE_DEVICES"] = ",".join(share(gpus, slot, self.jobs))
         return environment
 
-    def _end(self, job: Job) -> None:
+    def _end(self, job: LocalRun) -> None:
         assert job.process is not None
         job.code = job.process.returncode
         seconds = time.monotonic() - job.began
@@ -138,7 +138,7 @@ class LocalLauncher(Launcher):
             log.info("%s: stopped; run the same command to resume", job.folder.name)
 
 
-def planned(context: HydraContext, master: DictConfig, overrides: Sequence[str]) -> Job:
+def planned(context: HydraContext, master: DictConfig, overrides: Sequence[str]) -> LocalRun:
     """A run with its folder; refused if it has trained with another config."""
     config = context.config_loader.load_sweep_config(master, list(overrides))
     before = HydraConfig.instance().cfg
@@ -146,12 +146,12 @@ def planned(context: HydraContext, master: DictConfig, overrides: Sequence[str])
         HydraConfig.instance().set_config(config)
         folder = Path(config.hydra.run.dir)
         refused = refusal(folder, config_of(config))
-        return Job(overrides=list(overrides), folder=folder, refused=refused)
+        return LocalRun(overrides=list(overrides), folder=folder, refused=refused)
     finally:
         HydraConfig.instance().cfg = before
 
 
-def outcome(job: Job) -> JobReturn:
+def outcome(job: LocalRun) -> JobReturn:
     """How a run ended: its validation loss, if it has one, or its error."""
     if job.refused:
         return failed(job.overrides, job.refused)
@@ -163,7 +163,7 @@ def outcome(job: Job) -> JobReturn:
     return result
 
 
-def failure(job: Job) -> str:
+def failure(job: LocalRun) -> str:
     """A failed run's last error message, or its exit code."""
     return last_error(job.folder, refusals=True) or f"exit code {job.code}"
 
@@ -197,7 +197,7 @@ def _process(
     )
 
 
-def _stop(running: list[Job]) -> None:
+def _stop(running: list[LocalRun]) -> None:
     """Ask every run to save and stop, and wait; a second signal to this command kills them."""
     processes = [job.process for job in running if job.process is not None]
     try:

@@ -36,7 +36,7 @@ SUBMITTED_S = 600.0
 
 
 @dataclass(frozen=True, kw_only=True)
-class Job:
+class SlurmRun:
     """A run and the id of its Slurm job; None if the run is finished or was refused."""
 
     run: Path
@@ -100,7 +100,9 @@ class SlurmLauncher(submitit_launcher.SlurmLauncher):  # type: ignore[misc]  # i
         returns = [_outcome(job, ended.get(str(job.job), "COMPLETED")) for job in jobs]
         return conclude(returns, self.config)
 
-    def _begin(self, runs: Sequence[tuple[Path, list[str], dict[str, Any] | None]]) -> list[Job]:
+    def _begin(
+        self, runs: Sequence[tuple[Path, list[str], dict[str, Any] | None]]
+    ) -> list[SlurmRun]:
         """Submit or find each run's job.
 
         If no sweeper of ours counts failures, all runs are checked before any is submitted.
@@ -109,17 +111,17 @@ class SlurmLauncher(submitit_launcher.SlurmLauncher):  # type: ignore[misc]  # i
         if refused and not counted(self.config):
             raise SystemExit("\n".join(f"error: {why}" for why in refused.values()))
         return [
-            Job(run=run, overrides=overrides, job=None, refused=refused[run])
+            SlurmRun(run=run, overrides=overrides, job=None, refused=refused[run])
             if run in refused
             else self._ensure(run, overrides, config)
             for run, overrides, config in runs
         ]
 
-    def _ensure(self, run: Path, overrides: list[str], config: dict[str, Any] | None) -> Job:
+    def _ensure(self, run: Path, overrides: list[str], config: dict[str, Any] | None) -> SlurmRun:
         """The run's job: the one in the queue, or a new one, or a refusal with sbatch's error."""
         if (run / "bundle").is_dir():
             log.info("already trained: %s/bundle", run)
-            return Job(run=run, overrides=overrides, job=None)
+            return SlurmRun(run=run, overrides=overrides, job=None)
         busy = (
             f"{run}: another command has been submitting this run for {SUBMITTED_S:g} s; wait for "
             "it or end it"
@@ -128,16 +130,16 @@ class SlurmLauncher(submitit_launcher.SlurmLauncher):  # type: ignore[misc]  # i
             number, state = _last_job(run)
             if state in ALIVE:
                 log.info("job %s already trains this run (%s): %s", number, state, run)
-                return Job(run=run, overrides=overrides, job=number)
+                return SlurmRun(run=run, overrides=overrides, job=number)
             try:
-                job = Job(run=run, overrides=overrides, job=self._submit(run, overrides))
+                job = SlurmRun(run=run, overrides=overrides, job=self._submit(run, overrides))
             except FailedJobError as error:
                 reason = str(error).strip().rpartition("\n")[2].removeprefix("sbatch: error: ")
                 why = (
                     f"{run}: sbatch refused: {reason}; check cluster.partition, cluster.account "
                     "and the other keys of conf/cluster"
                 )
-                return Job(run=run, overrides=overrides, job=None, refused=why)
+                return SlurmRun(run=run, overrides=overrides, job=None, refused=why)
             write_whole(run / "slurm/job.json", json.dumps(job.job).encode())
             fixed = None if config is None else fixed_part(config)
             write_whole(run / "slurm/config.json", json.dumps(fixed).encode())
@@ -191,7 +193,7 @@ def _refusal(run: Path, config: dict[str, Any] | None) -> str | None:
     return None
 
 
-def _submitted(job: Job) -> JobReturn:
+def _submitted(job: SlurmRun) -> JobReturn:
     """The result of a job that was only submitted: no metrics; of a refused one: failed."""
     if job.refused:
         log.error("%s", job.refused)
@@ -199,7 +201,7 @@ def _submitted(job: Job) -> JobReturn:
     return JobReturn(overrides=job.overrides, status=JobStatus.COMPLETED)
 
 
-def _outcome(job: Job, state: str) -> JobReturn:
+def _outcome(job: SlurmRun, state: str) -> JobReturn:
     """The result of a job that has ended: the validation loss, or the job's final state."""
     if job.refused:
         return _submitted(job)

@@ -17,7 +17,7 @@ from cascade.launch.label import named
 log = logging.getLogger(__name__)
 
 
-class Grid(Sweeper):
+class GridSweeper(Sweeper):
     """Launches every combination of the swept values, as runs named `<name>/<key=value,…>`.
 
     The launcher skips finished runs.
@@ -69,7 +69,7 @@ class Grid(Sweeper):
         return returns
 
 
-class Search(Sweeper):
+class SearchSweeper(Sweeper):
     """Runs trials chosen by Optuna until `n_trials` have finished; see `cascade.launch.search`."""
 
     def __init__(self, **options: Any) -> None:

@@ -16,16 +16,16 @@ class AtomicCSVLogger(CSVLogger):
 
     @property
     @rank_zero_only
-    def experiment(self) -> "Writer":
+    def experiment(self) -> "CSVWriter":
         """The writer of the file, created at first use."""
         if self._experiment is None:
             Path(self.root_dir).mkdir(parents=True, exist_ok=True)
-            self._experiment = Writer(log_dir=self.log_dir)
-        assert isinstance(self._experiment, Writer)
+            self._experiment = CSVWriter(log_dir=self.log_dir)
+        assert isinstance(self._experiment, CSVWriter)
         return self._experiment
 
 
-class Writer(ExperimentWriter):
+class CSVWriter(ExperimentWriter):
     """Appends rows; a new column rewrites the file next to itself, then replaces it."""
 
     def _record_new_keys(self) -> set[str]:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from cascade.nn.attention import Segments, TextMemory
 from cascade.nn.block import Block, modulated, recomputed
-from cascade.nn.embed import NUM_BANDS, Condition, pooled, position_features, rotary
+from cascade.nn.embed import NUM_BANDS, ConditionEmbedding, pooled, position_features, rotary
 from cascade.nn.patch import Triple, in_patches, patchify, unpatchify
 
 
@@ -54,7 +54,7 @@ class DiT(nn.Module):
         volume = frames * height * breadth
         self.embed = nn.Linear(in_channels * volume, width)
         self.position = nn.Linear(3 * 2 * NUM_BANDS, width, bias=False)
-        self.condition = Condition(
+        self.condition = ConditionEmbedding(
             width=width,
             text_width=text_width,
             num_scalars=num_scalars,

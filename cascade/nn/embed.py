@@ -29,7 +29,7 @@ def pooled(text: Float[Tensor, "b l d"], mask: Bool[Tensor, "b l"]) -> Float[Ten
     return (text * weight).sum(1) / weight.sum(1).clamp(min=1).sqrt()
 
 
-class Condition(nn.Module):
+class ConditionEmbedding(nn.Module):
     """The vector that modulates a network, one per sample and frame, or per `stride` frames.
 
     Log-SNR per frame (its features averaged over the frames of a patch), the sample's scalars and

@@ -19,7 +19,7 @@ from torch.nn import functional as F
 
 from cascade.nn.attention import CrossAttention, TextMemory
 from cascade.nn.block import modulated, recomputed
-from cascade.nn.embed import Condition, pooled
+from cascade.nn.embed import ConditionEmbedding, pooled
 from cascade.nn.patch import Triple, in_patches
 
 
@@ -103,7 +103,9 @@ class Hourglass(nn.Module):
         side = patch * 2 ** (levels - 1)
         self.multiple: Triple = (1, side, side)
         vector = widths[-1]
-        self.condition = Condition(width=vector, text_width=text_width, num_scalars=num_scalars)
+        self.condition = ConditionEmbedding(
+            width=vector, text_width=text_width, num_scalars=num_scalars
+        )
         self.embed = nn.Linear(in_channels * patch**2, widths[0])
         self.memories, self.modulations = nn.ModuleList(), nn.ModuleList()
         self.down_blocks, self.up_blocks = nn.ModuleList(), nn.ModuleList()

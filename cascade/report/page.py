@@ -12,7 +12,7 @@ from pathlib import Path
 from cascade.files.atomic import write_whole
 from cascade.report import chart
 from cascade.report.html import Html, join, tag, text
-from cascade.report.parts import IMAGES, Film, cell, datum, numeric, scrolled
+from cascade.report.sections import IMAGES, Film, cell, datum, numeric, scrolled
 
 
 class Page:

@@ -93,15 +93,17 @@ def test_every_root_composes(root, cascade):
 
 ROOTS = {
     "plan": [],
+    "prove": [],
     "shards": ["from=a"],
     "index": ["shards=a"],
     "captions": ["shards=a", "model=m"],
     "embeddings": ["shards=a", "encoder=e"],
+    "reconstruct": ["run=a", "width=0.07"],
 }
 
 
 @pytest.mark.parametrize("root", ROOTS)
-def test_every_root_of_the_data_composes(root):
+def test_every_other_root_composes(root):
     cfg = compose(root, overrides=ROOTS[root])
     check_targets(OmegaConf.to_container(cfg, resolve=False))
 

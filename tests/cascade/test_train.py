@@ -131,8 +131,8 @@ def test_two_processes_equal_one(command, whole, tmp_path):
 
 @pytest.mark.slow
 def test_two_processes_validate_together_and_legs_advance(command, tmp_path):
-    ranks = ["trainer.devices=2", "+trainer.strategy=ddp", "data.val_share=0.3"]
-    two = command("two", *ranks, "data.val_samples=4", stage="demo/ssr1")
+    ranks = ["trainer.devices=2", "+trainer.strategy=ddp", "data.validation.share=0.3"]
+    two = command("two", *ranks, "data.validation.samples=4", stage="demo/ssr1")
     run([*two, "callbacks.interrupt.leg_s=0"])
     folder = tmp_path / "demo/ssr1/two"
     assert [path.name for path in folder.glob("checkpoints/*")] == ["00000001"]

@@ -20,6 +20,7 @@ from cascade.callbacks.worth import Worth
 from cascade.curves import last_step, read_curves
 from cascade.flops import forward_flops
 from cascade.loggers.csv_logger import AtomicCSVLogger
+from cascade.posthoc import reconstruct
 from stages.noised import weighted
 
 
@@ -116,8 +117,7 @@ def test_a_condition_that_the_network_uses_has_worth_and_an_unused_one_has_none(
 
 
 def test_without_given_frames_the_same_frames_are_counted_and_all_are_noisy(tiny):
-    modes = dict.fromkeys(WAYS, 0.0) | {"first_last": 1.0}
-    stage = tiny.tiny_stage(train={"modes": modes})
+    stage = tiny.tiny_stage(train={"modes": {"only": "first_last"}})
     noised = stage.noise(tiny.clips([0, 1]), purpose="val")
     seen = {}
 
@@ -182,7 +182,7 @@ def test_rows_survive_a_new_column_and_a_kill(tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("strategy", ["ddp", "fsdp"])
-def test_ranks_decide_alike_and_make_their_share(tmp_path, strategy):
+def test_ranks_decide_alike_and_make_their_share(tiny, tmp_path, strategy):
     script = Path(__file__).with_name("tiny.py")
     launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
     done = subprocess.run(
@@ -203,3 +203,7 @@ def test_ranks_decide_alike_and_make_their_share(tmp_path, strategy):
     assert captions == {"0.mp4": "a red circle", "1.mp4": "two blue bars"}
     assert all((folder / name).stat().st_size > 500 for name in captions)
     assert {"val/worth/text", "val/loss", "train/loss"} <= set(read_curves(tmp_path))
+    averages, _ = reconstruct(tmp_path / "ema", 0.1, 6)  # whole, though the ranks' are sharded
+    expected = dict(tiny.tiny_stage().named_parameters())
+    shapes = {name: value.shape for name, value in averages.items()}
+    assert shapes == {name: p.shape for name, p in expected.items() if p.requires_grad}

@@ -3,7 +3,7 @@
 import pytorch_lightning as pl
 import torch
 
-from cascade.callbacks.progress import Progress
+from cascade.callbacks.progress import RunProgressBar
 
 
 class Trainer(pl.Trainer):
@@ -19,7 +19,7 @@ class Trainer(pl.Trainer):
 def test_without_a_terminal_a_line_is_printed_every_so_many_seconds(capsys, monkeypatch):
     now = [100.0]
     monkeypatch.setattr("cascade.callbacks.progress.time.monotonic", lambda: now[0])
-    progress = Progress(every_s=30)
+    progress = RunProgressBar(every_s=30)
     stage = pl.LightningModule()
     stage.name = "base"
     trainer = Trainer(stage)

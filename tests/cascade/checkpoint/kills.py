@@ -3,8 +3,8 @@
     python tests/cascade/checkpoint/kills.py FOLDER [--kills 100] [--seed 0] [--log-every 5]
 
 It is killed by SIGKILL from outside, some random time after it began a step, a save, a validation,
-its start or its end; the first time in its last validation. Whatever a leg logged, and all that the
-last checkpoint holds, must be the unbroken run's to the last bit.
+its start or its end; the first time in its last validation. Whatever a leg logged, all that the
+last checkpoint holds, and the averages' snapshots must be the unbroken run's to the last bit.
 """
 
 import argparse
@@ -29,6 +29,7 @@ STEPS, VALIDATE = 24, 4
 OVERRIDES = (
     *(f"shrink.steps={STEPS}", "callbacks.checkpoint.every_n_steps=3"),
     *("callbacks.samples.every_n_steps=9", f"trainer.val_check_interval={VALIDATE}"),
+    "callbacks.ema.snapshot_every=5",
 )
 
 
@@ -42,6 +43,11 @@ def durations(child: int, doing: Doing) -> dict[str, float]:
         before = now
     assert ended[1] == 0
     return {name: spent[name] / max(1, doing.times(name)) for name in MOMENTS}
+
+
+def snapshots(run: Path) -> dict[str, bytes]:
+    """The files of the averages' snapshots."""
+    return {path.name: path.read_bytes() for path in (run / "ema").iterdir()}
 
 
 def drawn(draw: random.Random) -> tuple[str, int]:
@@ -112,6 +118,7 @@ def main() -> None:
             if values != wanted.get(key)
         ]
         faults += [f"{name}: no {key}" for key in wanted.keys() - got.keys()]
+        faults += [f"{name}: other snapshots"] if snapshots(run) != snapshots(whole) else []
         ended = torch.load(folder_of(run, STEPS) / "state", weights_only=True)
         # How many batches of validations began counts those that were begun twice.
         found_unlike = [line for line in unlike(state, ended) if "val_loop." not in line]

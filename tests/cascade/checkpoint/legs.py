@@ -24,8 +24,8 @@ from cascade.callbacks.checkpoints import Checkpoints
 MOMENTS = {"start": 2, "step": 4, "save": 4, "validation": 4, "end": 1}
 OVERRIDES = (
     *("stage=demo/base", "debug=smoke", "data.make=null", "logger=csv"),
-    *("trainer.enable_progress_bar=false", "shrink.batch=4", "data.val_share=0.2"),
-    *("data.val_samples=4", "callbacks.worth.clips=4", "~callbacks.start"),
+    *("trainer.enable_progress_bar=false", "shrink.batch=4", "data.validation.share=0.2"),
+    *("data.validation.samples=4", "callbacks.worth.clips=4", "~callbacks.start"),
 )
 
 

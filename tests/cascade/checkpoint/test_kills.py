@@ -62,7 +62,7 @@ def test_every_damage_is_skipped_or_refused(table):
         "another width": ("refused", "[2, 4, 4] → [2, 8, 8]"),
         "another config, no config.json": ("refused", "logsnr_shift"),
         "another seed": ("refused", "seed: 0 → 1"),
-        "another data set": ("refused", "the checkpoint's fingerprint is"),
+        "another data set": ("refused", "the fingerprint of the checkpoint is"),
         "disk full, then not": (AS_UNBROKEN, "No space left on device"),
     }
     for case in table:

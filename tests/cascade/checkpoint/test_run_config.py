@@ -13,7 +13,7 @@ from cascade.checkpoint.run_config import (
 )
 from tests.cascade.checkpoint.test_checkpoint_folder import manifest
 
-CONFIG = {"stage": {"width": 8}, "seed": 0, "data": {"shards": "a", "num_workers": 2}}
+CONFIG = {"stage": {"width": 8}, "seed": 0, "data": {"shards": "a", "loading": {"num_workers": 2}}}
 CONFIG |= {"trainer": {"precision": "32-true", "devices": 1}, "name": "one"}
 
 
@@ -35,7 +35,7 @@ def checkpoint(tmp_path, **values):
 
 
 def test_a_matching_checkpoint_is_resumed_and_free_keys_may_change(tmp_path):
-    free = CONFIG | {"name": "two", "data": {"shards": "a", "num_workers": 0}}
+    free = CONFIG | {"name": "two", "data": {"shards": "a", "loading": {"num_workers": 0}}}
     free |= {"trainer": {"precision": "32-true", "devices": 4}}
     check_fits(checkpoint(tmp_path), Stage(), free, tmp_path)
 
