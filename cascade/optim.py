@@ -181,9 +181,9 @@ def _orthogonalized(matrices: list[Tensor]) -> list[Tensor]:
         shapes[*one.shape, one.device, one.dtype].append(i)
     done = {
         i: update
-        for where in shapes.values()
+        for indices in shapes.values()
         for i, update in zip(
-            where, orthogonalize_shared(torch.stack([matrices[i] for i in where])), strict=True
+            indices, orthogonalize_shared(torch.stack([matrices[i] for i in indices])), strict=True
         )
     }
     return [done[i] for i in range(len(matrices))]

@@ -41,25 +41,25 @@ def map_full_matrices(
 
     sent = [shards[i].reshape(-1) for r in range(ranks) for i in owned[r]]
     empty = shards[0].new_empty(0)  # a rank may have nothing to send
-    came = _exchange([empty, *sent], here, mine, group)
+    received = _exchange([empty, *sent], here, mine, group)
     full: dict[int, Tensor] = {
-        i: torch.cat([came[r][n] for r in range(ranks)]).view(rows[i], widths[i])
+        i: torch.cat([received[r][n] for r in range(ranks)]).view(rows[i], widths[i])
         for n, i in enumerate(owned[rank])
     }
     shapes: dict[tuple[int, int], list[int]] = defaultdict(list)
     for i in owned[rank]:
         shapes[rows[i], widths[i]].append(i)
-    for where in shapes.values():
-        out = function(torch.stack([full[i] for i in where]))
-        full.update(zip(where, out.unbind(), strict=True))
+    for indices in shapes.values():
+        out = function(torch.stack([full[i] for i in indices]))
+        full.update(zip(indices, out.unbind(), strict=True))
 
     back = [
         full[i][spans[i][r].start : spans[i][r].stop].reshape(-1).to(shards[i].dtype)
         for r in range(ranks)
         for i in owned[rank]
     ]
-    came = _exchange([empty, *back], mine, here, group)
-    done = {i: came[r][n] for r in range(ranks) for n, i in enumerate(owned[r])}
+    received = _exchange([empty, *back], mine, here, group)
+    done = {i: received[r][n] for r in range(ranks) for n, i in enumerate(owned[r])}
     return [done[i].view_as(shard) for i, shard in enumerate(shards)]
 
 
