@@ -1,4 +1,4 @@
-"""The one maker of pages: static, self-contained HTML with tables, charts and videos."""
+"""Static, self-contained HTML pages with tables, charts and videos; used by every report."""
 
 from cascade.report.page import Page
 from cascade.report.sections import Cell, Film

@@ -192,5 +192,5 @@ def test_each_stage_knows_which_of_its_frames_the_base_makes(name: str) -> None:
     stride = 1
     for stage in composed(f"cascade={name}", root="sample").cascade.stages:
         config = composed(f"stage={name}/{stage}").stage
-        stride *= config.scale.time
+        stride *= instantiate(config.kind).scale.time
         assert config.train.modes.stride == stride
