@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 
 from cascade import slurm
-from cascade.files.atomic import write_whole
+from cascade.files.atomic import write_atomic
 
 
 class StuckError(RuntimeError):
@@ -30,7 +30,7 @@ def count_legs(run: Path, stuck: int) -> None:
         (int(p.name) for p in (run / "checkpoints").glob("[0-9]*") if p.name.isdigit()), default=0
     )
     legs = [*(json.loads(path.read_bytes()) if path.exists() else []), step]
-    write_whole(path, json.dumps(legs).encode())
+    write_atomic(path, json.dumps(legs).encode())
     if len(legs) > stuck and set(legs[-stuck - 1 :]) == {step}:
         raise StuckError(
             f"job {job} started {stuck} times at step {step} without a new checkpoint, the limit "

@@ -32,7 +32,7 @@ log = logging.getLogger(__name__)
 
 
 def one_clip_shard(clip: Path, run: Path) -> Path:
-    """A shard with one video file and the caption beside it.
+    """A shard with one video file and its caption.
 
     Raises:
         ValueError: the file or its caption is missing.

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from cascade.callbacks.watchdog import alive
 from cascade.ema import PowerEMA
-from cascade.parallel.shards import whole
+from cascade.parallel.shards import gathered
 from cascade.posthoc import remove_after, write_snapshot
 from cascade.trainer import callbacks
 
@@ -23,14 +23,14 @@ SNAPSHOTS = "ema"
 
 
 class EMA(pl.Callback):
-    """Tracks averages of several widths; one of them validates, samples and goes into the bundle.
+    """Tracks averages of several widths; one of them is validated, sampled and bundled.
 
     Args:
-        sigma_rels: the widths tracked, relative to the run's length.
-        use: the width that validates, samples and goes into the bundle; None: the first.
+        sigma_rels: the tracked widths, relative to the run's length.
+        use: the width that is validated, sampled and bundled; None: the first.
         snapshot_every: steps between two snapshots of all averages, `ema/<step>.safetensors` in the
-            run's folder, from which `cascade.reconstruct` makes other widths; None: only the last
-            step's, which gives the tracked widths.
+            run's folder, from which `cascade.reconstruct` computes other widths; None: only at the
+            last step, which allows the tracked widths.
     """
 
     def __init__(
@@ -60,16 +60,16 @@ class EMA(pl.Callback):
         self.aside_s = 0.0
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Start from the weights as they are, or from the checkpoint's averages.
+        """Start from the current weights, or from the averages in the checkpoint.
 
-        Snapshots of later steps are removed: these steps are trained again.
+        Snapshots of later steps are removed, since these steps are trained again.
         """
         self._begin(trainer, pl_module)
         if trainer.is_global_zero:
             remove_after(Path(trainer.default_root_dir) / SNAPSHOTS, trainer.global_step)
 
     def _begin(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
-        """Only once; a run that resumes at its last step validates without training first."""
+        """Create the averages once, here or before a validation that precedes any training."""
         if self._ema is not None:
             return
         self._step = trainer.global_step
@@ -79,7 +79,7 @@ class EMA(pl.Callback):
             self._loaded = None
         elif self._step:
             raise ValueError(
-                f"the checkpoint of step {self._step} has no averages; start a new run"
+                f"ema: the checkpoint of step {self._step} has no averages; start a new run"
             )
 
     def on_train_batch_end(
@@ -98,26 +98,28 @@ class EMA(pl.Callback):
             self.aside_s += time.perf_counter() - began
 
     def _write_snapshot(self, trainer: pl.Trainer, ema: PowerEMA) -> None:
-        """All ranks take part: weights may be sharded. A full disk costs the snapshot alone."""
+        """Write a snapshot; every rank must call it. A failed write does not end the run."""
         alive(trainer, f"the snapshot of the averages at step {self._step}")
         averages: dict[float, dict[str, Tensor]] = {}
         for sigma in self.sigma_rels:
-            gathered = ((name, whole(value)) for name, value in ema.average(sigma).items())
-            averages[sigma] = {
-                name: value.cpu() for name, value in gathered if trainer.is_global_zero
-            }
+            full = ((name, gathered(value)) for name, value in ema.average(sigma).items())
+            averages[sigma] = {name: value.cpu() for name, value in full if trainer.is_global_zero}
         if trainer.is_global_zero:
             folder = Path(trainer.default_root_dir) / SNAPSHOTS
             try:
                 write_snapshot(folder, self._step, averages)
             except OSError as error:
-                log.error("step %d: the averages' snapshot is not saved: %s", self._step, error)
+                log.error(
+                    "step %d: the snapshot of the averages could not be saved (%s)",
+                    self._step,
+                    error,
+                )
 
     @contextmanager
     def swapped(self, module: pl.LightningModule) -> Iterator[None]:
         """Inside, `module` has the averaged weights of width `use`; before step 1, its own."""
         if self._ema is None and self._loaded is not None:
-            raise ValueError("the averages are loaded but not begun: they cannot be swapped in yet")
+            raise ValueError("ema: the averages were loaded but the run has not started yet")
         if self._step == 0:
             yield
             return
@@ -134,7 +136,7 @@ class EMA(pl.Callback):
         state = {}
         with self.swapped(module):
             for name, value in module.state_dict().items():
-                one = whole(value.detach())
+                one = gathered(value.detach())
                 if module.global_rank == 0:
                     state[name] = one.to("cpu", copy=True)
         return state

@@ -11,8 +11,8 @@ import torch
 def first(batch: Mapping[str, Any], count: int) -> dict[str, Any]:
     """The first `count` samples of a batch; of a packed batch, the first one, as a plain batch."""
     if "videos" in batch:
-        beside = {k: v for k, v in batch.items() if k not in ("videos", "weight")}
-        return {"video": batch["videos"][0].unsqueeze(0), **first(beside, 1)}
+        rest = {k: v for k, v in batch.items() if k not in ("videos", "weight")}
+        return {"video": batch["videos"][0].unsqueeze(0), **first(rest, 1)}
     return {name: value[:count] for name, value in batch.items() if name != "weight"}
 
 

@@ -10,7 +10,7 @@ import pytorch_lightning as pl
 from pytorch_lightning.loggers import WandbLogger
 
 from cascade.checkpoint.loops import VALIDATED
-from cascade.files.atomic import write_whole
+from cascade.files.atomic import write_atomic
 from cascade.trainer import callbacks, log_every
 
 
@@ -53,7 +53,7 @@ def keep_rows(path: Path, *, before: int) -> None:
     lines = path.read_bytes().splitlines(keepends=True)
     kept = [line for line in lines if _step_of(line) < before]
     if kept != lines:
-        write_whole(path, b"".join(kept))
+        write_atomic(path, b"".join(kept))
 
 
 def _step_of(line: bytes) -> float:

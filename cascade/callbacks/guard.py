@@ -17,7 +17,7 @@ from cascade.callbacks import names
 from cascade.callbacks.figures import append_rows, due, keep_rows, write, write_table
 from cascade.callbacks.verdict import NotLearningError
 from cascade.parallel.ranks import gather, summed
-from cascade.parallel.shards import whole
+from cascade.parallel.shards import gathered
 
 log = logging.getLogger(__name__)
 
@@ -229,6 +229,6 @@ def total_norm(gradients: list[Tensor]) -> Tensor:
         if not some:
             continue
         norm = torch.nn.utils.get_total_norm(some, foreach=not sharded)
-        norm = whole(norm)
+        norm = gathered(norm)
         total = torch.hypot(total.to(norm.device), norm.float())
     return total

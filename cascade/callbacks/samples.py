@@ -85,7 +85,7 @@ class Samples(pl.Callback):
         alive(trainer, place)
         with averages(trainer).swapped(module), eval_mode(trainer, module):
             made = sample_like(stage, batch, steps=self.steps, on_step=on_step)
-            videos = beside(stage, batch, made).cpu()
+            videos = side_by_side(stage, batch, made).cpu()
         folder = Path(trainer.default_root_dir) / "samples" / f"{trainer.global_step:08d}"
         folder.mkdir(parents=True, exist_ok=True)
         numbers = [trainer.global_rank + i * trainer.world_size for i in range(len(videos))]
@@ -144,7 +144,7 @@ def sample_like(
     return videos
 
 
-def beside(
+def side_by_side(
     stage: TrainableStage, batch: Batch, made: Float[Tensor, "b 3 f h w"]
 ) -> Float[Tensor, "b 3 f h wide"]:
     """Side by side: the input (if any), the sample and the real clip."""

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from cascade.checkpoint.checkpoint_folder import Checkpoint, CheckpointError, folders
-from cascade.files.atomic import read_json, write_whole
+from cascade.files.atomic import read_json, write_atomic
 from cascade.parallel.ranks import is_first
 from cascade.parts import anonymous
 
@@ -89,7 +89,7 @@ def keep_config(run: Path, config: dict[str, Any]) -> None:
         path, mine = run / "config.json", fixed_part(config)
         if path.is_file() and _config_in(path) != mine:
             _put_away(run)
-        write_whole(path, json.dumps(mine, indent=2, ensure_ascii=False).encode())
+        write_atomic(path, json.dumps(mine, indent=2, ensure_ascii=False).encode())
 
 
 def _put_away(run: Path) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 from urllib.parse import urlparse
 
 from cascade.checkpoint.checkpoint_folder import manifests
-from cascade.files.atomic import write_whole
+from cascade.files.atomic import write_atomic
 from cascade.parallel.ranks import is_first
 
 LETTERS = string.ascii_lowercase + string.digits
@@ -46,7 +46,7 @@ def known(run: Path) -> str | None:
 def _draw(run: Path) -> str:
     drawn = "".join(secrets.choice(LETTERS) for _ in range(8))
     if is_first():
-        write_whole(_file(run), f"{drawn}\n".encode())
+        write_atomic(_file(run), f"{drawn}\n".encode())
     return drawn
 
 

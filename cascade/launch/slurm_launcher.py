@@ -24,7 +24,7 @@ from cascade.checkpoint.run_config import (
     fixed_part,
     refuse_change,
 )
-from cascade.files.atomic import write_whole
+from cascade.files.atomic import write_atomic
 from cascade.files.lock import locked
 from cascade.launch.outcome import conclude, config_of, counted, failed
 from cascade.launch.queue import ALIVE, Logs, states, wait
@@ -140,9 +140,9 @@ class SlurmLauncher(submitit_launcher.SlurmLauncher):  # type: ignore[misc]  # i
                     "and the other keys of conf/cluster"
                 )
                 return SlurmRun(run=run, overrides=overrides, job=None, refused=why)
-            write_whole(run / "slurm/job.json", json.dumps(job.job).encode())
+            write_atomic(run / "slurm/job.json", json.dumps(job.job).encode())
             fixed = None if config is None else fixed_part(config)
-            write_whole(run / "slurm/config.json", json.dumps(fixed).encode())
+            write_atomic(run / "slurm/config.json", json.dumps(fixed).encode())
         log.info("job %s: %s\n  log: %s", job.job, run, job.log)
         return job
 

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float16
 
-from cascade.files.atomic import write_whole
+from cascade.files.atomic import write_atomic
 from cascade.files.lock import acquire
 from cascade.text.embeddings import Layout
 
@@ -71,7 +71,7 @@ class PartFile:
         os.fsync(self._file.fileno())
         self.done, self.rows = self.done + texts, self.rows + len(rows)
         note: dict[str, Any] = {"plan": self._plan, "done": self.done, "rows": self.rows}
-        write_whole(self._note, json.dumps(note).encode())
+        write_atomic(self._note, json.dumps(note).encode())
 
     def finish(self) -> None:
         """Rename the complete file."""

@@ -13,7 +13,7 @@ import shutil
 from contextlib import AbstractContextManager
 from pathlib import Path
 
-from cascade.files.atomic import write_whole
+from cascade.files.atomic import write_atomic
 from cascade.files.lock import locked
 from data.ingest.part import Record
 from data.ingest.recipe import Recipe, difference
@@ -66,7 +66,7 @@ class Folder:
         if any("bytes" in row for row in record["windows"]):
             self.part(number).parent.mkdir(parents=True, exist_ok=True)
             scratch.replace(self.part(number))
-        write_whole(self.record_path(number), json.dumps(record).encode())
+        write_atomic(self.record_path(number), json.dumps(record).encode())
 
     def clear_scratch(self) -> None:
         """Remove unfinished files of killed runs; only with the lock, and while no job runs."""
@@ -96,8 +96,8 @@ class Folder:
                 raise ValueError(
                     f"to: {self.to} has shards but no recipe.json; choose another folder"
                 )
-            write_whole(made_from, "".join(f"{line}\n" for line in lines).encode())
-            write_whole(made_with, json.dumps(recipe.record(), indent=1).encode())
+            write_atomic(made_from, "".join(f"{line}\n" for line in lines).encode())
+            write_atomic(made_with, json.dumps(recipe.record(), indent=1).encode())
             return
         changed = difference(json.loads(made_with.read_bytes()), recipe.record())
         before = made_from.read_text().splitlines()
@@ -108,7 +108,7 @@ class Folder:
                 "Choose another folder, restore the old ones, or remove this folder to start again"
             )
         if before != lines:  # the files have been moved
-            write_whole(made_from, "".join(f"{line}\n" for line in lines).encode())
+            write_atomic(made_from, "".join(f"{line}\n" for line in lines).encode())
 
 
 def read_sources(to: Path) -> list[Source]:

@@ -6,7 +6,7 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from cascade.files.atomic import write_whole
+from cascade.files.atomic import write_atomic
 from cascade.report import Cell, Film, Page
 from data.ingest.output_folder import Folder
 from data.ingest.recipe import Recipe
@@ -37,7 +37,7 @@ def write_report(
     tally.rows.replace(folder.report / "clips.jsonl")
     figures = {**tally.report(), "not_read": dict(sorted(others.items()))}
     figures |= {"shards": [path.name for path in shards], "recipe": recipe.record()}
-    write_whole(folder.report / "report.json", json.dumps(figures, indent=1).encode())
+    write_atomic(folder.report / "report.json", json.dumps(figures, indent=1).encode())
 
 
 def _figures(page: Page, tally: Tally) -> None:

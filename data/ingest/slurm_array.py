@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from cascade.files.atomic import write_whole
+from cascade.files.atomic import write_atomic
 from data.index.sidecar import ensure_index
 from data.ingest.output_folder import Folder, read_sources
 from data.ingest.recipe import Recipe
@@ -124,7 +124,7 @@ class SlurmArray:
         with executor.batch():
             jobs = [executor.submit(task) for task in tasks]
         array = str(jobs[0].job_id).partition("_")[0]
-        write_whole(folder.work / f"{name}.array.json", json.dumps(array).encode())
+        write_atomic(folder.work / f"{name}.array.json", json.dumps(array).encode())
         log.info("array %s: %d tasks on %s", array, len(tasks), name)
         return array
 

@@ -13,7 +13,7 @@ from typing import Any
 import pyarrow.parquet as pq
 from PIL import Image
 
-from cascade.files.atomic import write_whole
+from cascade.files.atomic import write_atomic
 from cascade.report import Film, Page
 from cascade.report.html import Html, join, tag
 from data.decode.probe import DecodeError
@@ -83,7 +83,7 @@ def write_report(
     """Write the page, and the figures as `captions.json` beside it."""
     words = {name: _quantiles(counts) for name, counts in figures["words"].items()}
     text = json.dumps({**figures, "words": words}, indent=2, ensure_ascii=False) + "\n"
-    write_whole(page.parent / "captions.json", text.encode())
+    write_atomic(page.parent / "captions.json", text.encode())
     with tempfile.TemporaryDirectory() as folder:
         _page(captioner, figures, Path(folder), shown).write(page)
 

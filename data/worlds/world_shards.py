@@ -24,7 +24,7 @@ from rich.progress import track
 from webdataset import TarWriter
 
 from cascade import keyed
-from cascade.files.atomic import replacing, write_whole
+from cascade.files.atomic import replacing, write_atomic
 from cascade.grid import Grid
 from data.decode.sandbox import cores
 from data.worlds.encode_clip import encode_mp4
@@ -199,7 +199,7 @@ def _claim(folder: Path, recipe: dict[str, Any]) -> None:
         return
     if any(folder.glob("*.tar")):
         raise ValueError(f"{folder} has shards but no {RECIPE}; choose another folder")
-    write_whole(record, json.dumps(recipe, indent=1).encode())
+    write_atomic(record, json.dumps(recipe, indent=1).encode())
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -295,7 +295,7 @@ def test_a_name_is_refused_before_it_has_a_folder():
         ("trainer.log_every_n_steps=-1", "log_every_n_steps must be above 0, got -1"),
         ("callbacks.samples.every_n_steps=0", "every_n_steps and count must be at least 1"),
         ("callbacks.watchdog.hang_s=nan", "hang_s must be positive and finite, or null, got nan"),
-        ("+stage.train.lr_factor.final=-5", "final must be a share from 0 to 1, got -5"),
+        ("+stage.train.lr_factor.final=-5", "final must be a factor from 0 to 1, got -5"),
     ],
 )
 def test_settings_that_train_nothing_are_refused_before_the_first_step(override, message, tmp_path):

@@ -9,7 +9,7 @@ import pytorch_lightning as pl
 import torch
 from safetensors import safe_open
 
-from cascade.callbacks import ema as averages
+from cascade.callbacks import averages
 from cascade.callbacks.averages import EMA
 from cascade.posthoc import snapshots
 
@@ -104,4 +104,7 @@ def test_a_full_disk_costs_the_snapshot_and_not_the_run(tiny, tmp_path, monkeypa
         ema = EMA(sigma_rels=WIDTHS, snapshot_every=2)
         trainer = tiny.fit(tiny.tiny_stage(), tmp_path, callbacks=[ema], steps=3)
     assert trainer.global_step == 3
-    assert "step 2: the averages' snapshot is not saved: [Errno 28] No space" in caplog.text
+    assert (
+        "step 2: the snapshot of the averages could not be saved ([Errno 28] No space"
+        in caplog.text
+    )
