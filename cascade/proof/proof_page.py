@@ -90,11 +90,18 @@ def show(proof: Proof, path: Path) -> None:
     colours = {"holds": "green", "fails": "red", "not checked": "yellow"}
     for one in proof.results:
         found = one.found
-        verdict = f"[{colours[found.verdict]}]{found.verdict}[/]"
-        table.add_row(one.name, verdict, found.figure, found.tolerance)
+        shown = f"[{colours[found.verdict]}]{found.verdict}[/]"
+        table.add_row(one.name, shown, found.figure, found.tolerance)
     console.print(table)
-    for one in proof.results:
-        if one.found.verdict != "holds":
-            for note in one.found.notes:
-                console.print(f"{one.found.verdict}: {one.name}: {note}", markup=False)
+    for (verdict, note), names in _notes(proof).items():
+        console.print(f"{verdict}: {', '.join(names)}: {note}", markup=False)
     console.print(f"page: {path}", markup=False, highlight=False)
+
+
+def _notes(proof: Proof) -> dict[tuple[Verdict, str], list[str]]:
+    """What is wrong, or why something was not checked, each with the claims that it concerns."""
+    notes: dict[tuple[Verdict, str], list[str]] = {}
+    for one in (*proof.of("fails"), *proof.of("not checked")):
+        for note in one.found.notes:
+            notes.setdefault((one.found.verdict, note), []).append(one.name)
+    return notes
