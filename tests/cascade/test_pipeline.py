@@ -117,7 +117,7 @@ def test_empty_and_chinese_prompts_are_prompts(cascade, prompt):
 
 
 def test_a_prompt_of_10000_characters_is_refused_with_both_lengths(cascade):
-    with pytest.raises(ValueError, match="reads at most 512 bytes of UTF-8, the prompt has 10000"):
+    with pytest.raises(ValueError, match="takes at most 512 bytes of UTF-8, the prompt has 10000"):
         cascade("x" * 10_000)
     with pytest.raises(ValueError, match="the prompt has 10000"):
         cascade("a", "x" * 10_000)

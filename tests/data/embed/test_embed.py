@@ -172,7 +172,7 @@ def test_another_encoder_is_refused_with_both_and_replaces_when_asked(folder, ti
     theirs = embedder(new).made.fingerprint
     with pytest.raises(ValueError, match=rf"encoder {mine} .*this one is {theirs}.*replace=true"):
         run_all(embedder(new), folder)
-    with pytest.raises(ValueError, match=rf"encoder {mine} \(t5\w*\), but {theirs} is wanted"):
+    with pytest.raises(ValueError, match=rf"encoder {mine} \(t5\w*\), but {theirs} is needed"):
         T5Text(name=str(new), width=16, max_tokens=64, embeddings=str(folder)).prepare()
     run_all(embedder(new, replace=True), folder)
     assert {EmbeddingFile(p).made.fingerprint for p in folder.glob(f"*{SUFFIX}")} == {theirs}
