@@ -1,7 +1,7 @@
-"""Several runs side by side: `python -m cascade.compare runs='runs/demo/base/*'`.
+"""Compare several runs: `python -m cascade.compare runs='runs/demo/base/*'`.
 
-Runs are folders, globs, a sweep's folder, W&B's own folders, or `wandb:entity/project[/group]`. It
-prints one table and writes a page; `report=true` makes the same as a report on the service.
+`runs` lists folders, globs, a sweep's folder, W&B's own folders, or `wandb:entity/project[/group]`.
+The command prints one table and writes a page; `report=true` also saves a report on W&B.
 """
 
 import logging
@@ -13,7 +13,7 @@ from omegaconf import DictConfig
 
 from cascade.comparison.compare_page import write_page
 from cascade.comparison.find import find
-from cascade.comparison.table import plain
+from cascade.comparison.table import as_text
 from cascade.comparison.wandb_report import write_report
 from cascade.entry import CONF, explained
 
@@ -21,11 +21,11 @@ log = logging.getLogger(__name__)
 
 
 def compare(cfg: DictConfig) -> Path:
-    """Read the runs, print the table, write the page; returns where it lies."""
+    """Read the runs, print the table, write the page; returns the page's path."""
     with tempfile.TemporaryDirectory(prefix="cascade-compare-") as scratch:
         records = find(str(cfg.runs), scratch=Path(scratch))
         title = cfg.title or str(cfg.runs)
-        log.info("%s", plain(records, cfg.figures))
+        log.info("%s", as_text(records, cfg.figures))
         page = write_page(
             records,
             Path(cfg.page),
@@ -34,10 +34,10 @@ def compare(cfg: DictConfig) -> Path:
             curves=cfg.curves,
             prompts=cfg.prompts,
         )
-        log.info("the page: %s", page)
+        log.info("page: %s", page)
         if cfg.report:
             url = write_report(records, title=title, figures=cfg.figures, curves=cfg.curves)
-            log.info("the report: %s", url)
+            log.info("report: %s", url)
     return page
 
 

@@ -1,9 +1,9 @@
-"""The doctor before the first step: `python -m cascade.plan stage=demo/base`.
+"""Plan a run before its first step: `python -m cascade.plan stage=demo/base`.
 
-How many clips suit and what is dropped, batches, tokens, parameters, FLOPs, memory, time and files
-of a run, with the way out of what is amiss: `plan.json` and `index.html` in the run's folder under
-`plan/`, and a short table. Every figure says whether it was measured, counted or estimated. The
-exit status is 1 where the run would not start or not end.
+The plan has the run's clips, batches, tokens, parameters, FLOPs, memory, time and files, and errors
+and warnings with their way out. It prints a short table, and writes `plan.json` and `index.html` to
+`plan/` in the run's folder. Every figure says whether it is measured, counted or estimated. The
+exit status is 1 if the run could not start or could not finish.
 """
 
 import json
@@ -20,19 +20,20 @@ from omegaconf import DictConfig
 from cascade.checkpoint.origin import commit
 from cascade.doctor import plan_page
 from cascade.doctor.checkup import checkup
-from cascade.doctor.findings import Record
+from cascade.doctor.findings import Findings
 from cascade.entry import CONF, check_choices, check_name, explained, open_data
-from cascade.files.atomic import write_whole
+from cascade.files.atomic import write_atomic
 from cascade.shrink import resolved
 
 
-def survey_data(config: dict[str, Any], record: Record) -> tuple[Any, Any]:
-    """The data module of a config and its survey; None and an error where it refuses."""
+def survey_data(config: dict[str, Any], record: Findings) -> tuple[Any, Any]:
+    """The data module of a config and its survey; both None, with an error, if it refuses."""
     if not config["plan"]["data"] or not config.get("data"):
         return None, None
     data = None
     try:
-        alone = config["data"] | ({"num_workers": 0} if "num_workers" in config["data"] else {})
+        loading = config["data"].get("loading")
+        alone = config["data"] | ({"loading": loading | {"num_workers": 0}} if loading else {})
         with torch.device("meta"):
             stage = hydra.utils.instantiate(config["stage"], _convert_="all")
         data = open_data({"data": alone}, stage)
@@ -40,16 +41,16 @@ def survey_data(config: dict[str, Any], record: Record) -> tuple[Any, Any]:
         data.setup("fit")
         return data, data.survey()
     except (ValueError, FileNotFoundError, InstantiationException) as error:
-        told = error.__cause__ if isinstance(error, InstantiationException) else error
-        record.say("error", f"data: {told or error}".replace("data: data", "data"))
+        cause = error.__cause__ if isinstance(error, InstantiationException) else error
+        record.advise("error", f"data: {cause or error}".replace("data: data", "data"))
         dropped = getattr(getattr(data, "chosen", None), "dropped", {})
         record.dropped = {str(k): int(v) for k, v in dropped.items()}
         return None, None
 
 
-def plan(config: dict[str, Any], *, stage: str, run: str) -> Record:
-    """Everything that is known of the run that a config describes."""
-    record = Record(stage=stage, facts={"run": run, "commit": commit() or "outside git"})
+def plan(config: dict[str, Any], *, stage: str, run: str) -> Findings:
+    """The plan of the run that a config describes."""
+    record = Findings(stage=stage, facts={"run": run, "commit": commit() or "outside git"})
     data, survey = survey_data(config, record)
     try:
         checkup(record, config, data, survey)
@@ -59,10 +60,10 @@ def plan(config: dict[str, Any], *, stage: str, run: str) -> Record:
     return record
 
 
-def write(record: Record, folder: Path) -> Path:
-    """`plan.json` and the page beside it, from the same figures."""
+def write(record: Findings, folder: Path) -> Path:
+    """Write `plan.json` and the page beside it from the same figures."""
     text = json.dumps(record.plain(), indent=2, ensure_ascii=False)
-    write_whole(folder / "plan.json", text.encode())
+    write_atomic(folder / "plan.json", text.encode())
     return plan_page.write(record, folder / "index.html")
 
 

@@ -21,7 +21,7 @@ from omegaconf import DictConfig, OmegaConf
 from cascade.checkpoint.checkpoint_folder import manifests
 from cascade.checkpoint.origin import commit, device
 from cascade.entry import CONF, check_choices, check_name, explained
-from cascade.files.atomic import write_whole
+from cascade.files.atomic import write_atomic
 from cascade.proof import proof_page
 from cascade.proof.claims import proved
 from cascade.proof.found import STATUS, Proof
@@ -105,7 +105,7 @@ def check_overrides(overrides: Sequence[str]) -> None:
 def write(proof: Proof, folder: Path) -> Path:
     """`prove.json` and the page beside it, from the same figures."""
     text = json.dumps(proof.plain(), indent=2, ensure_ascii=False)
-    write_whole(folder / "prove.json", text.encode())
+    write_atomic(folder / "prove.json", text.encode())
     return proof_page.write(proof, folder / "index.html")
 
 

@@ -1,1 +1,1 @@
-"""Several runs side by side: what differs in them, what came of it, and their videos."""
+"""Compare several runs: their config differences, metrics and sample videos."""

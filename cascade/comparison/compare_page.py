@@ -1,20 +1,20 @@
-"""The page of a comparison: the table, the runs' videos side by side, and the curves."""
+"""The HTML page of a comparison: the table, the runs' videos side by side, the curves."""
 
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
 from cascade.comparison.films import add_films
-from cascade.comparison.run_record import Record
-from cascade.comparison.table import best, chosen, differing, said, settings, short
+from cascade.comparison.run_record import RunRecord
+from cascade.comparison.table import best, chosen, differing, settings, short, to_cell
 from cascade.report import Cell, Page
 
-#: Curves in one chart: as many as it has colours for.
+#: The most curves in one chart: one per colour of the page's style.
 CURVES = 6
 
 
 def write_page(
-    records: Sequence[Record],
+    records: Sequence[RunRecord],
     path: Path,
     *,
     title: str,
@@ -22,28 +22,28 @@ def write_page(
     curves: Sequence[str],
     prompts: int,
 ) -> Path:
-    """Write the page of these runs; `figures` and `curves` are patterns of names."""
+    """Write the page of these runs; `figures` and `curves` are patterns of metric names."""
     counts = Counter(record.state.partition(" at")[0] for record in records)
     states = ", ".join(f"{count} {state}" for state, count in counts.items())
     page = Page(
         title,
-        lead="What differs in these runs, what came of it, and what they make.",
+        lead="Config differences, metrics and sample videos of these runs.",
         facts={"runs": f"{len(records)}: {states}"},
     )
     _table(page, records, figures)
     add_films(page, records, prompts=prompts)
     _curves(page, records, curves)
-    page.section("Where they were read")
+    page.section("Sources")
     page.table(("run", "source"), [(record.name, record.source) for record in records])
     return page.write(path)
 
 
-def _table(page: Page, records: Sequence[Record], patterns: Sequence[str]) -> None:
+def _table(page: Page, records: Sequence[RunRecord], patterns: Sequence[str]) -> None:
     keys, figures = differing(records), chosen(records, patterns)
     names, top = short(keys), {name: best(records, name) for name in figures}
     page.section(
-        "The table",
-        "Where their configs differ, and the last value of each figure; ✓ marks the best.",
+        "Table",
+        "The last value of each metric, and the config keys that differ; ✓ marks the best value.",
     )
     rows = []
     for record in records:
@@ -56,19 +56,19 @@ def _table(page: Page, records: Sequence[Record], patterns: Sequence[str]) -> No
         rows.append((record.name, ended, record.step, *cells, *settings(record, keys)))
     page.table(("run", "state", "step", *figures, *(names[key] for key in keys)), rows)
     if not keys:
-        page.text("Their configs are the same.")
+        page.text("The configs of these runs are equal.")
     failed = [(record.name, record.error) for record in records if record.error is not None]
     if failed:
-        page.table(("failed", "its last words"), failed)
+        page.table(("failed run", "error"), failed)
 
 
-def _curves(page: Page, records: Sequence[Record], patterns: Sequence[str]) -> None:
-    page.section("The curves")
+def _curves(page: Page, records: Sequence[RunRecord], patterns: Sequence[str]) -> None:
+    page.section("Curves")
     names = [n for n in chosen(records, patterns) if any(n in r.curves for r in records)]
     if not names:
-        page.text("None of these runs has recorded a curve yet.")
+        page.text("No run has recorded a curve yet.")
     for name in names:
-        for label, part in parted(records):
+        for label, part in chart_groups(records):
             series = {r.name: r.curves[name] for r in part if name in r.curves}
             if series:
                 positive = all(y > 0 for curve in series.values() for _, y in curve)
@@ -76,21 +76,24 @@ def _curves(page: Page, records: Sequence[Record], patterns: Sequence[str]) -> N
                 page.lines(series, y_label=name, log_y=positive and "loss" in name, caption=caption)
 
 
-def parted(records: Sequence[Record]) -> list[tuple[str, Sequence[Record]]]:
-    """Runs in parts small enough for one chart, by the values of one key where that does it."""
+def chart_groups(records: Sequence[RunRecord]) -> list[tuple[str, Sequence[RunRecord]]]:
+    """(Label, runs) of each chart: grouped by one config key's value if those groups are small.
+
+    Otherwise the runs are cut into chunks in their order.
+    """
     if len(records) <= CURVES:
         return [("", records)]
     keys = differing(records)
     names = short(keys)
     for key in keys:
-        parts: dict[str, list[Record]] = {}
+        parts: dict[str, list[RunRecord]] = {}
         for record in records:
-            parts.setdefault(str(said(record.config.get(key))), []).append(record)
+            parts.setdefault(str(to_cell(record.config.get(key))), []).append(record)
         if max(map(len, parts.values())) <= CURVES and len(parts) < len(records):
             return [(f", {names[key]} = {value}", part) for value, part in parts.items()]
-    return [(f", part {i}", part) for i, part in enumerate(pieces(records), start=1)]
+    return [(f", part {i}", part) for i, part in enumerate(chunks(records), start=1)]
 
 
-def pieces(records: Sequence[Record]) -> list[Sequence[Record]]:
-    """The runs in their order, as many at a time as one chart takes."""
+def chunks(records: Sequence[RunRecord]) -> list[Sequence[RunRecord]]:
+    """The runs in their order, at most `CURVES` per chunk."""
     return [records[i : i + CURVES] for i in range(0, len(records), CURVES)]

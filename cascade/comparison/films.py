@@ -1,15 +1,15 @@
-"""The runs' videos side by side: what all were given, what each made, what is real."""
+"""The runs' videos side by side: the shared low-resolution input, each sample, the real clip."""
 
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from cascade.comparison.run_record import Record
-from cascade.comparison.table import differing, said, short
+from cascade.comparison.run_record import RunRecord
+from cascade.comparison.table import differing, short, to_cell
 from cascade.report import Film, Page
 from cascade.video import read_frames, to_float
 
-#: What a caption says of the order of a sample's parts, such as `given | made | real: a circle`.
+#: The order of a sample's panels, as its caption begins: `low | made | real: a circle`.
 ORDER = re.compile(r"^\w+(?: \| \w+)+: ")
 
 Side = tuple[str, list[str]]
@@ -17,23 +17,24 @@ Cross = tuple[Side, Side, Mapping[tuple[str, str], str]]
 Parts = Mapping[str, Film]
 
 
-def add_films(page: Page, records: Sequence[Record], *, prompts: int) -> None:
-    """A section with the videos of `prompts` prompts, at one step where they can."""
-    page.section("The videos")
+def add_films(page: Page, records: Sequence[RunRecord], *, prompts: int) -> None:
+    """Add a section with the videos of `prompts` prompts, at one step if the runs share one."""
+    page.section("Videos")
     shown = [record for record in records if record.videos]
     if not shown:
-        page.text("None of these runs has sample videos yet.")
+        page.text("No run has sample videos yet.")
         return
     step = common_step(shown)
     at = {record.name: max(record.videos) if step is None else step for record in shown}
     page.text(
-        "These runs have no step in common at which all made videos; each shows its last."
+        "No step has videos of all runs; each run shows its last."
         if step is None
-        else f"All at step {step:,}; runs of one seed and data begin at the same noise and clips."
+        else f"All at step {step:,}; runs with equal seed and data use the same noise and clips."
     )
-    lacking = [record.name for record in records if not record.videos]
-    if lacking:
-        page.text(f"Without videos: {', '.join(lacking)}.")
+    page.text("low: the input of a super-resolution stage; made: the sample; real: the clip.")
+    without = [record.name for record in records if not record.videos]
+    if without:
+        page.text(f"Runs without videos: {', '.join(without)}.")
     made = {record.name: _by_prompt(record, at[record.name]) for record in shown}
     wanted = list(dict.fromkeys(prompt for films in made.values() for prompt in films))[:prompts]
     crossed = cross(shown)
@@ -45,28 +46,28 @@ def add_films(page: Page, records: Sequence[Record], *, prompts: int) -> None:
             _crossed(page, prompt, parts, crossed)
 
 
-def common_step(records: Sequence[Record]) -> int | None:
+def common_step(records: Sequence[RunRecord]) -> int | None:
     """The last step at which all of these runs have videos."""
     steps = set.intersection(*(set(record.videos) for record in records))
     return max(steps, default=None)
 
 
-def _by_prompt(record: Record, step: int) -> dict[str, Parts]:
-    """A run's videos at a step: prompt → its parts by name."""
+def _by_prompt(record: RunRecord, step: int) -> dict[str, Parts]:
+    """A run's videos at a step: prompt → its panels by name."""
     return {
-        ORDER.sub("", caption): taken_apart(fetch(), record.config)
+        ORDER.sub("", caption): split_panels(fetch(), record.config)
         for caption, fetch in record.videos[step].items()
     }
 
 
-def taken_apart(path: Path, config: Mapping[str, object]) -> Parts:
-    """A sample's parts: what a stage was given, what it made and what is real, where it shows them.
+def split_panels(path: Path, config: Mapping[str, object]) -> Parts:
+    """A sample's panels by name: `low` (super-resolution alone), `made` and `real`.
 
-    They lie side by side; a stage that is given no video shows two. Whether they do is seen by the
-    picture's shape beside the stage's own.
+    They lie side by side in one file. If its shape is not that of such panels, the whole file is
+    `made`.
     """
     base = config.get("stage.augment", ...) is None
-    names = ["made", "real"] if base else ["given", "made", "real"]
+    names = ["made", "real"] if base else ["low", "made", "real"]
     height, width = (config.get(f"stage.target.{side}") for side in ("height", "width"))
     if not isinstance(height, int) or not isinstance(width, int):
         return {"made": Film(path)}
@@ -82,9 +83,9 @@ def taken_apart(path: Path, config: Mapping[str, object]) -> Parts:
 
 
 def _rows(page: Page, prompts: Sequence[str], made: Mapping[str, Mapping[str, Parts]]) -> None:
-    """A row for each prompt: what the runs were given and the real clip once, then every run's."""
+    """Add a row per prompt: the input and the real clip once, then every run's sample."""
     every = [films[prompt] for films in made.values() for prompt in prompts if prompt in films]
-    extra = [part for part in ("given", "real") if any(part in parts for parts in every)]
+    extra = [part for part in ("low", "real") if any(part in parts for parts in every)]
     rows = []
     for prompt in prompts:
         first = next(films[prompt] for films in made.values() if prompt in films)
@@ -94,10 +95,10 @@ def _rows(page: Page, prompts: Sequence[str], made: Mapping[str, Mapping[str, Pa
 
 
 def _crossed(page: Page, prompt: str, parts: Mapping[str, Parts], crossed: Cross) -> None:
-    """One prompt's videos, one setting down and one across."""
+    """Add one prompt's videos: a row per value of one setting, a column per value of the other."""
     (down, values), (across, others), place = crossed
     first = next(iter(parts.values()))
-    extra = [part for part in ("given", "real") if part in first]
+    extra = [part for part in ("low", "real") if part in first]
     rows = []
     for value in values:
         names = [place.get((value, other), "") for other in others]
@@ -106,17 +107,18 @@ def _crossed(page: Page, prompt: str, parts: Mapping[str, Parts], crossed: Cross
     page.films([*extra, *(f"{across} {other}" for other in others)], rows, caption=prompt)
 
 
-def cross(records: Sequence[Record]) -> Cross | None:
-    """The two keys that alone differ in these runs with their values, and each pair's run."""
+def cross(records: Sequence[RunRecord]) -> Cross | None:
+    """The two keys that differ with their values, and the run of each pair; None if not two."""
     keys = differing(records)
     if len(keys) != 2:
         return None
     names = short(keys)
     down, across = (
-        list(dict.fromkeys(str(said(record.config.get(key))) for record in records)) for key in keys
+        list(dict.fromkeys(str(to_cell(record.config.get(key))) for record in records))
+        for key in keys
     )
     place = {
-        (str(said(r.config.get(keys[0]))), str(said(r.config.get(keys[1])))): r.name
+        (str(to_cell(r.config.get(keys[0]))), str(to_cell(r.config.get(keys[1])))): r.name
         for r in records
     }
     if len(place) < len(records) or min(len(down), len(across)) < 2:

@@ -1,4 +1,4 @@
-"""A run as its folder tells it: config, figures over all legs, samples, and how it ended."""
+"""Read a run from its folder: config, metrics over all legs, samples, and how it ended."""
 
 import json
 import re
@@ -6,34 +6,36 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from cascade.comparison.run_record import Record, Videos, flat, numbered, steps_told
+from cascade.comparison.run_record import RunRecord, Videos, flat, numbered, steps_logged
 from cascade.curves import read_curves
 from cascade.files.atomic import read_json
 from cascade.files.lock import is_locked
 
-#: A program's last word before it failed: `error: …`, `ValueError: …`.
+#: The line in which a failed program names its error: `error: …`, `ValueError: …`.
 ERROR = re.compile(r"^(?:\S+: )?(?:error|[\w.]*(?:Error|Exception|Interrupt))\b.*", re.IGNORECASE)
-#: What is said of a leg that ended in good order, by the run, by its job or by Slurm.
+#: Lines of a leg that stopped without an error, by the run, by its job or by Slurm.
 STOPPED = re.compile(
-    r"the same command goes on|^queueing job \d+ again|\*\*\* JOB \d+ .*CANCELLED AT"
+    r"stopped.*; run the same command to resume|^requeueing job \d+|\*\*\* JOB \d+ .*CANCELLED AT"
 )
-#: What is said of one when others failed; how a leg begins; what refused a command, and ended none.
+#: Slurm's lines about a process that ended because another one failed.
 NOISE = re.compile(r"srun: |slurmstepd: error: \*\*\* STEP")
-BEGUN = re.compile(r"-- begun |(?:\[[^\]]*\])*[ -]*going on from ")
+#: The first line of a job.
+BEGUN = re.compile(r"-- started |(?:\[[^\]]*\])*[ -]*resuming from ")
+#: Lines of a command that was refused before it started.
 REFUSED = re.compile(r"trained with another config|another process trains here")
-#: What a folder must hold one of, to be a run's.
+#: A run's folder holds at least one of these.
 MARKS = ("config.json", "metrics", "bundle", "evaluation.json", "output.log")
 
 
 def is_run(folder: Path) -> bool:
-    """Whether a run lives, or was to live, in this folder."""
+    """Whether this is the folder of a run, started or planned."""
     return any((folder / mark).exists() for mark in MARKS)
 
 
-def read_folder(folder: Path) -> Record:
-    """The run in this folder; whatever it lacks is left out."""
+def read_folder(folder: Path) -> RunRecord:
+    """The run in this folder; parts that it lacks are empty."""
     state, error = status(folder)
-    return Record(
+    return RunRecord(
         name=str(folder),
         source=str(folder),
         state=state,
@@ -47,18 +49,18 @@ def read_folder(folder: Path) -> Record:
 
 
 def read_config(folder: Path) -> dict[str, Any]:
-    """The flat config; empty where the run never came so far."""
+    """The flat config; empty if the run ended before it wrote one."""
     path = folder / "config.json"
     return flat(read_json(path)) if path.is_file() else {}
 
 
 def finished(folder: Path) -> bool:
-    """Whether a run has left what it was made for: a trained stage, or an evaluation."""
+    """Whether a run has its result: a bundle, or an evaluation."""
     return (folder / "bundle").is_dir() or (folder / "evaluation.json").is_file()
 
 
 def status(folder: Path) -> tuple[str, str | None]:
-    """How far the run came, in words, and what it said last if it failed."""
+    """The run's state in words, and its error if it failed."""
     if finished(folder):
         return "finished", None
     if is_locked(folder / ".lock"):
@@ -67,28 +69,28 @@ def status(folder: Path) -> tuple[str, str | None]:
     if error is not None:
         return "failed", error
     step = steps_done(folder)
-    return (f"stopped at step {step}" if step else "not begun"), None
+    return (f"stopped at step {step}" if step else "not started"), None
 
 
 def steps_done(folder: Path) -> int:
-    """How many steps the run has made, by its checkpoints and its figures."""
+    """The number of steps done, by the run's checkpoints and metrics."""
     saved = [int(path.name) for path in (folder / "checkpoints").glob("[0-9]*") if path.is_dir()]
-    return max([steps_told(read_curves(folder)), *saved])
+    return max([steps_logged(read_curves(folder)), *saved])
 
 
 def last_error(folder: Path, *, refusals: bool = False) -> str | None:
-    """The error in which the last leg ended; none where it ended well.
+    """The error that ended the last leg; None if it ended without one.
 
-    A command that was refused was no leg, unless it is that one that is asked for.
+    The lines of a refused command are skipped, for it is not a leg; `refusals` counts them too.
     """
     logs = [
         path for path in (folder / "output.log", *folder.glob("slurm/*_log.out")) if path.is_file()
     ]
     for path in sorted(logs, key=lambda path: path.stat().st_mtime, reverse=True):
         lines = path.read_text(errors="replace").splitlines()[-60:]
-        said = [line.strip() for line in lines if line.strip()]
-        skipped = False  # inside what a refused command said
-        for line in reversed(said):
+        lines = [line.strip() for line in lines if line.strip()]
+        skipped = False  # inside the lines of a refused command
+        for line in reversed(lines):
             if BEGUN.match(line):
                 if not skipped:
                     return None
@@ -101,16 +103,16 @@ def last_error(folder: Path, *, refusals: bool = False) -> str | None:
                 return None
             elif ERROR.match(line):
                 return line
-        if said and not skipped:
+        if lines and not skipped:
             return None
     return None
 
 
 def read_samples(folder: Path) -> dict[int, Videos]:
-    """Step → what each video was made for → its file; none where they are still being written.
+    """Step → caption → a function that returns the file; half-written samples are left out.
 
     Raises:
-        ValueError: a name leads out of the step's folder.
+        ValueError: a file name leads outside the step's folder.
     """
     videos: dict[int, Videos] = {}
     for path in sorted(folder.glob("samples/*/captions.json")):
@@ -122,21 +124,21 @@ def read_samples(folder: Path) -> dict[int, Videos]:
             continue
         for name in captions:
             if Path(name).name != name:
-                raise ValueError(f"{path} names a video outside of its own folder: {name}")
+                raise ValueError(f"{path}: the video {name!r} is outside this folder")
         names = numbered(captions.values())
         files = [path.parent / name for name in captions]
-        at_step = {n: _there(f) for n, f in zip(names, files, strict=True) if f.is_file()}
+        at_step = {n: _returning(f) for n, f in zip(names, files, strict=True) if f.is_file()}
         if at_step:
             videos[int(path.parent.name)] = at_step
     return videos
 
 
-def _there(path: Path) -> Callable[[], Path]:
+def _returning(path: Path) -> Callable[[], Path]:
     return lambda: path
 
 
 def read_figures(folder: Path) -> dict[str, float]:
-    """What an evaluation in this folder found, as `<stage>/<attribute>`, shares in [0, 1]."""
+    """The results of an evaluation in this folder: `<stage>/<attribute>` → share in [0, 1]."""
     path = folder / "evaluation.json"
     if not path.is_file():
         return {}

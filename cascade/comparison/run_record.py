@@ -1,4 +1,4 @@
-"""What is known of one run, wherever it was read: its config, its curves and its videos."""
+"""A run's config, metrics and videos, whichever source they were read from."""
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
@@ -7,17 +7,17 @@ from typing import Any
 
 from cascade.curves import Curve
 
-#: One step's videos: what each was made for → where its file lies, fetched when it is wanted.
+#: One step's videos: caption → a function that fetches the file when it is needed.
 Videos = Mapping[str, Callable[[], Path]]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Record:
-    """One run as it is compared.
+class RunRecord:
+    """One run of a comparison.
 
-    `config` is flat (`stage.net.width`). `figures` are results that have no steps, such as those of
-    an evaluation. `error` is the last line of what a failed run said. `media` are the names under
-    which W&B has the videos. `done` are the steps that its checkpoints tell of.
+    `config` is flat (`stage.net.width`). `figures` are results without steps, such as an
+    evaluation's. `error` is the line in which a failed run named its error. `media` are W&B's keys
+    of the videos. `done` is the number of steps by the run's folder, 0 if it was not read.
     """
 
     name: str
@@ -33,25 +33,27 @@ class Record:
 
     @property
     def step(self) -> int:
-        """How many steps were made, as far as this is known."""
-        return max(self.done, steps_told(self.curves))
+        """The number of steps done, as far as known."""
+        return max(self.done, steps_logged(self.curves))
 
     def last(self, name: str) -> float | None:
-        """A figure's last value; none where this run has none."""
+        """A metric's last value; None if this run has none."""
         if name in self.figures:
             return self.figures[name]
         curve = self.curves.get(name)
         return curve[-1][1] if curve else None
 
 
-def steps_told(curves: Mapping[str, Curve]) -> int:
-    """How many steps the figures tell of; the loss has the step's index, which begins at 0."""
-    steps = [curve[-1][0] + (name == "train/loss") for name, curve in curves.items() if curve]
-    return max(steps, default=0)
+def steps_logged(curves: Mapping[str, Curve]) -> int:
+    """The number of steps by the metrics, at least; those of training have the index, from 0."""
+    return max(
+        (curve[-1][0] + name.startswith("train/") for name, curve in curves.items() if curve),
+        default=0,
+    )
 
 
 def flat(config: Mapping[str, Any], *, where: str = "") -> dict[str, Any]:
-    """A nested config as `a.b.c` → value; lists stay whole."""
+    """A nested config as `a.b.c` → value; lists are not flattened."""
     found: dict[str, Any] = {}
     for key, value in config.items():
         if isinstance(value, Mapping) and value:
@@ -62,7 +64,7 @@ def flat(config: Mapping[str, Any], *, where: str = "") -> dict[str, Any]:
 
 
 def numbered(captions: Iterable[str]) -> list[str]:
-    """The captions, told apart where the same one comes again: the second is `… (2)`."""
+    """The captions with a number after each repeated one: the second is `… (2)`."""
     counts: dict[str, int] = {}
     names = []
     for caption in captions:
@@ -71,8 +73,8 @@ def numbered(captions: Iterable[str]) -> list[str]:
     return names
 
 
-def renamed(records: Iterable[Record]) -> list[Record]:
-    """The same runs without the folders that all of their names begin with, no two alike."""
+def renamed(records: Iterable[RunRecord]) -> list[RunRecord]:
+    """The runs with unique names, without the folders that all their names begin with."""
     records = list(records)
     parts = [record.name.split("/") for record in records]
     shared = 0

@@ -1,19 +1,19 @@
-"""One table of several runs: where their configs differ, and their figures."""
+"""The table of several runs: the config keys that differ, and the metrics."""
 
 import math
 from collections.abc import Sequence
 from fnmatch import fnmatchcase
 from typing import Any
 
-from cascade.checkpoint.run_config import FIXED, FREE, FREE_DATA
-from cascade.comparison.run_record import Record
+from cascade.checkpoint.run_config import FIXED, FREE, is_free_data
+from cascade.comparison.run_record import RunRecord
 
 
-def differing(records: Sequence[Record]) -> list[str]:
-    """The config's keys whose values are not the same in all runs that have a config.
+def differing(records: Sequence[RunRecord]) -> list[str]:
+    """The config keys whose values differ among the runs that have a config.
 
-    A part that a run does not record at all, such as `trainer` where another source keeps it whole,
-    is no difference; a key that has the values of one before it follows that one, and says nothing.
+    A section that a run does not record at all is no difference. A key with the same values in all
+    runs as an earlier key is left out: it follows from that one.
     """
     configs = [record.config for record in records if record.config]
     keys = dict.fromkeys(key for config in configs for key in config if counts(key))
@@ -31,15 +31,15 @@ def differing(records: Sequence[Record]) -> list[str]:
 
 
 def counts(key: str) -> bool:
-    """Whether a config's key may touch a run's figures."""
+    """Whether a config key may change a run's metrics."""
     top, _, rest = key.partition(".")
     if top in FIXED:
         return rest.partition(".")[0] in FIXED[top]
-    return top not in FREE and not (top == "data" and rest in FREE_DATA)
+    return top not in FREE and not (top == "data" and is_free_data(rest))
 
 
 def short(keys: Sequence[str]) -> dict[str, str]:
-    """Each key's last words, as many as tell it from the others."""
+    """Each key's last parts, as many as make it unique."""
     found = {}
     for key in keys:
         words = key.split(".")
@@ -51,15 +51,15 @@ def short(keys: Sequence[str]) -> dict[str, str]:
     return found
 
 
-def chosen(records: Sequence[Record], patterns: Sequence[str]) -> list[str]:
-    """The figures that match, in the order of the patterns (`val/*`) and then of their names."""
+def chosen(records: Sequence[RunRecord], patterns: Sequence[str]) -> list[str]:
+    """The metrics that match, in the order of the patterns (`val/*`) and then of their names."""
     names = sorted({name for r in records for name in (*r.figures, *r.curves)})
     found = [n for pattern in patterns for n in names if fnmatchcase(n, pattern)]
     return list(dict.fromkeys(found))
 
 
-def best(records: Sequence[Record], name: str) -> float | None:
-    """The best of the runs' last values; none where it is not known which way is better."""
+def best(records: Sequence[RunRecord], name: str) -> float | None:
+    """The best of the runs' last values; None if the better direction is unknown."""
     values = [v for record in records if (v := record.last(name)) is not None and math.isfinite(v)]
     if len(values) < 2 or len(set(values)) == 1:
         return None
@@ -71,16 +71,16 @@ def best(records: Sequence[Record], name: str) -> float | None:
     return None
 
 
-def said(value: Any) -> str | float | int:
-    """A config's value as a cell."""
+def to_cell(value: Any) -> str | float | int:
+    """A config value as a cell."""
     if value is None or isinstance(value, bool):
         return "null" if value is None else str(value).lower()
     return value if isinstance(value, int | float | str) else str(value)
 
 
-def settings(record: Record, keys: Sequence[str]) -> list[str | float | int | None]:
-    """A run's values of these keys, as cells; none where it has no such key."""
-    return [said(record.config[key]) if key in record.config else None for key in keys]
+def settings(record: RunRecord, keys: Sequence[str]) -> list[str | float | int | None]:
+    """A run's values of these keys, as cells; None for a key that it lacks."""
+    return [to_cell(record.config[key]) if key in record.config else None for key in keys]
 
 
 def text(value: object) -> str:
@@ -88,8 +88,8 @@ def text(value: object) -> str:
     return "–" if value is None else f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
-def plain(records: Sequence[Record], patterns: Sequence[str]) -> str:
-    """The table as text, for a terminal: runs, what differs in them, figures; failures by name."""
+def as_text(records: Sequence[RunRecord], patterns: Sequence[str]) -> str:
+    """The table for a terminal: metrics and config differences per run, then the errors."""
     keys, figures = differing(records), chosen(records, patterns)
     names = short(keys)
     rows = [["run", "state", "step", *figures, *(names[key] for key in keys)]]

@@ -1,18 +1,18 @@
-"""A comparison as a report on the W&B service: the table, the curves, the videos, the configs."""
+"""A comparison as a report on the W&B service: table, curves, videos and configs."""
 
 from collections.abc import Sequence
 from typing import Any
 
 from cascade.comparison.offline import STEP
-from cascade.comparison.run_record import Record
+from cascade.comparison.run_record import RunRecord
 from cascade.comparison.service import SCHEME
 from cascade.comparison.table import chosen, differing, settings, short, text
 
 
 def write_report(
-    records: Sequence[Record], *, title: str, figures: Sequence[str], curves: Sequence[str]
+    records: Sequence[RunRecord], *, title: str, figures: Sequence[str], curves: Sequence[str]
 ) -> str:
-    """Save the report in the project of the first run; returns where it can be seen.
+    """Save the report in the project of the first run; returns its URL.
 
     Raises:
         ValueError: a run is not on the service, or `wandb-workspaces` is not installed.
@@ -20,8 +20,8 @@ def write_report(
     elsewhere = [record.name for record in records if not record.source.startswith(SCHEME)]
     if elsewhere:
         raise ValueError(
-            f"a W&B report shows runs that the service has, and {', '.join(elsewhere)} were read "
-            "from files; `wandb sync` them, and say RUNS='wandb:entity/project/group'"
+            f"compare: a W&B report needs runs of the service, but {', '.join(elsewhere)} were "
+            "read from files; `wandb sync` them and set RUNS='wandb:entity/project/group'"
         )
     try:
         import wandb_workspaces.reports.v2 as reports
@@ -33,16 +33,16 @@ def write_report(
         entity=entity,
         project=project,
         title=title.removeprefix(SCHEME).replace("/", " ")[:128],
-        description="What differs in these runs, what came of it, and what they make.",
+        description="Config differences, metrics and sample videos of these runs.",
         width="fluid",
         blocks=[
-            reports.H2("The table"),
+            reports.H2("Table"),
             reports.MarkdownBlock(markdown(records, figures)),
-            reports.H2("The curves"),
+            reports.H2("Curves"),
             reports.PanelGrid(runsets=runsets(records), panels=plots(records, curves)),
-            reports.H2("The videos"),
+            reports.H2("Videos"),
             reports.PanelGrid(runsets=runsets(records), panels=[browser(records)]),
-            reports.H2("The configs"),
+            reports.H2("Configs"),
             reports.PanelGrid(
                 runsets=runsets(records), panels=[reports.RunComparer(diff_only="split")]
             ),
@@ -52,8 +52,8 @@ def write_report(
     return str(report.url)
 
 
-def markdown(records: Sequence[Record], patterns: Sequence[str]) -> str:
-    """The table, as the page has it."""
+def markdown(records: Sequence[RunRecord], patterns: Sequence[str]) -> str:
+    """The table in Markdown."""
     keys, figures = differing(records), chosen(records, patterns)
     names = short(keys)
     rows: list[list[object]] = [["run", "state", "step", *figures, *(names[key] for key in keys)]]
@@ -67,12 +67,12 @@ def markdown(records: Sequence[Record], patterns: Sequence[str]) -> str:
 
 
 def cell(value: object) -> str:
-    """A value that ends no column."""
+    """A value with the characters that would end a Markdown cell escaped or replaced."""
     return text(value).replace("|", "\\|").replace("\n", " ")
 
 
-def runsets(records: Sequence[Record]) -> list[Any]:
-    """The runs by their ids, one set for each project that they are in."""
+def runsets(records: Sequence[RunRecord]) -> list[Any]:
+    """One W&B run set per project, with the runs by id."""
     import wandb_workspaces.reports.v2 as reports
     from wandb_workspaces import expr
 
@@ -91,8 +91,8 @@ def runsets(records: Sequence[Record]) -> list[Any]:
     ]
 
 
-def plots(records: Sequence[Record], patterns: Sequence[str]) -> list[Any]:
-    """A chart for each curve, over the trainer's steps."""
+def plots(records: Sequence[RunRecord], patterns: Sequence[str]) -> list[Any]:
+    """A chart per metric over the trainer's steps."""
     import wandb_workspaces.reports.v2 as reports
 
     names = [n for n in chosen(records, patterns) if any(n in r.curves for r in records)]
@@ -104,8 +104,8 @@ def plots(records: Sequence[Record], patterns: Sequence[str]) -> list[Any]:
     ]
 
 
-def browser(records: Sequence[Record]) -> Any:
-    """The runs' videos, runs across and steps down."""
+def browser(records: Sequence[RunRecord]) -> Any:
+    """The runs' videos: a column per run, a row per step."""
     import wandb_workspaces.reports.v2 as reports
 
     keys = list(dict.fromkeys(key for record in records for key in record.media))

@@ -33,7 +33,7 @@ console = Console()
 
 
 @dataclass
-class Training:
+class StageProcess:
     """A stage that trains in a process of its own."""
 
     stage: str
@@ -63,7 +63,7 @@ class Training:
             raise RuntimeError(f"stage {self.stage} failed:\n" + "\n".join(tail))
 
 
-def plan_training(cfg: DictConfig) -> list[list[Training]]:
+def plan_training(cfg: DictConfig) -> list[list[StageProcess]]:
     """The rows of stages to train, with their commands."""
     rows = []
     for row in cfg.rows:
@@ -75,7 +75,7 @@ def plan_training(cfg: DictConfig) -> list[list[Training]]:
             command.append("trainer.enable_progress_bar=false")
             steps = compose("train", overrides=overrides)["stage"]["train"]["steps"]
             folder = Path(cfg.paths.runs) / choice / cfg.run
-            trainings.append(Training(str(name), folder, int(steps), command))
+            trainings.append(StageProcess(str(name), folder, int(steps), command))
         rows.append(trainings)
     return rows
 
@@ -87,7 +87,7 @@ def make_shards(cfg: DictConfig) -> None:
     data.prepare_data()
 
 
-def train_row(row: list[Training], cfg: DictConfig) -> None:
+def train_row(row: list[StageProcess], cfg: DictConfig) -> None:
     """Train a row's stages side by side, showing how far they are and the first videos."""
     waiting = [training for training in row if not training.done]
     columns = (
@@ -115,7 +115,7 @@ def train_row(row: list[Training], cfg: DictConfig) -> None:
         training.check()
 
 
-def show(training: Training, progress: Progress, shown: set[Path], cfg: DictConfig) -> None:
+def show(training: StageProcess, progress: Progress, shown: set[Path], cfg: DictConfig) -> None:
     """Move the bar; when sample videos appear, say where and put them on the page."""
     loss = read_curves(training.folder).get("train/loss", [])
     note = f"loss {loss[-1][1]:.4f}" if loss else "starting"

@@ -13,7 +13,7 @@ from cascade.curves import read_curves
 from cascade.eval.following import Following
 from cascade.report import chart
 from cascade.report.page import Page
-from cascade.report.parts import Cell, Film
+from cascade.report.sections import Cell, Film
 from cascade.video import to_float
 
 

@@ -1,1 +1,1 @@
-"""What is known of a run before its first step: memory, FLOPs, time, files, and what is amiss."""
+"""Plan a run before its first step: data, memory, FLOPs, time, files, errors and warnings."""

@@ -1,4 +1,4 @@
-"""How a run's batches are divided: ranks, micro batches, and the shapes of their clips."""
+"""How batches are divided among ranks and micro batches, and the shapes of their clips."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -11,10 +11,10 @@ from cascade.doctor.dry import Clips
 
 @dataclass(frozen=True, kw_only=True)
 class Ranks:
-    """Processes of a run: `count` in all, `local` of them on a machine, `accumulate` micro batches.
+    """Processes of a run: `count` in all, `local` on one machine; `accumulate` micro batches each.
 
-    `buckets` says that gradients are copied to be summed (DDP), `sharded` that weights and what
-    belongs to them are divided (FSDP).
+    `buckets`: gradients are copied into DDP's buckets. `sharded`: weights, gradients, optimizer
+    state and EMA weights are divided among the ranks (FSDP).
     """
 
     count: int
@@ -24,16 +24,16 @@ class Ranks:
     sharded: bool
 
     def share(self, batch: int) -> int:
-        """Clips of a rank in a global batch."""
+        """Clips per rank in a global batch."""
         return max(1, batch // self.count)
 
     def divides(self, batch: int) -> bool:
-        """Whether a global batch can be dealt out whole."""
+        """Whether a global batch divides evenly among ranks and micro batches."""
         return batch % (self.count * self.accumulate) == 0
 
 
 def find_ranks(trainer: Mapping[str, Any], *, override: int | None) -> Ranks:
-    """The processes that a trainer's config would start here."""
+    """The processes that a trainer's config would start on this machine."""
     devices = trainer.get("devices", 1)
     if devices in ("auto", -1):
         devices = max(1, torch.cuda.device_count())
@@ -52,26 +52,26 @@ def find_ranks(trainer: Mapping[str, Any], *, override: int | None) -> Ranks:
 
 
 @dataclass(frozen=True)
-class Bucket:
-    """Clips of one shape, a global batch of them, and the share of the batches that are so."""
+class BatchShape:
+    """A global batch of clips of one shape, and the share of batches with this shape."""
 
     clips: Clips
     share: float
 
 
-def buckets_of(survey: Any, nominal: Clips) -> list[Bucket]:
-    """The survey's buckets; without a survey the stage's own shape."""
+def buckets_of(survey: Any, nominal: Clips) -> list[BatchShape]:
+    """The survey's buckets; without a survey, one bucket of the stage's own shape."""
     found = [] if survey is None else [b for b in survey.buckets if b.batch and b.share]
     if not found:
-        return [Bucket(nominal, 1.0)]
+        return [BatchShape(nominal, 1.0)]
     return [
-        Bucket(Clips(int(b.batch), b.frames, b.height, b.width, float(b.fps)), float(b.share))
+        BatchShape(Clips(int(b.batch), b.frames, b.height, b.width, float(b.fps)), float(b.share))
         for b in found
     ]
 
 
-def largest(buckets: Sequence[Bucket]) -> Bucket:
-    """The one whose batch has the most pixels."""
+def largest(buckets: Sequence[BatchShape]) -> BatchShape:
+    """The bucket whose batch has the most pixels."""
     return max(
         buckets,
         key=lambda b: b.clips.count * b.clips.frames * b.clips.height * b.clips.width,

@@ -1,24 +1,24 @@
-"""The checkup: every part of a run is looked at in turn, and what is amiss is said."""
+"""Plan every part of a run in turn: figures, errors and warnings."""
 
 from collections.abc import Mapping
 from typing import Any
 
 from cascade.doctor.batches import Ranks, buckets_of, find_ranks, largest
-from cascade.doctor.clips import look_at_captions, look_at_clips
-from cascade.doctor.cost import look_at_parameters, look_at_step
+from cascade.doctor.clips import plan_captions, plan_clips
+from cascade.doctor.cost import plan_parameters, plan_step
 from cascade.doctor.device import find_device
-from cascade.doctor.dry import Clips, DryStage, Ways
-from cascade.doctor.files import look_at_files
-from cascade.doctor.findings import Record
-from cascade.doctor.room import look_at_memory
+from cascade.doctor.dry import Clips, DryStage, Execution
+from cascade.doctor.files import plan_files
+from cascade.doctor.findings import Findings
+from cascade.doctor.memory_fit import plan_memory
 from cascade.doctor.text_cost import frozen_encoder
-from cascade.doctor.timing import Load, look_at_time
+from cascade.doctor.timing import Load, plan_time
 
 
-def checkup(record: Record, config: dict[str, Any], data: Any, survey: Any) -> None:
-    """Fill the record with all that is known of the run of `config`.
+def checkup(record: Findings, config: dict[str, Any], data: Any, survey: Any) -> None:
+    """Add the figures and the advice for the run of `config` to the record.
 
-    `data` and `survey` are None where there is no data, or where it was refused.
+    `data` and `survey` are None if there is no data, or if the data module refused it.
     """
     options, trainer = config["plan"], config["trainer"]
     ranks = find_ranks(trainer, override=options["ranks"])
@@ -41,23 +41,24 @@ def checkup(record: Record, config: dict[str, Any], data: Any, survey: Any) -> N
     nominal = Clips(recipe.global_batch, frames, height, width, target.fps)
     buckets = buckets_of(survey, nominal)
     encoder = frozen_encoder(dry.text) if dry.frozen_text else None
-    ways = Ways(
+    execution = Execution(
         cuda=device.cuda,
         precision=str(trainer["precision"]),
         sigma_rels=_widths(config["callbacks"]),
         buckets=ranks.buckets,
     )
     if survey is not None:
-        look_at_clips(record, survey, recipe, options["thresholds"])
+        packs = hasattr(dry.stage.net, "forward_packed")
+        plan_clips(record, survey, recipe, options["thresholds"], packs=packs)
     if load is not None:
-        look_at_captions(record, dry, load.captions, options["thresholds"])
-    look_at_parameters(record, dry, encoder)
-    flops = look_at_step(record, dry, buckets, ranks, encoder, options)
-    found = look_at_memory(record, dry, largest(buckets), ranks, ways, device, encoder, options)
-    look_at_time(
-        record, config, device, ways, ranks, flops, found, load, encoder, _kept_after(survey)
+        plan_captions(record, dry, load.captions, options["thresholds"])
+    plan_parameters(record, dry, encoder)
+    flops = plan_step(record, dry, buckets, ranks, encoder, options)
+    found = plan_memory(record, dry, largest(buckets), ranks, execution, device, encoder, options)
+    plan_time(
+        record, config, device, execution, ranks, flops, found, load, encoder, _kept_after(survey)
     )
-    look_at_files(record, config, dry, survey, encoder, ways)
+    plan_files(record, config, dry, survey, encoder, execution)
 
 
 def _widths(callbacks: Mapping[str, Any]) -> tuple[float, ...]:
@@ -65,19 +66,19 @@ def _widths(callbacks: Mapping[str, Any]) -> tuple[float, ...]:
     return tuple(next((c["sigma_rels"] for c in kept), ()))
 
 
-def _load(record: Record, data: Any, config: dict[str, Any], ranks: Ranks) -> Load | None:
-    """The first batches; none without data, or where the data module cannot deal them out."""
+def _load(record: Findings, data: Any, config: dict[str, Any], ranks: Ranks) -> Load | None:
+    """The first batches; None without data, or if the data module cannot divide them."""
     if data is None:
         return None
     try:
         return Load.of(data, config, ranks)
     except ValueError as error:
-        record.say("error", f"data: {error}".replace("data: data", "data"))
+        record.advise("error", f"data: {error}".replace("data: data", "data"))
         return None
 
 
 def _kept_after(survey: Any) -> float | None:
-    """Steps until all clips are kept decoded; none where they are not kept."""
+    """Steps until all decoded clips are cached; None if they are not cached."""
     if survey is None:
         return None
     kept = any(size for name, size in survey.cache_bytes.items() if name.startswith("decoded"))

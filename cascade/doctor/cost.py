@@ -1,23 +1,23 @@
-"""What a step costs: parameters by part, tokens, FLOPs."""
+"""Plan the cost of a step: parameters by part, tokens, FLOPs."""
 
 import math
 from collections.abc import Mapping
 from typing import Any
 
-from cascade.doctor.batches import Bucket, Ranks
+from cascade.doctor.batches import BatchShape, Ranks
 from cascade.doctor.dry import Clips, DryStage
 from cascade.doctor.figure import Figure
-from cascade.doctor.findings import Record
+from cascade.doctor.findings import Findings
 from cascade.doctor.text_cost import FrozenEncoder
 
-#: Clips that FLOPs are counted for at most; more cost as much each.
+#: The most clips whose FLOPs are counted; FLOPs per clip do not depend on the count.
 COUNTED = 64
-#: Shapes whose FLOPs are counted; the others cost per token what the nearest of these does.
+#: The most shapes whose FLOPs are counted; other shapes take the nearest one's FLOPs per token.
 SHAPES = 8
 
 
-def look_at_parameters(record: Record, dry: DryStage, encoder: FrozenEncoder | None) -> None:
-    """Parameters of network, text encoder and codec."""
+def plan_parameters(record: Findings, dry: DryStage, encoder: FrozenEncoder | None) -> None:
+    """Add the parameters of network, text encoder and codec."""
 
     def count(module: Any) -> int:
         return sum(p.numel() for p in module.parameters())
@@ -27,32 +27,30 @@ def look_at_parameters(record: Record, dry: DryStage, encoder: FrozenEncoder | N
     if encoder is None:
         text = Figure(count(dry.text), "counted", "parameters", "trained with the stage")
     else:
-        note = "frozen" + (", not loaded: its embeddings are stored" * encoder.precomputed)
+        note = "frozen" + (", not loaded: embeddings are read from files" * encoder.precomputed)
         text = Figure(encoder.parameters, "estimated", "parameters", f"{note}; {encoder.note}")
     record.add("network", {"text encoder": text})
     codec = Figure(count(stage.codec), "counted", "parameters", type(stage.codec).__name__)
     trained = sum(p.numel() for p in dry.module.parameters() if p.requires_grad)
-    record.add(
-        "network", {"codec": codec, "trained in all": Figure(trained, "counted", "parameters")}
-    )
+    record.add("network", {"codec": codec, "all trained": Figure(trained, "counted", "parameters")})
 
 
-def look_at_step(
-    record: Record,
+def plan_step(
+    record: Findings,
     dry: DryStage,
-    buckets: list[Bucket],
+    buckets: list[BatchShape],
     ranks: Ranks,
     encoder: FrozenEncoder | None,
     options: Mapping[str, Any],
 ) -> float:
-    """FLOPs of a step of all ranks together."""
+    """Add the cost of a step; returns the FLOPs of all ranks together."""
     batch = dry.stage.recipe.global_batch
     if not ranks.divides(batch):
         each = ranks.count * ranks.accumulate
         nearest = max(1, round(batch / each)) * each
-        record.say(
+        record.advise(
             "error",
-            f"a global batch of {batch} is not a multiple of {ranks.count} ranks × "
+            f"the global batch of {batch} is not a multiple of {ranks.count} ranks × "
             f"{ranks.accumulate} accumulated batches",
             f"stage.train.global_batch={nearest}, or another number of ranks",
         )
@@ -73,15 +71,15 @@ def look_at_step(
         nearest, cost = counted[min(counted, key=lambda known: abs(known - own))]
         return cost * own / nearest
 
-    whole = sum(b.share for b in buckets)
-    total = sum(b.share * b.clips.count * flops(b.clips) for b in buckets) / whole
-    per_step = sum(b.share * b.clips.count * tokens(b.clips) for b in buckets) / whole
-    again = 0.0
+    shares = sum(b.share for b in buckets)
+    total = sum(b.share * b.clips.count * flops(b.clips) for b in buckets) / shares
+    per_step = sum(b.share * b.clips.count * tokens(b.clips) for b in buckets) / shares
+    recomputed = 0.0
     if dry.checkpointing:
         some = by_share[0].clips.times(1)
-        whole_cost = dry.flops(some)
+        with_checkpointing = dry.flops(some)
         with dry.without_checkpointing():
-            again = 1 - dry.flops(some) / whole_cost
+            recomputed = 1 - dry.flops(some) / with_checkpointing
     how = f"of {multiple[0]}×{multiple[1]}×{multiple[2]} pixels"
     kinds = len({tokens(b.clips) for b in buckets})
     read = 0 if encoder is None else encoder.flops(batch, options["text_tokens"])
@@ -93,17 +91,17 @@ def look_at_step(
                 ranks.share(batch) // ranks.accumulate or 1,
                 "counted",
                 "clips",
-                f"of a micro batch: {ranks.count} rank(s) × {ranks.accumulate} micro batch(es)",
+                f"per micro batch; {ranks.count} rank(s) × {ranks.accumulate} micro batch(es)",
             ),
             "tokens per clip": Figure(tokens(by_share[0].clips), "counted", "tokens", how),
             "tokens per step": Figure(round(per_step), "counted", "tokens"),
             "FLOPs per step": Figure(
                 total, "counted", "FLOPs", f"forward and backward, {kinds} shape(s)"
             ),
-            "computed again": Figure(again, "counted", "share", "by activation checkpointing"),
+            "recomputed": Figure(recomputed, "counted", "share", "by activation checkpointing"),
         },
     )
     if encoder is not None:
-        note = "frozen, read ahead" if encoder.precomputed else "frozen, forward alone"
+        note = "frozen, embeddings read from files" if encoder.precomputed else "frozen, forward"
         record.add("step", {"FLOPs of the text encoder": Figure(read, "estimated", "FLOPs", note)})
     return total + read

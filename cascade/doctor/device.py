@@ -1,4 +1,4 @@
-"""Devices: the one that is here, or one named in `plan.devices`."""
+"""The device to plan for: this machine's, or one of the table `plan.devices`."""
 
 import os
 from collections.abc import Mapping
@@ -16,7 +16,10 @@ _CGROUP = Path("/sys/fs/cgroup/memory.max")
 
 @dataclass(frozen=True, kw_only=True)
 class Device:
-    """A device that a rank trains on: `memory` in bytes, `peak` of matrix products in FLOP/s."""
+    """A rank's device: `memory` in bytes, `peak` of matrix products in FLOP/s.
+
+    `here` says whether it is on this machine.
+    """
 
     name: str
     cuda: bool
@@ -28,21 +31,21 @@ class Device:
 def find_device(
     choice: str, table: Mapping[str, Mapping[str, Any]], *, accelerator: str, precision: str
 ) -> Device:
-    """The device `choice`: `auto` for what is here, `cpu`, or a name of the table.
+    """The device `choice`: `auto` for this machine's, `cpu`, or a name of the table.
 
     Raises:
-        ValueError: no such name, or a GPU that is asked for and not here.
+        ValueError: the name is unknown, or the trainer needs a GPU and this machine has none.
     """
     half = not precision.startswith("32")
     gpu = accelerator in ("gpu", "cuda") or (accelerator == "auto" and torch.cuda.is_available())
     if choice == "auto" and gpu and not torch.cuda.is_available():
         raise ValueError(
-            f"plan: trainer.accelerator={accelerator}, but no GPU is here; name the one to plan "
-            f"for: plan.device={next(iter(table), 'cpu')}"
+            f"plan: trainer.accelerator={accelerator}, but this machine has no GPU; name the "
+            f"device to plan for, such as plan.device={next(iter(table), 'cpu')}"
         )
     if choice == "cpu" or (choice == "auto" and not gpu):
         peak = measured_matmul_peak("cpu", torch.float32)
-        note = "of matrix products on this machine, all its cores"
+        note = "matrix products on all cores of this machine"
         return Device(
             name=f"CPU, {os.cpu_count()} cores",
             cuda=False,
@@ -61,7 +64,7 @@ def find_device(
         )
     if choice not in table:
         raise ValueError(
-            f"plan.device={choice}: not known; there are {', '.join(['auto', 'cpu', *table])}"
+            f"plan.device={choice}: unknown; the devices are {', '.join(['auto', 'cpu', *table])}"
         )
     row = table[choice]
     here = torch.cuda.is_available() and row["name"] in torch.cuda.get_device_name()
@@ -69,13 +72,13 @@ def find_device(
         name=row["name"],
         cuda=True,
         here=here,
-        memory=Figure(row["memory_mib"] * 2**20, "estimated", "bytes", "by the table plan.devices"),
+        memory=Figure(row["memory_mib"] * 2**20, "estimated", "bytes", "from plan.devices"),
         peak=_sheet(row["name"], half, row["float32_tflops"] * 1e12),
     )
 
 
 def _sheet(name: str, half: bool, single: float | None) -> Figure:
-    """The data sheet's peak."""
+    """The peak by the device's data sheet."""
     peak = next((p for part, p in BF16_PEAKS.items() if part in name), None) if half else single
     kind = "bfloat16" if half else "float32"
     return Figure(peak, "estimated", "FLOP/s", f"data sheet, dense {kind} matrix products")

@@ -1,7 +1,7 @@
-"""A stage on torch's `meta` device: shapes without values, so that it takes no memory.
+"""A stage on torch's `meta` device: tensors have shapes but no values, so they take no memory.
 
-So a base of billions of parameters is counted on a laptop. A frozen text encoder, whose weights are
-not the stage's, is replaced by tokens of its width.
+A base of billions of parameters can thus be counted on a laptop. A frozen text encoder, whose
+weights are not the stage's, is replaced by empty tokens of its width.
 """
 
 import copy
@@ -23,7 +23,7 @@ from cascade.text.encoder import TextEncoder, TextFeatures
 
 @dataclass(frozen=True)
 class Clips:
-    """A batch of one shape: so many clips of frames × height × width."""
+    """A batch of `count` clips of one shape, frames × height × width."""
 
     count: int
     frames: int
@@ -32,11 +32,11 @@ class Clips:
     fps: float
 
     def times(self, count: int) -> "Clips":
-        """The same shape, `count` of them."""
+        """A batch of `count` clips of the same shape."""
         return Clips(count, self.frames, self.height, self.width, self.fps)
 
     def batch(self, captions: Sequence[str]) -> dict[str, Any]:
-        """In the loader's form, on `meta`; captions go round."""
+        """The batch as a loader gives it, on `meta`; captions repeat."""
         shape = (self.count, 3, self.frames, self.height, self.width)
         return {
             "video": torch.empty(shape, dtype=torch.uint8, device="meta"),
@@ -49,7 +49,7 @@ class Clips:
 
 
 class FrozenText(TextEncoder):
-    """Stands for an encoder that is not trained: tokens of its width, as many as it reads."""
+    """Stand-in for a frozen text encoder: empty tokens, `tokens` per caption, of its width."""
 
     def __init__(self, *, width: int, tokens: int, dtype: torch.dtype) -> None:
         super().__init__()
@@ -64,15 +64,15 @@ class FrozenText(TextEncoder):
         )
 
     def check(self, prompt: str) -> None:
-        """Every prompt."""
+        """Accept every prompt."""
 
     def prepare(self) -> None:
-        """Nothing."""
+        """Nothing to load."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Ways:
-    """How a step is run: on which kind of device, in which precision, what is kept beside it."""
+class Execution:
+    """How a step is run: device type, precision, EMA widths, and DDP's gradient buckets."""
 
     cuda: bool
     precision: str
@@ -81,14 +81,14 @@ class Ways:
 
     @property
     def half(self) -> torch.dtype | None:
-        """Autocast's type on CUDA; none: no autocast."""
+        """Autocast's dtype on CUDA; None without autocast."""
         if self.cuda and self.precision.endswith("-mixed"):
             return torch.bfloat16 if self.precision.startswith("bf16") else torch.float16
         return None
 
 
 class DryStage:
-    """A stage's config, built on `meta`."""
+    """A stage built on `meta` from its config."""
 
     def __init__(
         self, config: dict[str, Any], *, text_tokens: int, captions: Sequence[str]
@@ -108,12 +108,12 @@ class DryStage:
 
     @property
     def checkpointing(self) -> bool:
-        """Whether the network computes activations again in the backward pass."""
+        """Whether the network recomputes activations in the backward pass."""
         return bool(getattr(self.stage.net, "checkpointing", False))
 
     @contextmanager
     def without_checkpointing(self) -> Iterator[None]:
-        """Inside, nothing is computed twice."""
+        """A context without activation checkpointing."""
         net: Any = self.stage.net
         before = self.checkpointing
         if before:
@@ -125,26 +125,26 @@ class DryStage:
                 net.checkpointing = True
 
     def loss(self, clips: Clips) -> Tensor:
-        """The forward pass of a training step."""
+        """The loss of a training step's forward pass."""
         batch = clips.batch(self.captions)
         losses = self.stage.losses(batch, purpose="train")
         return losses.loss.mean()
 
     def flops(self, clips: Clips) -> int:
-        """FLOPs of a step's two passes, with what checkpointing computes again."""
+        """FLOPs of a step's forward and backward pass, including what checkpointing recomputes."""
         with Kernels(cuda=False, half=None):
             count = training_flops(lambda: self.loss(clips))
         self.module.zero_grad()
         return count
 
     def optimizer_bytes(self) -> int:
-        """Of the state that the recipe's optimizer keeps."""
+        """Bytes of the optimizer's state."""
         state = optimizer_state(self.stage.recipe.optimizer, self.module)
         return sum(t.numel() * t.element_size() for one in state.values() for t in one.values())
 
     @property
     def gathered(self) -> int:
-        """Bytes that are whole at a time under sharding: the largest block and its gradients."""
+        """Bytes unsharded at one time under FSDP: the largest block's weights and gradients."""
         blocks = [
             block
             for module in self.module.modules()
@@ -158,25 +158,30 @@ class DryStage:
         )
 
     def memory(
-        self, clips: Clips, ways: Ways, *, frozen_bytes: int = 0, accumulating: bool = False
+        self,
+        clips: Clips,
+        execution: Execution,
+        *,
+        frozen_bytes: int = 0,
+        accumulating: bool = False,
     ) -> StepMemory:
-        """Bytes of one rank's step."""
+        """Memory of one rank's step."""
         recipe = self.stage.recipe
         before = {p: p.dtype for p in self.module.parameters()}
-        if ways.precision.endswith("-true") and not ways.precision.startswith("32"):
+        if execution.precision.endswith("-true") and not execution.precision.startswith("32"):
             self.stage.to(torch.bfloat16)
-        kernels = Kernels(cuda=ways.cuda, half=ways.half)
+        kernels = Kernels(cuda=execution.cuda, half=execution.half)
         try:
             with kernels:
                 return step_memory(
                     self.module,
                     lambda: self.loss(clips),
                     optimizer=recipe.optimizer,
-                    sigma_rels=ways.sigma_rels,
+                    sigma_rels=execution.sigma_rels,
                     frozen_bytes=frozen_bytes,
-                    buckets=ways.buckets,
+                    buckets=execution.buckets,
                     accumulating=accumulating,
-                    cuda=ways.cuda,
+                    cuda=execution.cuda,
                     on_forward_end=kernels.forget,
                 )
         finally:

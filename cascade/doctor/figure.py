@@ -1,4 +1,4 @@
-"""A figure and how it is known."""
+"""A figure of the plan: its value, its unit, and whether it is measured, counted or estimated."""
 
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -11,28 +11,30 @@ _DECIMAL = ("", "k", "M", "G", "T", "P", "E", "Z")
 
 @dataclass(frozen=True)
 class Figure:
-    """A value, its unit, and whether it was measured, counted or estimated; None is not known.
+    """A value with its unit, and whether it was measured, counted or estimated; None is unknown.
 
-    Units are "bytes", "s", "share", and what is counted ("FLOPs", "parameters", "clips", …).
+    Units are "bytes", "s", "hours", "share", or a counted thing ("FLOPs", "parameters", "clips").
+    `at_least` marks a lower bound.
     """
 
     value: float | str | None
     how: How
     unit: str = ""
     note: str = ""
+    at_least: bool = False
 
     def plain(self) -> dict[str, Any]:
-        """For JSON."""
+        """The figure as plain values for JSON."""
         return {"value": self.value, "unit": self.unit, "how": self.how, "note": self.note}
 
     @property
     def text(self) -> str:
-        """For reading."""
-        return said(self.value, self.unit)
+        """The value and unit as text."""
+        return "at least " * self.at_least + format_value(self.value, self.unit)
 
 
-def said(value: float | str | None, unit: str) -> str:
-    """A value in its unit, for reading."""
+def format_value(value: float | str | None, unit: str) -> str:
+    """A value and its unit as text, scaled to a readable unit."""
     if value is None:
         return "–"
     if isinstance(value, str):
@@ -51,17 +53,17 @@ def said(value: float | str | None, unit: str) -> str:
         case "hours":
             return duration(3600 * value)
         case "":
-            return number_of(value)
-    return f"{number_of(value)} {unit}"
+            return format_number(value)
+    return f"{format_number(value)} {unit}"
 
 
-def number_of(value: float) -> str:
-    """Counts whole with commas, the rest with four digits."""
+def format_number(value: float) -> str:
+    """Integers and large numbers with commas, others with four digits."""
     return f"{round(value):,}" if value == round(value) or abs(value) >= 1e4 else f"{value:.4g}"
 
 
 def scaled(value: float, base: int, names: tuple[str, ...], gap: str) -> str:
-    """A value in the largest unit that leaves a number of at least one."""
+    """A value in the largest unit in which it is at least one."""
     step = 0
     while abs(value) >= base and step + 1 < len(names):
         value, step = value / base, step + 1
@@ -72,7 +74,7 @@ def scaled(value: float, base: int, names: tuple[str, ...], gap: str) -> str:
 
 
 def duration(seconds: float) -> str:
-    """Seconds in the unit that reads best."""
+    """Seconds in µs, ms, s, minutes, hours or days, by their size."""
     if seconds < 1e-3:
         return f"{seconds * 1e6:.3g} µs"
     if seconds < 1:

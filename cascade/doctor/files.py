@@ -1,12 +1,12 @@
-"""Bytes of every file that a run writes, before it writes them."""
+"""Plan the files that a run writes: their sizes in bytes."""
 
 import math
 from collections.abc import Mapping
 from typing import Any
 
-from cascade.doctor.dry import DryStage, Ways
+from cascade.doctor.dry import DryStage, Execution
 from cascade.doctor.figure import Figure
-from cascade.doctor.findings import Record
+from cascade.doctor.findings import Findings
 from cascade.doctor.text_cost import FrozenEncoder
 from cascade.grid import Grid
 
@@ -24,24 +24,24 @@ def run_files(
     grid: Grid,
     wandb: bool,
 ) -> dict[str, Figure]:
-    """Files of a run's folder by name.
+    """The sizes of a run's files by name.
 
     Args:
-        callbacks: their config.
-        steps: of the run.
+        callbacks: the callbacks' config.
+        steps: the run's length.
         weights: bytes of the module's state.
         optimizer: bytes of the optimizer's state.
-        averages: bytes of the averages.
-        grid: of the sample videos.
+        averages: bytes of the EMA weights.
+        grid: the grid of the sample videos.
         wandb: whether W&B keeps a copy of the samples.
     """
     one = weights + optimizer + averages
-    files = {"one checkpoint": Figure(one, "counted", "bytes", "weights, optimizer, averages")}
+    files = {"one checkpoint": Figure(one, "counted", "bytes", "weights, optimizer, EMA weights")}
     checkpoint = _of(callbacks, "Checkpoints")
     if checkpoint is not None:
         kept, rule = _kept(checkpoint, steps)
         files["checkpoints"] = Figure(one * (kept + 1), "counted", "bytes", rule)
-    files["bundle"] = Figure(weights, "counted", "bytes", "averaged weights, at the run's end")
+    files["bundle"] = Figure(weights, "counted", "bytes", "EMA weights, at the run's end")
     samples = _of(callbacks, "Samples")
     if samples is not None:
         times = steps // samples["every_n_steps"] + (steps % samples["every_n_steps"] > 0)
@@ -60,7 +60,7 @@ def _of(callbacks: Mapping[str, Mapping[str, Any]], name: str) -> Mapping[str, A
 
 
 def _kept(checkpoint: Mapping[str, Any], steps: int) -> tuple[int, str]:
-    """How many checkpoints stay, and the rule; one more is there while it is written."""
+    """The number of checkpoints kept, and the rule in words; one more exists during a save."""
     often, keep = checkpoint["every_n_steps"], checkpoint["keep"]
     written = max(1, -(-steps // often))
     last, every, best = keep.get("last", 2), keep.get("every"), keep.get("best") or {}
@@ -69,25 +69,25 @@ def _kept(checkpoint: Mapping[str, Any], steps: int) -> tuple[int, str]:
     which = [f"the newest {last}"]
     which += [] if every is None else [f"those at multiples of {every:,}"]
     which += [f"the best {best.get('k', 1)} by {best['metric']}"] if best else []
-    rule = f"one every {often:,} steps; kept: {', '.join(which)}, and one more while it is written"
+    rule = f"one every {often:,} steps; kept: {', '.join(which)}, and one more during a save"
     return kept, rule
 
 
 def embeddings_file(samples: int, tokens: float, width: int) -> Figure:
-    """The store of a frozen encoder's embeddings, in half precision at true length."""
+    """The size of a frozen encoder's stored embeddings, without padding, in half precision."""
     note = f"{samples:,} captions of about {tokens:.0f} tokens, half precision"
     return Figure(round(samples * tokens * width * 2), "estimated", "bytes", note)
 
 
-def look_at_files(
-    record: Record,
+def plan_files(
+    record: Findings,
     config: dict[str, Any],
     dry: DryStage,
     survey: Any,
     encoder: FrozenEncoder | None,
-    ways: Ways,
+    execution: Execution,
 ) -> None:
-    """What the run writes, and the caches that it keeps."""
+    """Add the sizes of the run's files and caches."""
     stage = dry.stage
     weights = sum(p.numel() * p.element_size() for p in stage.state_dict().values())
     trained = sum(p.numel() for p in dry.module.parameters() if p.requires_grad)
@@ -98,16 +98,16 @@ def look_at_files(
             steps=stage.recipe.steps,
             weights=weights,
             optimizer=dry.optimizer_bytes(),
-            averages=4 * trained * len(ways.sigma_rels),
+            averages=4 * trained * len(execution.sigma_rels),
             grid=stage.target,
             wandb="wandb" in (config.get("logger") or {}),
         ),
     )
     if survey is not None:
-        workers = max(1, config["data"].get("num_workers", 0))
+        workers = max(1, config["data"].get("loading", {}).get("num_workers", 0))
         for name, size in survey.cache_bytes.items():
-            note = "" if size else "not kept: more than data.cache_bytes"
-            note = f"in memory; {workers} keep their own" if size and "worker" in name else note
+            note = "" if size else "not kept: more than data.loading.cache_bytes"
+            note = f"in memory; {workers} copies" if size and "worker" in name else note
             record.add("files", {name: Figure(size, "counted", "bytes", note)})
         if encoder is not None:
             tokens = config["plan"]["text_tokens"]

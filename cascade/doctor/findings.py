@@ -1,4 +1,4 @@
-"""What the doctor says: figures by section, tables, and advice with the way out."""
+"""The findings of a plan: figures by section, tables, and advice."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -13,7 +13,7 @@ SECTIONS: tuple[Section, ...] = ("data", "network", "step", "memory", "time", "f
 
 @dataclass(frozen=True)
 class Advice:
-    """Something amiss, and the way out; a run with an error would not start or not end."""
+    """A problem and its way out; a run with an error could not start or could not finish."""
 
     level: Level
     what: str
@@ -21,8 +21,8 @@ class Advice:
 
 
 @dataclass
-class Record:
-    """The whole plan of one stage."""
+class Findings:
+    """The plan of one stage."""
 
     stage: str
     facts: dict[str, str]
@@ -34,22 +34,22 @@ class Record:
     advice: list[Advice] = field(default_factory=list)
 
     def add(self, section: Section, figures: Mapping[str, Figure]) -> None:
-        """Take in figures of a section."""
+        """Add figures to a section."""
         self.figures[section].update(figures)
 
-    def say(self, level: Level, what: str, way_out: str = "") -> None:
-        """Take in advice."""
+    def advise(self, level: Level, what: str, way_out: str = "") -> None:
+        """Add an error or a warning."""
         self.advice.append(Advice(level, what, way_out))
 
     def value(self, section: Section, name: str) -> float | None:
-        """A figure's number, where there is one."""
+        """A figure's number; None if it has none."""
         figure = self.figures[section].get(name)
         number = figure.value if figure is not None else None
         return number if isinstance(number, int | float) else None
 
     @property
     def errors(self) -> Sequence[Advice]:
-        """What would end the run."""
+        """The advice of level `error`."""
         return [advice for advice in self.advice if advice.level == "error"]
 
     @property
@@ -58,7 +58,7 @@ class Record:
         return sorted(self.advice, key=lambda advice: advice.level != "error")
 
     def plain(self) -> dict[str, Any]:
-        """For JSON."""
+        """The findings as plain values for JSON."""
         return {
             "stage": self.stage,
             "facts": self.facts,

@@ -1,9 +1,9 @@
-"""What a device's kernels keep for the backward pass, said of tensors on `meta`.
+"""The tensors that a device's kernels save for the backward pass, reproduced on `meta`.
 
-On `meta` there is neither autocast nor a fused kernel, so both are said here: autocast's rules as
-ATen has them for CUDA (`ATen/autocast_mode.h`), attention that keeps its output and a number per
-query but no scores (flash, memory-efficient and cuDNN kernels, and torch's own on the CPU), and
-RMSNorm that keeps its input and a number per row.
+`meta` has neither autocast nor fused kernels, so this module imitates both: autocast's rules for
+CUDA (`ATen/autocast_mode.h`), attention that saves its output and one number per query but no
+scores (flash, memory-efficient and cuDNN kernels, and torch's own on the CPU), and RMSNorm that
+saves its input and one number per row.
 """
 
 from typing import Any
@@ -14,21 +14,21 @@ from torch.autograd.graph import _engine_run_backward
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
-#: Functions, by name, whose inputs autocast brings to half precision, …
+#: Names of functions whose inputs autocast casts to half precision,
 HALF = frozenset(
     (
         *("linear", "matmul", "__matmul__", "mm", "bmm", "addmm", "baddbmm", "einsum", "vecdot"),
         *("conv1d", "conv2d", "conv3d"),
     )
 )
-#: … to float32, …
+#: to float32,
 SINGLE = frozenset(
     (
         *("layer_norm", "rms_norm", "group_norm", "softmax", "mse_loss", "interpolate"),
         *("exp", "log", "reciprocal", "rsqrt", "pow", "__pow__", "sum", "cumsum", "vector_norm"),
     )
 )
-#: … or to the widest among them.
+#: or to the widest dtype among them.
 WIDEST = frozenset(("addcmul", "addcdiv", "index_put"))
 
 
@@ -46,9 +46,9 @@ class _RmsNorm(torch.autograd.Function):
 
 
 class Kernels(TorchFunctionMode):
-    """Inside, tensors on `meta` are treated as on the CPU, or as on CUDA (`cuda`).
+    """A context in which tensors on `meta` behave as on the CPU or, with `cuda`, as on CUDA.
 
-    `half` is autocast's type on CUDA; none: no autocast.
+    `half` is autocast's dtype on CUDA; None without autocast.
     """
 
     def __init__(self, *, cuda: bool, half: torch.dtype | None) -> None:
@@ -57,7 +57,7 @@ class Kernels(TorchFunctionMode):
         self._weights: dict[int, Tensor] = {}
 
     def forget(self) -> None:
-        """Autocast drops its half-precision weights when its context ends."""
+        """Drop the cached half-precision weights, as autocast does when its context ends."""
         self._weights.clear()
 
     def __torch_function__(
@@ -70,8 +70,8 @@ class Kernels(TorchFunctionMode):
         kwargs = kwargs or {}
         if func is Tensor.is_cuda.__get__:  # type: ignore[attr-defined]  # a C getter
             return self.cuda and args[0].is_meta
-        if func is torch.autograd.backward:  # torch would leave this mode, but checkpointing …
-            with self:  # … runs forward passes there, which must keep to it
+        if func is torch.autograd.backward:
+            with self:  # torch leaves the mode here, but checkpointing runs forward passes inside
                 (value,) = args[0] if isinstance(args[0], tuple) else args
                 start = torch.ones_like(value)
                 return _engine_run_backward((value,), (start,), False, False, (), True, True)

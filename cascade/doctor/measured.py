@@ -1,4 +1,4 @@
-"""A few real training steps on real batches, timed apart: the data's part and the step's."""
+"""Time a few real training steps on real batches: loading and the step separately."""
 
 import statistics
 import time
@@ -10,30 +10,30 @@ import hydra
 import torch
 from pytorch_lightning.utilities import move_data_to_device
 
-from cascade.doctor.dry import Ways
+from cascade.doctor.dry import Execution
 from cascade.ema import PowerEMA
 
 
 @dataclass(frozen=True, kw_only=True)
 class Times:
-    """Seconds of each measured step: of loading a batch in one process, and of all the rest."""
+    """Seconds of each measured step: of loading a batch in one process, and of the step."""
 
     load: list[float]
     step: list[float]
 
     @property
     def load_s(self) -> float:
-        """The median load of one micro batch by one process."""
+        """The median time to load one micro batch in one process."""
         return statistics.median(self.load)
 
     @property
     def step_s(self) -> float:
-        """The median step of one micro batch."""
+        """The median time of one micro batch's step."""
         return statistics.median(self.step)
 
 
 def read(batches: Iterator[dict[str, Any]], count: int) -> tuple[list[dict[str, Any]], list[float]]:
-    """`count` batches, at most, and the seconds that each took."""
+    """At most `count` batches, and the seconds that each took."""
     found: list[dict[str, Any]] = []
     seconds = []
     for _ in range(count):
@@ -50,22 +50,23 @@ def measure(
     config: dict[str, Any],
     batches: list[dict[str, Any]],
     *,
-    ways: Ways,
+    execution: Execution,
     rounds: int,
     warmup: int,
 ) -> list[float]:
-    """Seconds of real steps of a stage, batches going round, the first `warmup` left out."""
-    device = torch.device("cuda" if ways.cuda else "cpu")
+    """Seconds of `rounds` real steps after `warmup` others; the batches repeat."""
+    device = torch.device("cuda" if execution.cuda else "cpu")
     stage = hydra.utils.instantiate(config, _convert_="all")
     stage.text.prepare()
     stage.configure_model()
-    stage.to(device, torch.bfloat16 if ways.precision == "bf16-true" else None)
+    stage.to(device, torch.bfloat16 if execution.precision == "bf16-true" else None)
     optimizer = stage.recipe.optimizer(stage)
-    ema = PowerEMA(stage, sigma_rels=ways.sigma_rels)
+    ema = PowerEMA(stage, sigma_rels=execution.sigma_rels)
+    half = execution.half
 
     def step(number: int) -> None:
         batch = move_data_to_device(batches[number % len(batches)], device)
-        with torch.autocast(device.type, dtype=ways.half, enabled=ways.half is not None):
+        with torch.autocast(device.type, dtype=half, enabled=half is not None):
             loss = stage.losses(batch, purpose="train").loss.mean()
         optimizer.zero_grad()
         loss.backward()
@@ -77,7 +78,7 @@ def measure(
 
 
 def timed(work: Callable[[int], None], number: int, device: torch.device) -> float:
-    """Seconds that `work(number)` takes, the device's queue emptied before and after."""
+    """Seconds that `work(number)` takes, with the device synchronised before and after."""
     if device.type == "cuda":
         torch.cuda.synchronize()
     began = time.perf_counter()

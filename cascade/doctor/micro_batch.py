@@ -1,37 +1,37 @@
-"""Whether a step fits a device, and the micro batch that would."""
+"""Whether a step fits a device's memory, and the largest micro batch that fits."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
 
 from cascade.memory import StepMemory
 
-#: Parts of a step's memory that a sharding strategy divides among the ranks.
+#: Parts of a step's memory that sharding divides among the ranks.
 SHARDED = ("weights", "gradients", "optimizer", "averages")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Room:
-    """What a device has for tensors: its memory without what is reserved, less the slack."""
+    """A device's memory in bytes, `reserved` bytes, and the allocator's `slack` per tensor byte."""
 
     memory: float
     reserved: float
     slack: float
 
     def needed(self, tensors: int) -> float:
-        """Bytes that the device must have for so many bytes of tensors."""
+        """Bytes of device memory that `tensors` bytes of tensors need."""
         return tensors * (1 + self.slack) + self.reserved
 
     def fits(self, step: StepMemory) -> bool:
-        """Whether the device has them."""
+        """Whether a step fits the device's memory."""
         return self.needed(step.peak) <= self.memory
 
 
 @dataclass(frozen=True, kw_only=True)
-class Fit:
-    """A step of the planned micro batch; the largest that fits; and the way that keeps the batch.
+class MicroBatch:
+    """The planned micro batch, the largest that fits, and a suggestion with the same global batch.
 
-    `largest` is 0 where not even one clip fits. `suggested` is (micro batch, accumulated batches)
-    with the same global batch, where the plan does not fit and this does.
+    `largest` is 0 if not even one clip fits. `suggested` is (micro batch, accumulated batches) if
+    the plan does not fit and this does.
     """
 
     micro: int
@@ -42,9 +42,9 @@ class Fit:
 
 
 def sharded(step: StepMemory, ranks: int, gathered: int) -> StepMemory:
-    """A rank's step where weights, gradients, optimizer and averages are divided among ranks.
+    """A rank's step with weights, gradients, optimizer and EMA weights divided among ranks.
 
-    `gathered` bytes of weights and gradients are whole at a time.
+    `gathered` bytes of weights and gradients are unsharded at one time.
     """
     parts = {
         name: -(-size // ranks) if name in SHARDED else size for name, size in step.parts.items()
@@ -58,14 +58,14 @@ def fit(
     *,
     share: int,
     accumulate: int,
-) -> Fit:
-    """Hold steps against a device; `step(n, accumulating)` counts one of n clips.
+) -> MicroBatch:
+    """Compare a rank's steps with a device's memory.
 
     Args:
-        step: a rank's step.
-        room: the device's.
-        share: clips of a rank in a global batch.
-        accumulate: micro batches that they are taken in.
+        step: `step(n, accumulating)` counts the memory of a step of n clips.
+        room: the device's memory.
+        share: clips per rank in a global batch.
+        accumulate: micro batches per step.
     """
     micro = max(1, share // accumulate)
 
@@ -79,7 +79,7 @@ def fit(
         ways = (n for n in range(1, share + 1) if share % n == 0 and share // n <= largest)
         accumulated = next(ways)
         suggested = share // accumulated, accumulated
-    return Fit(
+    return MicroBatch(
         micro=micro,
         step=at(micro),
         fits=fits,
@@ -89,12 +89,12 @@ def fit(
 
 
 def _largest(at: Callable[[int], StepMemory], room: Room, most: int) -> int:
-    """The most clips that fit, at most `most`: by the line through two counts, then held to it."""
+    """The most clips that fit, up to `most`: interpolation search between two counts."""
     if room.fits(at(most)):
         return most
     if most == 1 or not room.fits(at(1)):
         return 0
-    low, high = 1, most  # fits, does not
+    low, high = 1, most  # `low` clips fit, `high` do not
     while high - low > 1:
         a, b = room.needed(at(low).peak), room.needed(at(high).peak)
         crossing = low + int((room.memory - a) / (b - a) * (high - low)) if b > a else 0
@@ -107,10 +107,10 @@ def _largest(at: Callable[[int], StepMemory], room: Room, most: int) -> int:
 
 
 class Extrapolated:
-    """Counts steps of up to `most` clips, and draws the line through two counts beyond.
+    """Counts steps of up to `most` clips, and extrapolates linearly beyond.
 
-    A step's memory is a straight line in the number of clips but for a few parts; a count of many
-    clips takes long, for every clip has draws of its own.
+    A step's memory is linear in the number of clips, but for a few parts. Counting many clips is
+    slow, because every clip has random draws of its own.
     """
 
     def __init__(self, count: Callable[[int, bool], StepMemory], most: int = 32) -> None:
@@ -118,7 +118,7 @@ class Extrapolated:
         self._known: dict[tuple[int, bool], StepMemory] = {}
 
     def __call__(self, clips: int, accumulating: bool) -> StepMemory:
-        """A step of so many clips."""
+        """The memory of a step of `clips` clips."""
         if clips <= self.most:
             if (clips, accumulating) not in self._known:
                 self._known[clips, accumulating] = self.count(clips, accumulating)

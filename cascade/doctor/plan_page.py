@@ -5,41 +5,41 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from cascade.doctor.figure import said
-from cascade.doctor.findings import Record, Section
+from cascade.doctor.figure import format_value
+from cascade.doctor.findings import Findings, Section
 from cascade.report import Cell, Page
 
 LEADS: dict[Section, tuple[str, str]] = {
     "data": (
         "Clips",
-        "What the index has, what suits this stage, and how it is dealt into batches.",
+        "Samples in the index, clips that suit this stage, and the batches made of them.",
     ),
-    "network": ("Parameters", "Counted on a network without memory."),
-    "step": ("A step", "All ranks together, accumulated batches included."),
+    "network": ("Parameters", "Counted on torch's meta device, without memory."),
+    "step": ("Step", "All ranks together, accumulated batches included."),
     "memory": (
-        "Memory of a rank",
-        "What lives at the highest moment of a step, counted by running the stage's own code "
-        "without pixels: every tensor from its birth to its end.",
+        "Memory per rank",
+        "Tensors that exist at the peak of a step. They are counted by running the stage's own "
+        "code on torch's meta device, from each tensor's creation to its release.",
     ),
-    "time": ("Time", "Validation, samples and checkpoints come on top."),
-    "files": ("Files and caches", "What the run writes and keeps."),
+    "time": ("Time", "Without validation, samples and checkpoints."),
+    "files": ("Files and caches", "Sizes of the files that the run writes and of its caches."),
 }
-NARROW = "\N{NO-BREAK SPACE}"
-#: What stands in large type: section, figure, name.
+NO_BREAK = "\N{NO-BREAK SPACE}"
+#: Figures in large type: section, figure, label.
 HEAD: tuple[tuple[Section, str, str], ...] = (
-    ("data", "to train on", "clips to train on"),
-    ("network", "trained in all", "parameters trained"),
+    ("data", "training clips", "training clips"),
+    ("network", "all trained", "trained parameters"),
     ("step", "FLOPs per step", "FLOPs per step"),
-    ("memory", "needed", "memory of a rank"),
-    ("time", "hours", "training"),
+    ("memory", "needed per rank", "memory per rank"),
+    ("time", "training time", "training time"),
 )
 
 
-def write(record: Record, path: Path) -> Path:
+def write(record: Findings, path: Path) -> Path:
     """Write the page."""
-    told = "would train" if not record.errors else "would not train as it is"
-    page = Page(f"Plan: {record.stage}", lead=f"This run {told}.", facts=record.facts)
-    page.section("At a glance")
+    lead = "This run can start." if not record.errors else "This run cannot train: see the errors."
+    page = Page(f"Plan: {record.stage}", lead=lead, facts=record.facts)
+    page.section("Summary")
     page.figures(_head(record))
     _advice(page, record)
     for section, (title, lead) in LEADS.items():
@@ -49,7 +49,7 @@ def write(record: Record, path: Path) -> Path:
         page.section(title, lead)
         if figures:
             rows = [
-                (name, f.text.replace(" ", NARROW), f.how, f.note) for name, f in figures.items()
+                (name, f.text.replace(" ", NO_BREAK), f.how, f.note) for name, f in figures.items()
             ]
             page.table(("", "value", "how", "note"), rows)
         if section == "data":
@@ -57,43 +57,43 @@ def write(record: Record, path: Path) -> Path:
     return page.write(path)
 
 
-def _head(record: Record) -> list[tuple[object, str, str]]:
+def _head(record: Findings) -> list[tuple[object, str, str]]:
     tiles: list[tuple[object, str, str]] = []
     for section, name, label in HEAD:
         figures = record.figures[section]
         figure = figures.get(name)
-        if figure is None and name == "hours":
-            figure = figures.get("hours, by FLOPs")
+        if figure is None and name == "training time":
+            figure = figures.get("training time, by FLOPs")
         if figure is None or figure.value is None:
             continue
         note: str = figure.how
-        if name == "needed":
-            note += f"; {figures['share of the device'].text} of the device"
-        if name == "to train on":
+        if name == "needed per rank":
+            note += f"; {figures['share of device memory'].text} of the device"
+        if name == "training clips":
             note += f"; {figures['dropped'].text} dropped"
         tiles.append((figure.text.removesuffix(figure.unit).rstrip(), label, note))
     return tiles
 
 
-def _advice(page: Page, record: Record) -> None:
+def _advice(page: Page, record: Findings) -> None:
     if not record.advice:
-        page.text("Nothing is amiss.")
+        page.text("No errors and no warnings.")
         return
     rows = [
         (Cell(a.level, "bad" if a.level == "error" else "plain"), a.what, a.way_out or None)
         for a in record.urgent_first
     ]
-    page.table(("", "what is amiss", "the way out"), rows)
+    page.table(("", "problem", "way out"), rows)
 
 
-def _data(page: Page, record: Record) -> None:
+def _data(page: Page, record: Findings) -> None:
     if record.dropped:
-        whole = record.value("data", "samples")
+        total = record.value("data", "samples")
         rows = [
-            (reason, count, said(count / whole, "share") if whole else None)
+            (reason, count, format_value(count / total, "share") if total else None)
             for reason, count in sorted(record.dropped.items(), key=lambda item: -item[1])
         ]
-        page.table(("dropped because", "samples", "share"), rows, caption="Dropped, counted.")
+        page.table(("reason", "samples", "share"), rows, caption="Dropped samples, counted.")
     if record.buckets:
         page.table(
             ("bucket", "kind", "clips", "batch", "tokens", "share, %", "unused, %", "cropped, %"),
@@ -108,22 +108,22 @@ def _data(page: Page, record: Record) -> None:
                 )
                 for b in record.buckets
             ],
-            caption="Buckets: clips of one shape; a batch is of one bucket. Counted.",
+            caption="Buckets, counted: the clips of one shape. A batch has clips of one bucket.",
         )
 
 
-def show(record: Record, path: Path) -> None:
-    """The short table, the advice and where the page is."""
+def show(record: Findings, path: Path) -> None:
+    """Print the short table, the advice and the page's path."""
     console = Console(width=100)
-    table = Table(title=f"plan of {record.stage} on {record.facts.get('device', 'no device')}")
+    table = Table(title=f"plan of {record.stage} on {record.facts.get('device', 'unknown device')}")
     for column in ("", "", "how"):
         table.add_column(column)
     for section, name, _ in (
         *HEAD,
         ("data", "dropped", ""),
-        ("time", "hours, by FLOPs", ""),
+        ("time", "training time, by FLOPs", ""),
         ("step", "clips per step", ""),
-        ("memory", "largest micro batch", ""),
+        ("memory", "micro batch that fits", ""),
         ("time", "steps per second", ""),
         ("files", "checkpoints", ""),
     ):

@@ -1,4 +1,4 @@
-"""A frozen text encoder's size and cost, from its own config or from its width."""
+"""The size and cost of a frozen text encoder, from its config or from its width."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -19,7 +19,7 @@ _HALF_BYTES = 2
 
 @dataclass(frozen=True, kw_only=True)
 class FrozenEncoder:
-    """What a frozen encoder costs a rank; nothing where its embeddings were made before."""
+    """The cost of a frozen encoder per rank; zero if its embeddings are precomputed."""
 
     parameters: int | None
     precomputed: bool
@@ -27,29 +27,31 @@ class FrozenEncoder:
 
     @property
     def bytes(self) -> int:
-        """Of its weights on the device, in half precision."""
+        """Bytes of its weights on the device, in half precision."""
         return 0 if self.precomputed else _HALF_BYTES * (self.parameters or 0)
 
     def flops(self, captions: int, tokens: int) -> int:
-        """Of reading so many captions: two per parameter and token, the scores left out."""
+        """FLOPs to encode `captions`: two per parameter and token, without attention scores."""
         return 0 if self.precomputed else 2 * (self.parameters or 0) * captions * tokens
 
 
 def frozen_encoder(text: Any) -> FrozenEncoder:
-    """What `text`, an encoder that is not trained, costs."""
+    """The cost of `text`, a frozen encoder."""
     precomputed = getattr(text, "embeddings", None) is not None
     try:
         config = read_config(find_encoder(text.name))
         sizes = (config["d_kv"], config["num_heads"], config["d_ff"], config["num_layers"])
-        vocabulary, note = config["vocab_size"], "by its config.json"
+        vocabulary, note = config["vocab_size"], "from its config.json"
         gated = str(config.get("feed_forward_proj", "")).startswith("gated")
     except (NoEncoderError, AttributeError, KeyError):
         if text.width not in T5:
             return FrozenEncoder(
-                parameters=None, precomputed=precomputed, note="its files are not here"
+                parameters=None,
+                precomputed=precomputed,
+                note="unknown: its files are not on this machine",
             )
         sizes, vocabulary, gated = T5[text.width], _VOCABULARY, True
-        note = f"as the encoder of T5 v1.1 that is {text.width} wide; its files are not here"
+        note = f"as T5 v1.1's encoder of width {text.width}; its files are not on this machine"
     head, heads, mlp, layers = sizes
     width = text.width
     layer = 4 * width * head * heads + (3 if gated else 2) * width * mlp + 2 * width

@@ -1,4 +1,4 @@
-"""Hydra launchers and sweepers: where the runs of one command are trained, and which they are."""
+"""Hydra launchers and sweepers: where the runs of one command are trained, and which runs."""
 
 import importlib
 
@@ -7,15 +7,15 @@ from hydra.core.plugins import Plugins
 _PLUGINS = {
     "SlurmLauncher": "cascade.launch.slurm_launcher",
     "LocalLauncher": "cascade.launch.local_launcher",
-    "Grid": "cascade.launch.sweepers",
-    "Search": "cascade.launch.sweepers",
+    "GridSweeper": "cascade.launch.sweepers",
+    "SearchSweeper": "cascade.launch.sweepers",
 }
 
 
 def register() -> None:
-    """Make them known to Hydra, which takes none whose name is not under `hydra_plugins`.
+    """Register the plugins under `hydra_plugins`, the only package name that Hydra accepts.
 
-    One whose library is not installed stays unknown.
+    A plugin whose library is not installed is skipped.
     """
     known = Plugins.instance().class_name_to_class
     for name, module in _PLUGINS.items():

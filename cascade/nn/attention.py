@@ -1,4 +1,4 @@
-"""Attention: within a sample, or within each segment of a packed sequence; to itself and to text.
+"""Self-attention and cross-attention to text, within a sample or a packed sequence's segments.
 
 Queries and keys are RMS-normalised per head with one learned gain per head (QK-norm: training on
 long videos diverges without it).
@@ -20,7 +20,7 @@ from cascade.nn.embed import rotate
 
 @dataclass(frozen=True)
 class Segments:
-    """Lengths of the samples packed in one sequence: of their queries and of their keys."""
+    """Lengths of the samples in a packed sequence: of their queries and of their keys."""
 
     queries: tuple[int, ...]
     keys: tuple[int, ...]
@@ -28,7 +28,7 @@ class Segments:
 
 @functools.cache
 def _fmha() -> Any:
-    """Xformers' attention, or None where it is not installed."""
+    """Xformers' attention, or None if it is not installed."""
     if importlib.util.find_spec("xformers") is None:
         return None
     logging.getLogger("xformers").setLevel(logging.ERROR)
@@ -51,8 +51,8 @@ def attend(
 ) -> Float[Tensor, "b n h d"]:
     """Attention over all keys, over those where `mask` is true, or block-diagonal by `segments`.
 
-    Packed sequences take xformers' block-diagonal kernel on CUDA where it is installed, and scaled
-    dot-product attention segment by segment elsewhere (xformers has no CPU kernel).
+    Packed sequences use xformers' block-diagonal kernel on CUDA if it is installed. Otherwise they
+    use scaled dot-product attention segment by segment (xformers has no CPU kernel).
     """
     if segments is None:
         every = None if mask is None else mask[:, None, None, :]
@@ -72,7 +72,7 @@ def attend(
 
 
 class HeadNorm(nn.Module):
-    """RMSNorm of every head, with one learned gain per head."""
+    """RMSNorm per head, with one learned gain per head."""
 
     def __init__(self, heads: int) -> None:
         super().__init__()
@@ -83,13 +83,13 @@ class HeadNorm(nn.Module):
         gain = self.gain.to(x.dtype)
         if x.is_cuda:
             return F.rms_norm(x, x.shape[-1:], eps=1e-6) * gain.unsqueeze(-1)
-        # Half the time of F.rms_norm on a CPU, and the gain costs nothing.
+        # On a CPU this takes half the time of F.rms_norm, with the gain in the same product.
         square: Tensor = torch.linalg.vecdot(x, x) / x.shape[-1]
         return x * ((square + 1e-6).rsqrt() * gain).unsqueeze(-1)
 
 
 class SelfAttention(nn.Module):
-    """Every token attends to every token of its sample, with rotary positions where given."""
+    """Every token attends to every token of its sample, with optional rotary positions."""
 
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
@@ -101,21 +101,21 @@ class SelfAttention(nn.Module):
     def forward(
         self,
         x: Float[Tensor, "b n d"],
-        turns: Complex64[Tensor, "n 1 pairs"] | None = None,
+        rotations: Complex64[Tensor, "n 1 pairs"] | None = None,
         segments: Segments | None = None,
         mask: Bool[Tensor, "b n"] | None = None,
     ) -> Float[Tensor, "b n d"]:
-        """The attended tokens; `turns` are the positions (`embed.rotary`)."""
+        """The attended tokens; `rotations` encode the positions (`embed.rotary`)."""
         qkv = self.qkv(x).unflatten(-1, (3 * self.heads, -1))
         qk, v = torch.split(qkv, [2 * self.heads, self.heads], dim=2)
-        qk = self.norm(qk) if turns is None else rotate(self.norm(qk), turns)
+        qk = self.norm(qk) if rotations is None else rotate(self.norm(qk), rotations)
         q, k = qk.to(v.dtype).chunk(2, dim=2)
         out: Tensor = self.out(attend(q, k, v, mask=mask, segments=segments).flatten(2))
         return out
 
 
 class CrossAttention(nn.Module):
-    """Every token attends to the text; its output layer begins at zero."""
+    """Every token attends to the text; the output layer is zero-initialised."""
 
     def __init__(self, width: int, heads: int, text_width: int) -> None:
         super().__init__()
@@ -134,20 +134,20 @@ class CrossAttention(nn.Module):
         mask: Bool[Tensor, "b l"] | None,
         segments: Segments | None = None,
     ) -> Float[Tensor, "b n d"]:
-        """What the tokens read in the text, where `mask` is true."""
+        """The tokens' attention to the text tokens for which `mask` is true."""
         q = self.norm_q(self.q(x).unflatten(-1, (self.heads, -1)))
         k, v = self.kv(text).unflatten(-1, (2 * self.heads, -1)).chunk(2, dim=2)
         k = self.norm_k(k)
         dtype = v.dtype
         out = attend(q.to(dtype), k.to(dtype), v, mask=mask, segments=segments)
-        read: Tensor = self.out(out.flatten(2))
-        return read
+        result: Tensor = self.out(out.flatten(2))
+        return result
 
 
 class TextMemory(nn.Module):
-    """Text as the blocks read it: projected, normalised, led by a learned token.
+    """The tokens for cross-attention: a learned token, then the text projected and normalised.
 
-    That one is always there: a sample without any text, or with all of it masked, is defined.
+    The learned token is never masked, so attention is defined without text or with all text masked.
     """
 
     def __init__(self, text_width: int, width: int) -> None:
@@ -156,7 +156,7 @@ class TextMemory(nn.Module):
         self.null = nn.Parameter(torch.randn(width))
 
     def forward(self, text: Float[Tensor, "b l d"]) -> Float[Tensor, "b m width"]:
-        """One token more than the text has."""
+        """The learned token and the text's tokens."""
         tokens = self.project(text.to(self.project.weight.dtype))
         null = self.null.to(tokens.dtype).expand(len(text), 1, -1)
         tokens = torch.cat((null, tokens), dim=1)
@@ -164,5 +164,5 @@ class TextMemory(nn.Module):
 
     @staticmethod
     def mask(mask: Bool[Tensor, "b l"]) -> Bool[Tensor, "b m"]:
-        """The text's mask with the learned token before it."""
+        """The text's mask, preceded by the learned token's."""
         return F.pad(mask, (1, 0), value=True)

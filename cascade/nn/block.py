@@ -19,9 +19,9 @@ def modulated(
 
 
 def recomputed(block: nn.Module, *arguments: object) -> Tensor:
-    """A block's output, whose inner activations are computed again in the backward pass.
+    """A block's output; its inner activations are recomputed in the backward pass.
 
-    Nothing in a block is drawn at random, so no state of a generator is kept for it.
+    A block draws no random numbers, so no generator state is saved.
     """
     out = checkpoint(block, *arguments, use_reentrant=False, preserve_rng_state=False)
     return cast(Tensor, out)
@@ -42,11 +42,11 @@ class Mlp(nn.Module):
 
 
 class Block(nn.Module):
-    """Self-attention, cross-attention to text and MLP; adds exactly nothing before training.
+    """Self-attention, cross-attention to text and MLP; an untrained block is the identity.
 
-    The modulation is shared by all blocks; each adds a table of its own to it (adaLN-single,
-    PixArt-α §2.3). Tokens are laid out `b f s d`, so that one frame's modulation `b f 1 d` meets
-    its tokens by broadcasting; a packed sequence is b = 1, f = all tokens, s = 1.
+    All blocks share the modulation; each adds a learned table to it (adaLN-single, PixArt-α §2.3).
+    Tokens have the layout `b f s d`, so that a frame's modulation `b f 1 d` broadcasts over its
+    tokens. A packed sequence has b = 1, f = all tokens, s = 1.
     """
 
     def __init__(
@@ -63,18 +63,18 @@ class Block(nn.Module):
         self,
         x: Float[Tensor, "b f s d"],
         modulation: Float[Tensor, "b f 1 six d"],
-        turns: Complex64[Tensor, "n 1 pairs"],
+        rotations: Complex64[Tensor, "n 1 pairs"],
         text: Float[Tensor, "b2 l d"],
         mask: Bool[Tensor, "b2 l"] | None,
         segments: tuple[Segments, Segments] | None = None,
         earlier: Float[Tensor, "b f s d"] | None = None,
     ) -> Float[Tensor, "b f s d"]:
-        """The tokens after this block; `earlier` is the long skip's other end (U-ViT)."""
+        """The tokens after this block; `earlier` is the input of the long skip (U-ViT)."""
         if self.skip is not None and earlier is not None:
             x = self.skip(torch.cat((x, earlier), dim=-1))
         to_self, to_text = segments or (None, None)
         shift1, scale1, gate1, shift2, scale2, gate2 = (modulation + self.table).unbind(-2)
-        y = self.attention(modulated(x, shift1, scale1).flatten(1, 2), turns, to_self)
+        y = self.attention(modulated(x, shift1, scale1).flatten(1, 2), rotations, to_self)
         x = torch.addcmul(x, gate1, y.view_as(x))
         x = x + self.text(x.flatten(1, 2), text, mask, to_text).view_as(x)
         return torch.addcmul(x, gate2, self.mlp(modulated(x, shift2, scale2)))

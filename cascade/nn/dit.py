@@ -1,8 +1,8 @@
 """The base's network: a diffusion transformer with full attention over spacetime patches.
 
-Factorised 3-D rotary positions and absolute Fourier features, QK-norm, adaLN-single, text by
-cross-attention, optional long skips. Any (frames, height, width) that are multiples of the patch;
-several shapes in one packed sequence.
+It has factorised 3-D rotary positions and absolute Fourier features, QK-norm, adaLN-single,
+cross-attention to text, and optional long skips. It takes any (frames, height, width) that are
+multiples of the patch, and several shapes in one packed sequence.
 """
 
 from collections.abc import Sequence
@@ -14,15 +14,15 @@ from torch import Tensor, nn
 
 from cascade.nn.attention import Segments, TextMemory
 from cascade.nn.block import Block, modulated, recomputed
-from cascade.nn.embed import NUM_BANDS, Condition, pooled, position_features, rotary
+from cascade.nn.embed import NUM_BANDS, ConditionEmbedding, pooled, position_features, rotary
 from cascade.nn.patch import Triple, in_patches, patchify, unpatchify
 
 
 class DiT(nn.Module):
-    """Diffusion transformer for video; before training its output is exactly zero.
+    """Diffusion transformer for video; an untrained one outputs zero.
 
     Raises:
-        ValueError: `width` is not a multiple of `head_width`, or that not of 16.
+        ValueError: `width` is not a multiple of `head_width`, or `head_width` not of 16.
     """
 
     def __init__(
@@ -44,7 +44,7 @@ class DiT(nn.Module):
         super().__init__()
         if width % head_width or head_width % 16:
             raise ValueError(
-                f"DiT: width must be a multiple of head_width, and that of 16, "
+                f"DiT: width must be a multiple of head_width, and head_width of 16, "
                 f"got width {width} and head_width {head_width}"
             )
         frames, height, breadth = patch
@@ -54,7 +54,7 @@ class DiT(nn.Module):
         volume = frames * height * breadth
         self.embed = nn.Linear(in_channels * volume, width)
         self.position = nn.Linear(3 * 2 * NUM_BANDS, width, bias=False)
-        self.condition = Condition(
+        self.condition = ConditionEmbedding(
             width=width,
             text_width=text_width,
             num_scalars=num_scalars,
@@ -91,7 +91,7 @@ class DiT(nn.Module):
         tokens = self._tokens(x, shape)
         vector = self.condition(logsnr, scalars, pooled(text, text_mask)).unsqueeze(2)
         memory, mask = self.memory(text), self.memory.mask(text_mask)
-        tokens = self._trunk(tokens, vector, self._turns(shape, x.device), memory, mask, None)
+        tokens = self._trunk(tokens, vector, self._rotations(shape, x.device), memory, mask, None)
         return unpatchify(tokens, shape, self.multiple)
 
     def forward_packed(
@@ -101,9 +101,10 @@ class DiT(nn.Module):
         text: Sequence[Float[Tensor, "_l d"]],
         scalars: Float[Tensor, "n k"],
     ) -> list[Float[Tensor, "c_out _f _h _w"]]:
-        """The predictions for videos of several shapes in one sequence, none seeing another.
+        """The predictions for videos of several shapes, packed in one sequence.
 
-        Equal to `forward` on each alone, to rounding; a text here has no padding.
+        Attention stays within each video, so the result equals `forward` on each video alone, up to
+        rounding. Texts have no padding.
         """
         shapes = [in_patches(x.shape[1:], self.multiple, name="DiT") for x in xs]
         tokens = [
@@ -127,7 +128,7 @@ class DiT(nn.Module):
         out = self._trunk(
             torch.cat(tokens, dim=1).unsqueeze(2),
             torch.cat(vectors, dim=1).unsqueeze(2),
-            torch.cat([self._turns(shape, xs[0].device) for shape in shapes]),
+            torch.cat([self._rotations(shape, xs[0].device) for shape in shapes]),
             torch.cat(memory, dim=1),
             None,
             segments,
@@ -142,24 +143,24 @@ class DiT(nn.Module):
         place = self.position(position_features(*shape, x.device).to(weight.dtype))
         return cast(Tensor, self.embed(patchify(x.to(weight.dtype), self.multiple)) + place)
 
-    def _turns(self, shape: Triple, device: torch.device) -> Complex64[Tensor, "n 1 pairs"]:
+    def _rotations(self, shape: Triple, device: torch.device) -> Complex64[Tensor, "n 1 pairs"]:
         return rotary(*shape, self.head_width, self.rope_theta, device)
 
     def _trunk(
         self,
         x: Float[Tensor, "b f s d"],
         vector: Float[Tensor, "b f 1 d"],
-        turns: Complex64[Tensor, "n 1 pairs"],
+        rotations: Complex64[Tensor, "n 1 pairs"],
         text: Float[Tensor, "b2 l d"],
         mask: Bool[Tensor, "b2 l"] | None,
         segments: tuple[Segments, Segments] | None,
     ) -> Float[Tensor, "b f s e"]:
-        """The blocks and the output layer, the same for batches and packed sequences."""
+        """The blocks and the output layer, for batches and packed sequences."""
         modulation = self.modulation(vector).unflatten(-1, (6, -1))
         stack: list[Tensor] = []
         for index, block in enumerate(self.blocks):
             earlier = stack.pop() if cast(Block, block).skip is not None else None
-            arguments = (x, modulation, turns, text, mask, segments, earlier)
+            arguments = (x, modulation, rotations, text, mask, segments, earlier)
             if self.checkpointing and torch.is_grad_enabled():
                 x = recomputed(block, *arguments)
             else:

@@ -1,4 +1,4 @@
-"""What a network is told: noise level, scalars, pooled text and position, as Fourier features."""
+"""Embeddings of a network's conditions: noise level, scalars, pooled text and positions."""
 
 import functools
 import math
@@ -9,14 +9,14 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 NUM_BANDS = 16
-LOGSNR_SCALE = 20.0  # log-SNR lives in [-20, 20]; its features want [-1, 1]
+LOGSNR_SCALE = 20.0  # log-SNR is in [-20, 20]; Fourier features need [-1, 1]
 
 
 def fourier(x: Float[Tensor, "*shape"]) -> Float32[Tensor, "*shape bands"]:
-    """Sines and cosines of `x`, about unit in size, at 16 frequencies from half to 16 turns.
+    """Sines and cosines of `x`, about 1 in magnitude, at 16 frequencies f from 1/2 to 16.
 
-    Equation: sin(π f x), cos(π f x), f geometric (Tancik et al. 2020). In float32 whatever the
-    network's own precision is, and without a buffer, so that a network may be born on `meta`.
+    Equation: sin(π f x), cos(π f x), f geometric (Tancik et al. 2020). Always in float32, whatever
+    the network's precision, and without a buffer, so that a network can be built on `meta`.
     """
     frequency = math.pi * torch.logspace(-1, 4, NUM_BANDS, base=2, device=x.device)
     angle = x.float().unsqueeze(-1) * frequency
@@ -24,18 +24,18 @@ def fourier(x: Float[Tensor, "*shape"]) -> Float32[Tensor, "*shape bands"]:
 
 
 def pooled(text: Float[Tensor, "b l d"], mask: Bool[Tensor, "b l"]) -> Float[Tensor, "b d"]:
-    """The sum of the n tokens that are there over √n, as large as one of them; zero without any."""
+    """The sum of the n unmasked tokens divided by √n, which keeps a token's scale; 0 if n = 0."""
     weight = mask.unsqueeze(-1).type_as(text)
     return (text * weight).sum(1) / weight.sum(1).clamp(min=1).sqrt()
 
 
-class Condition(nn.Module):
+class ConditionEmbedding(nn.Module):
     """The vector that modulates a network, one per sample and frame, or per `stride` frames.
 
-    Log-SNR per frame (its features averaged over the frames of a patch), the sample's scalars and
-    its pooled text, each by a linear layer, summed, then a two-layer MLP. With `timed` also the
-    frame's own place in the video: where text and time meet in one vector, motion is learned from
-    text soon; a network that must not know absolute positions leaves it out.
+    The log-SNR per frame (its features averaged over the frames of a patch), the sample's scalars
+    and its pooled text each pass a linear layer; their sum passes a two-layer MLP. `timed` adds the
+    frame's position in the video: with text and time in one vector, the network learns motion from
+    text early. A network that must not know absolute positions leaves it out.
     """
 
     def __init__(
@@ -61,7 +61,7 @@ class Condition(nn.Module):
         scalars: Float[Tensor, "b k"],
         pooled: Float[Tensor, "b d"],
     ) -> Float[Tensor, "b frames width"]:
-        """The vectors, an activation already applied: a linear layer may follow at once."""
+        """The vectors, with the activation applied; a linear layer may follow directly."""
         dtype = self.noise.weight.dtype
         noise = torch.unflatten(fourier(logsnr / LOGSNR_SCALE), 1, (-1, self.stride)).mean(2)
         sample = self.text(pooled.to(dtype))
@@ -79,8 +79,8 @@ class Condition(nn.Module):
 def position_features(
     frames: int, height: int, width: int, device: torch.device
 ) -> Float32[Tensor, "f s features"]:
-    """Fourier features of the normalised place (t/F, y/H, x/W) in [-1, 1] of every token."""
-    with torch.inference_mode(False):  # a cached inference tensor could never be trained with
+    """Fourier features of every token's position, each axis normalised to [-1, 1]."""
+    with torch.inference_mode(False):  # autograd refuses a cached inference tensor
         axes = [(2 * torch.arange(n, device=device) + 1) / n - 1.0 for n in (frames, height, width)]
         place = torch.stack(torch.meshgrid(*axes, indexing="ij"), dim=-1)
         return fourier(place).flatten(-2).flatten(1, 2)
@@ -90,10 +90,10 @@ def position_features(
 def rotary(
     frames: int, height: int, width: int, head_width: int, theta: float, device: torch.device
 ) -> Complex64[Tensor, "n 1 pairs"]:
-    """Factorised 3-D rotary positions: the unit complex numbers that turn each pair of channels.
+    """Factorised 3-D rotary positions: unit complex numbers that rotate each pair of channels.
 
-    Of every 128 channels of a head, 16 tell the frame, 56 the row and 56 the column
-    (HunyuanVideo), in patches. θ = 100 suits axes of tens of patches (Heo et al. 2024).
+    Of every 128 channels of a head, 16 encode the frame, 56 the row and 56 the column, counted in
+    patches (HunyuanVideo). θ = 100 suits axes of tens of patches (Heo et al. 2024).
     """
     pairs = head_width // 2
     spatial = 7 * pairs // 16
@@ -114,17 +114,17 @@ def rotary(
 
 
 def rotate(
-    x: Float[Tensor, "b n h d"], turns: Complex64[Tensor, "n 1 pairs"]
+    x: Float[Tensor, "b n h d"], rotations: Complex64[Tensor, "n 1 pairs"]
 ) -> Float[Tensor, "b n h d"]:
-    """Rotary embedding: neighbouring channels are a complex number, turned by the token's place.
+    """Rotary embedding: each pair of channels is a complex number, rotated by the token's position.
 
-    One complex product forward and one backward: a third of the time of sines, cosines and halves.
-    Compiled code has no complex numbers, and needs none to be one kernel.
+    One complex product takes a third of the time of sines and cosines on separate halves. Compiled
+    code uses the real form, which torch.compile fuses into one kernel; it has no complex numbers.
     """
     if torch.compiler.is_compiling():
-        cos, sin = torch.view_as_real(turns).unbind(-1)
+        cos, sin = torch.view_as_real(rotations).unbind(-1)
         one, other = torch.unflatten(x.float(), -1, (-1, 2)).unbind(-1)
-        turned = (one * cos - other * sin, one * sin + other * cos)
-        return torch.stack(turned, dim=-1).flatten(-2).type_as(x)
+        rotated = (one * cos - other * sin, one * sin + other * cos)
+        return torch.stack(rotated, dim=-1).flatten(-2).type_as(x)
     pairs = torch.view_as_complex(torch.unflatten(x.float(), -1, (-1, 2)))
-    return torch.view_as_real(pairs * turns).flatten(-2).type_as(x)
+    return torch.view_as_real(pairs * rotations).flatten(-2).type_as(x)

@@ -1,11 +1,11 @@
-"""The super-resolution stages' network: a local hourglass, its cost linear in pixels.
+"""The super-resolution stages' network: a local hourglass whose cost is linear in pixels.
 
-Separable (2+1)-dimensional convolutions on a pyramid in space, most of the work at low resolution.
-It knows no absolute position and pools nothing over space or time: so it trains on crops and runs
-on whole frames, and both agree beyond `receptive_field` of the crop's border. Past the ends of
-space and time there are zeros. Conditions enter per frame (adaLN), text by cross-attention per
-position at the lowest levels. Inside, videos are laid out `b f h w c`: convolutions read it as
-channels-last without a copy, in space over (b f) and in time over (h w).
+It applies separable (2+1)-dimensional convolutions on a spatial pyramid, mostly at low resolution.
+It has no absolute positions and no pooling over space or time, so it can train on crops and run on
+full frames; both agree farther than `receptive_field` from the crop's border. Borders are
+zero-padded. Conditions enter per frame (adaLN), text by cross-attention at the coarsest levels.
+Inside, videos have the layout `b f h w c`: convolutions read it as channels-last without a copy, in
+space over (b f) and in time over (h w).
 """
 
 from collections.abc import Sequence
@@ -19,12 +19,12 @@ from torch.nn import functional as F
 
 from cascade.nn.attention import CrossAttention, TextMemory
 from cascade.nn.block import modulated, recomputed
-from cascade.nn.embed import Condition, pooled
+from cascade.nn.embed import ConditionEmbedding, pooled
 from cascade.nn.patch import Triple, in_patches
 
 
 def unshuffle(x: Float[Tensor, "b f h w c"], factor: int) -> Float[Tensor, "b f h2 w2 c2"]:
-    """Space into channels: every `factor` × `factor` square becomes one position."""
+    """Space to channels: every `factor` × `factor` square becomes one position."""
     return rearrange(x, "b f (h j) (w k) c -> b f h w (j k c)", j=factor, k=factor)
 
 
@@ -34,9 +34,9 @@ def shuffle(x: Float[Tensor, "b f h w c"], factor: int) -> Float[Tensor, "b f h2
 
 
 class LocalBlock(nn.Module):
-    """Norm and modulation, 3×3 in space, GELU, three taps in time, gate; text read before it.
+    """Cross-attention, then norm and modulation, 3×3 convolution, GELU, temporal convolution, gate.
 
-    One more position on every side in space, one more frame on either side in time.
+    A block widens the receptive field by one position on every side and one frame either way.
     """
 
     def __init__(self, *, width: int, expansion: int, heads: int | None) -> None:
@@ -65,15 +65,16 @@ class LocalBlock(nn.Module):
 
 
 class Hourglass(nn.Module):
-    """A local network for super-resolution in space or time; before training it outputs zero.
+    """A local network for super-resolution in space or time; an untrained one outputs zero.
 
-    `widths` and `depths` go from the finest level to the coarsest; a level has its depth in blocks
-    on the way down and as many on the way up, the coarsest once. Each level halves height and
-    width; the first already works on squares of `patch` pixels. Frames are never strided.
+    `widths` and `depths` go from the finest level to the coarsest. A level has `depth` blocks on
+    the way down and as many on the way up; the coarsest has them once. Each level halves height and
+    width; the finest works on squares of `patch` pixels. Frames are never strided. The coarsest
+    `text_levels` levels have cross-attention to text.
 
     Raises:
-        ValueError: `widths` and `depths` differ in length, or a width that reads text is not a
-            multiple of `head_width`.
+        ValueError: `widths` and `depths` differ in length, or the width of a level with text is not
+            a multiple of `head_width`.
     """
 
     def __init__(
@@ -95,15 +96,17 @@ class Hourglass(nn.Module):
         levels = len(widths)
         if len(depths) != levels or any(w % head_width for w in widths[levels - text_levels :]):
             raise ValueError(
-                f"Hourglass: one depth per width, and widths of the {text_levels} levels that read "
-                f"text multiples of head_width {head_width}; got widths {list(widths)} and depths "
-                f"{list(depths)}"
+                f"Hourglass: every width needs one depth, and the widths of the {text_levels} "
+                f"levels with text must be multiples of head_width {head_width}; got widths "
+                f"{list(widths)} and depths {list(depths)}"
             )
         self.patch, self.depths, self.checkpointing = patch, tuple(depths), checkpointing
         side = patch * 2 ** (levels - 1)
         self.multiple: Triple = (1, side, side)
         vector = widths[-1]
-        self.condition = Condition(width=vector, text_width=text_width, num_scalars=num_scalars)
+        self.condition = ConditionEmbedding(
+            width=vector, text_width=text_width, num_scalars=num_scalars
+        )
         self.embed = nn.Linear(in_channels * patch**2, widths[0])
         self.memories, self.modulations = nn.ModuleList(), nn.ModuleList()
         self.down_blocks, self.up_blocks = nn.ModuleList(), nn.ModuleList()
@@ -139,10 +142,10 @@ class Hourglass(nn.Module):
 
     @property
     def receptive_field(self) -> tuple[int, int]:
-        """How far (in frames, in pixels) an output may depend on the input, at most.
+        """The largest distance (in frames, in pixels) at which an output depends on the input.
 
-        Followed backward from one output pixel, as the interval [low, high] of positions that it
-        reads; the worst over the pixel's place in a cell of the coarsest level.
+        Traced backward from one output pixel as the interval [low, high] of the positions that it
+        reads; the maximum over the pixel's positions in a cell of the coarsest level.
         """
         *fine, coarse = self.depths
         radius = 0
@@ -187,7 +190,7 @@ class Hourglass(nn.Module):
             x = skips.pop() + shuffle(self.ups[level](x), 2)
             x = self._run(self.up_blocks[level], x, *levels[level], mask)
         shift, scale = self.last_modulation(vector).chunk(2, dim=-1)
-        # Straight from the input's cells, as the noise level allows: what is right already.
+        # The direct path: a linear map from input to output, scaled by the noise level.
         direct = self.direct(cells * (1 + self.direct_modulation(vector)))
         x = self.out(modulated(x, shift, scale)) + direct
         return shuffle(x, self.patch).permute(0, 4, 1, 2, 3)

@@ -1,4 +1,4 @@
-"""Spacetime patches: a video as a grid of vectors, and back."""
+"""Spacetime patches: video to tokens and back."""
 
 from einops import rearrange
 from jaxtyping import Float
@@ -8,7 +8,7 @@ Triple = tuple[int, int, int]
 
 
 def patchify(x: Float[Tensor, "b c f h w"], patch: Triple) -> Float[Tensor, "b frames s e"]:
-    """Cut into patches of (frames, height, width) = `patch`: tokens by frame and place."""
+    """Cut a video into patches of (frames, height, width): tokens by frame and position."""
     i, j, k = patch
     return rearrange(x, "b c (f i) (h j) (w k) -> b f (h w) (c i j k)", i=i, j=j, k=k)
 

@@ -9,13 +9,13 @@ from statistics import NormalDist, stdev
 import torch
 from torch import Tensor
 
-from cascade.callbacks.start import LEAST
+from cascade.callbacks.start import MIN_CHANGE
 from cascade.proof.found import Found, Table, judged
 from cascade.proof.network_inputs import Inputs, answer, recorded
 from cascade.proof.practised_ways import NOTHING, practising, suiting
 from cascade.proof.subject import PURPOSE, Subject, taken
 from cascade.report import Cell
-from cascade.report.parts import Tone
+from cascade.report.sections import Tone
 
 #: Clips for which a condition differs, below which its worth is not estimated.
 FEWEST = 8
@@ -63,7 +63,7 @@ def check(subject: Subject) -> Found:
     wrong = [
         f"{name}: changes nothing in the network's output (relative change {change:.1g})"
         for name, change in changes.items()
-        if not change > LEAST
+        if not change > MIN_CHANGE
     ]
     wrong += [
         f"{one.name}: worth nothing on {one.clips} held-out clips: without it the loss is "
@@ -77,7 +77,7 @@ def check(subject: Subject) -> Found:
         wrong,
         figure=f"the least change is {changes[weakest]:.2g} ({weakest}); "
         f"{told} of {len(worths)} conditions are worth something",
-        tolerance=f"change above {LEAST:g}; worth not surely below {100 * least:g} % "
+        tolerance=f"change above {MIN_CHANGE:g}; worth not surely below {100 * least:g} % "
         f"({100 * float(subject.settings.worth['confidence']):g} % interval)",
         tables=[_change_table(changes), _worth_table(worths, least)],
     )
@@ -87,7 +87,7 @@ def _changes(subject: Subject) -> Iterator[tuple[str, float]]:
     """The relative change of the output where one input alone is changed."""
     stage, held = subject.trained, subject.clips()
     frames = held["video"].shape[2]
-    given = [way for way in suiting(frames) if way != NOTHING][:1]
+    given = [way for way in suiting(frames, stride=stage.recipe.modes.stride) if way != NOTHING][:1]
     with practising(stage, given), recorded(stage) as calls:
         stage.losses(taken(held, range(min(2, len(held["position"])))), purpose=PURPOSE)
     inputs = calls[0]
@@ -119,7 +119,11 @@ def _worths(subject: Subject) -> list[Worth]:
     Given frames are left out instead, of clips that all have some.
     """
     stage, held = subject.trained, subject.clips()
-    giving = [way for way in suiting(held["video"].shape[2]) if way != NOTHING]
+    giving = [
+        way
+        for way in suiting(held["video"].shape[2], stride=subject.trained.recipe.modes.stride)
+        if way != NOTHING
+    ]
     others = [name for name in stage.conditions if name != "given"]
     logs = _ratios(subject, others, ()) | _ratios(subject, ["given"], giving)
     confidence = float(subject.settings.worth["confidence"])
@@ -165,7 +169,7 @@ def _times(log: float) -> str:
 
 def _change_table(changes: Mapping[str, float]) -> Table:
     rows = [
-        (name, Cell(f"{change:.3g}", "good" if change > LEAST else "bad"))
+        (name, Cell(f"{change:.3g}", "good" if change > MIN_CHANGE else "bad"))
         for name, change in changes.items()
     ]
     caption = "The relative change of the network's output where one input alone is changed."

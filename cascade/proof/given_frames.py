@@ -35,7 +35,11 @@ class Sample:
 def check(subject: Subject) -> Found:
     """The claim's figures: the largest change of a given pixel, by way."""
     held = subject.clips()
-    ways = [way for way in suiting(held["video"].shape[2]) if way != NOTHING]
+    ways = [
+        way
+        for way in suiting(held["video"].shape[2], stride=subject.trained.recipe.modes.stride)
+        if way != NOTHING
+    ]
     one = taken(held, [0])
     clip = subject.trained.clip(one["video"])
     samples = [_sampled(subject, one, clip, way) for way in ways]

@@ -57,7 +57,7 @@ def check(subject: Subject) -> Found:
     """The claim's figures: the largest difference of each input under each way."""
     held = subject.clips()
     packed = subject.config["data"].get("batching") == "packing"
-    ways = suiting(held["video"].shape[2])
+    ways = suiting(held["video"].shape[2], stride=subject.trained.recipe.modes.stride)
     clips = min(subject.settings.few, len(held["position"]))
     allowed = _allowed(subject, held)
     pairs = [

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from cascade.proof.found import Proof, Result, Verdict
 from cascade.report import Cell, Film, Page
-from cascade.report.parts import Tone
+from cascade.report.sections import Tone
 
 TONES: dict[Verdict, Tone] = {"holds": "good", "fails": "bad", "not checked": "plain"}
 PLURAL: dict[Verdict, str] = {

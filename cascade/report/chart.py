@@ -1,7 +1,7 @@
-"""Charts as inline SVG: curves by step, shares with their intervals, and histograms.
+"""Charts as inline SVG: curves over steps, shares with their intervals, and histograms.
 
-Colours come from the page's style (`s0`, `s1`, …), so they follow light and dark. Every series has
-a mark of its own beside its colour, and every chart a text that says what it shows.
+Colours come from the page's CSS classes (`s0`, `s1`, …), so they follow light and dark mode. Every
+series also has a dash pattern of its own, and every chart a text description.
 """
 
 import math
@@ -16,7 +16,7 @@ Points = Sequence[tuple[float, float]]
 WIDTH = 720
 DASHES = ("", "7 4", "2 3", "10 3 2 3", "4 2", "1 4")
 SERIES = 6
-"""How many series the style has colours for; more go round."""
+"""The number of colours in the style; further series repeat them."""
 
 
 def ticks(low: float, high: float, count: int = 5) -> list[float]:
@@ -31,23 +31,23 @@ def ticks(low: float, high: float, count: int = 5) -> list[float]:
 
 
 def log_ticks(low: float, high: float) -> list[float]:
-    """1, 2 and 5 times the powers of ten inside [low, high]; over long ranges the powers alone."""
+    """1, 2 and 5 times powers of ten inside [low, high]; over long ranges powers of ten alone."""
     powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
     marks = (1, 2, 5) if len(powers) <= 4 else (1,)
     return [m * 10.0**p for p in powers for m in marks if low <= m * 10.0**p <= high]
 
 
 def thin(points: Points, most: int = 300) -> Points:
-    """At most `most` points: the means of equal runs, so that long noisy curves stay light."""
+    """At most `most` points, the means of equal intervals, so that long curves stay small files."""
     if len(points) <= most:
         return points
     bounds = [round(i * len(points) / most) for i in range(most + 1)]
-    runs = [points[a:b] for a, b in pairwise(bounds)]
-    return [(sum(x for x, _ in run) / len(run), sum(y for _, y in run) / len(run)) for run in runs]
+    parts = [points[a:b] for a, b in pairwise(bounds)]
+    return [(sum(x for x, _ in p) / len(p), sum(y for _, y in p) / len(p)) for p in parts]
 
 
 def lines(series: Mapping[str, Points], *, x_label: str, y_label: str, log_y: bool = False) -> Html:
-    """Curves over one axis; points that are not finite (or not positive, `log_y`) leave a gap."""
+    """Curves in one chart; non-finite points, and with `log_y` non-positive ones, are left out."""
     kept = {
         name: thin([(x, y) for x, y in points if math.isfinite(y) and (y > 0 or not log_y)])
         for name, points in series.items()
@@ -68,17 +68,17 @@ def lines(series: Mapping[str, Points], *, x_label: str, y_label: str, log_y: bo
         drawn.append(
             tag("circle", cx=f"{frame.x(x):.1f}", cy=f"{frame.y(y):.1f}", r=3.5, class_=style)
         )
-    said = "; ".join(f"{name} ends at {points[-1][1]:.4g}" for name, points in kept.items())
+    ends = "; ".join(f"{name} ends at {points[-1][1]:.4g}" for name, points in kept.items())
     return join(
         (
             legend({name: f"{points[-1][1]:.4g}" for name, points in kept.items()}),
-            svg(drawn, Frame.height, f"{y_label} by {x_label}: {said}"),
+            svg(drawn, Frame.height, f"{y_label} by {x_label}: {ends}"),
         )
     )
 
 
 def intervals(rows: Mapping[str, Mapping[str, tuple[float, float, float]]]) -> Html:
-    """Shares as dots with whiskers: row → series → (share, low, high), each in [0, 1]."""
+    """Shares as dots with intervals: row → series → (share, low, high), each in [0, 1]."""
     names = list(dict.fromkeys(name for row in rows.values() for name in row))
     left, right, step, gap = 196.0, 560.0, 20.0, 14.0
     drawn: list[Html] = []
@@ -88,14 +88,14 @@ def intervals(rows: Mapping[str, Mapping[str, tuple[float, float, float]]]) -> H
         for name, (share, low, high) in row.items():
             style, y = f"s{names.index(name) % SERIES}", top + step / 2
             a, b, c = (f"{left + (right - left) * v:.1f}" for v in (low, share, high))
-            said = f"{100 * low:.1f} – {100 * high:.1f}"
+            bounds = f"{100 * low:.1f} – {100 * high:.1f}"
             drawn += [
                 tag("text", name, x=left - 14, y=y + 4, class_="faint end"),
                 tag("line", x1=left, x2=right, y1=y, y2=y, class_="rule"),
                 tag("line", x1=a, x2=c, y1=y, y2=y, class_=f"whisker {style}"),
                 tag("circle", cx=b, cy=y, r=5, class_=f"dot {style}"),
                 tag("text", percent(share), x=right + 58, y=y + 4, class_="value end"),
-                tag("text", said, x=WIDTH, y=y + 4, class_="faint end"),
+                tag("text", bounds, x=WIDTH, y=y + 4, class_="faint end"),
             ]
             top += step
         top += gap
@@ -103,12 +103,12 @@ def intervals(rows: Mapping[str, Mapping[str, tuple[float, float, float]]]) -> H
         x = left + (right - left) * v
         drawn.insert(0, tag("line", x1=x, x2=x, y1=4, y2=top - 8, class_="grid"))
         drawn.append(tag("text", f"{100 * v:.0f} %", x=x, y=top + 8, class_="tick middle"))
-    said = "; ".join(
+    description = "; ".join(
         f"{label}, {name}: {percent(share)} ({percent(low)} to {percent(high)})"
         for label, row in rows.items()
         for name, (share, low, high) in row.items()
     )
-    return svg(drawn, top + 16, said)
+    return svg(drawn, top + 16, description)
 
 
 def histogram(
@@ -119,10 +119,10 @@ def histogram(
     bins: int = 24,
     marks: Mapping[str, float] | None = None,
 ) -> Html:
-    """How many values lie where, in at most about `bins` bars between round numbers.
+    """The counts of values in about `bins` bars between round numbers.
 
-    `marks` are named values, such as a threshold, drawn as lines. What is not finite is left out,
-    and counted in the chart's text.
+    `marks` are named values, such as a threshold, drawn as lines. Non-finite values are left out,
+    and counted in the chart's description.
     """
     finite = sorted(value for value in values if math.isfinite(value))
     marks = marks or {}
@@ -138,23 +138,23 @@ def histogram(
     for count, (a, b) in zip(counts, pairwise(edges), strict=True):
         x, y = frame.x(a), frame.y(count)
         size = {"width": f"{frame.x(b) - x - 1:.1f}", "height": f"{frame.bottom - y:.1f}"}
-        told = tag("title", f"{a:.4g} to {b:.4g}: {count}")
-        drawn.append(tag("rect", told, x=f"{x + 0.5:.1f}", y=f"{y:.1f}", class_="bar", **size))
+        title = tag("title", f"{a:.4g} to {b:.4g}: {count}")
+        drawn.append(tag("rect", title, x=f"{x + 0.5:.1f}", y=f"{y:.1f}", class_="bar", **size))
     for i, value in enumerate(marks.values(), start=1):
         x, style, dash = frame.x(value), f"line s{i % SERIES}", DASHES[i % len(DASHES)] or None
         ends = {"x1": f"{x:.1f}", "x2": f"{x:.1f}", "y1": frame.top, "y2": frame.bottom}
         drawn.append(tag("line", **ends, class_=style, stroke_dasharray=dash))
     middle, lost = finite[len(finite) // 2], len(values) - len(finite)
-    said = f"{label}: {len(finite)} values from {finite[0]:.4g} to {finite[-1]:.4g}"
-    said += f", median {middle:.4g}" + (f", {lost} without a value" if lost else "")
-    said += "".join(f"; {name} at {value:.4g}" for name, value in marks.items())
+    description = f"{label}: {len(finite)} values from {finite[0]:.4g} to {finite[-1]:.4g}"
+    description += f", median {middle:.4g}" + (f", {lost} non-finite" if lost else "")
+    description += "".join(f"; {name} at {value:.4g}" for name, value in marks.items())
     named = {name: f"{value:.4g} {unit}".strip() for name, value in marks.items()}
     heading = legend({f"median of {len(finite)}": f"{middle:.4g} {unit}".strip(), **named})
-    return join((heading, svg(drawn, Frame.height, said)))
+    return join((heading, svg(drawn, Frame.height, description)))
 
 
 def _edges(low: float, high: float, bins: int) -> list[float]:
-    """Round numbers, equally far apart, that hold [low, high] between them."""
+    """Equally spaced round numbers whose first and last enclose [low, high]."""
     if not high > low:
         low, high = low - (abs(low) or 1.0) / 2, high + (abs(high) or 1.0) / 2
     inner = ticks(low, high, bins)
@@ -164,12 +164,12 @@ def _edges(low: float, high: float, bins: int) -> list[float]:
 
 
 def percent(share: float) -> str:
-    """A share as it is read: whole where it is, else one decimal."""
+    """A share in percent, with one decimal if it is not an integer."""
     return f"{100 * share:.1f}".removesuffix(".0") + " %"
 
 
 def legend(series: Mapping[str, str]) -> Html:
-    """The series' names with their marks; what follows a name is its last value."""
+    """The series' marks, names and last values."""
     items = []
     for i, (name, value) in enumerate(series.items()):
         dash = DASHES[i % len(DASHES)] or None
@@ -181,20 +181,20 @@ def legend(series: Mapping[str, str]) -> Html:
     return tag("ul", *items, class_="legend")
 
 
-def svg(drawn: Sequence[Html], height: float, said: str) -> Html:
-    """A chart that scales with the page and tells a screen reader what it shows."""
+def svg(drawn: Sequence[Html], height: float, description: str) -> Html:
+    """An SVG that scales with the page, with a description for screen readers."""
     return tag(
         "svg",
         *drawn,
         class_="chart",
         viewBox=f"0 0 {WIDTH} {height:g}",
         role="img",
-        aria_label=said,
+        aria_label=description,
     )
 
 
 class Frame:
-    """The axes of a chart of curves: from values to places."""
+    """The axes of a chart of curves: a map from values to positions in the SVG."""
 
     height = 300
     left, right, top, bottom = 64, WIDTH - 16, 14, 252
@@ -215,12 +215,12 @@ class Frame:
         return math.log10(y) if self.log_y else y
 
     def x(self, value: float) -> float:
-        """Where a value lies across."""
+        """The horizontal position of a value."""
         share = (value - self.x0) / (self.x1 - self.x0) if self.x1 > self.x0 else 0.5
         return self.left + share * (self.right - self.left)
 
     def y(self, value: float) -> float:
-        """Where a value lies in height."""
+        """The vertical position of a value."""
         share = (self._map(value) - self.y0) / (self.y1 - self.y0)
         return self.bottom - share * (self.bottom - self.top)
 

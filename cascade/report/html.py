@@ -1,17 +1,17 @@
-"""HTML by construction: text is escaped unless it is `Html` already."""
+"""Build HTML from Python: text is escaped unless it is already `Html`."""
 
 from collections.abc import Iterable
 from html import escape
 
 
 class Html(str):
-    """Markup that is safe as it is."""
+    """Markup that needs no escaping."""
 
     __slots__ = ()
 
 
 def text(value: object) -> Html:
-    """Any value as escaped text; `Html` passes, None is a dash, numbers are set for reading."""
+    """Any value as escaped text; `Html` is unchanged, None is a dash, numbers are formatted."""
     if isinstance(value, Html):
         return value
     if value is None:
@@ -24,7 +24,7 @@ def text(value: object) -> Html:
 
 
 def tag(element: str, /, *children: object, **attributes: object) -> Html:
-    """An element. `class_` is class, `_` in a name is a hyphen; True is a bare attribute."""
+    """An element; `class_` becomes class, `_` in a name a hyphen, True a bare attribute."""
     parts = [element]
     for key, value in attributes.items():
         attribute = key.rstrip("_").replace("_", "-")
@@ -39,7 +39,7 @@ def tag(element: str, /, *children: object, **attributes: object) -> Html:
 
 
 def join(children: Iterable[object]) -> Html:
-    """The children one after the other, escaped where they must be."""
+    """The children one after the other, as escaped text."""
     return Html("".join(text(child) for child in children))
 
 

@@ -1,4 +1,4 @@
-// Videos play in step, and stop where the reader asks for it or prefers no motion.
+// All videos play in sync. They stop if the reader presses the button or prefers reduced motion.
 (() => {
   const films = [...document.querySelectorAll("video")];
   const button = document.getElementById("pause");

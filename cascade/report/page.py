@@ -1,6 +1,6 @@
-"""A page: sections of text, figures, tables, charts and videos, written as one folder.
+"""A page: sections of text, figures, tables, charts and videos, written to one folder.
 
-`index.html` needs no network and no server; the videos lie beside it in `index.files/`.
+`index.html` needs no network and no server; its videos are in `index.files/` beside it.
 """
 
 import hashlib
@@ -9,14 +9,14 @@ from collections.abc import Iterable, Mapping, Sequence
 from importlib.resources import files
 from pathlib import Path
 
-from cascade.files.atomic import write_whole
+from cascade.files.atomic import write_atomic
 from cascade.report import chart
 from cascade.report.html import Html, join, tag, text
-from cascade.report.parts import IMAGES, Film, cell, datum, numeric, scrolled
+from cascade.report.sections import IMAGES, Film, cell, datum, numeric, scrolled
 
 
 class Page:
-    """What is added is shown in order; all text is escaped."""
+    """A page of sections in the order in which they are added; all text is escaped."""
 
     def __init__(
         self, title: str, *, lead: str = "", facts: Mapping[str, object] | None = None
@@ -29,7 +29,7 @@ class Page:
         self._files = f"files-{secrets.token_hex(8)}"
 
     def section(self, title: str, lead: str = "") -> "Page":
-        """Begin a section; it gets a place in the page's contents."""
+        """Begin a section and list it in the page's contents."""
         self._sections.append((f"s{len(self._sections) + 1}", title, []))
         return self.text(lead) if lead else self
 
@@ -42,7 +42,7 @@ class Page:
         return self._add(tag("pre", tag("code", command), tabindex="0"))
 
     def figures(self, figures: Iterable[tuple[object, str, str]]) -> "Page":
-        """Large figures side by side: (value, what it is, a small note)."""
+        """Large figures side by side: (value, name, a small note)."""
         tiles = [
             tag("div", tag("dt", name), tag("dd", value, tag("small", note) if note else ""))
             for value, name, note in figures
@@ -52,7 +52,7 @@ class Page:
     def table(
         self, columns: Sequence[str], rows: Iterable[Sequence[object]], *, caption: str = ""
     ) -> "Page":
-        """A table whose first column names the rows; numbers are set to the right.
+        """A table whose first column names the rows; numbers are right-aligned.
 
         Raises:
             ValueError: a row has more or fewer cells than there are columns.
@@ -95,7 +95,7 @@ class Page:
         log_y: bool = False,
         caption: str = "",
     ) -> "Page":
-        """Curves over one axis, with their last values in the legend."""
+        """Curves in one chart, with their last values in the legend."""
         drawn = chart.lines(series, x_label=x_label, y_label=y_label, log_y=log_y)
         return self._figure(drawn, caption)
 
@@ -115,7 +115,7 @@ class Page:
         marks: Mapping[str, float] | None = None,
         caption: str = "",
     ) -> "Page":
-        """How many values lie where; `marks` are named values, such as a threshold."""
+        """A histogram of values; `marks` are named values, such as a threshold."""
         drawn = chart.histogram(values, label=label, unit=unit, bins=bins, marks=marks)
         return self._figure(drawn, caption)
 
@@ -127,7 +127,7 @@ class Page:
         size: int = 128,
         caption: str = "",
     ) -> "Page":
-        """Videos side by side: a row each, (what it is, a film per column); they play in step.
+        """Rows of videos side by side, (label, a film per column); all videos play in sync.
 
         Raises:
             ValueError: a row has more or fewer films than there are columns.
@@ -158,7 +158,7 @@ class Page:
         )
 
     def gallery(self, films: Iterable[tuple[str, Film]], *, size: int = 128) -> "Page":
-        """Videos in a wall, each with its title below."""
+        """A grid of videos, each with its title below."""
         items = [
             tag("li", self._film(film, title, size), tag("span", title, class_="title"))
             for title, film in films
@@ -166,7 +166,7 @@ class Page:
         return self._add(tag("ul", *items, class_="gallery", style=f"--size:{size}px"))
 
     def html(self, *, files_at: str = "index.files") -> str:
-        """The whole document; its videos are looked for in the folder `files_at`."""
+        """The document; its links to videos point to the folder `files_at`."""
         contents = [tag("a", title, href=f"#{anchor}") for anchor, title, _ in self._sections]
         facts = [
             tag("div", tag("dt", name), tag("dd", value)) for name, value in self.facts.items()
@@ -202,14 +202,14 @@ class Page:
         return document.replace(self._files, text(files_at))
 
     def write(self, path: str | Path) -> Path:
-        """Write the page and its files; readers see the old page or the new one, whole."""
+        """Write the page and its files; a reader sees the complete old page or the new one."""
         path = Path(path)
         folder = path.with_name(f"{path.stem}.files")
         folder.mkdir(parents=True, exist_ok=True)
         for name, data in self._assets.items():
             if not (folder / name).exists():
-                write_whole(folder / name, data)
-        write_whole(path, self.html(files_at=folder.name).encode())
+                write_atomic(folder / name, data)
+        write_atomic(path, self.html(files_at=folder.name).encode())
         for old in folder.iterdir():
             if old.name not in self._assets and old.is_file():
                 old.unlink(missing_ok=True)
@@ -241,5 +241,5 @@ class Page:
 
 
 def _part(name: str) -> Html:
-    """A file of this package, as it is."""
+    """The content of a file of this package."""
     return Html(files("cascade.report").joinpath(name).read_text(encoding="utf-8"))

@@ -16,11 +16,11 @@ from cascade.nn.embed import fourier
 from cascade.text.encoder import Known, TextEncoder, TextFeatures
 
 PAD_BYTE = 256
-PUNCTUATION = re.compile(rb"[!-/:-@\[-`{-~]")  # each a word of its own
+PUNCTUATION = re.compile(rb"[!-/:-@\[-`{-~]")  # every such byte is a word of its own
 
 
 class _TextBlock(nn.Module):
-    """Self-attention and MLP, each after a norm."""
+    """Pre-norm self-attention and MLP."""
 
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
@@ -35,7 +35,7 @@ class _TextBlock(nn.Module):
 
 
 class Words(NamedTuple):
-    """The words of a batch, each different one once, and where they stand."""
+    """The distinct words of a batch, and the caption and position of each occurrence."""
 
     bytes: Int[np.ndarray, "distinct word_bytes"]
     which: Int[np.ndarray, " words"]
@@ -44,13 +44,13 @@ class Words(NamedTuple):
 
 
 def split_words(captions: Sequence[bytes], word_bytes: int) -> Words:
-    """Cut at white space; a longer run of bytes (Chinese has no spaces) into chunks."""
+    """Split at white space; longer runs of bytes (Chinese has no spaces) are split into chunks."""
     text = np.frombuffer(b" ".join(captions) + b" ", np.uint8)  # one space after each caption
     lengths = np.array([len(c) + 1 for c in captions])
     owner = np.repeat(np.arange(len(captions)), lengths)
     space = np.isin(text, np.frombuffer(b" \t\n\r\v\f", np.uint8))
     index = np.arange(len(text))
-    run_start = np.maximum.accumulate(np.where(space, index + 1, 0))  # after the latest space
+    run_start = np.maximum.accumulate(np.where(space, index + 1, 0))  # after the last space
     within = index - run_start
     inside = ~space
     starts = inside & (within % word_bytes == 0)
@@ -64,11 +64,11 @@ def split_words(captions: Sequence[bytes], word_bytes: int) -> Words:
 
 
 class ByteText(TextEncoder):
-    """A small encoder of UTF-8 bytes, any language, trained with its stage.
+    """A small text encoder of UTF-8 bytes for any language, trained with its stage.
 
-    Bytes are embedded, mixed within a word by a convolution and pooled into one token per word of
-    at most `word_bytes`; `depth` transformer layers follow. A begin token is always there, so the
-    empty caption is defined. A word that several captions share is computed once.
+    The bytes of a word (at most `word_bytes`) become one token; `depth` transformer layers follow.
+    Every caption starts with a begin token, so the empty caption is defined. A word that occurs
+    several times in a batch is computed once.
     """
 
     def __init__(
@@ -98,23 +98,23 @@ class ByteText(TextEncoder):
         size = len(prompt.encode("utf-8", errors="replace"))
         if size > self.max_bytes:
             raise ValueError(
-                f"ByteText: reads at most {self.max_bytes} bytes of UTF-8, the prompt has {size}; "
-                "shorten it, or train with a larger text.max_bytes"
+                f"ByteText: takes at most {self.max_bytes} bytes of UTF-8, the prompt has {size}; "
+                "shorten it, or train with a larger stage.text.max_bytes"
             )
 
     def prepare(self) -> None:
-        """Nothing: the weights are the stage's own."""
+        """Nothing to load: the weights are part of the stage."""
 
     def forward(self, captions: Sequence[str], known: Known | None = None) -> TextFeatures:
         """One begin token and one token per word.
 
         Raises:
-            ValueError: embeddings came with the batch; this encoder is trained, so there are none.
+            ValueError: the batch has stored embeddings, which a trained encoder cannot use.
         """
         if known is not None:
             raise ValueError(
-                "ByteText: is trained with its stage, so it takes no stored embeddings; use "
-                "text=t5, or leave them out of the data"
+                "ByteText: is trained with its stage, so it takes no stored embeddings, but the "
+                "batch has them; use text@stage.text=t5, or data without embeddings"
             )
         encoded = [caption.encode("utf-8", errors="replace") for caption in captions]
         self.truncated += sum(len(caption) > self.max_bytes for caption in encoded)
@@ -136,10 +136,11 @@ class ByteText(TextEncoder):
         return TextFeatures(x * mask.unsqueeze(-1), mask)
 
     def _spell(self, letters: Int[Tensor, "words letters"]) -> Float[Tensor, "words d"]:
-        """A word's vector, of about unit size: its letters, each bound to its place by a product.
+        """A word's vector, about 1 in scale: the sum of each byte's embedding times its position's.
 
-        Products of zero mean keep different words nearly orthogonal from the first step on; sums
-        through an activation share a large common part, and captions are told apart late.
+        Products with zero mean keep different words nearly orthogonal from the first step. Sums
+        through an activation share a large common part, and the stage learns to distinguish
+        captions late.
         """
         here = (letters != PAD_BYTE).unsqueeze(-1)
         x = (self.letters(letters) * self.spelling).sum(1)

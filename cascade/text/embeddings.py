@@ -1,8 +1,8 @@
-"""Text embeddings on disk, found by their caption: mapped files, read one caption at a time.
+"""Text embeddings on disk, looked up by caption in memory-mapped files.
 
-A file is safetensors, so that reading it executes nothing: `features` (rows, width) holds one row
-per token, the captions one after the other; `starts` and `lengths` say which rows are a caption's;
-`digests`, sorted, are the BLAKE2b of the captions' UTF-8. Its metadata says by which encoder.
+A file is safetensors, so reading it executes no code. `features` (rows, width) holds one row per
+token, the captions one after the other; `starts` and `lengths` give the rows of each caption;
+`digests`, sorted, are the BLAKE2b hashes of the captions' UTF-8. The metadata names the encoder.
 """
 
 import hashlib
@@ -26,16 +26,16 @@ Paths = str | Path | Sequence[str | Path]
 
 
 def digest(caption: str) -> bytes:
-    """What a caption is found by."""
+    """The hash by which a caption is looked up."""
     text = caption.encode("utf-8", errors="replace")
     return hashlib.blake2b(text, digest_size=DIGEST_BYTES).digest()
 
 
 def find_files(spec: Paths) -> list[Path]:
-    """The files of embeddings that a spec names: files, folders of them, globs, or a list of these.
+    """The embedding files that `spec` names: a file, a folder, a glob, or a list of these.
 
     Raises:
-        ValueError: it names none.
+        ValueError: no file matches.
     """
     if not isinstance(spec, str | Path):
         return list(dict.fromkeys(path for one in spec for path in find_files(one)))
@@ -49,7 +49,7 @@ def find_files(spec: Paths) -> list[Path]:
         found = sorted(base.glob(str(path.relative_to(base))))
     if not found:
         raise ValueError(
-            f"embeddings: {str(spec)!r} names no file *{SUFFIX}; make them with "
+            f"embeddings: no file *{SUFFIX} at {str(spec)!r}; make them with "
             "make embeddings SHARDS=… ENCODER=…"
         )
     return found
@@ -57,14 +57,14 @@ def find_files(spec: Paths) -> list[Path]:
 
 @dataclass(frozen=True, kw_only=True)
 class Made:
-    """How the embeddings of a file were made: by which encoder, cut at how many tokens."""
+    """How a file's embeddings were made: the encoder, and the tokens at which it truncates."""
 
     fingerprint: str
     encoder: str
     max_tokens: int
 
     def metadata(self) -> dict[str, str]:
-        """As a safetensors header holds it."""
+        """The entries of the safetensors header."""
         return {
             "format": FORMAT,
             "fingerprint": self.fingerprint,
@@ -74,59 +74,62 @@ class Made:
 
 
 class EmbeddingFile:
-    """One file; only its digests, starts and lengths are held in memory.
+    """One embedding file; only its digests, starts and lengths are held in memory.
 
     Raises:
-        ValueError: it is no file of embeddings, or of another format.
+        ValueError: the file is damaged, or has another format.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
         try:
             with safe_open(path, framework="np") as file:
-                said: dict[str, str] = file.metadata() or {}
-                if said.get("format") != FORMAT:
+                header: dict[str, str] = file.metadata() or {}
+                if header.get("format") != FORMAT:
                     raise ValueError(
-                        f"{path}: format {said.get('format')!r}, but this Cascade reads embeddings "
-                        f"of format {FORMAT!r}"
+                        f"{path}: has format {header.get('format')!r}, but this version of Cascade "
+                        f"reads embeddings of format {FORMAT!r}"
                     )
                 self.made = Made(
-                    fingerprint=said["fingerprint"],
-                    encoder=said["encoder"],
-                    max_tokens=int(said["max_tokens"]),
+                    fingerprint=header["fingerprint"],
+                    encoder=header["encoder"],
+                    max_tokens=int(header["max_tokens"]),
                 )
                 self.digests: UInt8[np.ndarray, "n bytes"] = file.get_tensor("digests")
                 self.starts: Int64[np.ndarray, " n"] = file.get_tensor("starts")
                 self.lengths: Int32[np.ndarray, " n"] = file.get_tensor("lengths")
                 rows, self.width = self.features().get_shape()
         except (SafetensorError, OSError, KeyError) as error:
-            raise ValueError(f"{path}: is no whole file of embeddings: {error}") from error
+            raise ValueError(f"{path}: is not a complete embedding file: {error}") from error
         ends = self.starts + self.lengths
         if len(self.digests) != len(ends) or ends.max(initial=0) > rows or self.starts.min() < 0:
             raise ValueError(f"{path}: its index points outside its {rows} rows")
 
     def features(self) -> Any:
-        """The rows, mapped: a slice reads what it covers."""
+        """The rows, memory-mapped: a slice reads only its own rows."""
         file: Any = safe_open(self.path, framework="np")
         return file.get_slice("features")
 
     def rows(self, number: int, features: Any = None) -> Float16[np.ndarray, "l d"]:
-        """The embedding of caption `number`; `features` where the file is open already."""
+        """The embedding of caption `number`; `features` if the file is already open."""
         start = int(self.starts[number])
         mapped = self.features() if features is None else features
         return np.asarray(mapped[start : start + int(self.lengths[number])])
 
 
 class Embeddings:
-    """Embeddings of captions from many files, opened when they are asked for.
+    """Embeddings of captions from many files, each opened at its first use.
 
-    It costs 44 bytes of memory per caption, which forked workers share; it may be pickled.
+    They take 44 bytes of memory per caption, which forked workers share, and can be pickled.
     """
 
     def __init__(self, files: Sequence[EmbeddingFile]) -> None:
         widths = {file.width for file in files}
         if len(widths) != 1:
-            raise ValueError(f"embeddings: files of different widths {sorted(widths)}")
+            raise ValueError(
+                f"embeddings: the files must have one width, but have {sorted(widths)}; name the "
+                "files of one encoder"
+            )
         self.files = list(files)
         self.width: int = widths.pop()
         keys = np.concatenate([heads(file.digests) for file in files])
@@ -141,10 +144,10 @@ class Embeddings:
     def open(
         cls, paths: Paths, *, fingerprint: str | None = None, max_tokens: int | None = None
     ) -> "Embeddings":
-        """The embeddings in `paths`, held against the encoder and the length that are expected.
+        """The embeddings in `paths`, checked against the expected encoder and length.
 
         Raises:
-            ValueError: there are none, or one was made otherwise; with both values.
+            ValueError: no file is there, or one has another encoder or length.
         """
         files = [EmbeddingFile(path) for path in find_files(paths)]
         for file in files:
@@ -158,7 +161,7 @@ class Embeddings:
         return self._find(caption) is not None
 
     def get(self, caption: str) -> Float16[np.ndarray, "l d"] | None:
-        """The embedding of a caption at its true length; None where there is none."""
+        """The embedding of a caption without padding; None if it has none."""
         found = self._find(caption)
         if found is None:
             return None
@@ -203,20 +206,20 @@ def _check(file: EmbeddingFile, *, fingerprint: str, cut: int | None) -> None:
     if made.fingerprint != fingerprint:
         raise ValueError(
             f"{file.path}: made by the encoder {made.fingerprint} ({made.encoder}), but "
-            f"{fingerprint} is wanted; name that encoder's files, or {again}"
+            f"{fingerprint} is needed; name that encoder's files, or {again}"
         )
     if cut is not None and made.max_tokens != cut:
         raise ValueError(
-            f"{file.path}: captions were cut at {made.max_tokens} tokens, but {cut} are wanted; "
-            f"set text.max_tokens={made.max_tokens}, or {again}"
+            f"{file.path}: captions are truncated at {made.max_tokens} tokens, but {cut} are "
+            f"needed; set stage.text.max_tokens={made.max_tokens}, or {again}"
         )
 
 
 @dataclass(frozen=True, kw_only=True)
 class Layout:
-    """Where everything of a file will lie, known before anything is encoded.
+    """The layout of an embedding file, known before encoding starts.
 
-    `digests` are sorted; the rows of `features` are laid in any order that `starts` gives.
+    `digests` are sorted; `starts` gives the order of the rows in `features`.
     """
 
     digests: UInt8[np.ndarray, "n bytes"]
@@ -227,11 +230,11 @@ class Layout:
 
     @property
     def rows(self) -> int:
-        """Tokens in all."""
+        """The number of tokens of all captions."""
         return int(self.lengths.sum(dtype=np.int64))
 
     def head(self) -> bytes:
-        """The file's first bytes, up to the features."""
+        """The file's bytes before the features."""
         tables = {"starts": self.starts, "lengths": self.lengths, "digests": self.digests}
         entries: dict[str, Any] = {"__metadata__": self.made.metadata()}
         at = 0
@@ -256,5 +259,5 @@ class Layout:
 
     @property
     def bytes(self) -> int:
-        """The size of the whole file."""
+        """The size of the file."""
         return len(self.head()) + 2 * self.rows * self.width

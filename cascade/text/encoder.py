@@ -1,6 +1,6 @@
 """The interface of a text encoder.
 
-The result for one caption never depends on the others in its batch.
+The result for a caption never depends on the other captions of its batch.
 """
 
 from abc import ABC, abstractmethod
@@ -16,48 +16,48 @@ Fetch = Callable[[str], Float16[np.ndarray, "l d"] | None]
 
 
 class TextFeatures(NamedTuple):
-    """Encoded captions; `mask` is true where a token is."""
+    """Encoded captions; `mask` is true for tokens and false for padding."""
 
     tokens: Float[Tensor, "b l d"]
     mask: Bool[Tensor, "b l"]
 
 
 class TextEncoder(nn.Module, ABC):
-    """Turns captions into tokens of `width`; `truncated` counts the captions cut in training."""
+    """Encodes captions as tokens of `width`; `truncated` counts truncated captions in training."""
 
     width: int
     truncated: int = 0
 
     @abstractmethod
     def forward(self, captions: Sequence[str], known: Known | None = None) -> TextFeatures:
-        """Encode; what is longer than the encoder reads is cut, and counted.
+        """Encode the captions; those over the encoder's limit are truncated and counted.
 
-        `known` holds, per caption, the embedding that was fetched ahead, (l, width), or None.
+        `known` holds, per caption, the embedding that the loader prefetched, (l, width), or None.
         """
 
     @abstractmethod
     def check(self, prompt: str) -> None:
-        """Refuse a prompt longer than the encoder reads.
+        """Refuse a prompt over the encoder's limit.
 
         Raises:
-            ValueError: with both lengths and the way out.
+            ValueError: the prompt is too long.
         """
 
     @abstractmethod
     def prepare(self) -> None:
-        """Load what encoding needs, so that a missing file fails before the first step."""
+        """Load the files that encoding needs, so that a missing one fails before the first step."""
 
     def ahead(self) -> Fetch | None:
-        """What loader processes may call to fetch an embedding ahead; None: they need not."""
+        """A function by which loader processes prefetch an embedding; None if there is none."""
         return None
 
     def identity(self) -> dict[str, str]:
-        """The arguments by which a bundle records the encoder that its stage was trained with."""
+        """Arguments that a bundle records to identify the encoder of its stage."""
         return {}
 
     def shared_key(self) -> Hashable | None:
-        """Equal for encoders that give equal features, so that stages may share one.
+        """A key that is equal for encoders with equal features, so that stages can share one.
 
-        None: the encoder is trained with its stage, which alone may use it.
+        None: the encoder is trained with its stage and cannot be shared.
         """
         return None

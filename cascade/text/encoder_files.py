@@ -1,6 +1,7 @@
-"""The files of a frozen text encoder: where they are, how wide it is, and which encoder it is.
+"""The files of a frozen text encoder: their folder, the encoder's config and its fingerprint.
 
-Nothing here loads the encoder, so a training rank can check what its captions were encoded with.
+This module never loads the encoder, so a training rank can check cheaply which one made its
+embeddings.
 """
 
 import hashlib
@@ -16,7 +17,7 @@ _TOKENIZER = (
     "tokenizer.json",
     "tokenizer_config.json",
 )
-#: Keys of config.json that say by whom it was written, not what the encoder is.
+#: Keys of config.json that depend on the writer, not on the encoder.
 _VOLATILE = ("_name_or_path", "architectures", "dtype", "torch_dtype", "transformers_version")
 _BLOCKS, _BLOCK_BYTES = 64, 4096
 
@@ -26,15 +27,17 @@ class NoEncoderError(ValueError):
 
 
 def find_encoder(name: str, *, download: bool = False) -> Path:
-    """The folder of an encoder: `name` itself, or the copy of a hub's name that this machine keeps.
+    """The folder of an encoder: `name` itself, or this machine's cached copy of a hub model.
+
+    With `download` a hub model that is not cached is downloaded.
 
     Raises:
-        NoEncoderError: neither is there; the network is asked only with `download`.
+        NoEncoderError: the encoder is in neither place.
     """
     folder = Path(name).expanduser()
     if (folder / "config.json").is_file():
         return folder
-    reason = f"{name!r} is no folder with a config.json"
+    reason = f"{name!r} is not a folder with a config.json"
     try:
         found = _from_hub(name, download=download)
         if (found / "config.json").is_file():
@@ -44,8 +47,8 @@ def find_encoder(name: str, *, download: bool = False) -> Path:
     except (OSError, ValueError) as error:  # the hub's errors are of these kinds
         reason = str(error).partition("\n")[0]
     raise NoEncoderError(
-        f"no T5 encoder and tokenizer at {name!r} on this machine; name a folder that has them, or "
-        f"allow it with download=true ({reason})"
+        f"no T5 encoder and tokenizer at {name!r} on this machine ({reason}); name a folder that "
+        "has them, or allow the download: stage.text.download=true (make embeddings: download=true)"
     )
 
 
@@ -53,7 +56,7 @@ def _from_hub(name: str, *, download: bool) -> Path:
     hub = importlib.import_module("huggingface_hub")
     if not download:
         return Path(hub.snapshot_download(name, local_files_only=True))
-    # A repository may hold the weights many times over: for other frameworks, and as pickles.
+    # A repository may hold the weights several times: for other frameworks, and as pickles.
     folder = Path(
         hub.snapshot_download(name, allow_patterns=["*.json", "*.model", "*.safetensors"])
     )
@@ -66,26 +69,26 @@ def read_config(folder: Path) -> dict[str, Any]:
     """The encoder's config.json.
 
     Raises:
-        ValueError: it does not parse, or states no width.
+        ValueError: it is not valid JSON, or has no width.
     """
     path = folder / "config.json"
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
-        raise ValueError(f"{path}: does not parse: {error}") from error
+        raise ValueError(f"{path}: is not valid JSON: {error}") from error
     if not isinstance(config, dict) or not isinstance(config.get("d_model"), int):
-        raise ValueError(f"{path}: states no d_model, so it is no T5")
+        raise ValueError(f"{path}: has no d_model, so this is not the config of a T5")
     return config
 
 
 def fingerprint(folder: Path) -> str:
-    """Which encoder lies in a folder: a hash of its config, its tokenizer and its weights.
+    """A hash of the config, tokenizer and weights of the encoder in a folder.
 
-    Of each file of weights its size and 64 blocks of 4 KiB spread over it are read, so that 20 GB
-    cost milliseconds; other weights of the same shapes differ in all of them.
+    Of each weights file it reads the size and 64 blocks of 4 KiB spread over the file: 20 GB take
+    milliseconds. Other weights of the same shapes differ in all blocks.
 
     Raises:
-        NoEncoderError: the folder holds no weights.
+        NoEncoderError: the folder has no weights.
     """
     config = {k: v for k, v in read_config(folder).items() if k not in _VOLATILE}
     digest = hashlib.blake2b(json.dumps(config, sort_keys=True).encode(), digest_size=16)
@@ -96,7 +99,7 @@ def fingerprint(folder: Path) -> str:
             digest.update(hashlib.blake2b(path.read_bytes()).digest())
     weights = sorted(folder.glob("*.safetensors")) or sorted(folder.glob("pytorch_model*.bin"))
     if not weights:
-        raise NoEncoderError(f"{folder}: holds no *.safetensors and no pytorch_model*.bin")
+        raise NoEncoderError(f"{folder}: has no *.safetensors and no pytorch_model*.bin")
     for path in weights:
         size = path.stat().st_size
         digest.update(f"/{size}:".encode())

@@ -1,4 +1,4 @@
-"""A frozen T5 as a text encoder; or, without it, what it made of the captions, read from disk."""
+"""A frozen T5 text encoder, or its stored embeddings read from disk instead."""
 
 import importlib
 from collections.abc import Hashable, Sequence
@@ -15,15 +15,15 @@ from cascade.text.encoder_files import NoEncoderError, find_encoder, fingerprint
 
 
 class T5Text(TextEncoder):
-    """A frozen T5 encoder, from a folder, or from the hub when `download` is asked for.
+    """A frozen T5 encoder from a folder or, with `download`, from the hub.
 
-    It is loaded at first use and is no part of the stage: not among its parameters, its state, its
-    averages or its checkpoints; only its device follows. `width` is stated, so that a stage can be
-    built and counted on a machine without the files.
+    It is loaded at its first use. It is not part of the stage's parameters, state, EMA weights or
+    checkpoints, but moves to the stage's device. `width` is an argument, so that a stage can be
+    built and counted on a machine without the encoder's files.
 
-    With `embeddings` (files, folders or globs, as `make embeddings` writes them) the encoder is not
-    loaded: every caption is looked up. They must be of the encoder `fingerprint`; where that is not
-    stated, of the one whose files are at `name`.
+    With `embeddings` (files, folders or globs written by `make embeddings`) the encoder is not
+    loaded: every caption is looked up. They must be made by the encoder with `fingerprint` or, if
+    that is None, by the encoder whose files are at `name`.
     """
 
     def __init__(
@@ -42,24 +42,24 @@ class T5Text(TextEncoder):
         self.download, self.dtype = download, dtype
         self.embeddings, self.fingerprint = embeddings, fingerprint
         self.register_buffer("anchor", torch.empty(0), persistent=False)  # moves with the stage
-        self._loaded: dict[str, Any] = {}  # which nn.Module does not look into
+        self._loaded: dict[str, Any] = {}  # in a dict, so that nn.Module does not register it
         self._store: Embeddings | None = None
 
     def tokenizer(self) -> Any:
-        """The tokenizer; it costs little, the encoder much.
+        """The tokenizer, loaded without the encoder.
 
         Raises:
-            ValueError: transformers or the files are missing, or they are not those stated.
+            ValueError: transformers or the files are missing, or width or fingerprint differ.
         """
         if "tokenizer" not in self._loaded:
             self._loaded["tokenizer"] = self._load("AutoTokenizer")
         return self._loaded["tokenizer"]
 
     def encoder(self) -> Any:
-        """The encoder, frozen.
+        """The frozen encoder.
 
         Raises:
-            ValueError: transformers or the files are missing, or they are not those stated.
+            ValueError: transformers or the files are missing, or width or fingerprint differ.
         """
         if "encoder" not in self._loaded:
             encoder = self._load("T5EncoderModel", dtype=getattr(torch, self.dtype))
@@ -79,25 +79,25 @@ class T5Text(TextEncoder):
             maker = getattr(transformers, kind)
             return maker.from_pretrained(folder, local_files_only=True, **options)
         except (OSError, ValueError) as error:
-            raise ValueError(f"T5Text: {folder} does not load: {error}") from error
+            raise ValueError(f"T5Text: cannot load {folder}: {error}") from error
 
     def _check(self, width: int, folder: Path) -> None:
         if width != self.width:
             raise ValueError(
-                f"T5Text: {self.name!r} has width {width}, the stage states "
-                f"{self.width}; set text.width={width}"
+                f"T5Text: {self.name!r} has width {width}, but the stage has "
+                f"{self.width}; set stage.text.width={width}"
             )
         if self.fingerprint is not None and fingerprint(folder) != self.fingerprint:
             raise ValueError(
                 f"T5Text: {self.name!r} is the encoder {fingerprint(folder)}, but the stage was "
-                f"trained with {self.fingerprint}; set text.name to a folder that has that one"
+                f"trained with {self.fingerprint}; set stage.text.name to that encoder's folder"
             )
 
     def store(self) -> Embeddings:
         """The stored embeddings.
 
         Raises:
-            ValueError: they are missing, or of another encoder, length or width.
+            ValueError: they are missing, or have another encoder, length or width.
         """
         if self._store is None:
             assert self.embeddings is not None
@@ -107,8 +107,8 @@ class T5Text(TextEncoder):
             )
             if store.width != self.width:
                 raise ValueError(
-                    f"T5Text: the embeddings have width {store.width}, the stage states "
-                    f"{self.width}; set text.width={store.width}"
+                    f"T5Text: the embeddings have width {store.width}, but the stage has "
+                    f"{self.width}; set stage.text.width={store.width}"
                 )
             self.fingerprint, self._store = expected, store
         return self._store
@@ -123,9 +123,9 @@ class T5Text(TextEncoder):
             assert self.embeddings is not None
             made = Embeddings.open(self.embeddings).files[0].made
             raise ValueError(
-                f"T5Text: the embeddings say that they are of the encoder {made.fingerprint} "
-                f"({made.encoder}), and nothing here can confirm it: {error}; or vouch for it with "
-                f"text.fingerprint={made.fingerprint}"
+                f"T5Text: the embeddings name the encoder {made.fingerprint} ({made.encoder}), "
+                f"which cannot be checked: {error}; or set stage.text.fingerprint="
+                f"{made.fingerprint} to skip the check"
             ) from error
 
     def check(self, prompt: str) -> None:
@@ -133,12 +133,12 @@ class T5Text(TextEncoder):
         size = len(self.tokenize([prompt])[0])
         if size > self.max_tokens:
             raise ValueError(
-                f"T5Text: reads at most {self.max_tokens} tokens, the prompt has {size}; "
-                "shorten it, or train with a larger text.max_tokens"
+                f"T5Text: takes at most {self.max_tokens} tokens, the prompt has {size}; "
+                "shorten it, or train with a larger stage.text.max_tokens"
             )
 
     def prepare(self) -> None:
-        """Open the stored embeddings; without them load tokenizer and encoder."""
+        """Open the stored embeddings or, without them, load tokenizer and encoder."""
         if self.embeddings is None:
             self.tokenizer()
             self.encoder()
@@ -146,7 +146,7 @@ class T5Text(TextEncoder):
             self.store()
 
     def ahead(self) -> Fetch | None:
-        """The stored embeddings, where there are any."""
+        """The look-up of stored embeddings; None without them."""
         return None if self.embeddings is None else self.store().get
 
     def identity(self) -> dict[str, str]:
@@ -154,12 +154,12 @@ class T5Text(TextEncoder):
         return {"fingerprint": self.fingerprint or fingerprint(find_encoder(self.name))}
 
     def shared_key(self) -> Hashable:
-        """The encoder (by fingerprint where one is stated), length, type and stored embeddings."""
+        """The encoder's fingerprint or name, length, dtype and stored embeddings."""
         stored = self.embeddings if isinstance(self.embeddings, str | None) else (*self.embeddings,)
         return ("T5Text", self.fingerprint or self.name, self.max_tokens, self.dtype, stored)
 
     def _apply(self, *args: Any, **kwargs: Any) -> Any:
-        """The encoder is no submodule, but follows the stage to another device, and back."""
+        """Move the encoder with the stage, although it is not a submodule."""
         super()._apply(*args, **kwargs)  # type: ignore[no-untyped-call]  # torch's
         encoder, device = self._loaded.get("encoder"), cast(Tensor, self.anchor).device
         if encoder is not None and device.type != "meta" and encoder.device != device:
@@ -167,7 +167,7 @@ class T5Text(TextEncoder):
         return self
 
     def forward(self, captions: Sequence[str], known: Known | None = None) -> TextFeatures:
-        """The encoder's last hidden states; the empty caption is T5's end token alone.
+        """The encoder's last hidden states; the empty caption has T5's end token alone.
 
         Raises:
             ValueError: a caption has no stored embedding.
@@ -193,7 +193,7 @@ class T5Text(TextEncoder):
         found = self.store().get(caption)
         if found is None:
             raise ValueError(
-                f"T5Text: no stored embedding of the caption {caption[:200]!r} among "
+                f"T5Text: the caption {caption[:200]!r} has no embedding among "
                 f"{len(self.store())} in {self.embeddings}; make the missing ones with "
                 f"make embeddings SHARDS=… ENCODER={self.name}"
             )
@@ -204,12 +204,12 @@ class T5Text(TextEncoder):
         return mask.to(cast(Tensor, self.anchor).device)
 
     def tokenize(self, captions: Sequence[str]) -> list[list[int]]:
-        """The tokens of each caption, its end token last; nothing is cut."""
-        sound = [one.encode("utf-8", errors="replace").decode() for one in captions]
-        return cast(list[list[int]], self.tokenizer()(sound)["input_ids"])
+        """The tokens of each caption with the end token last, not truncated."""
+        valid = [one.encode("utf-8", errors="replace").decode() for one in captions]
+        return cast(list[list[int]], self.tokenizer()(valid)["input_ids"])
 
     def cut(self, tokens: list[int]) -> list[int]:
-        """At most `max_tokens`: cut before the end token, as the tokenizer itself would."""
+        """At most `max_tokens` tokens: truncated before the end token, as the tokenizer would."""
         if len(tokens) <= self.max_tokens:
             return tokens
         return [*tokens[: self.max_tokens - 1], tokens[-1]]
@@ -221,7 +221,7 @@ class T5Text(TextEncoder):
 
     @torch.no_grad()
     def encode(self, ids: Sequence[list[int]]) -> TextFeatures:
-        """The last hidden states of tokens that are cut already."""
+        """The last hidden states of token ids, at most `max_tokens` each."""
         encoder = self.encoder()
         device = cast(Tensor, self.anchor).device
         tokens = nn.utils.rnn.pad_sequence([torch.tensor(one) for one in ids], batch_first=True)

@@ -1,4 +1,4 @@
-"""PyAV asked not to conceal damage, and believed in what it says of it."""
+"""Strict decoding by PyAV: damage that libav reports is an error, not concealed."""
 
 import logging
 
@@ -6,30 +6,31 @@ import av
 
 from data.decode.probe import DecodeError
 
-# What the HEVC decoder says of a frame that it gives without some of its parts.
+# Warnings of the HEVC decoder about a frame that it returns incomplete.
 _WARNINGS = ("Skipping invalid undecodable NALU", "Error parsing NAL unit")
 
 logging.getLogger("libav").addHandler(logging.NullHandler())
 
 
 def listen() -> None:
-    """Have the libraries tell what they see; before a container is opened."""
+    """Let libav report warnings; call it before a container is opened."""
     av.logging.set_level(av.logging.WARNING)
     av.logging.set_skip_repeated(False)
 
 
 def be_strict(stream: av.VideoStream, **options: str) -> None:
-    """Have the decoder of a stream look for damage; before its first packet is decoded."""
+    """Let the decoder of a stream detect damage; call it before the first packet is decoded."""
     context = stream.codec_context
-    context.thread_count = 2 if context.name == "hevc" else 1  # in parallel it sees more damage
+    # The HEVC decoder reports more damage when it runs in parallel.
+    context.thread_count = 2 if context.name == "hevc" else 1
     context.options = {"err_detect": "crccheck+bitstream+buffer+explode", **options}
 
 
 def decode(packet: "av.Packet[av.VideoStream]", name: str) -> list[av.VideoFrame]:
-    """The frames that a packet makes known.
+    """The frames that the decoder returns for a packet; `name` is the packet's name in an error.
 
     Raises:
-        DecodeError: the decoder said that not all of them is right; it calls the packet by `name`.
+        DecodeError: the decoder reported damage.
     """
     with av.logging.Capture() as said:
         frames = packet.decode()

@@ -1,8 +1,8 @@
-"""Bytes to frames at wanted times: the frame nearest by presentation time stamp, upright, in RGB.
+"""Bytes to frames at requested times: the nearest by presentation time stamp, upright, in RGB.
 
-Decoding happens in a sandbox, so a video may crash or hang it; both are errors with a reason. What
-comes back either is what PyAV decodes, or is refused: PyAV reads, strictly, and decord only what a
-full inspection has vouched for. Videos and frames go through shared memory.
+Decoding runs in a sandbox: a crash or a hang becomes an error with a reason. The frames are those
+that PyAV decodes strictly; decord is used only for videos that a full inspection has verified.
+Videos and frames are passed through shared memory.
 """
 
 import logging
@@ -27,10 +27,10 @@ DEADLINE_S = 30.0
 
 
 class Decoder:
-    """Reads one video or image after another, in a process of its own that starts when needed.
+    """Decodes one video or image after another in a separate process, started when needed.
 
-    Each is given up on when it makes no progress for `deadline_s`, claims frames of more than
-    `max_pixels`, or wants more than `memory_bytes`.
+    A video or image is refused if it makes no progress for `deadline_s` seconds, if its frames have
+    more than `max_pixels`, or if it needs more than `memory_bytes` of memory.
     """
 
     def __init__(
@@ -46,9 +46,9 @@ class Decoder:
         self._media: Media | None = None
 
     def open(self, data: bytes, *, decord: bool = False) -> Timing:
-        """When the frames of a video or image are shown.
+        """Open a video or image; return when its frames are shown.
 
-        `decord` is for a video that a full inspection has vouched for, and for no other.
+        Set `decord` only for a video that a full inspection has verified.
 
         Raises:
             DecodeError: with the reason.
@@ -65,16 +65,16 @@ class Decoder:
     def frames(
         self, wanted_s: Sequence[float] | Float64[np.ndarray, " n"]
     ) -> UInt8[Tensor, "n h w c"]:
-        """The frames nearest to these times, in seconds from the first, of what was opened last.
+        """The frames of the open video nearest to these times, in seconds from its first frame.
 
-        Upright, with square pixels, all of one size. Their memory is used again by the next call:
-        scale or clone them at once.
+        They are upright, have square pixels, and share one size. The next call reuses their memory:
+        scale or clone them before it.
 
         Raises:
             DecodeError: with the reason.
         """
         if self._media is None:
-            raise RuntimeError("Decoder.frames: nothing is open")
+            raise RuntimeError("Decoder.frames: no video or image is open")
         wanted = np.asarray(wanted_s, dtype=np.float64)
         try:
             return self._read(self._media, wanted)
@@ -83,7 +83,7 @@ class Decoder:
             return self._read(self._media, wanted)
 
     def inspect(self, data: bytes, depth: Depth) -> Inspection:
-        """What a video or image is, after its first frame, key frames or all frames were read.
+        """Inspect a video or image: decode its first frame, its key frames, or all frames.
 
         Raises:
             DecodeError: it cannot be read, with the reason.
@@ -94,7 +94,7 @@ class Decoder:
         except SandboxError:
             if depth != "full":
                 raise
-            return self._inspect(media, depth, beside_decord=False)  # it may be decord that failed
+            return self._inspect(media, depth, beside_decord=False)  # decord may have crashed
 
     def close(self) -> None:
         """End the process; a later call starts another."""
@@ -107,10 +107,12 @@ class Decoder:
         return frames if back == list(range(shape[0])) else frames[back]
 
     def _without_decord(self, media: Media, error: DecodeError) -> Media:
-        """The same, to be read by PyAV; one that PyAV has refused stays refused."""
+        """The same media for PyAV; raises the error again if PyAV was used already."""
         if not media.decord:
             raise error
-        log.warning("decord fails on a video that was vouched for (%s); PyAV reads it", error)
+        log.warning(
+            "decord failed on a video that a full inspection verified (%s); using PyAV", error
+        )
         return replace(media, decord=False)
 
     def _inspect(self, media: Media, depth: Depth, *, beside_decord: bool) -> Inspection:
@@ -120,7 +122,7 @@ class Decoder:
     def _put(self, data: bytes, *, decord: bool) -> Media:
         self._media = None
         if not data:
-            raise DecodeError("the video or image has no bytes")
+            raise DecodeError("the video or image is empty")
         self._sandbox.share("frames")
         memory = self._sandbox.share("media")
         memory.write(data)

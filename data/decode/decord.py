@@ -1,6 +1,6 @@
-"""Reading by decord, which neither sees damage nor all of a container's structure.
+"""Decoding by decord, which does not detect damage and ignores parts of a container's structure.
 
-It is used for videos alone that a full inspection has held against PyAV, frame by frame.
+It is used only for videos whose frames a full inspection has compared with PyAV's.
 """
 
 import numpy as np
@@ -18,12 +18,12 @@ except ImportError:
 
 
 def has_decord() -> bool:
-    """Whether this machine has decord; its wheels are for x86-64 Linux alone."""
+    """Whether decord is installed; its wheels are for x86-64 Linux only."""
     return decord is not None
 
 
 class DecordReader:
-    """One video, opened by its path; decord's reader of bytes crashes the process."""
+    """A video opened by its path; decord's reader for bytes crashes the process."""
 
     def __init__(self, path: str) -> None:
         try:
@@ -39,7 +39,7 @@ class DecordReader:
     def read(
         self, frames: Int64[np.ndarray, " n"], allocate: Allocate
     ) -> UInt8[np.ndarray, "n h w c"]:
-        """The frames of these numbers, rotated as decord does, at the stored aspect ratio.
+        """The frames of these numbers, rotated as decord rotates, at the stored aspect ratio.
 
         Raises:
             DecodeError: with the reason.
@@ -53,5 +53,5 @@ class DecordReader:
         return pixels
 
     def close(self) -> None:
-        """Give the file up."""
+        """Close the file."""
         del self._reader

@@ -1,4 +1,4 @@
-"""Whether a video or image can be read, tried to a chosen depth; this runs in the sandbox."""
+"""Inspection of a video or image: it is decoded to a chosen depth, inside the sandbox."""
 
 import zlib
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ from data.decode.sandbox import beat
 Depth = Literal["probe", "keyframes", "full"]
 
 MAX_DIFFERENCE = 2.0
-"""Of 255, the mean over a frame's values, up to which two decoders agree."""
+"""Largest mean difference of a frame's values, of 255, at which two decoders agree."""
 _TIME_S = 1e-3
 _CHUNK_BYTES = 2**26
 _SEEKS = 8
@@ -24,7 +24,7 @@ _SEEKS = 8
 
 @dataclass(frozen=True, kw_only=True)
 class Inspection:
-    """What a video or image is, as it is shown: upright, with square pixels."""
+    """Properties of a video or image as shown: upright, with square pixels."""
 
     kind: Literal["video", "image"]
     codec: str
@@ -35,13 +35,13 @@ class Inspection:
     duration: float
     """Seconds from the first frame shown to the end of the last."""
     decord: bool
-    """Whether decord gives the same frames at the same times; only a full inspection says so."""
+    """Whether decord returns the same frames at the same times; known after a full inspection."""
 
 
 def inspect_media(media: Media, depth: Depth, *, beside_decord: bool) -> Inspection:
-    """Try the first frame, every key frame by seeking to it, or every frame.
+    """Decode the first frame, every key frame by seeking, or every frame.
 
-    In full, and where `beside_decord`, decord is held against PyAV on every frame.
+    At depth `full` with `beside_decord`, decord's frames are compared with PyAV's.
 
     Raises:
         DecodeError: with the reason.
@@ -73,7 +73,7 @@ def inspect_media(media: Media, depth: Depth, *, beside_decord: bool) -> Inspect
 
 
 def _wanted(header: Header, depth: Depth) -> Int64[np.ndarray, " n"]:
-    """Numbers of the frames that are tried."""
+    """Numbers of the frames to decode."""
     if depth == "full":
         return np.arange(header.frames)
     keys = header.packets.pts[header.packets.key & header.packets.shown]
@@ -82,7 +82,7 @@ def _wanted(header: Header, depth: Depth) -> Int64[np.ndarray, " n"]:
 
 
 class _Judge:
-    """Holds decord against the frames that PyAV gives, then against itself in random access."""
+    """Compares decord with PyAV frame by frame, then with itself in random access."""
 
     def __init__(self, path: str, header: Header) -> None:
         self.path, self.header = path, header
@@ -101,7 +101,7 @@ class _Judge:
     def compare(
         self, frames: Int64[np.ndarray, " n"], pixels: UInt8[np.ndarray, "n h w c"]
     ) -> None:
-        """Compare some frames; one that differs ends it."""
+        """Compare some frames; the first difference ends the comparison."""
         if self.reader is None:
             return
         try:
@@ -114,7 +114,7 @@ class _Judge:
         self.sums += [zlib.crc32(other) for other in others]
 
     def agrees(self) -> bool:
-        """Whether all agreed, and decord gives the same when it jumps about."""
+        """Whether all frames agreed, and decord returns the same frames in random access."""
         if self.reader is None:
             return False
         reader, last = DecordReader(self.path), self.header.frames - 1

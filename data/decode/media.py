@@ -1,6 +1,7 @@
-"""What runs in the sandbox: a video or image by its path, to time stamps and frames.
+"""Functions that run in the sandbox: open a video or image by its path, and read its frames.
 
-No torch here: every loader process has a child that imports this, and starts in a quarter second.
+This module must not import torch: each loader process starts a child that imports it, in about a
+quarter of a second.
 """
 
 from collections.abc import Sequence
@@ -10,8 +11,8 @@ from functools import lru_cache
 import numpy as np
 from jaxtyping import UInt8
 
+from cascade.times import nearest
 from data.decode.decord import DecordReader, has_decord
-from data.decode.frames import nearest
 from data.decode.pillow import PictureReader
 from data.decode.probe import Timing, is_image
 from data.decode.pyav import StrictReader
@@ -22,7 +23,7 @@ Reader = StrictReader | PictureReader | DecordReader
 
 @dataclass(frozen=True, kw_only=True)
 class Media:
-    """A video or image; its `number` tells it from what lay at this path before."""
+    """A video or image at a path; `number` distinguishes it from earlier ones at the same path."""
 
     path: str
     number: int
@@ -35,7 +36,7 @@ _open: tuple[Media, Reader] | None = None
 
 
 def open_media(media: Media) -> Timing:
-    """When the frames of a video or image are shown.
+    """Open a video or image; return when its frames are shown.
 
     Raises:
         DecodeError: with the reason.
@@ -46,7 +47,7 @@ def open_media(media: Media) -> Timing:
 def read_frames(
     media: Media, wanted_s: Sequence[float], memory: str
 ) -> tuple[tuple[int, int, int, int], list[int]]:
-    """The shape (n, h, w, 3) of the frames left in `memory`, and which of them each time wants.
+    """Write frames to `memory`; return their shape (n, h, w, 3), and the frame for each time.
 
     Raises:
         DecodeError: with the reason.
@@ -64,7 +65,7 @@ def read_frames(
 
 
 def careful_reader(media: Media) -> StrictReader | PictureReader:
-    """A reader that may be trusted with anything.
+    """A strict reader, for any input.
 
     Raises:
         DecodeError: with the reason.
@@ -76,14 +77,14 @@ def careful_reader(media: Media) -> StrictReader | PictureReader:
 
 
 def _reader(media: Media) -> Reader:
-    """The reader of what was opened last, or a new one."""
+    """The open reader of this media, or a new one."""
     global _open
     if _open is None or _open[0] != media:
         if _open is not None:
             _open[1].close()
         _open = None
-        vouched = media.decord and has_decord()
-        _open = media, DecordReader(media.path) if vouched else careful_reader(media)
+        verified = media.decord and has_decord()
+        _open = media, DecordReader(media.path) if verified else careful_reader(media)
     return _open[1]
 
 

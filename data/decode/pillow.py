@@ -1,4 +1,4 @@
-"""Reading of still images, by Pillow."""
+"""Decoding of still images by Pillow."""
 
 import numpy as np
 from jaxtyping import Int64, UInt8
@@ -9,7 +9,7 @@ from data.decode.probe import Timing, image_header, reasons
 
 
 class PictureReader:
-    """One image, opened by its path: a video of one frame."""
+    """An image opened by its path, as a video of one frame."""
 
     def __init__(self, path: str, *, max_pixels: int) -> None:
         self.path = path
@@ -18,13 +18,13 @@ class PictureReader:
 
     @property
     def timing(self) -> Timing:
-        """One frame of a second."""
+        """One frame, shown for one second."""
         return self.header.timing
 
     def read(
         self, frames: Int64[np.ndarray, " n"], allocate: Allocate
     ) -> UInt8[np.ndarray, "n h w c"]:
-        """The picture, upright, as often as it is asked for.
+        """The image, upright, once per requested frame.
 
         Raises:
             DecodeError: with the reason.
@@ -36,4 +36,4 @@ class PictureReader:
         return pixels
 
     def close(self) -> None:
-        """Nothing is held."""
+        """Do nothing: no file stays open."""

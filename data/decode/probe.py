@@ -1,6 +1,6 @@
-"""What a video or image says of itself: its size, its packets and their time stamps.
+"""The header of a video or image: its size, its packets and their time stamps.
 
-They come from the container, without decoding, so a header costs a few milliseconds.
+It is read from the container without decoding, in a few milliseconds.
 """
 
 from collections.abc import Iterator
@@ -19,10 +19,10 @@ MIN_SIDE = 8
 
 _IMAGE_MAGIC = (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n")
 _IMAGE_FORMATS = ("JPEG", "PNG", "WEBP")
-# decord 0.6.0 hangs on transport streams, returns neighbours in AVI (and beside edit lists and open
-# groups of pictures), and does not know the others.
+# decord 0.6.0 hangs on transport streams, returns neighbouring frames for AVI (and for edit lists
+# and open groups of pictures), and does not support the others.
 _NOT_FOR_DECORD = frozenset({"mpegts", "avi", "gif", "ogg"})
-# A playlist in disguise would open other files, or a connection.
+# Playlists are not allowed: they could open other files or a connection.
 OPTIONS = {
     "format_whitelist": "mov,matroska,webm,avi,mpegts,mpeg,flv,asf,ogg,gif",
     "protocol_whitelist": "file",
@@ -30,12 +30,12 @@ OPTIONS = {
 
 
 class DecodeError(ValueError):
-    """A video or image that cannot be read; its text is the reason."""
+    """A video or image cannot be decoded; the text is the reason."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Timing:
-    """When the frames of a video are shown; an image is one frame of a second."""
+    """When the frames of a video are shown; an image is one frame of one second."""
 
     kind: Literal["video", "image"]
     times: Float64[np.ndarray, " f"]
@@ -45,7 +45,7 @@ class Timing:
 
     @property
     def frames(self) -> int:
-        """How many frames are shown."""
+        """Number of frames shown."""
         return len(self.times)
 
     @property
@@ -61,20 +61,20 @@ class Packets:
     pts: Int64[np.ndarray, " p"]
     size: Int64[np.ndarray, " p"]
     key: Bool[np.ndarray, " p"]
-    """Whether the container calls it a key frame."""
+    """Whether the container marks it as a key frame."""
     shown: Bool[np.ndarray, " p"]
-    """Whether its frame is shown; an edit list decodes some only for others' sake."""
+    """Whether its frame is shown; an edit list may hide frames that others depend on."""
 
     @property
     def closed(self) -> bool:
-        """Whether all that is stored after a key frame is shown after it too."""
+        """Whether every frame stored after a key frame is also shown after it."""
         earliest = np.minimum.accumulate(self.pts[::-1])[::-1]
         return bool((earliest == self.pts)[self.key].all())
 
 
 @dataclass(frozen=True, kw_only=True)
 class Header:
-    """What the container says; `width` and `height` have the sample aspect ratio applied."""
+    """The header; `width` and `height` have the sample aspect ratio applied."""
 
     kind: Literal["video", "image"]
     codec: str
@@ -88,13 +88,13 @@ class Header:
     """Seconds from the first frame shown to the end of the last."""
     packets: Packets
     by_order: bool
-    """Whether frames are told by their order: AVI stores no times of presentation."""
+    """Whether frames are identified by their order: AVI stores no presentation times."""
     decord: bool
-    """Whether decord may be tried on it."""
+    """Whether decord supports it."""
 
     @property
     def frames(self) -> int:
-        """How many frames are shown."""
+        """Number of frames shown."""
         return len(self.pts)
 
     @property
@@ -109,28 +109,28 @@ class Header:
 
 
 def is_image(head: bytes) -> bool:
-    """Whether the bytes are a still image, whatever their name says."""
+    """Whether the bytes are a still image, judged by content, not by file name."""
     return head.startswith(_IMAGE_MAGIC) or (head[:4] == b"RIFF" and head[8:12] == b"WEBP")
 
 
 def check_size(width: int, height: int, *, max_pixels: int = MAX_PIXELS) -> None:
-    """Refuse a claimed frame size before anything is allocated for it.
+    """Check the frame size in a header before memory is allocated for it.
 
     Raises:
-        DecodeError: too many pixels, or a side too small for a picture.
+        DecodeError: too many pixels, or a side that is too small.
     """
     if width * height > max_pixels:
         raise DecodeError(f"claims {width}×{height} pixels, more than the limit of {max_pixels}")
     if min(width, height) < MIN_SIDE:
-        raise DecodeError(f"{width}×{height} pixels: less than {MIN_SIDE} on a side")
+        raise DecodeError(f"has {width}×{height} pixels; each side must have at least {MIN_SIDE}")
 
 
 @contextmanager
 def reasons() -> Iterator[None]:
-    """What the libraries raise of damaged bytes, as the reason why they cannot be read."""
+    """Turns the exceptions that libraries raise for damaged bytes into a `DecodeError`."""
     try:
         yield
-    except MemoryError:  # the process's limit, not the bytes' fault; FFmpegError has it too
+    except MemoryError:  # the limit of the process, not damage; FFmpegError is a base class of it
         raise
     except (av.FFmpegError, OSError, Image.DecompressionBombError, SyntaxError) as error:
         raise DecodeError(f"does not decode: {error}") from error
@@ -149,10 +149,10 @@ def video_stream(container: av.container.InputContainer) -> av.VideoStream:
 
 
 def image_header(path: str, *, max_pixels: int) -> Header:
-    """The header of an image, lying as it is stored.
+    """The header of an image, in its stored orientation.
 
     Raises:
-        DecodeError: a size out of bounds.
+        DecodeError: its size is out of bounds.
     """
     with Image.open(path, formats=_IMAGE_FORMATS) as image:
         width, height = image.size
@@ -173,7 +173,7 @@ def image_header(path: str, *, max_pixels: int) -> Header:
 
 
 def video_header(container: av.container.InputContainer, *, max_pixels: int) -> Header:
-    """The header of a video, whose packets are read to the end.
+    """The header of a video; all of its packets are read, none is decoded.
 
     Raises:
         DecodeError: no video stream, no frame shown, no time stamps, or a size out of bounds.
@@ -193,7 +193,7 @@ def video_header(container: av.container.InputContainer, *, max_pixels: int) -> 
     table = np.array(rows, dtype=np.int64).reshape(-1, 5)
     if not table[:, 4].any():
         raise DecodeError("no frame is shown")
-    # A cut at an open group: what comes before its first key frame needs frames that are gone.
+    # Cut at an open group of pictures: frames shown before the first key frame need missing frames.
     gone = table[:, 0] < table[0, 0] if table[0, 3] else np.zeros(len(table), dtype=np.bool_)
     packets = Packets(
         pts=table[:, 0], size=table[:, 2], key=table[:, 3] == 1, shown=(table[:, 4] == 1) & ~gone
@@ -220,7 +220,7 @@ def video_header(container: av.container.InputContainer, *, max_pixels: int) -> 
 def _duration(
     pts: Int64[np.ndarray, " f"], length: int, rate: Fraction | None, unit: Fraction
 ) -> float:
-    """To the end of the last frame, which is as long as the median one where it does not say."""
+    """Duration to the end of the last frame; the median length is assumed if it states none."""
     if length <= 0 and len(pts) > 1:
         length = int(np.median(np.diff(pts)))
     last = length * unit if length > 0 else 1 / (rate or Fraction(1))

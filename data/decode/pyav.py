@@ -1,9 +1,8 @@
-"""Strict reading of a video by PyAV: the frames it decodes in presentation order, or an error.
+"""Strict decoding of a video by PyAV: its frames in presentation order, or an error.
 
-Damage is an error here, where a player would conceal it. A window in the middle is reached by
-seeking to the key frame before it, and every packet and every frame from there is held against what
-the container promised; where one differs (a key frame that is none, an index that lies), the video
-is read from its start instead.
+Damage is an error here; a player would conceal it. To read from the middle, it seeks to the key
+frame before, and compares every packet and frame from there with the header. If one differs (a
+false key frame, a wrong index in the container), the video is decoded from its start instead.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -30,11 +29,11 @@ _SEEK_PACKETS = 1000
 
 
 class _AstrayError(DecodeError):
-    """Something else came than the container promised."""
+    """A packet or frame differs from the header."""
 
 
 class StrictReader:
-    """One video, opened by its path; `decoded` counts the frames that were decoded so far."""
+    """A video opened by its path; `decoded` counts the frames decoded so far."""
 
     def __init__(self, path: str, *, max_pixels: int) -> None:
         self.path, self.max_pixels, self.decoded = path, max_pixels, 0
@@ -54,7 +53,7 @@ class StrictReader:
     def read(
         self, frames: Int64[np.ndarray, " n"], allocate: Allocate
     ) -> UInt8[np.ndarray, "n h w c"]:
-        """The frames of these ascending numbers, upright, in RGB at the header's size.
+        """The frames of these ascending numbers, upright, in RGB, at the header's size.
 
         Raises:
             DecodeError: with the reason.
@@ -100,7 +99,7 @@ class StrictReader:
         be_strict(self._stream, max_pixels=str(self.max_pixels))
 
     def _by_seeking(self, pts: int) -> av.VideoFrame:
-        """The frame of a time stamp, from where reading is, or from the key frame before it."""
+        """The frame of a time stamp, decoded on from the current one or from a key frame before."""
         key = self._key_before(pts)
         if self._frames is None or pts <= self._last_pts or key > self._fed + 1:
             self._frames = self._after_seek(key)
@@ -111,14 +110,14 @@ class StrictReader:
         raise _AstrayError
 
     def _key_before(self, pts: int) -> int:
-        """Number of the last packet of a key frame that is stored and shown before a frame."""
+        """Number of the last key-frame packet that is stored and shown before a frame."""
         packets = self.header.packets
         stored = int(np.flatnonzero((packets.pts == pts) & packets.shown)[0])
         keys = np.flatnonzero(packets.key[: stored + 1] & (packets.pts[: stored + 1] <= pts))
         return int(keys[-1]) if len(keys) else 0
 
     def _after_seek(self, key: int) -> Iterator[tuple[int, av.VideoFrame]]:
-        """The frames from a key frame on, each checked to be the next that should be shown."""
+        """The frames from a key frame on; each must be the next in presentation order."""
         packets = self.header.packets
         start = int(packets.pts[key])
         expected = np.sort(packets.pts[key:][packets.shown[key:] & (packets.pts[key:] >= start)])
@@ -144,7 +143,7 @@ class StrictReader:
         raise _AstrayError
 
     def _by_reading_on(self, wanted: Sequence[int]) -> Iterator[tuple[int, av.VideoFrame]]:
-        """(row, frame) of wanted time stamps, reading from the start or from where it stands."""
+        """(row, frame) of requested time stamps, decoded from the start or from the current one."""
         if self._frames is None or wanted[0] <= self._last_pts:
             self._frames = self._from_the_start()
         rows = {pts: row for row, pts in enumerate(wanted)}
@@ -177,13 +176,13 @@ class StrictReader:
     ) -> Iterator[tuple[int, av.VideoFrame]]:
         """(time stamp, frame) of packets from number `first` on, in presentation order.
 
-        Those shown before `start` need frames from before it, and are left out.
+        Frames shown before `start` depend on earlier ones and are left out.
         """
         packets = self.header.packets
         for number, packet in enumerate(stream, first):
             if packet.size:
                 if number >= len(packets.pts) or packet.pts != packets.pts[number]:
-                    raise _AstrayError(f"packet {number} comes otherwise when it is read again")
+                    raise _AstrayError(f"packet {number} differs when it is read a second time")
                 if packet.is_corrupt:
                     raise DecodeError(f"packet {number} of {len(packets.pts)} is damaged")
                 if start is not None and packets.pts[number] < start:
@@ -198,7 +197,7 @@ class StrictReader:
 
 
 class _Batch:
-    """Frames brought to one size, upright, in RGB, in memory given by the first one's shape."""
+    """Frames at one size, upright, in RGB; the first frame determines the allocated shape."""
 
     def __init__(self, n: int, header: Header, allocate: Allocate, reformatter: VideoReformatter):
         self.n, self.header, self.allocate, self.reformatter = n, header, allocate, reformatter
@@ -215,7 +214,9 @@ class _Batch:
             height, width = sides if turns % 2 == 0 else sides[::-1]
             self.pixels = self.allocate((self.n, height, width, 3))
         if turns != self.turns:
-            raise DecodeError(f"turns from {self.turns} to {turns} quarters within the video")
+            raise DecodeError(
+                f"its rotation changes from {90 * self.turns} to {90 * turns} degrees"
+            )
         rgb = self.reformatter.reformat(
             frame, self.header.width, self.header.height, "rgb24", threads=1
         )
@@ -224,7 +225,7 @@ class _Batch:
 
 
 def _pixels(frame: av.VideoFrame) -> UInt8[np.ndarray, "h w c"]:
-    """A view of a frame in RGB, without the padding of its lines."""
+    """A view of an RGB frame without the padding of its rows."""
     plane = frame.planes[0]
     lines = np.frombuffer(memoryview(plane), dtype=np.uint8).reshape(-1, plane.line_size)
     shape = frame.height, frame.width, 3

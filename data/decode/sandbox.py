@@ -1,10 +1,10 @@
-"""A process that can be killed, for work on bytes from anywhere.
+"""A child process for work on untrusted bytes.
 
-Decoders written in C crash and hang on damaged files, where no signal handler and no thread can
-stop them. So they run in a child: it is killed when it passes a deadline, its crash is an error
-with a reason, its memory is bounded, and it dies with its parent. The child is a fresh interpreter
-(no fork of a process with threads), so it works in a daemonic worker of a DataLoader too, and it
-imports only what its functions need.
+Decoders written in C crash and hang on damaged files, and no signal handler or thread can stop
+them. So they run in a child: it is killed at a deadline, its crash becomes an error with a reason,
+its memory is limited, and it ends with its parent. The child is a new interpreter, not a fork of a
+process with threads; it also works in a daemonic worker of a DataLoader, and it imports only what
+its functions need.
 """
 
 import contextlib
@@ -30,7 +30,7 @@ from data.decode.shared_memory import SharedFile
 MEMORY_BYTES = 4 * 2**30
 _START_S = 120.0
 _CHILDREN = 3
-# What is sent to a whole job at its end is for the parent to answer; the child goes with it.
+# The parent handles signals that are sent to the whole job; the child ends with the parent.
 _FOR_THE_PARENT = {
     signal.SIGINT,
     signal.SIGTERM,
@@ -42,18 +42,18 @@ _ONE_THREAD = {f"{name}_NUM_THREADS": "1" for name in ("OMP", "OPENBLAS", "MKL")
 
 R = TypeVar("R")
 
-_pipe: Connection | None = None  # in a child, the way back to its parent
+_pipe: Connection | None = None  # in a child: the connection to its parent
 
 
 class SandboxError(DecodeError):
-    """Work that crashed, passed its deadline or wanted too much memory; its text is the reason."""
+    """The work crashed, exceeded its deadline or its memory limit; the text is the reason."""
 
 
 class Sandbox:
-    """Runs functions in a child, which starts at the first call, and again after it was killed.
+    """Runs functions in a child process, which starts at the first call, and again after a kill.
 
-    It belongs to the thread that calls it: on Linux the child dies with that thread, and the next
-    call starts another. `memory_bytes` bounds what the child may allocate; None leaves it free.
+    It belongs to the thread that calls it: on Linux the child ends with that thread, and the next
+    call starts another. `memory_bytes` limits what the child may allocate; None: no limit.
     """
 
     def __init__(self, *, memory_bytes: int | None = MEMORY_BYTES) -> None:
@@ -64,13 +64,13 @@ class Sandbox:
         self._end_child: Callable[[], object] = _nothing
 
     def __reduce__(self) -> tuple[Callable[[], "Sandbox"], tuple[()]]:
-        """A copy in another process has a child of its own."""
+        """A copy in another process starts its own child."""
         return partial(Sandbox, memory_bytes=self.memory_bytes), ()
 
     def share(self, name: str) -> SharedFile:
-        """The memory of this name that the child sees too, made where there is none.
+        """The memory of this name, shared with the child; created if it does not exist.
 
-        A child that runs already cannot see new memory, so it is ended: state it kept is lost.
+        A running child cannot map new memory, so it is ended and its state is lost.
         """
         self._disown_after_fork()
         if name not in self._files:
@@ -87,11 +87,11 @@ class Sandbox:
         deadline_s: float,
         **kwargs: Any,
     ) -> R:
-        """What the function returns in the child; it must be importable by its name.
+        """Run a function in the child and return its result; it must be importable by its name.
 
         Raises:
-            SandboxError: it crashed, passed its deadline, or wanted more memory than there is.
-            Exception: whatever the function raised.
+            SandboxError: it crashed, or exceeded its deadline or the memory limit.
+            Exception: the exception that the function raised.
         """
         self._disown_after_fork()
         try:
@@ -112,14 +112,16 @@ class Sandbox:
         self._child, self._end_child = None, _nothing
 
     def _hand_over(self, work: object) -> "_Child":
-        """The child that took the work; one that was killed while idle is replaced."""
+        """Send work to the child and return it; a child that was killed while idle is replaced."""
         for _ in range(_CHILDREN):
             child = self._running()
             with contextlib.suppress(BrokenPipeError, ConnectionResetError, EOFError):
                 child.hand_over(work)
                 return child
             self.close()
-        raise RuntimeError(f"{_CHILDREN} processes of the sandbox in a row died before any work")
+        raise RuntimeError(
+            f"sandbox: {_CHILDREN} processes in a row ended before they did any work"
+        )
 
     def _running(self) -> "_Child":
         if self._child is None or self._child.process.poll() is not None:
@@ -129,18 +131,18 @@ class Sandbox:
         return self._child
 
     def _disown_after_fork(self) -> None:
-        """A process that was forked off with this object gets a child and memory of its own."""
+        """In a forked process, forget the parent's child and memory."""
         if self._owner != os.getpid():
             self.close()
             self._owner, self._files = os.getpid(), {}
 
 
 def _nothing() -> None:
-    """There is no child to end."""
+    """Do nothing: there is no child to end."""
 
 
 class _Child:
-    """A running child, and the way to it."""
+    """A running child and the connection to it."""
 
     def __init__(self, memory_bytes: int | None, descriptors: list[int]) -> None:
         self.owner = os.getpid()
@@ -165,24 +167,24 @@ class _Child:
             self.receive(_START_S)
         except SandboxError as error:
             self.end()
-            raise RuntimeError(f"the sandbox's process does not start: {error}") from error
+            raise RuntimeError(f"sandbox: its process does not start: {error}") from error
 
     def hand_over(self, work: object) -> None:
-        """Give it work; it says that it takes it.
+        """Send work and wait for the acknowledgement.
 
         Raises:
-            OSError, EOFError: it is gone.
+            OSError, EOFError: the child has ended.
         """
         self.pipe.send(work)
         self.pipe.recv()
 
     def receive(self, deadline_s: float) -> tuple[str, Any]:
-        """Its answer: ("result", value) or ("error", exception)."""
+        """The child's answer: ("result", value) or ("error", exception)."""
         end = time.monotonic() + deadline_s
         while True:
             try:
                 if not self.pipe.poll(max(end - time.monotonic(), 0)):
-                    raise SandboxError(f"passes its deadline of {deadline_s:g} s")
+                    raise SandboxError(f"exceeded the deadline of {deadline_s:g} s")
                 kind, value = self.pipe.recv()
             except (EOFError, ConnectionResetError) as error:
                 raise SandboxError(self._how_it_ended()) from error
@@ -193,34 +195,34 @@ class _Child:
     def _how_it_ended(self) -> str:
         status = self.process.wait()
         if status >= 0:
-            return f"ends its process with status {status}"
-        return f"crashes ({signal.Signals(-status).name})"
+            return f"ended its process with status {status}"
+        return f"crashed ({signal.Signals(-status).name})"
 
     def end(self) -> None:
-        """Kill it, and wait until it is gone; one of another process is let be."""
+        """Kill the child and wait for its end; a child of another process is left alone."""
         if self.owner == os.getpid():
             self.process.kill()
             self.process.wait()
         else:
-            self.process.returncode = 0  # Popen would warn of a child that is not ours
+            self.process.returncode = 0  # else Popen warns about a child that is not ours
         self.pipe.close()
         if self.process.stdin is not None:
             self.process.stdin.close()
 
 
 def beat() -> None:
-    """Inside a sandbox: progress was made, the deadline starts again. Elsewhere: nothing."""
+    """Report progress from inside a sandbox, which restarts the deadline; elsewhere do nothing."""
     if _pipe is not None:
         _pipe.send(("beat", None))
 
 
 def cores() -> int:
-    """How many cores this process may use."""
+    """Number of cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def serve(descriptor: int, parent: int, memory_bytes: int | None) -> None:
-    """The child's life: call what is asked, answer, until the parent is gone."""
+    """Main loop of the child: run requests and send answers until the parent ends."""
     global _pipe
     _die_with(parent)
     _bound_memory(memory_bytes)
@@ -240,13 +242,13 @@ def _answer(request: bytes, memory_bytes: int | None) -> bytes:
         function, args, kwargs = pickle.loads(request)
         return pickle.dumps(("result", function(*args, **kwargs)))
     except MemoryError:
-        error: Exception = SandboxError(f"wants more than {memory_bytes} bytes of memory")
+        error: Exception = SandboxError(f"exceeded the memory limit of {memory_bytes} bytes")
     except Exception as raised:
         if not isinstance(raised, DecodeError):
             raised.add_note(traceback.format_exc())
         error = raised
     answer = pickle.dumps(("error", RuntimeError(f"{type(error).__name__}: {error}")))
-    with contextlib.suppress(Exception):  # an error that does not survive pickling goes as its text
+    with contextlib.suppress(Exception):  # an error that cannot be pickled is sent as text
         whole = pickle.dumps(("error", error))
         pickle.loads(whole)
         answer = whole
@@ -254,7 +256,7 @@ def _answer(request: bytes, memory_bytes: int | None) -> bytes:
 
 
 def _die_with(parent: int) -> None:
-    """Have the kernel kill this process with its parent; elsewhere than on Linux, watch stdin."""
+    """End this process with its parent: by the kernel on Linux, elsewhere by watching stdin."""
     if sys.platform == "linux":
         pr_set_pdeathsig = 1
         ctypes.CDLL(None).prctl(pr_set_pdeathsig, int(signal.SIGKILL))
@@ -269,11 +271,11 @@ def _exit_at_end_of_stdin() -> None:
 
 
 def _bound_memory(memory_bytes: int | None) -> None:
-    """Bound what may be allocated: on Linux private memory alone, not mapped files or libraries."""
+    """Limit the memory of this process: on Linux private memory only, without mapped files."""
     if memory_bytes is None:
         return
     kind = resource.RLIMIT_DATA if sys.platform == "linux" else resource.RLIMIT_AS
     hard = resource.getrlimit(kind)[1]
     limit = memory_bytes if hard == resource.RLIM_INFINITY else min(memory_bytes, hard)
-    with contextlib.suppress(ValueError, OSError):  # macOS knows the limit, and may refuse it
+    with contextlib.suppress(ValueError, OSError):  # macOS has the limit but may refuse to set it
         resource.setrlimit(kind, (limit, limit))

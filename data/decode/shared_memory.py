@@ -1,7 +1,7 @@
-"""A file in memory that a process and its child both see: videos go one way, frames the other.
+"""A file in memory shared by a process and its child, to pass videos and frames.
 
-On Linux it is a memfd, which readers written in C open by its path under /proc; elsewhere it is a
-temporary file.
+On Linux it is a memfd, which C libraries open by its path under /proc; elsewhere it is a temporary
+file.
 """
 
 import mmap
@@ -11,10 +11,10 @@ from pathlib import Path
 
 
 class SharedFile:
-    """A file by `path`, the same path in this process and in a child that got its `descriptor`."""
+    """A shared file; `path` is valid here and in a child that inherits `descriptor`."""
 
     def __init__(self, path: str | None = None) -> None:
-        """Make one; with a path, the one that the parent has there."""
+        """Create a file; with a path, open the one that the parent created."""
         if path is not None:
             self.descriptor, self.path = os.open(path, os.O_RDWR), path
         elif hasattr(os, "memfd_create"):
@@ -25,14 +25,14 @@ class SharedFile:
         self._map: mmap.mmap | None = None
 
     def write(self, data: bytes) -> None:
-        """Make these bytes the whole file; its pages are kept for the next."""
+        """Replace the content of the file; its pages are reused."""
         os.ftruncate(self.descriptor, len(data))
         rest, at = memoryview(data), 0
         while at < len(data):
             at += os.pwrite(self.descriptor, rest[at:], at)
 
     def view(self, size: int) -> memoryview:
-        """The first `size` bytes, to read and write; a file that is smaller grows."""
+        """The first `size` bytes, for reading and writing; a smaller file is enlarged."""
         if self._map is None or len(self._map) < size:
             if os.fstat(self.descriptor).st_size < size:
                 os.ftruncate(self.descriptor, size)
@@ -40,7 +40,7 @@ class SharedFile:
         return memoryview(self._map)[:size]
 
     def close(self) -> None:
-        """Give the file up; views that are still held keep their memory."""
+        """Close the file; existing views keep their memory."""
         self._map = None
         os.close(self.descriptor)
         if not self.path.startswith("/proc/"):

@@ -1,6 +1,6 @@
-"""The indices of all shards as columns of numbers; a sample's own line is read when it is needed.
+"""The indices of all shards as arrays, one per column; a sample's full row is read on demand.
 
-Ten million samples are a few hundred megabytes: only what a plan asks is held.
+Only the columns that a plan needs are in memory: ten million samples take a few hundred megabytes.
 """
 
 import logging
@@ -39,7 +39,7 @@ _KEPT_BYTES = 2**28
 
 @dataclass(frozen=True, kw_only=True)
 class Index:
-    """Rows of all shards in order; row n of the whole is row n - starts[shard] of its shard."""
+    """The rows of all shards in order; row n is row n - starts[shard] of its shard's index."""
 
     shards: Sequence[str]
     paths: Sequence[Path]
@@ -47,15 +47,15 @@ class Index:
     columns: dict[str, Shaped[np.ndarray, " n"]]
     image: Bool[np.ndarray, " n"]
     reason: Integer[np.ndarray, " n"]
-    """Number of the reason in `reasons`, of which the first is '': fit."""
+    """Number of the reason in `reasons`, of which the first is '': usable."""
     reasons: Sequence[str]
     fingerprint: str
-    """Of the bytes of all shards, of the captions made for them, and of what the indices say."""
+    """A hash of the bytes of all shards, of their new captions, and of the loaded columns."""
     _lines: "Lines" = field(repr=False)
 
     @classmethod
     def load(cls, shards: Sequence[str], paths: Sequence[Path]) -> "Index":
-        """Read the sidecars of the shards; what is wrong with a shard is said."""
+        """Read the indices of the shards; damage of a shard is logged as a warning."""
         digest = blake2b(digest_size=16)
         counts = [pq.read_metadata(path).num_rows for path in paths]
         starts = np.cumsum([0, *counts])
@@ -101,7 +101,7 @@ class Index:
         return self.columns[name]
 
     def forget(self, name: str) -> None:
-        """Give a column's memory back: nothing will ask for it again."""
+        """Free the memory of a column that is no longer needed."""
         self.columns.pop(name, None)
 
     def shard(self, row: int) -> int:
@@ -109,7 +109,7 @@ class Index:
         return int(np.searchsorted(self.starts, row, side="right")) - 1
 
     def row(self, row: int) -> dict[str, Any]:
-        """One sample's line: where it lies, what it is, and the captions `made` for it."""
+        """The full row of a sample: its spans, its properties, and the new captions `made`."""
         shard = self.shard(row)
         return self._lines.read(shard, row - int(self.starts[shard])) | {
             "shard": self.shards[shard]
@@ -117,9 +117,9 @@ class Index:
 
 
 class Lines:
-    """The lines of shards' indices with the captions made for them; the last shards' are kept.
+    """Full rows of the indices with the new captions; the latest shards are kept in memory.
 
-    `captions` are the files of captions, each with its mark when it was first read.
+    `captions` are the files of captions, each with its version mark when it was first read.
     """
 
     def __init__(self, paths: Sequence[Path], captions: Sequence[tuple[Path, str]]) -> None:
@@ -128,7 +128,7 @@ class Lines:
         self._bytes = 0
 
     def read(self, shard: int, line: int) -> dict[str, Any]:
-        """A line of a shard's index.
+        """A row of a shard's index.
 
         Raises:
             ValueError: the captions have changed since the run began.
@@ -150,8 +150,8 @@ class Lines:
         path, mark = self.captions[shard]
         if _mark(path) != mark:
             raise ValueError(
-                f"data: {path} has changed since the run began; put the old one back and go on, or "
-                "train on the new one in a run of its own"
+                f"data: {path} has changed since the run began; restore the old file and resume, "
+                "or train on the new one in another run"
             )
         if not mark:
             return table.combine_chunks(), None
@@ -165,7 +165,7 @@ def _size(tables: tuple[pa.Table, pa.Table | None]) -> int:
 
 
 def _mark(path: Path) -> str:
-    """What tells a file from its changed self; '' where there is none."""
+    """The version mark of a file: it differs after a change; '' if the file does not exist."""
     try:
         stat = path.stat()
     except FileNotFoundError:
@@ -179,7 +179,7 @@ def _numbers(column: pa.ChunkedArray, dtype: np.dtype[Any]) -> Shaped[np.ndarray
 
 
 def _codes(column: pa.ChunkedArray, words: dict[str, int]) -> Integer[np.ndarray, " n"]:
-    """Each word's number in `words`, which new ones are added to."""
+    """Each word's number in `words`; new words are added."""
     parts = []
     for chunk in column.chunks:
         coded = chunk if pa.types.is_dictionary(chunk.type) else chunk.dictionary_encode()

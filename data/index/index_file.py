@@ -1,4 +1,4 @@
-"""The file of an index: its columns, and how it is written and read."""
+"""The file format of an index: its columns, writing and reading."""
 
 import json
 import re
@@ -20,27 +20,27 @@ SCHEMA = pa.schema(
     [
         ("key", pa.string()),
         ("hash", pa.uint64()),  # of the key: decides the held-out split
-        ("kind", _WORD),  # what the bytes are, whatever the name says: video, image or ''
+        ("kind", _WORD),  # video, image or '', by content, not by file name
         ("offset", pa.int64()),
         ("size", pa.int64()),
         ("caption_offset", pa.int64()),  # -1: no such member
         ("caption_size", pa.int64()),
         ("state_offset", pa.int64()),
         ("state_size", pa.int64()),
-        ("captioned", pa.bool_()),  # by the txt, or by the json's `caption`
+        ("captioned", pa.bool_()),  # has a txt, or a `caption` in its json
         ("width", pa.int32()),  # as shown: upright, the sample aspect ratio applied
         ("height", pa.int32()),
         ("frames", pa.int32()),
         ("fps", pa.float32()),
         ("duration", pa.float64()),
         ("codec", _WORD),
-        ("decord", pa.bool_()),  # a full inspection vouches for decord's frames
-        ("reason", _WORD),  # why it is unfit for every stage; '' where it is fit
+        ("decord", pa.bool_()),  # a full inspection has verified decord's frames
+        ("reason", _WORD),  # why no stage can use it; '' if it is usable
     ]
 )
-"""One line per sample, in one row group: few columns of 10,000 lines read in a millisecond.
+"""One row per sample, in one row group: a few columns of 10,000 rows are read in a millisecond.
 
-`kind`, `codec` and `reason` come as dictionary arrays: numbers, and each word once per file.
+`kind`, `codec` and `reason` are dictionary arrays: numbers, with each word stored once per file.
 """
 
 _STORED = {
@@ -55,7 +55,11 @@ _STORED = {
 
 
 def read_about(path: Path) -> dict[str, Any]:
-    """What an index says of its shard: its hash, what was not read, where it is damaged."""
+    """The metadata of an index about its shard: hash, members not read, damage.
+
+    Raises:
+        ValueError: the file is not an index of this format.
+    """
     metadata = pq.read_schema(path).metadata or {}
     about = json.loads(metadata.get(_ABOUT, b"{}"))
     if not about.keys() >= _KNOWN:
@@ -64,12 +68,12 @@ def read_about(path: Path) -> dict[str, Any]:
 
 
 def sort_of(reason: str) -> str:
-    """A reason without its numbers, so that like ones are counted together."""
+    """A reason with its numbers replaced by N, so that similar reasons are counted together."""
     return re.sub(r"\d+", "N", reason)
 
 
 def write_index(path: Path, columns: Mapping[str, Any], about: Mapping[str, Any]) -> None:
-    """Write an index whole: every column of SCHEMA as a sequence, an array or an Arrow array."""
+    """Write an index atomically; a column is a sequence, an array or an Arrow array."""
     arrays = [
         column if isinstance(column, pa.Array | pa.ChunkedArray) else pa.array(column, field.type)
         for field in SCHEMA

@@ -1,7 +1,7 @@
-"""Tries every sample of a shard: it is read once, in order, and its clips are tried as they come.
+"""Inspects every sample of a shard, which is read once, in order.
 
-Clips are decoded in processes that can be killed, several at once, and what was found is kept in a
-journal until the index is whole.
+Several clips are decoded at once, in processes that can be killed. Results are kept in a journal
+until the index is written.
 """
 
 import hashlib
@@ -21,7 +21,7 @@ from data.index.journal import Journal
 from data.shards.format import Role, read_state
 from data.shards.shard import Entry, Grouping
 from data.shards.store import Span, open_shard
-from data.shards.tar import Member, Walk
+from data.shards.tar import Member, TarWalk
 
 DEPTHS: tuple[Depth, ...] = get_args(Depth)
 
@@ -42,15 +42,15 @@ FIGURES: Mapping[str, Any] = {
     "decord": False,
     "reason": "",
 }
-"""What is known of a clip that could not be read."""
+"""The values of a clip that could not be decoded."""
 
 
-class Stopped(Exception):  # noqa: N818 nothing went wrong here
-    """The work is broken off, as it failed elsewhere or the user wants it."""
+class Stopped(Exception):  # noqa: N818 not an error
+    """The work is stopped: it failed elsewhere, or the user interrupted it."""
 
 
 class Inspectors:
-    """Threads that try clips, each with a decoder of its own, whose process it may kill."""
+    """Threads that inspect clips, each with its own decoder process."""
 
     def __init__(self, *, depth: Depth, workers: int) -> None:
         self.depth: Depth = depth
@@ -75,17 +75,17 @@ class Inspectors:
             decoder.close()
 
     def stop(self) -> None:
-        """Break off: what waits is not begun, what runs is killed and leaves nothing behind."""
+        """Stop: waiting clips are not started, running ones are killed and leave no result."""
         self._stopped.set()
         while self._busy:
             for decoder in self._decoders:
-                decoder.close()  # it may begin again, as it cannot know why its process died
+                decoder.close()  # repeated: a decoder restarts a process that died
             time.sleep(_WAIT_S)
 
     def submit(
         self, read: Callable[[], bytes], then: Callable[[dict[str, Any]], None]
     ) -> "Future[None]":
-        """Try a clip when there is room for its bytes; they are read then, by the caller."""
+        """Inspect a clip once there is room for its bytes, which the caller's thread reads."""
         while not self._room.acquire(timeout=_WAIT_S):
             self.check()
         try:
@@ -95,7 +95,7 @@ class Inspectors:
             raise
 
     def check(self) -> None:
-        """Go on, or raise `Stopped`."""
+        """Raise `Stopped` after `stop`."""
         if self._stopped.is_set():
             raise Stopped
 
@@ -105,7 +105,7 @@ class Inspectors:
                 self._busy += 1
             self.check()
             figures = self._inspect(data)
-            self.check()  # one that was killed tells nothing of its clip
+            self.check()  # the result of a killed process says nothing about its clip
             then(figures)
             with self._lock:
                 self.tried += 1
@@ -127,36 +127,36 @@ class Inspectors:
 
 
 def plain(error: object) -> str:
-    """What an error says, on one line of bounded length."""
+    """The text of an error on one line of limited length."""
     text = " ".join(str(error).split()) or type(error).__name__
     return text[:_MAX_REASON].encode(errors="replace").decode()
 
 
 @dataclass(kw_only=True)
 class Examination:
-    """What a shard turned out to hold."""
+    """The content of a shard."""
 
     grouping: Grouping = field(default_factory=Grouping)
     clips: dict[Span, dict[str, Any]] = field(default_factory=dict)
     texts: dict[Span, tuple[bool, str]] = field(default_factory=dict)
-    """Whether a txt or json has a caption, and why it is not to be used, or ''."""
+    """Whether a txt or json has a caption, and the reason not to use it, or ''."""
     hash: str = ""
     error: str = ""
 
     def columns(self) -> dict[str, list[Any]]:
-        """The lines of the index, by column."""
+        """The columns of the index."""
         rows = [self._row(entry) for entry in self.grouping.entries]
         return {name: [row[name] for row in rows] for name in self._row(Entry(key=""))}
 
     def about(self, reasons: Sequence[str]) -> dict[str, Any]:
-        """What is to be said of the shard as a whole; reasons without their numbers."""
+        """The metadata of the shard; `reasons` are counted without their numbers."""
         grouping = self.grouping
         complaints = [self.error] if self.error else []
         if grouping.interleaved:
             count = grouping.interleaved
-            complaints.append(f"{count} members lie apart from their sample's others")
+            complaints.append(f"{count} members are not adjacent to the others of their sample")
         if not grouping.entries:
-            complaints.append("it holds no sample")
+            complaints.append("it has no sample")
         counts = Counter(map(sort_of, reasons))
         return {
             "shard_hash": self.hash,
@@ -204,19 +204,19 @@ def examine(
     inspectors: Inspectors,
     on_bytes: Callable[[int], None] = lambda _: None,
 ) -> Examination:
-    """Read a shard once and try what it holds; clips that the journal knows are not tried again.
+    """Read a shard once and inspect its samples, except for those in the journal.
 
-    `on_bytes` is told how many bytes have been walked since it was told last.
+    `on_bytes` is called with the number of bytes read since its last call.
 
     Raises:
         OSError: the shard cannot be read.
-        Stopped: the inspectors were told to stop.
+        Stopped: the inspectors were stopped.
     """
     examined = Examination()
     waiting: list[Future[None]] = []
     try:
         with open_shard(shard) as file:
-            walk, told = Walk(file, size), 0
+            walk, reported = TarWalk(file, size), 0
             for member in walk:
                 inspectors.check()
                 role, span = examined.grouping.add(member), (member.offset, member.size)
@@ -227,9 +227,9 @@ def examine(
                     examined.clips[span] = known
                 elif role:
                     waiting.append(_try(walk, member, examined, journal, inspectors))
-                on_bytes(walk.position - told)
-                told = walk.position
-            on_bytes(walk.position - told)
+                on_bytes(walk.position - reported)
+                reported = walk.position
+            on_bytes(walk.position - reported)
     finally:
         wait(waiting)  # they write to the journal
     examined.grouping.finish(cut=walk.cut)
@@ -240,7 +240,7 @@ def examine(
 
 
 def _try(
-    walk: Walk, member: Member, examined: Examination, journal: Journal, inspectors: Inspectors
+    walk: TarWalk, member: Member, examined: Examination, journal: Journal, inspectors: Inspectors
 ) -> "Future[None]":
     span = (member.offset, member.size)
 
@@ -249,17 +249,18 @@ def _try(
         examined.clips[span] = figures
 
     if member.size > MAX_CLIP_BYTES:
-        keep(dict(FIGURES) | {"reason": f"{member.size} bytes, more than {MAX_CLIP_BYTES}"})
+        reason = f"has {member.size} bytes, more than the limit of {MAX_CLIP_BYTES}"
+        keep(dict(FIGURES) | {"reason": reason})
         done: Future[None] = Future()
         done.set_result(None)
         return done
     return inspectors.submit(lambda: walk.read(member), keep)
 
 
-def _read_text(walk: Walk, member: Member, role: Role) -> tuple[bool, str]:
-    """Whether a txt or json has a caption; and why its sample is not to be used, or ''."""
-    if member.size > _MAX_TEXT_BYTES[role]:
-        return False, f"its {role} has {member.size} bytes, more than {_MAX_TEXT_BYTES[role]}"
+def _read_text(walk: TarWalk, member: Member, role: Role) -> tuple[bool, str]:
+    """Whether a txt or json has a caption, and the reason not to use its sample, or ''."""
+    if member.size > (limit := _MAX_TEXT_BYTES[role]):
+        return False, f"its {role} has {member.size} bytes, more than the limit of {limit}"
     data = walk.read(member)
     try:
         text = read_state(data).get("caption") if role == "state" else data.decode()

@@ -1,6 +1,6 @@
-"""What is known of a shard before its index is whole, so that a kill costs no hours.
+"""The results of an index that is being built, so that a killed build can continue.
 
-One JSON line per clip, appended in one write as soon as the clip has been tried.
+One JSON line per clip, appended in one write as soon as the clip has been inspected.
 """
 
 import errno
@@ -14,10 +14,10 @@ from data.shards.store import Span
 
 
 class Journal:
-    """Figures of clips by their place in the shard, kept in a file until the index is written.
+    """Results of clips by their span in the shard, kept in a file until the index is written.
 
-    `head` says what they were found in and how; a file with another head is begun anew. A line that
-    a kill has cut off is not read.
+    `head` identifies the shard and the kind of inspection; a file with another head is discarded. A
+    line that is truncated by a kill is ignored.
     """
 
     def __init__(self, path: Path, head: dict[str, Any]) -> None:
@@ -30,7 +30,7 @@ class Journal:
                 try:
                     offset, size, figures = json.loads(line)
                 except ValueError:
-                    continue  # cut off by a full disk: its clip is tried again
+                    continue  # truncated by a full disk: its clip is inspected again
                 self._known[offset, size] = figures
             if lines[-1]:
                 os.truncate(path, path.stat().st_size - len(lines[-1]))
@@ -40,11 +40,11 @@ class Journal:
         self._file = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC)
 
     def get(self, span: Span) -> dict[str, Any] | None:
-        """The figures of the clip at a place, if it was tried."""
+        """The result of the clip at a span, if it was inspected."""
         return self._known.get(span)
 
     def add(self, span: Span, figures: dict[str, Any]) -> None:
-        """Keep the figures of a clip; from any thread."""
+        """Store the result of a clip; may be called from any thread."""
         with self._lock:
             self._known[span] = figures
             line = json.dumps([*span, figures]).encode() + b"\n"
@@ -52,9 +52,9 @@ class Journal:
                 raise OSError(errno.ENOSPC, "the disk is full", str(self._path))
 
     def close(self) -> None:
-        """Let go of the file; what it holds stays."""
+        """Close the file and keep it."""
         os.close(self._file)
 
     def remove(self) -> None:
-        """Remove the file, as the index has what it held."""
+        """Delete the file, once the index is written."""
         self._path.unlink(missing_ok=True)

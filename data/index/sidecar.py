@@ -1,8 +1,8 @@
-"""The sidecar index: one Parquet beside each shard with where its samples lie and what they are.
+"""The sidecar index: a Parquet file beside each shard with the spans and properties of its samples.
 
-From it everything is decided before anything is decoded. Run `python -m data.index shards=…
-depth=full`, or let training build it. It is written whole or not at all; a build that was killed
-goes on where it was; an index is built again when its format, its depth or its shard has changed.
+Training selects and orders samples by the index, before any is decoded. Build it by `python -m
+data.index shards=… depth=full`, or let training build it. It is written atomically; a killed build
+continues where it stopped; an index is rebuilt when its format, its depth or its shard changes.
 """
 
 import hashlib
@@ -35,15 +35,18 @@ _SAY_EVERY_S = 60.0
 
 
 def index_path(shard: str, index_dir: Path | None) -> Path:
-    """Where the index of a shard lies: beside it, or in a folder of its folder's in `index_dir`.
+    """The path of a shard's index: beside the shard, or in `index_dir`, one folder per folder.
 
     Raises:
-        ValueError: nothing can lie beside a remote shard.
+        ValueError: a remote shard needs an `index_dir`.
     """
     name = f"{store.name(shard)}.index.parquet"
     if index_dir is None:
         if store.is_remote(shard):
-            raise ValueError(f"{shard}: its index needs a folder: give data.index_dir")
+            raise ValueError(
+                f"{shard} is remote, so its index needs a local folder: set index_dir (in "
+                "training: data.index.dir)"
+            )
         return Path(shard).with_name(name)
     folder = hashlib.blake2b(store.folder(shard).encode(), digest_size=6).hexdigest()
     return index_dir / folder / name
@@ -57,66 +60,67 @@ def ensure_index(
     cache_dir: Path = CACHE_DIR,
     workers: int | None = None,
 ) -> list[Path]:
-    """The index of every shard, built where it is missing or stale; one path per shard.
+    """The path of every shard's index; missing and outdated ones are built.
 
-    `depth` is how far each clip is tried: its header and first frame, all key frames, or all
-    frames; a deeper index serves too. `workers` clips are decoded at once, by default one per core.
+    `depth` is how far each clip is decoded: `probe` (header and first frame), `keyframes` (all key
+    frames) or `full` (all frames); a deeper index is accepted. `workers` clips are decoded at once,
+    by default one per core.
 
     Raises:
-        ValueError: no such depth; shards that are not there; or shards that could not be read
-            to their end, after all others were indexed.
+        ValueError: an unknown depth, missing shards, or shards that could not be read to their end
+            (after all others were indexed).
     """
     if depth not in DEPTHS:
-        raise ValueError(f"index: depth={depth}: no such depth; there are {', '.join(DEPTHS)}")
+        raise ValueError(f"index: depth must be one of {', '.join(DEPTHS)}, got {depth!r}")
 
-    def look(shard: str) -> _Look | str:
+    def check(shard: str) -> _Found | str:
         try:
             found = store.identity(shard)
             path = _place(shard, found, depth, index_dir, cache_dir)
-            return _Look(shard, found, path, is_fresh(shard, found, path, depth))
+            return _Found(shard, found, path, is_fresh(shard, found, path, depth))
         except OSError as error:
             return str(error)
 
     with ThreadPoolExecutor(_ASK_AT_ONCE) as pool:
-        looks = list(pool.map(look, shards))
-    if lost := [one for one in looks if isinstance(one, str)]:
+        found = list(pool.map(check, shards))
+    if lost := [one for one in found if isinstance(one, str)]:
         raise ValueError(_unread(lost, len(shards)))
-    seen = [one for one in looks if not isinstance(one, str)]
+    seen = [one for one in found if not isinstance(one, str)]
     owner: dict[Path, str] = {}
     for one in seen:
         if (other := owner.setdefault(one.path, one.shard)) != one.shard:
             raise ValueError(
-                f"index: {other} and {one.shard} would share the index {one.path}; rename one"
+                f"index: {other} and {one.shard} have the same index path {one.path}; rename one"
             )
     if stale := [one for one in seen if not one.fresh]:
         folders = {str(one.path.parent) for one in stale if not _is_beside(one)}
         into = f" into {', '.join(sorted(folders))}" if folders else ""
-        log.info("indexing %d of %d shards (%s)%s", len(stale), len(shards), depth, into)
+        log.info("indexing %d of %d shards (depth %s)%s", len(stale), len(shards), depth, into)
         _build_all(stale, depth=depth, workers=workers or cores())
     store.forget()
     return [one.path for one in seen]
 
 
-class _Look(NamedTuple):
+class _Found(NamedTuple):
     shard: str
     found: store.Identity
     path: Path
     fresh: bool
 
 
-def _is_beside(one: _Look) -> bool:
+def _is_beside(one: _Found) -> bool:
     return not store.is_remote(one.shard) and one.path.parent == Path(one.shard).parent
 
 
 def _unread(failed: Sequence[str], count: int) -> str:
-    told = "; ".join(failed[:3]) + (" …" if len(failed) > 3 else "")
-    return f"index: {len(failed)} of {count} shards cannot be read: {told}"
+    reasons = "; ".join(failed[:3]) + (" …" if len(failed) > 3 else "")
+    return f"index: {len(failed)} of {count} shards cannot be read: {reasons}"
 
 
 def _place(
     shard: str, found: store.Identity, depth: Depth, index_dir: Path | None, cache_dir: Path
 ) -> Path:
-    """Beside the shard where an index is, or may be written; else in the cache folder."""
+    """The path beside the shard if an index is there or can be written, else in `cache_dir`."""
     if index_dir is not None or store.is_remote(shard):
         return index_path(shard, index_dir or cache_dir)
     beside, folder = index_path(shard, None), Path(shard).parent
@@ -127,17 +131,17 @@ def _place(
 
 
 def is_fresh(shard: str, found: store.Identity, path: Path, depth: Depth) -> bool:
-    """Whether the index at `path` is of this format, deep enough and of this very shard.
+    """Whether the index at `path` has this format, is deep enough, and matches the shard.
 
-    A shard of the same size and time stamp (or ETag) is taken for the same; one of another time,
-    such as a copy, is hashed, once.
+    A shard of the same size and modification time (or ETag) is assumed to be the same. If only the
+    time differs, as after a copy, the shard is hashed once.
     """
     if not path.is_file():
         return False
     try:
         about = read_about(path)
     except (pa.ArrowException, OSError, ValueError) as error:
-        log.warning("%s: the index does not read (%s), building it again", path, error)
+        log.warning("%s: the index cannot be read (%s), building it again", path, error)
         return False
     if about["version"] != VERSION or about["shard_size"] != found.size:
         return False
@@ -170,7 +174,7 @@ def build_index(
     inspectors: Inspectors,
     on_bytes: Callable[[int], None] = lambda _: None,
 ) -> None:
-    """Write the index of a shard.
+    """Build and write the index of a shard.
 
     Raises:
         OSError: the shard cannot be read.
@@ -193,26 +197,26 @@ def build_index(
     journal.remove()
 
 
-def _build_all(jobs: Sequence[_Look], *, depth: Depth, workers: int) -> None:
-    """Build the indices, a few shards read and `workers` clips tried at once."""
+def _build_all(stale: Sequence[_Found], *, depth: Depth, workers: int) -> None:
+    """Build the indices; a few shards are read and `workers` clips decoded at once."""
     failed: list[str] = []
     columns = (
         *(TextColumn("Indexing"), BarColumn(), DownloadColumn(), TimeRemainingColumn()),
-        TextColumn("{task.fields[tried]} clips tried, {task.fields[unfit]} unfit"),
+        TextColumn("{task.fields[tried]} clips inspected, {task.fields[unfit]} unusable"),
     )
     with (
         Progress(*columns, console=Console(stderr=True)) as bar,
         Inspectors(depth=depth, workers=workers) as inspectors,
-        ThreadPoolExecutor(min(_READ_AT_ONCE, len(jobs))) as pool,
+        ThreadPoolExecutor(min(_READ_AT_ONCE, len(stale))) as pool,
     ):
-        task = bar.add_task("", total=sum(job.found.size for job in jobs), tried=0, unfit=0)
+        task = bar.add_task("", total=sum(one.found.size for one in stale), tried=0, unfit=0)
 
-        def walked(count: int) -> None:
+        def report(count: int) -> None:
             bar.update(task, advance=count, tried=inspectors.tried, unfit=inspectors.unfit)
 
         futures = [
-            pool.submit(build_index, job.shard, job.found, job.path, inspectors, walked)
-            for job in jobs
+            pool.submit(build_index, one.shard, one.found, one.path, inspectors, report)
+            for one in stale
         ]
         said = time.monotonic()
         try:
@@ -221,13 +225,13 @@ def _build_all(jobs: Sequence[_Look], *, depth: Depth, workers: int) -> None:
                     future.result()
                 except OSError as error:
                     failed.append(str(error))
-                walked(0)
+                report(0)
                 if time.monotonic() - said > _SAY_EVERY_S:
                     said = time.monotonic()
-                    log.info("indexed %d of %d shards", done, len(jobs))
+                    log.info("indexed %d of %d shards", done, len(stale))
         except BaseException:
             inspectors.stop()
             pool.shutdown(cancel_futures=True)
             raise
     if failed:
-        raise ValueError(_unread(failed, len(jobs)))
+        raise ValueError(_unread(failed, len(stale)))

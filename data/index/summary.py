@@ -1,4 +1,4 @@
-"""What the indices of many shards say together."""
+"""A summary of the indices of many shards, for the terminal."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -11,7 +11,7 @@ from rich.table import Table
 def print_summary(
     shards: Sequence[str], abouts: Sequence[Mapping[str, Any]], console: Console
 ) -> None:
-    """Samples by reason, what was not read, and what is wrong with shards as a whole."""
+    """Print counts of samples by reason, of members not read, and the damage of shards."""
     fit, unfit, others = 0, Counter[str](), Counter[str]()
     for about in abouts:
         fit += about["fit"]
@@ -19,10 +19,10 @@ def print_summary(
         others.update(about["others"])
     table = Table(title=f"{len(shards)} shards, {fit + unfit.total()} samples", min_width=40)
     table.add_column("count", justify="right")
-    table.add_column("of what")
-    table.add_row(str(fit), "fit")
+    table.add_column("samples or members")
+    table.add_row(str(fit), "usable")
     for reason, count in unfit.most_common():
-        table.add_row(str(count), f"unfit: {reason}")
+        table.add_row(str(count), f"unusable: {reason}")
     for word, count in others.most_common():
         table.add_row(str(count), f"members not read: {word}")
     console.print(table, markup=False)

@@ -1,7 +1,7 @@
 """The order of samples: a pure function of (index, stage, seed, batch number), for any world size.
 
-A batch is what one optimizer step sees, over all ranks. A sample's position is its number in the
-run; every draw is keyed by it.
+A batch is the samples of one optimizer step on all ranks. A sample's position is its number in the
+run; all of its random choices are keyed by it.
 """
 
 from abc import ABC, abstractmethod
@@ -14,7 +14,7 @@ from jaxtyping import Int64, Integer
 
 from cascade.keyed import key
 from data.plan.clip_shapes import Shape
-from data.plan.fit import Batch, Fit
+from data.plan.fit import BatchBudget, Fit
 from data.plan.mixture import Mixture
 from data.plan.shuffle import Stream
 
@@ -23,7 +23,7 @@ _CHUNK = 1 << 20
 
 @dataclass(frozen=True, kw_only=True)
 class Draw:
-    """One sample of a batch: its row of the index, its number in the run, and what it is cut to."""
+    """One sample of a batch: its row of the index, its position, and the shape of its clip."""
 
     row: int
     position: int
@@ -31,10 +31,10 @@ class Draw:
 
 
 class Plan(ABC):
-    """What every batch holds."""
+    """The samples of every batch."""
 
     seed: int
-    batch: Batch
+    batch: BatchBudget
 
     @abstractmethod
     def share(self, number: int, *, part: int, parts: int) -> list[Draw]:
@@ -42,32 +42,32 @@ class Plan(ABC):
 
     @abstractmethod
     def samples(self, number: int) -> int:
-        """How many samples batch `number` has."""
+        """The number of samples in batch `number`."""
 
     @abstractmethod
     def alternatives(self, draw: Draw) -> Integer[np.ndarray, " n"]:
-        """The rows that may stand in for a draw whose sample fails."""
+        """The rows that may replace the sample of a draw."""
 
     @abstractmethod
     def check_parts(self, parts: int) -> None:
-        """Refuse a number of parts (ranks × accumulation) that does not divide every batch."""
+        """Raise ValueError if `parts` (ranks × accumulation) does not divide every batch."""
 
     def row(self, draw: Draw, attempt: int) -> int:
-        """The row for the `attempt`-th try: the draw's own at first, then keyed alternatives."""
+        """The row of the `attempt`-th attempt: the draw's own first, then keyed alternatives."""
         if attempt == 0:
             return draw.row
         rows = self.alternatives(draw)
-        return _stand_in(rows, draw, attempt, seed=self.seed)
+        return _alternative(rows, draw, attempt, seed=self.seed)
 
 
-def _stand_in(rows: Integer[np.ndarray, " n"], draw: Draw, attempt: int, *, seed: int) -> int:
-    """One of the rows, keyed by the draw's position and the attempt."""
+def _alternative(rows: Integer[np.ndarray, " n"], draw: Draw, attempt: int, *, seed: int) -> int:
+    """One of the rows, keyed by the position of the draw and the attempt."""
     return int(rows[key(seed, draw.position, f"alternative {attempt}") % len(rows)])
 
 
 @dataclass(frozen=True, kw_only=True)
-class Part:
-    """One rank's part of a plan, in micro batches: `accumulate` of them make a batch."""
+class RankPart:
+    """The part of one rank in a plan, in micro batches: `accumulate` of them make a batch."""
 
     plan: Plan
     rank: int = 0
@@ -81,18 +81,18 @@ class Part:
         return self.plan.share(batch, part=micro * self.world + self.rank, parts=parts)
 
     def weight(self, number: int) -> float:
-        """What each sample of micro batch `number` counts, so that all samples count alike."""
+        """The loss weight of each sample in a micro batch, so that all samples count equally."""
         parts = self.world * self.accumulate
         return len(self.draws(number)) * parts / self.plan.samples(number // self.accumulate)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Pool:
-    """What a plan draws from: rows with their shapes, in sets with weights.
+    """The rows that a plan draws from, with their shapes, in weighted sets.
 
-    `sets` are the first rows of each set (rows lie in the order of their sets); `weights` are
-    shares of the samples drawn, by default so that every sample is drawn equally often.
-    `image_share` is the share of the budget that goes to images; none: they count as samples.
+    `sets` are the first rows of each set (rows are ordered by set); `weights` are shares of the
+    samples drawn; by default every sample is drawn equally often. `image_share` is the share of the
+    token budget for images; None: an image is drawn as often as a video.
     """
 
     rows: Integer[np.ndarray, " n"]
@@ -103,12 +103,14 @@ class Pool:
 
     def __post_init__(self) -> None:
         if self.image_share is not None and not 0 <= self.image_share <= 1:
-            raise ValueError(f"data.image_share must be in [0, 1], got {self.image_share}")
+            raise ValueError(
+                f"data.selection.image_share must be in [0, 1], got {self.image_share}"
+            )
         if not len(self.rows):
-            raise ValueError("data: a plan needs at least one video or image")
+            raise ValueError("data: a plan needs at least one video or image, got none")
 
     def by_shape(self) -> list[Integer[np.ndarray, " _m"]]:
-        """The rows of every shape, in order."""
+        """The rows of each shape, in order."""
         groups: list[list[Integer[np.ndarray, " _m"]]] = [[] for _ in self.fit.shapes]
         for some in np.array_split(self.rows, -(-len(self.rows) // _CHUNK)):
             number = self.fit.shape[some]
@@ -123,16 +125,16 @@ class Pool:
         return np.split(rows, np.searchsorted(rows, self.sets[1:]))
 
     def rates(self, groups: Sequence[Integer[np.ndarray, " _n"]]) -> np.ndarray:
-        """Samples that each group gets of each set, (groups, sets), by the sets' weights."""
+        """Relative number of samples per group and set, (groups, sets), by the sets' weights."""
         counts = np.array([[len(part) for part in self.split(rows)] for rows in groups], float)
         total = counts.sum(axis=0)
         weights = total if self.weights is None else np.asarray(self.weights, dtype=float)
         return np.asarray(counts * np.divide(weights, total, out=0 * total, where=total > 0))
 
     def shares(self, cost: Sequence[float], rates: np.ndarray) -> np.ndarray:
-        """The share of the turns that each shape gets, so that images take `image_share` of them.
+        """The share of the turns for each shape, of which images get `image_share`.
 
-        `cost` is what one sample of the shape takes of a turn.
+        `cost` is the part of a turn that one sample of the shape takes.
         """
         turns = rates.sum(axis=1) * np.asarray(cost)
         image = np.array([shape.kind == "image" for shape in self.fit.shapes])
@@ -143,9 +145,9 @@ class Pool:
 
 
 class BucketPlan(Plan):
-    """Batches of one shape each; their order mixes the shapes by how many clips there are."""
+    """Batches of one shape each; shapes are mixed in proportion to their number of clips."""
 
-    def __init__(self, pool: Pool, *, batch: Batch, seed: int) -> None:
+    def __init__(self, pool: Pool, *, batch: BatchBudget, seed: int) -> None:
         self.seed, self.batch, self.shapes = seed, batch, pool.fit.shapes
         self.rows = pool.by_shape()
         self.sizes = np.array([batch.size(shape) for shape in self.shapes])
@@ -162,18 +164,18 @@ class BucketPlan(Plan):
         ]
 
     def check_parts(self, parts: int) -> None:
-        """Refuse ranks × accumulation that do not divide every bucket's batch."""
+        """Raise ValueError if ranks × accumulation does not divide the batch of every bucket."""
         for shape, size, share in zip(self.shapes, self.sizes, self.turns.shares, strict=True):
             if share > 0 and size % parts:
                 raise ValueError(
-                    f"data.global_batch: batches of {shape} hold {size} clips, not a multiple of "
-                    f"{parts} (ranks × accumulated batches); the nearest that is: "
+                    f"data.global_batch: a batch of {shape} has {size} clips, which is not a "
+                    f"multiple of {parts} (ranks × accumulated batches); the nearest multiple is "
                     f"{max(1, round(size / parts)) * parts}; set data.divides={parts}, or choose "
-                    "ranks and accumulation that divide it"
+                    "ranks and accumulation that divide the batch"
                 )
 
     def samples(self, number: int) -> int:
-        """How many samples batch `number` has."""
+        """The number of samples in batch `number`."""
         return int(self.sizes[self._bucket(number)])
 
     def bucket(self, number: int) -> Shape:
@@ -197,7 +199,7 @@ class BucketPlan(Plan):
         ]
 
     def alternatives(self, draw: Draw) -> Integer[np.ndarray, " n"]:
-        """The rows of its bucket."""
+        """The rows of the draw's bucket."""
         return self.rows[self.shapes.index(draw.shape)]
 
     def _bucket(self, number: int) -> int:
@@ -205,9 +207,9 @@ class BucketPlan(Plan):
 
 
 class Held:
-    """Samples in their own order, in batches of one shape, for validation.
+    """Validation samples in a fixed order, in batches of one shape.
 
-    A sample's position is its place in `rows`, so that few large positions mean few samples.
+    A sample's position is its place in `rows`.
     """
 
     def __init__(self, rows: Int64[np.ndarray, " n"], fit: Fit, *, seed: int) -> None:
@@ -222,16 +224,17 @@ class Held:
         return Draw(row=row, position=position, shape=self.fit.shapes[self.fit.shape[row]])
 
     def row(self, draw: Draw, attempt: int) -> int:
-        """The row for the `attempt`-th try: others of its shape stand in for one that fails."""
+        """The row of the `attempt`-th attempt: the draw's own first, then others of its shape."""
         if attempt == 0:
             return draw.row
         rows = self.rows[self.fit.shape[self.rows] == self.fit.shape[draw.row]]
-        return _stand_in(rows, draw, attempt, seed=self.seed)
+        return _alternative(rows, draw, attempt, seed=self.seed)
 
     def batches(self, *, rank: int, world: int, size: int) -> list[list[Draw]]:
-        """The batches of one rank: equally many per rank and shape, so some twice if need be.
+        """The batches of one rank, of at most `size` samples.
 
-        Ranks take the samples of a shape in turn, in batches of at most `size`.
+        All ranks get equally many samples of each shape, so some samples come twice if the number
+        of ranks does not divide theirs.
         """
         number, batches = self.fit.shape[self.rows], []
         _, first = np.unique(number, return_index=True)

@@ -1,8 +1,8 @@
-"""The shapes that clips are cut to, at their own aspect ratio, and which clip takes which.
+"""The shapes of clips at native aspect ratio, and the choice of a shape for each clip.
 
-All shapes of one length cover about the pixels of the stage's grid and are multiples of what its
-network takes, so that they cost about the same. A clip takes the shape that keeps most of its
-pixels and wastes least of the budget.
+All shapes of one length have about as many pixels as the stage's grid, so they cost about the
+same; their sides are multiples of the network's. A clip gets the shape that keeps the most of its
+pixels and wastes the least of the token budget.
 """
 
 import math
@@ -15,7 +15,7 @@ from jaxtyping import Float, Integer
 
 Kind = Literal["video", "image"]
 BINS = 4096
-"""How finely aspect ratios are told apart: 0.15 % over the range of a factor of 500."""
+"""Number of aspect-ratio bins: a resolution of 0.15 % over a range of a factor of 500."""
 _LEAST = 0.75
 _RANGE = math.log(500) / 2
 
@@ -30,7 +30,7 @@ class Shape:
     width: int
 
     def tokens(self, multiple: Sequence[int]) -> int:
-        """Patches of `multiple` (frames, height, width); an image is held for a patch's frames."""
+        """Number of patches of size `multiple`; an image fills a whole patch in time."""
         f, h, w = multiple
         return max(1, self.frames // f) * (self.height // h) * (self.width // w)
 
@@ -42,9 +42,10 @@ Side = tuple[int, int]
 
 
 def native(height: int, width: int, multiple: Sequence[int], max_aspect: float) -> list[Side]:
-    """(height, width) pairs of at most the area of height × width that no other pair contains.
+    """The maximal (height, width) pairs of at most the area of height × width.
 
-    Sides are multiples of `multiple` (frames, height, width), aspect ratios within `max_aspect`.
+    A pair is maximal if no other pair contains it. Sides are multiples of `multiple` (frames,
+    height, width), and aspect ratios are at most `max_aspect`.
     """
     _, step_h, step_w = multiple
     area = height * width
@@ -58,10 +59,10 @@ def native(height: int, width: int, multiple: Sequence[int], max_aspect: float) 
 
 
 def near(height: int, width: int, multiple: Sequence[int], max_aspect: float) -> list[Side]:
-    """All (height, width) pairs of between `_LEAST` and the whole of the area of height × width.
+    """All (height, width) pairs of an area between `_LEAST` and 1 times height × width.
 
-    More than `native` gives, so that hardly a pixel is cropped: for packing, where a smaller clip
-    wastes nothing.
+    There are more than of `native`, so that few pixels are cropped; this is for packing, where a
+    smaller clip wastes no budget.
     """
     _, step_h, step_w = multiple
     area = height * width
@@ -76,7 +77,7 @@ def near(height: int, width: int, multiple: Sequence[int], max_aspect: float) ->
 def kept(
     shape: Float[np.ndarray, "*#n"], clip: Float[np.ndarray, "*#n"]
 ) -> Float[np.ndarray, "*n"]:
-    """The share of a clip's pixels that a shape keeps, by the logs of their aspect ratios."""
+    """The share of a clip's pixels that a shape keeps, from the logs of both aspect ratios."""
     return np.asarray(np.exp(-np.abs(shape - clip)))
 
 
@@ -95,9 +96,10 @@ def bins(aspect: Float[np.ndarray, " n"]) -> Integer[np.ndarray, " n"]:
 
 
 def choose(sides: Sequence[Side], *, waste: float = 1.0) -> Integer[np.ndarray, " bins"]:
-    """For each bin of aspect ratios the number of the pair that keeps most and wastes least.
+    """For each aspect-ratio bin, the number of the pair that keeps the most and wastes the least.
 
-    `waste` weighs a pair's missing area against cropped pixels.
+    `waste` is the exponent of a pair's relative area in the score: the weight of wasted budget
+    against cropped pixels.
     """
     centre = (np.arange(BINS) + 0.5) * (2 * _RANGE / BINS) - _RANGE
     heights, widths = np.array(sides, dtype=np.float64).T
@@ -110,10 +112,10 @@ def choose(sides: Sequence[Side], *, waste: float = 1.0) -> Integer[np.ndarray, 
 def consolidate(
     sides: Sequence[Side], counts: Integer[np.ndarray, " bins"], least: int, most: int
 ) -> list[Side]:
-    """The pairs that at least `least` clips take, at most `most` of them; never none.
+    """Reduce the pairs to at most `most` (at least one) that have at least `least` clips each.
 
-    `counts` are clips per bin of aspect ratio. The pair that fewest take goes first, and its clips
-    take their next best.
+    `counts` are the clips per aspect-ratio bin. The pair with the fewest clips is removed
+    first, and its clips get their next best pair.
     """
     left = list(sides)
     while len(left) > 1:

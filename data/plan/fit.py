@@ -1,4 +1,4 @@
-"""Which shape each clip of an index is cut to: the buckets of a plan."""
+"""The shape of each clip of an index: the buckets of a plan."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -28,28 +28,28 @@ Batching = Literal["fixed", "buckets", "packing"]
 
 @dataclass(frozen=True, kw_only=True)
 class Fit:
-    """The shape of every row: `shape` is its number in `shapes`, -1 where none fits."""
+    """The shape of every row: `shape` is its number in `shapes`, or -1 if none fits."""
 
     shapes: list[Shape]
     shape: Integer[np.ndarray, " n"]
     cropped: Float[np.ndarray, " n"]
-    """Share of a row's pixels that its shape leaves out."""
+    """Share of a row's pixels that are cropped."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Fitter:
-    """Gives clips their shapes.
+    """Assigns shapes to clips.
 
     Args:
-        grid: the stage's nominal grid, which a crop is cut from.
+        grid: the stage's nominal grid, from which a crop is cut.
         multiple: what frames, height and width must be multiples of.
-        crop: (frames, height, width) that every clip is cut to; none: the whole frame.
-        batching: `fixed` shapes are the grid's; `buckets` are shared by many clips; `packing`
-            takes every shape as it is.
-        lengths: frames that a clip may have, longest first.
-        sizes: sides relative to the grid's, largest first, for clips too small for it.
-        max_aspect: of a shape; a longer clip is cropped to it.
-        max_buckets: shapes per length and size.
+        crop: (frames, height, width) of every clip; None: whole frames.
+        batching: `fixed`: the grid's shape only; `buckets`: shapes shared by many clips;
+            `packing`: any shape.
+        lengths: possible numbers of frames, longest first.
+        sizes: sides relative to the grid's, largest first, for clips smaller than the grid.
+        max_aspect: largest aspect ratio of a shape; other clips are cropped to it.
+        max_buckets: number of shapes per length and size.
         allow_upscale: whether a clip may be enlarged.
     """
 
@@ -71,20 +71,24 @@ class Fitter:
             )
         if self.batching == "packing" and self.crop is not None:
             raise ValueError(
-                "data.batching=packing keeps whole frames, and this stage trains on crops "
-                f"{self.crop}: take buckets, or crop: null"
+                "data.batching=packing needs whole frames, but this stage trains on crops "
+                f"{self.crop}: set data.batching=buckets, or stage.train.crop=null"
             )
         sides = zip(("frames", "height", "width"), self.crop or (), self.grid.shape, strict=False)
         for side, size, full in sides:
             if not 1 <= size <= full:
-                raise ValueError(f"data.crop: {side} {size} is outside 1 to {full} of {self.grid}")
+                raise ValueError(
+                    f"data.clips.crop: {side} {size} is outside 1 to {full} of {self.grid}"
+                )
         if not self.sizes or max(self.sizes) > 1 or min(self.sizes) <= 0:
-            raise ValueError(f"data.sizes must lie in (0, 1], got {list(self.sizes)}")
+            raise ValueError(f"data.clips.sizes must be in (0, 1], got {list(self.sizes)}")
         if list(self.sizes) != sorted(self.sizes, reverse=True):
-            raise ValueError(f"data.sizes must begin with the largest, got {list(self.sizes)}")
+            raise ValueError(
+                f"data.clips.sizes must begin with the largest, got {list(self.sizes)}"
+            )
 
     def sides(self, size: float) -> list[Side]:
-        """The (height, width) pairs at a relative size."""
+        """The possible (height, width) pairs at a relative size."""
         if self.crop is not None:
             return [self.crop[1:]]
         full = (self.grid.height, self.grid.width)
@@ -98,7 +102,7 @@ class Fitter:
         return listed(h, w, self.multiple, self.max_aspect)
 
     def cover(self, shape: Shape) -> Side:
-        """What a clip is scaled to cover before its shape is cut from it."""
+        """The (height, width) that a clip is scaled to cover before its shape is cut."""
         if self.crop is not None:
             return self.grid.height, self.grid.width
         return shape.height, shape.width
@@ -111,11 +115,11 @@ class Fitter:
         frames: Integer[np.ndarray, " n"],
         height: Integer[np.ndarray, " n"],
         width: Integer[np.ndarray, " n"],
-        batch: "Batch",
+        batch: "BatchBudget",
     ) -> Fit:
-        """Shapes for the rows where `fit`; `frames` is how many each gives at most.
+        """Assign a shape to each row where `fit`; `frames` is the maximum for each row.
 
-        `batch` says how many clips of a shape make a batch: a shape that fewer take is given up.
+        Shapes with fewer clips than one `batch` are removed.
         """
         place = bins(log_aspect(height, width))
         shapes: list[Shape] = []
@@ -153,9 +157,9 @@ class Fitter:
         mine: Bool[np.ndarray, " n"],
         frames: Integer[np.ndarray, " n"],
         lengths: Sequence[int],
-        batch: "Batch",
+        batch: "BatchBudget",
     ) -> Integer[np.ndarray, " n"]:
-        """Which length each row has; one with less than a batch goes to the next shorter."""
+        """The number of each row's length; one with less than a batch is merged into a shorter."""
         level = np.zeros(len(frames), dtype=np.int8)
         for length in lengths:
             level += frames < length
@@ -177,7 +181,7 @@ class Fitter:
         length: int,
         size: float,
         counts: Integer[np.ndarray, " bins"],
-        batch: "Batch",
+        batch: "BatchBudget",
     ) -> list[Side]:
         sides = self.sides(size)
         if self.batching != "buckets" or len(sides) == 1:
@@ -207,7 +211,7 @@ class Fitter:
         height: Integer[np.ndarray, " n"],
         width: Integer[np.ndarray, " n"],
     ) -> Float[np.ndarray, " n"]:
-        """What is left out at the shape's aspect; of crops nothing, since epochs take others."""
+        """The share cropped by aspect ratio; 0 for random crops, which differ in every epoch."""
         lost = np.zeros(len(number), dtype=np.float16)
         if shapes and self.crop is None:
             covers = np.array([self.cover(shape) for shape in shapes])
@@ -220,10 +224,11 @@ class Fitter:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Batch:
-    """How many clips of a shape make a batch within a budget of tokens.
+class BatchBudget:
+    """The number of clips of a shape that make a batch, within a budget of tokens.
 
-    The budget is what `clips` clips of the grid cost; batches are multiples of `divides`.
+    The budget is the number of tokens of `clips` clips of the grid; batch sizes are multiples of
+    `divides`.
     """
 
     clips: int
@@ -231,7 +236,7 @@ class Batch:
     multiple: tuple[int, int, int]
     divides: int
     same: bool
-    """Whether every batch has `clips` clips, whatever their shape."""
+    """Whether every batch has `clips` clips, for any shape."""
 
     def __post_init__(self) -> None:
         if self.divides < 1 or self.clips % self.divides:
@@ -241,11 +246,11 @@ class Batch:
 
     @property
     def budget(self) -> int:
-        """Tokens of a batch."""
+        """Number of tokens of a batch."""
         return self.clips * self.grid.tokens(self.multiple)
 
     def size(self, shape: Shape) -> int:
-        """Clips of a shape in a batch."""
+        """Number of clips of a shape in a batch."""
         if self.same:
             return self.clips
         return max(1, self.budget // shape.tokens(self.multiple) // self.divides) * self.divides

@@ -1,9 +1,9 @@
-"""Several endless streams taken in turn with fixed shares: exact in the long run, random access.
+"""Several endless streams interleaved with fixed shares: exact in the long run, random access.
 
-Turns come in cycles. A cycle's turns are strata of [0, 1) in a keyed order, the streams own
-intervals of it as long as their shares, and each cycle shifts its strata by a low-discrepancy
-offset, so that a share far below one turn a cycle is met too. How often each stream had its turn
-before turn n is a sum, so nothing is walked through to resume.
+Turns are grouped into cycles. The turns of a cycle are strata of [0, 1) in a keyed order; each
+stream owns an interval as long as its share; each cycle shifts its strata by a low-discrepancy
+offset, so that shares far below one turn per cycle are exact too. The number of turns of each
+stream before turn n is a sum, so a resume needs no replay.
 """
 
 from collections.abc import Sequence
@@ -18,7 +18,7 @@ _CHUNK = 1 << 10
 
 
 class Mixture:
-    """Which of the streams has turn n.
+    """The assignment of turns to streams.
 
     Raises:
         ValueError: a share is negative, or none is positive.
@@ -29,7 +29,10 @@ class Mixture:
     ) -> None:
         weights = np.asarray(shares, dtype=np.float64)
         if not len(weights) or weights.min() < 0 or not weights.sum() > 0:
-            raise ValueError(f"mixture: shares must be positive numbers, got {list(shares)}")
+            raise ValueError(
+                "mixture: shares must not be negative, and one must be positive, got "
+                f"{list(shares)}"
+            )
         self.shares: Float64[np.ndarray, " k"] = weights / weights.sum()
         self.seed, self.purpose, self.cycle = seed, purpose, cycle
         self._edges = np.cumsum(self.shares) * cycle
@@ -38,7 +41,7 @@ class Mixture:
         self._drawn: tuple[int, Int64[np.ndarray, " n"]] = (-1, np.zeros(0, dtype=np.int64))
 
     def before(self, turn: int) -> Int64[np.ndarray, " k"]:
-        """How many of the first `turn` turns each stream had."""
+        """The number of turns of each stream among the first `turn` turns."""
         cycle, left = divmod(turn, self.cycle)
         while len(self._sums) * _CHUNK <= cycle:
             first = (len(self._sums) - 1) * _CHUNK
@@ -64,7 +67,7 @@ class Mixture:
         return np.concatenate(parts)
 
     def _bounds(self, cycles: Int64[np.ndarray, " n"]) -> Int64[np.ndarray, "n k"]:
-        """The first stratum that is no longer a stream's, for each cycle and stream."""
+        """The end of each stream's strata, for each cycle and stream."""
         offset = (self._phase + cycles * _GOLDEN) % 1.0
         bounds = np.ceil(self._edges - offset[:, None]).astype(np.int64).clip(0, self.cycle)
         bounds[:, -1] = self.cycle

@@ -1,9 +1,9 @@
-"""Packed batches: clips of any shape side by side in sequences of one length (NaViT, §3).
+"""Packed batches: clips of any shape concatenated in sequences of one length (NaViT, §3).
 
-Each sequence is attended within its clips alone. Samples come in windows of the endless stream; a
-window's clips are fitted into sequences in turn, the last two of each chosen to fit best. A window
-makes as many batches as the tokens expected of it ask for, at the fill that the first window
-reached, so that a batch is found by sums over windows, without laying them out.
+Attention is restricted to each clip. The endless stream of samples is divided into windows; the
+clips of a window are packed into sequences in order, except that the last two clips of a sequence
+are chosen to fill it best. The number of batches of a window follows from its expected number of
+tokens and the fill of the first window, so the window of a batch is found without packing.
 """
 
 import bisect
@@ -15,7 +15,7 @@ import numpy as np
 from jaxtyping import Int64, Integer
 
 from data.plan.buckets import Draw, Plan, Pool
-from data.plan.fit import Batch
+from data.plan.fit import BatchBudget
 from data.plan.mixture import permutation
 from data.plan.shuffle import Stream
 
@@ -24,9 +24,9 @@ log = logging.getLogger(__name__)
 WINDOW = 262_144
 _CLOSE = 0.003
 _BATCHES = 16
-"""Batches that a window holds at least."""
+"""Minimum number of batches in a window."""
 _SURE = 3.0
-"""Standard deviations by which a window may hold more tokens than are expected of it."""
+"""Standard deviations by which a window may exceed its expected number of tokens."""
 
 
 class PackedPlan(Plan):
@@ -36,7 +36,7 @@ class PackedPlan(Plan):
         ValueError: a clip is longer than a sequence.
     """
 
-    def __init__(self, pool: Pool, *, batch: Batch, seed: int, window: int = WINDOW) -> None:
+    def __init__(self, pool: Pool, *, batch: BatchBudget, seed: int, window: int = WINDOW) -> None:
         self.seed, self.batch, self.shapes = seed, batch, pool.fit.shapes
         self.slots = batch.divides
         self.length = batch.budget // batch.divides
@@ -46,14 +46,14 @@ class PackedPlan(Plan):
         longest = int(cost[[i for i, rows in enumerate(groups) if len(rows)]].max())
         if longest > self.length:
             raise ValueError(
-                f"data: the longest clip has {longest} tokens, a packed sequence {self.length} "
-                f"({batch.budget} for {batch.clips} clips / {batch.divides}): "
-                "lower data.divides or raise data.global_batch"
+                f"data: the longest clip has {longest} tokens, but a packed sequence has only "
+                f"{self.length} ({batch.budget} tokens for {batch.clips} clips / {batch.divides} "
+                "sequences): lower data.divides or raise data.global_batch"
             )
         self.sizes, self._size_of = np.unique(cost, return_inverse=True)
         parts, weights = self._parts(pool, cost)
         self.stream = Stream(parts, weights, seed=seed, purpose="order of a packed run")
-        # One set has a window an epoch where it can: all windows then have the same tokens.
+        # With one set a window is a whole number of epochs: all windows have the same tokens.
         alone = len(parts) == 1
         counts = np.array([np.bincount(self._number[rows], minlength=len(cost)) for rows in parts])
         share = counts / counts.sum(axis=1, keepdims=True)
@@ -74,7 +74,7 @@ class PackedPlan(Plan):
 
     @property
     def used(self) -> float:
-        """The share of the budget that is expected to be spent."""
+        """The expected share of the token budget that is used."""
         self._window_of(0)
         tokens = self.stream.counts(0, self.window) @ self._mean
         return float(tokens / (self._batches[1] * self.batch.budget))
@@ -82,7 +82,7 @@ class PackedPlan(Plan):
     def _parts(
         self, pool: Pool, cost: Int64[np.ndarray, " k"]
     ) -> tuple[list[Integer[np.ndarray, " _n"]], list[float]]:
-        """Rows by kind and set, and the share of the samples that each gets."""
+        """The rows by kind and set, and the share of the samples for each."""
         rates = pool.rates(self._groups)
         drawn = rates.sum(axis=1, keepdims=True)
         tokens = pool.shares(cost.tolist(), rates)[:, None]
@@ -99,12 +99,12 @@ class PackedPlan(Plan):
         """Refuse ranks × accumulation that do not divide the sequences of a batch."""
         if self.slots % parts:
             raise ValueError(
-                f"data.divides={self.slots} sequences a batch are not a multiple of {parts} "
-                f"(ranks × accumulated batches); set data.divides to one that is"
+                f"data.divides={self.slots} sequences per batch is not a multiple of {parts} "
+                f"(ranks × accumulated batches); set data.divides to a multiple"
             )
 
     def samples(self, number: int) -> int:
-        """How many samples batch `number` has."""
+        """The number of samples in batch `number`."""
         return sum(len(places) for places in self._sequences(number))
 
     def share(self, number: int, *, part: int, parts: int) -> list[Draw]:
@@ -119,7 +119,7 @@ class PackedPlan(Plan):
         ]
 
     def alternatives(self, draw: Draw) -> Integer[np.ndarray, " n"]:
-        """The rows of its shape."""
+        """The rows of the draw's shape."""
         return self._groups[self.shapes.index(draw.shape)]
 
     def _window_of(self, number: int) -> int:
@@ -136,7 +136,7 @@ class PackedPlan(Plan):
         return np.asarray(self._size_of[self._number[rows]])
 
     def _sequences(self, number: int) -> list[Int64[np.ndarray, " _n"]]:
-        """The sequences of a batch: places in its window."""
+        """The sequences of a batch, as places in its window."""
         window = self._window_of(number)
         if self._laid[0] != window:
             rows = self.stream.take(window * self.window, self.window)
@@ -152,19 +152,19 @@ class PackedPlan(Plan):
         sequences = []
         for sizes in packed:
             places = []
-            for size in sizes:  # clips of one size are alike: each takes the next
+            for size in sizes:  # clips of one size are interchangeable: take the next one
                 ends[size] -= 1
                 places.append(order[ends[size]])
             sequences.append(np.array(places, dtype=np.int64))
         if left := len(order) - sum(map(len, sequences)):
-            log.info("data: %d of %d clips found no room in their window", left, len(order))
+            log.info("data: %d of %d clips of a window were not packed", left, len(order))
         self._share_out(sequences, count)
         turned = permutation(count, self.seed, window, "packed sequences")
         return [sequences[i] for i in turned]
 
     @staticmethod
     def _share_out(sequences: list[Int64[np.ndarray, " _n"]], count: int) -> None:
-        """Make them `count`, none of them empty: new ones take a clip of those that have most."""
+        """Add sequences until there are `count`: each takes a clip from one that has the most."""
         donors = sorted(range(len(sequences)), key=lambda i: -len(sequences[i]))
         for turn in range(count - len(sequences)):
             donor = donors[turn % len(donors)]
@@ -174,10 +174,10 @@ class PackedPlan(Plan):
 
 
 def pack(clips: Sequence[int], sizes: Sequence[int], room: int) -> list[list[int]]:
-    """Sequences of at most `room` tokens from clips in turn, each given by its size's number.
+    """Pack clips into sequences of at most `room` tokens; a clip is the number of its size.
 
-    A clip is taken in its turn while two more of any size fit behind it; then the one or two of
-    all that are left which fill the sequence best. `sizes` are in tokens and ascend.
+    Clips are taken in order while two more of any size fit; the last one or two of a sequence are
+    those of all remaining clips that fill it best. `sizes` are in tokens, ascending.
     """
     left = [0] * len(sizes)
     for clip in clips:
@@ -206,9 +206,10 @@ def pack(clips: Sequence[int], sizes: Sequence[int], room: int) -> list[list[int
 
 
 def best_pair(room: int, sizes: Sequence[int], left: Sequence[int]) -> list[int]:
-    """The one or two sizes, of those left, whose sum comes nearest to `room` without passing it.
+    """The one or two remaining sizes with the largest sum of at most `room`.
 
-    Of pairs that leave less than `_CLOSE` the one of which most are left, so that none runs out.
+    Among pairs that leave less than a share `_CLOSE` of the room, the one with the most remaining
+    clips, so that no size runs out.
     """
     low, high = 0, bisect.bisect_right(sizes, room) - 1
     while high >= 0 and not left[high]:

@@ -1,4 +1,4 @@
-"""Which samples suit a stage, judged from the index alone; the rest is counted and named."""
+"""Selection of usable samples from the index; the others are counted by reason."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -6,17 +6,16 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Bool, Float, Int64, Integer
 
+from cascade.times import SLACK, clip_length
 from data.index.columns import Index
-
-_SLACK = 0.5 + 1e-4
 
 
 @dataclass(frozen=True, kw_only=True)
 class Need:
-    """What a stage asks of a clip before its shape is chosen.
+    """What a stage requires of a clip, before its shape is chosen.
 
-    A clip must give `frames` at one of the frame rates `fps` × `rates`, at which it must itself
-    have `min_rate` of that many frames per second. `min_size` is (height, width).
+    A clip must have `frames` frames at one of the frame rates `fps` × `rates`, and its own frame
+    rate must be at least `min_rate` times that. `min_size` is (height, width).
     """
 
     frames: int
@@ -32,19 +31,19 @@ class Need:
         return f"{self.frames} frames at {rates} fps"
 
     def suits(self, rate: float, fps: Float[np.ndarray, " n"]) -> Bool[np.ndarray, " n"]:
-        """Whether clips have frames enough per second for a rate; 0.5 % are forgiven."""
+        """Whether clips have a sufficient frame rate, with a tolerance of 0.5 %."""
         return np.asarray(fps >= self.min_rate * rate * self.fps / 1.005)
 
     def given(
         self, duration: Float[np.ndarray, " n"], fps: Float[np.ndarray, " n"]
     ) -> Integer[np.ndarray, " n"]:
-        """How many frames clips give at the best rate; 0 where their own rate is too low.
+        """The number of frames of clips at their best rate; 0 if their own frame rate is too low.
 
-        More than 32,767 count as that many.
+        At most 32,767.
         """
         most = np.zeros(len(duration), dtype=np.int16)
         for rate in sorted(self.rates):
-            length = duration * np.float32(self.fps * rate) + np.float32(_SLACK)
+            length = duration * np.float32(self.fps * rate) + np.float32(SLACK)
             np.copyto(
                 most, length.clip(1, 2**15 - 1), where=self.suits(rate, fps), casting="unsafe"
             )
@@ -53,25 +52,20 @@ class Need:
 
 @dataclass(frozen=True, kw_only=True)
 class Selection:
-    """The rows that suit, how many frames each gives, and how many do not suit, by reason."""
+    """The usable rows, the number of frames of each, and counts of the others by reason."""
 
     fit: Bool[np.ndarray, " n"]
     frames: Integer[np.ndarray, " n"]
     dropped: dict[str, int]
     unasked: int
-    """Images where none were asked for: neither used nor dropped."""
-
-
-def clip_length(duration: float, fps: float) -> int:
-    """How many frames at `fps` a clip gives; it may end half a frame early."""
-    return max(1, int(duration * fps + _SLACK))
+    """Number of images that are not used because the stage requests none; they are not dropped."""
 
 
 def select(index: Index, need: Need) -> Selection:
-    """The rows that suit; a stage of one frame takes videos and images as one pool.
+    """Select the usable rows; a stage of one frame uses videos and images alike.
 
     Raises:
-        ValueError: none is left; it names every reason with its count and the nearest way out.
+        ValueError: no row is usable; it names every reason with its count, and what to change.
     """
     fit = index.reason == 0
     counts = np.bincount(index.reason, minlength=len(index.reasons)).tolist()
@@ -89,7 +83,7 @@ def select(index: Index, need: Need) -> Selection:
     height, width = need.min_size
     small = (index.column("height") < height) | (index.column("width") < width)
     for reason, wrong in (
-        ("duplicate key, in another shard", _repeated(index.column("hash"), fit)),
+        ("duplicate key in another shard", _repeated(index.column("hash"), fit)),
         ("no caption", np.logical_and(need.captions, ~index.column("captioned"))),
         (f"fewer than {need.min_rate * need.fps * min(need.rates):g} fps", short & (frames == 0)),
         (f"too short for {need}", short),
@@ -107,7 +101,7 @@ def select(index: Index, need: Need) -> Selection:
 def _repeated(
     hashes: Integer[np.ndarray, " n"], fit: Bool[np.ndarray, " n"]
 ) -> Bool[np.ndarray, " n"]:
-    """Whether a fit row's key came before in another fit row."""
+    """Whether the key of a usable row occurs in an earlier usable row."""
     repeated = np.zeros(len(hashes), dtype=bool)
     ordered = hashes[fit]
     ordered.sort()
@@ -121,45 +115,47 @@ def _repeated(
 
 
 def nothing_left(index: Index, need: Need, dropped: Mapping[str, int], unasked: int = 0) -> str:
-    """Why no sample is left, with the nearest way out."""
+    """The message that no sample is usable: every reason, and what to change."""
     if not len(index):
         return f"data: no sample in {len(index.shards)} shards ({index.shards[0]} …)"
-    reasons = dict(dropped) | ({"an image, and image_share is 0": unasked} if unasked else {})
-    said = "; ".join(f"{count} {reason}" for reason, count in reasons.items())
+    images = "images, which are used only with data.selection.image_share above 0"
+    reasons = dict(dropped) | ({images: unasked} if unasked else {})
+    counts = "; ".join(f"{count} {reason}" for reason, count in reasons.items())
     ways = []
     if any(r.startswith(("too short", "fewer than")) for r in dropped):
         longest, rate = float(index.column("duration").max()), float(index.column("fps").max())
         fps = need.fps * max(need.rates)
         ways.append(
             f"the longest clip lasts {longest:.2f} s, which is {clip_length(longest, fps)} "
-            f"frames at {fps:g} fps, and the highest frame rate is {rate:.3g}: ask for fewer "
-            "frames or another frame rate, or let frames repeat with data.min_rate=0"
+            f"frames at {fps:g} fps, and the highest frame rate is {rate:.3g}: train on fewer "
+            "frames or another frame rate, or repeat frames with data.selection.min_rate=0"
         )
     if any(r.startswith(("smaller", "too small")) for r in dropped):
         height, width = int(index.column("height").max()), int(index.column("width").max())
         ways.append(
-            f"the largest has height {height}, width {width}: lower data.min_size, "
-            "list smaller data.sizes, or set data.allow_upscale=true"
+            f"the largest clip has height {height} and width {width}: lower "
+            "data.selection.min_size, add smaller data.clips.sizes, or set "
+            "data.clips.allow_upscale=true"
         )
     if "no caption" in dropped:
         ways.append(
-            "put key.txt, or `caption` in key.json, beside each key.mp4, or `make captions`"
+            "add a key.txt, or a `caption` in key.json, to each key.mp4, or run `make captions`"
         )
     if unasked:
-        ways.append("set data.image_share to train on images")
-    return f"data: none of {len(index)} samples gives {need}: {said}. " + "; ".join(ways)
+        ways.append("set data.selection.image_share to train on images")
+    return f"data: none of {len(index)} samples has {need}: {counts}. " + "; ".join(ways)
 
 
 def split(
     index: Index, rows: Integer[np.ndarray, " n"], share: float
 ) -> tuple[Integer[np.ndarray, " t"], Int64[np.ndarray, " v"]]:
-    """(training rows, held-out rows) by the hash of the key, so that a sample never changes sides.
+    """(training rows, held-out rows) by the hash of the key, so a sample is always on one side.
 
-    Held out, in the order of their hashes, is about `share` of the rows: at least one where there
-    are two, and never all.
+    About `share` of the rows are held out, in the order of their hashes: at least one of two or
+    more rows, and never all.
     """
     if not 0 <= share < 1:
-        raise ValueError(f"data.val_share must be in [0, 1), got {share}")
+        raise ValueError(f"data.validation.share must be in [0, 1), got {share}")
     hashes = index.column("hash")
     out = (hashes < np.uint64(share * 2.0**64))[rows]
     if not share or len(rows) < 2:

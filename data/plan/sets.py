@@ -1,4 +1,4 @@
-"""Sets of shards by name and weight, and what of them suits a stage."""
+"""Named, weighted sets of shards, and the samples of them that a stage can use."""
 
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Int64, Integer
 
 from data.index.columns import Index
-from data.plan.fit import Batch, Fit, Fitter
+from data.plan.fit import BatchBudget, Fit, Fitter
 from data.plan.select import Need, nothing_left, select, split
 from data.shards.store import find_shards
 
@@ -20,21 +20,21 @@ Shards = Spec | Mapping[str, Any]
 
 @dataclass(frozen=True, kw_only=True)
 class Set:
-    """Shards, and their share of the samples drawn; none: as many as it has."""
+    """Shards and their share of the samples drawn; None: in proportion to their size."""
 
     shards: Spec
     weight: float | None = None
 
     def found(self) -> list[str]:
-        """Its shards."""
+        """The shards of the set."""
         return find_shards(self.shards)
 
 
 def named(shards: Shards) -> dict[str, Set]:
-    """Sets by name; shards without names are one set.
+    """Sets by name; shards without a name are one set.
 
     Raises:
-        ValueError: a set has other keys, or some have a weight and some have none.
+        ValueError: a set has unknown keys, or only some sets have a weight.
     """
     if not isinstance(shards, Mapping):
         return {"all": Set(shards=shards)}
@@ -42,21 +42,23 @@ def named(shards: Shards) -> dict[str, Set]:
     for name, one in shards.items():
         if not isinstance(one, Mapping) or not {"shards"} <= {*one} <= {"shards", "weight"}:
             raise ValueError(
-                f"data.shards.{name}: a set has `shards` and maybe a `weight`, got {one!r}"
+                f"data.shards.{name}: a set must have `shards` and may have a `weight`, got {one!r}"
             )
         sets[str(name)] = Set(**{str(key): value for key, value in one.items()})
     weights = [one.weight for one in sets.values()]
     if len({weight is None for weight in weights}) > 1:
-        raise ValueError(f"data.shards: give every set a weight, or none of them, got {weights}")
+        raise ValueError(f"data.shards: all sets or none must have a weight, got {weights}")
     numbers = [weight for weight in weights if weight is not None]
     if not sets or not all(isinstance(w, int | float) and 0 < w < math.inf for w in numbers):
-        raise ValueError(f"data.shards: sets with positive weights are wanted, got {shards!r}")
+        raise ValueError(
+            f"data.shards: there must be a set, and weights must be positive, got {shards!r}"
+        )
     return sets
 
 
 @dataclass(frozen=True, kw_only=True)
 class Chosen:
-    """The samples of some sets that suit, with their shapes; the others counted by reason."""
+    """The usable samples of some sets, with their shapes; the others counted by reason."""
 
     index: Index
     sets: Sequence[int]
@@ -72,18 +74,18 @@ class Chosen:
         dropped = ", ".join(f"{count} {reason}" for reason, count in self.dropped.items())
         return (
             f"{len(self.rows) - images} videos and {images} images of {len(self.index)} samples "
-            f"suit; dropped: {dropped or 'none'}; images not asked for: {self.unasked}"
+            f"are usable; dropped: {dropped or 'none'}; images not requested: {self.unasked}"
         )
 
     def check_dropped(self, most: float) -> None:
-        """Refuse data of which more than the share `most` is dropped, with a ValueError."""
+        """Raise ValueError if more than the share `most` of the samples is dropped."""
         count, of = sum(self.dropped.values()), len(self.index) - self.unasked
         if count > most * of:
             reasons = "; ".join(f"{n} {reason}" for reason, n in self.dropped.items())
             raise ValueError(
                 f"data: {count} of {of} samples ({count / of:.0%}) are dropped, more than "
-                f"data.max_dropped={most:g} allows: {reasons}. Mend the data, ask for less, or "
-                f"raise data.max_dropped"
+                f"data.selection.max_dropped={most:g} allows: {reasons}. Repair the data, relax "
+                "data.selection or data.clips, or raise data.selection.max_dropped"
             )
 
 
@@ -93,12 +95,12 @@ def choose(
     ensure: Callable[[Sequence[str]], Sequence[Path]],
     need: Need,
     fitter: Fitter,
-    batch: Batch,
+    batch: BatchBudget,
 ) -> Chosen:
-    """The samples of the sets that suit; `ensure` gives the index of every shard.
+    """Select the usable samples of the sets; `ensure` returns the index of every shard.
 
     Raises:
-        ValueError: none is left, or a shard is in two sets.
+        ValueError: no sample is usable, or a shard is in two sets.
     """
     found = [one.found() for one in sets.values()]
     shards = [shard for some in found for shard in some]
@@ -116,7 +118,7 @@ def choose(
         batch=batch,
     )
     small = int((selected.fit & (fit.shape < 0)).sum())
-    reason = f"too small for {fitter.grid} without being enlarged"
+    reason = f"too small for {fitter.grid} without upscaling"
     dropped = selected.dropped | ({reason: small} if small else {})
     rows = np.flatnonzero(fit.shape >= 0).astype(np.int32)
     if not len(rows):
@@ -127,8 +129,8 @@ def choose(
     for name, one, count in zip(sets, sets.values(), counts.tolist(), strict=True):
         if one.weight is not None and not count:
             raise ValueError(
-                f"data.shards.{name}: has weight {one.weight:g}, and none of its samples gives "
-                f"{need}: {dropped}; leave the set out, or mend it"
+                f"data.shards.{name}: has weight {one.weight:g}, but none of its samples has "
+                f"{need}: {dropped}; remove the set, or repair it"
             )
     return Chosen(
         index=index,
@@ -144,9 +146,9 @@ def choose(
 def hold_out(
     chosen: Chosen, share: float
 ) -> tuple[Integer[np.ndarray, " t"], Int64[np.ndarray, " v"]]:
-    """(rows to train on, rows held out in the order of their hashes); videos and images alike.
+    """(training rows, held-out rows in the order of their hashes), of videos and images separately.
 
-    All rows are held out at share 1. Videos come before images, and longer clips before shorter.
+    At share 1 all rows are held out. Longer clips come before shorter ones and before images.
     """
     index, rows = chosen.index, chosen.rows
     if share == 1:

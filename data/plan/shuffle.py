@@ -1,8 +1,8 @@
-"""Endless shuffled sequences of rows with random access, and with locality where a set is large.
+"""Endless shuffled sequences of rows with random access, and with locality for large sets.
 
-Rows lie in the order of their shards. An epoch takes blocks of neighbouring rows in a keyed order
-and permutes within a window of blocks: global for a set of one window, and otherwise such that few
-shards are read at a time. Only the window in use is ever laid out.
+Rows are ordered by shard. An epoch takes blocks of neighbouring rows in a keyed order and permutes
+the rows within a window of blocks. A set of one window is shuffled globally; for a larger set few
+shards are read at a time. Only the windows in use are in memory.
 """
 
 from collections.abc import Sequence
@@ -17,7 +17,7 @@ _KEPT = 2
 
 
 class Shuffled:
-    """Every row once an epoch, epoch after epoch."""
+    """Every row once per epoch, in a new order each epoch."""
 
     def __init__(
         self,
@@ -29,7 +29,7 @@ class Shuffled:
         window: int = WINDOW,
     ) -> None:
         if not len(rows):
-            raise ValueError(f"data: nothing to shuffle ({purpose})")
+            raise ValueError(f"data: there are no rows to shuffle ({purpose})")
         self.rows, self.seed, self.purpose = rows, seed, purpose
         self.block = max(len(rows), 1) if len(rows) <= window else block
         self.blocks = max(1, window // block)
@@ -52,7 +52,7 @@ class Shuffled:
         return permutation(blocks, self.seed, epoch, f"{self.purpose}/blocks")
 
     def _window_of(self, epoch: int, at: int) -> tuple[int, int]:
-        """The window that holds place `at` of an epoch, and where it begins."""
+        """The window of place `at` in an epoch, and its first place."""
         if self._starts[0] != epoch:
             order = self._order(epoch)
             sizes = np.full(len(order), self.block)
@@ -106,13 +106,13 @@ class Stream:
         return rows
 
     def members(self, first: int, count: int) -> Integer[np.ndarray, " count"]:
-        """What `take` gives, in another order and faster."""
+        """The rows of `take` in another order, computed faster."""
         if self._alone is not None:
             return self._alone.take(first, count)
         return np.concatenate(list(self._parts(first, count).values()))
 
     def counts(self, first: int, count: int) -> Int64[np.ndarray, " k"]:
-        """How many rows of each set `count` rows from number `first` on have."""
+        """The number of rows of each set among `count` rows from number `first` on."""
         if self._alone is not None:
             return np.array([count])
         return np.asarray(self.mixture.before(first + count) - self.mixture.before(first))

@@ -1,4 +1,4 @@
-"""What a plan makes of the data, before the first step: the doctor's figures."""
+"""Figures of a plan for the doctor: samples, buckets, unused budget and cropped pixels."""
 
 from dataclasses import dataclass
 
@@ -11,10 +11,10 @@ from data.plan.sets import Chosen
 
 @dataclass(frozen=True, kw_only=True)
 class Bucket:
-    """One shape of a plan: `clips` of it, `batch` at a time (packed: 0); `fps` is the stage's own.
+    """One shape of a plan: it has `clips`, in batches of `batch` (packed: 0), at the stage's `fps`.
 
-    Shares lie in 0 to 1: `share` of the budget spent, `unused` of a batch's budget, `cropped` of
-    the pixels of its clips.
+    Shares from 0 to 1: `share` of the used token budget, `unused` share of a batch's budget,
+    `cropped` share of its clips' pixels.
     """
 
     kind: str
@@ -32,10 +32,11 @@ class Bucket:
 
 @dataclass(frozen=True, kw_only=True)
 class Survey:
-    """Counts of samples, the buckets, and what is lost.
+    """Counts of samples, the buckets, and the losses.
 
-    `budget` is tokens per batch, `unused` the share of it that stays empty, `cropped` the share of
-    pixels that shapes leave out; `cache_bytes` are bytes by cache.
+    `budget` is the number of tokens per batch, `unused` its unused share, `cropped` the share of
+    pixels that are cropped; `cache_bytes` are bytes by cache; `unasked` are images that are not
+    used because the stage requests none.
     """
 
     samples: int

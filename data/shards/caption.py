@@ -1,4 +1,4 @@
-"""Which of its captions a sample is trained with, and the captions that were made for a shard."""
+"""The captions of a sample: the choice among several, and the file of a shard's new captions."""
 
 import json
 from collections.abc import Mapping
@@ -20,18 +20,21 @@ _NOTE = b"cascade.captions"
 
 
 class Captions:
-    """Weights of a caption's sources, drawn among those that a sample has.
+    """A weighted choice among the captions of a sample.
 
-    `txt` is the text beside the video; other names are those of the shard's new captions, then keys
-    of the sample's json. Without weights the long of the new captions is drawn 95 times in 100 and
-    the short one 5 times. A sample that has none of the names falls back on its text, its json's
-    `caption`, then any new one.
+    A weight's name is a source: `txt` is the text beside the video; any other name is a column of
+    the shard's new captions, or else a key of the sample's json. The default weights are `long`
+    0.95 and `short` 0.05. If a sample has none of the sources, its text is used, or else the
+    `caption` in its json, or else any new caption.
     """
 
     def __init__(self, **weights: float) -> None:
         self.weights = weights or DEFAULT
         if min(self.weights.values()) < 0 or not sum(self.weights.values()) > 0:
-            raise ValueError(f"data.captions: weights must be positive, got {weights}")
+            raise ValueError(
+                "data.captions: weights must not be negative, and one must be positive, got "
+                f"{weights}"
+            )
 
     def __call__(
         self,
@@ -42,14 +45,14 @@ class Captions:
         seed: int,
         position: int,
     ) -> str:
-        """The caption at this position; empty where the sample has none."""
+        """The caption drawn at a position; '' if the sample has none."""
         found = self.found(text, state, made)
         return choice(found, seed, position, "caption") if found else ""
 
     def found(
         self, text: str, state: Mapping[str, Any], made: Mapping[str, str] | None = None
     ) -> dict[str, float]:
-        """The captions that may be drawn for a sample, each with its weight."""
+        """The captions of a sample that have a weight, each with its weight."""
         found: dict[str, float] = {}
         for name, weight in self.weights.items():
             caption = _read(name, text, state, made or {})
@@ -68,12 +71,12 @@ def _read(name: str, text: str, state: Mapping[str, Any], made: Mapping[str, str
 
 
 def captions_path(index: Path) -> Path:
-    """Where the new captions of a shard lie: beside its index."""
+    """The path of a shard's new captions: beside its index."""
     return index.with_name(index.name.removesuffix(".index.parquet") + ".captions.parquet")
 
 
 def find_captions(shard: str, index: Path) -> Path:
-    """Where the new captions of a shard are: beside its index, or else beside the shard itself."""
+    """The path of a shard's new captions: beside its index if there, or else beside the shard."""
     beside = captions_path(index)
     if beside.is_file() or is_remote(shard):
         return beside
@@ -82,25 +85,28 @@ def find_captions(shard: str, index: Path) -> Path:
 
 
 def read_table(path: Path) -> pa.Table:
-    """The new captions of a shard: the column `key`, and one for each name.
+    """The new captions of a shard as a table: the column `key`, and one column per source.
 
     Raises:
-        ValueError: the file is no Parquet of captions.
+        ValueError: the file is not a Parquet file of captions.
     """
     try:
         table = pq.ParquetFile(path).read(use_threads=False)
     except (pa.ArrowException, OSError) as error:
-        raise ValueError(f"{path}: does not read: {error}; delete it, and make it again") from error
+        raise ValueError(f"{path} cannot be read: {error}; delete it and make it again") from error
     if KEY not in table.column_names or {*table.schema.types} != {pa.string()}:
-        raise ValueError(f"{path}: holds something else than captions")
+        raise ValueError(
+            f"{path} is not a file of captions: it must have a column {KEY!r} and only strings, "
+            f"but has the columns {', '.join(map(str, table.schema))}"
+        )
     return table
 
 
 def read_captions(path: Path) -> dict[str, dict[str, str]]:
-    """The new captions of a shard: key → name → caption; none where there is no such file.
+    """The new captions of a shard as key → source → caption; empty if the file does not exist.
 
     Raises:
-        ValueError: the file is no Parquet of captions.
+        ValueError: the file is not a Parquet file of captions.
     """
     if not path.is_file():
         return {}
@@ -111,7 +117,7 @@ def read_captions(path: Path) -> dict[str, dict[str, str]]:
 
 
 def read_note(path: Path) -> dict[str, Any]:
-    """What was noted beside the captions when they were written."""
+    """The metadata that was written with the captions: which model and prompt made them."""
     if not path.is_file():
         return {}
     metadata = pq.read_schema(path).metadata or {}
@@ -121,7 +127,7 @@ def read_note(path: Path) -> dict[str, Any]:
 def write_captions(
     path: Path, captions: Mapping[str, Mapping[str, str]], *, note: Mapping[str, Any]
 ) -> None:
-    """Write the new captions of a shard, whole or not at all."""
+    """Write the new captions of a shard atomically."""
     names = list(dict.fromkeys(name for one in captions.values() for name in one))
     schema = pa.schema([(name, pa.string()) for name in (KEY, *names)])
     rows = [{KEY: key, **one} for key, one in captions.items()]
@@ -131,11 +137,11 @@ def write_captions(
 
 
 def read_beside(shard: str, row: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
-    """The text and the json beside a video, by its line in the index; empty where there is none.
+    """The text and the json of a sample, by its row of the index; empty if it has none.
 
     Raises:
-        OSError: the shard does not read.
-        ValueError: the text is no UTF-8, or the json is none.
+        OSError: the shard cannot be read.
+        ValueError: the text is not UTF-8, or the json is invalid.
     """
     text, state = "", {}
     if row["caption_offset"] >= 0:

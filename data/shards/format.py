@@ -1,7 +1,7 @@
-"""The format of a shard, defined here alone: which member of a tar is what, and what a batch holds.
+"""The only definition of the shard format: the members of a sample, and the keys of a batch.
 
-A shard is plain WebDataset: `key.mp4` (or an image), `key.txt`, `key.json`, where the key is the
-name up to the first dot of its last part, as video2dataset and img2dataset write it.
+A shard is plain WebDataset: `key.mp4` (or an image), `key.txt`, `key.json`. The key ends at the
+first dot of the file name, as in the shards of video2dataset and img2dataset.
 """
 
 import json
@@ -24,21 +24,21 @@ ROLES: dict[str, Role] = {
 
 
 class Sample(TypedDict):
-    """One clip, ready for training; `state` is its json, `position` its number in the run."""
+    """One training clip; `state` is its json, `position` is its number in the run."""
 
     video: UInt8[Tensor, "c f h w"]
     fps: float
     zoom: float
     caption: str
     text: Float16[Tensor, "l d"] | None
-    """The caption's stored embedding, where there are any."""
+    """The stored embedding of the caption, if there is one."""
     key: str
     position: int
     state: dict[str, Any]
 
 
 class Beside(TypedDict):
-    """All of a batch but its pixels; `position` is each sample's global number in the run."""
+    """Everything in a batch except pixels; `position` is each sample's global number in the run."""
 
     fps: Float[Tensor, " b"]
     zoom: Float[Tensor, " b"]
@@ -56,17 +56,17 @@ class Batch(Beside):
 
 
 class PackedBatch(Beside):
-    """Clips of any shapes, to be packed into one sequence."""
+    """Clips of any shapes, which the network packs into sequences."""
 
     videos: list[UInt8[Tensor, "c _f _h _w"]]
     weight: float
-    """Of each sample's loss in this part's mean, so that all parts' mean is that of all samples."""
+    """Weight of each sample's loss, so that the mean over parts is the mean over all samples."""
 
 
 def split_name(name: str) -> tuple[str, str]:
-    """(key, extension) of a tar member; the extension is in lower case, empty where there is none.
+    """(key, extension) of a tar member; the extension is in lower case, or ''.
 
-    The key keeps the folders, and ends at the first dot of the last part.
+    The key includes the folders and ends at the first dot of the file name.
     """
     path = PurePosixPath(name)
     stem, _, extension = path.name.partition(".")
@@ -75,20 +75,20 @@ def split_name(name: str) -> tuple[str, str]:
 
 
 def role(extension: str) -> Role | None:
-    """What a member of this extension is in its sample; None for one that is not read."""
+    """The role of a member with this extension in its sample; None: it is not read."""
     return ROLES.get(extension)
 
 
 def read_state(data: bytes) -> dict[str, Any]:
-    """The json of a sample.
+    """Parse the json of a sample.
 
     Raises:
-        ValueError: it does not parse, or is not an object.
+        ValueError: it is invalid, or is not an object.
     """
     try:
         state = json.loads(data)
     except (ValueError, RecursionError) as error:
-        raise ValueError(f"json does not parse: {error}") from error
+        raise ValueError(f"invalid json: {error}") from error
     if not isinstance(state, dict):
         raise ValueError(f"json must be an object, got {type(state).__name__}")
     return state

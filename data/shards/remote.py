@@ -1,4 +1,4 @@
-"""Bytes behind URLs, through fsspec: by ranges, and asked again where the network fails."""
+"""Remote shards, read through fsspec by byte ranges; failed requests are retried."""
 
 import io
 import os
@@ -16,10 +16,10 @@ _MARKS = (
 
 
 def _place(url: str) -> tuple[Any, str]:
-    """The file system of a URL, and the path there; fsspec keeps one for each process.
+    """The file system of a URL and the path in it; fsspec caches one file system per process.
 
     Raises:
-        ValueError: its library is missing.
+        ValueError: the library for this kind of URL is not installed.
     """
     from fsspec.core import url_to_fs
 
@@ -32,15 +32,18 @@ def _place(url: str) -> tuple[Any, str]:
             options["client_kwargs"] = {"timeout": wait}
         files, path = url_to_fs(url, **options)
     except ImportError as error:
-        raise ValueError(f"shards: {url}: {error}; pip install what it names") from error
+        raise ValueError(
+            f"shards: {url} needs a library that is not installed: {error}; install it by pip"
+        ) from error
     return files, str(path)
 
 
 def _tried(url: str, ask: Callable[[Any, str], _T]) -> _T:
-    """The answer of a file system, asked again where the network fails.
+    """The result of a request to a file system; requests that fail by the network are retried.
 
     Raises:
-        OSError: naming the URL; FileNotFoundError where there is no such shard.
+        FileNotFoundError: there is no such shard.
+        OSError: the request failed in every attempt.
     """
     files, path = _place(url)
     failures: tuple[type[Exception], ...] = (OSError, TimeoutError)
@@ -53,11 +56,11 @@ def _tried(url: str, ask: Callable[[Any, str], _T]) -> _T:
         try:
             return ask(files, path)
         except failures as error:
-            # fsspec calls every look at a web address that fails a missing file
+            # fsspec reports every failed request to a web server as a missing file
             reason = (web and error.__cause__) or error
             missing = reason is error or getattr(reason, "status", 0) == 404
             if isinstance(error, FileNotFoundError) and missing:
-                raise FileNotFoundError(f"{url}: there is no such shard") from error
+                raise FileNotFoundError(f"{url}: no such shard") from error
             if wait is None or isinstance(error, PermissionError):
                 raise OSError(f"{url}: {reason or type(reason).__name__}") from error
         time.sleep(wait)
@@ -70,7 +73,7 @@ def is_folder(url: str) -> bool:
 
 
 def glob(url: str) -> list[str]:
-    """The URLs that a pattern matches, sorted."""
+    """The sorted URLs that match a pattern."""
     return _tried(
         url,
         lambda files, path: sorted(str(files.unstrip_protocol(one)) for one in files.glob(path)),
@@ -78,23 +81,26 @@ def glob(url: str) -> list[str]:
 
 
 def describe(url: str) -> tuple[int, str]:
-    """(bytes, what changes with them: an ETag or a date, '' where the server gives none).
+    """(size in bytes, version mark): the mark is an ETag or a date, or '' if the server has none.
 
     Raises:
-        OSError: there is no such shard, or it cannot be reached.
+        OSError: there is no such shard, or the server cannot be reached.
     """
     info = _tried(url, lambda files, path: files.info(path))
     if info.get("size") is None:
-        raise OSError(f"{url}: the server does not tell its size, so no part of it can be read")
+        raise OSError(
+            f"{url}: the server does not report the size, so byte ranges cannot be read; copy the "
+            "shards and use the copies"
+        )
     mark = next((f"{name} {info[name]}" for name in _MARKS if info.get(name)), "")
     return int(info["size"]), mark
 
 
 def read(url: str, offset: int, count: int) -> bytes:
-    """Bytes by one request.
+    """Read a byte range by one request.
 
     Raises:
-        OSError: they did not come, or others did.
+        OSError: the request failed, or the server sent another number of bytes.
     """
     if not count:
         return b""
@@ -103,14 +109,15 @@ def read(url: str, offset: int, count: int) -> bytes:
     )
     if len(data) != count:
         raise OSError(
-            f"{url}: {count} bytes at {offset} were asked for, {len(data)} came: it has changed, "
-            "or its server gives no ranges; copy the shards, then name the copies"
+            f"{url}: requested {count} bytes at {offset}, received {len(data)}: the shard has "
+            "changed, or the server does not support byte ranges; copy the shards and use the "
+            "copies"
         )
     return data
 
 
 def open_ranges(url: str) -> io.BufferedReader:
-    """A remote shard as a file, best read in order: it comes by large ranges."""
+    """A remote shard as a file, for sequential reading: it is fetched in large ranges."""
     return io.BufferedReader(_Ranges(url), _BUFFER)
 
 
@@ -119,7 +126,7 @@ class _Ranges(io.RawIOBase):
 
     def __init__(self, url: str) -> None:
         self._url, self._size, self._at = url, describe(url)[0], 0
-        read(url, 0, min(self._size, 1))  # a server without ranges is refused before the rest
+        read(url, 0, min(self._size, 1))  # fails at once on a server without byte ranges
 
     def readable(self) -> bool:
         return True

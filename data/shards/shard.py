@@ -1,4 +1,4 @@
-"""The members of a tar put together to samples: by their key, wherever they lie, never by order."""
+"""Members of a tar grouped into samples by their key, in whatever order they are stored."""
 
 import re
 from collections import Counter
@@ -10,10 +10,10 @@ from data.shards.store import Span
 from data.shards.tar import Member
 
 DUPLICATE = "duplicate key"
-AMBIGUOUS = "duplicate key, and which members belong together cannot be told"
-CUT = "the shard is cut off behind it, so that it may not be whole"
+AMBIGUOUS = "duplicate key: it is ambiguous which members belong together"
+CUT = "last sample of a truncated shard: members may be missing"
 DOTTED = "a dot in its key: the format ends a key at the first dot (rename ID.3.mp4 to ID_3.mp4)"
-OUTSIDE = "its name leads out of the shard (absolute, or with ..)"
+OUTSIDE = "its name points outside the shard (an absolute path, or ..)"
 
 _METADATA = re.compile(r"__[^/]*__($|/)")
 _MEDIA = ("video", "image")
@@ -22,7 +22,7 @@ _MAX_WORDS = 32
 
 @dataclass(kw_only=True)
 class Entry:
-    """The members of one key, as (offset, size); `flaw` is why it is not to be used, or ''."""
+    """The members of one key, as (offset, size); `flaw` is the reason not to use it, or ''."""
 
     key: str
     members: dict[Role, Span] = field(default_factory=dict)
@@ -32,16 +32,17 @@ class Entry:
 
     @property
     def media(self) -> Span | None:
-        """Where its video lies, or, where it has none, its image."""
+        """The span of its video, or else of its image."""
         return self.members.get("video") or self.members.get("image")
 
 
 class Grouping:
-    """Samples of the members given in order.
+    """Groups members into samples.
 
-    Members of a key that come apart are put together again and counted. A key that brings the same
-    member again begins another entry, with a flaw; the first is sound where both are whole and in
-    one piece. A second video or image of another extension is not read.
+    Members of a key need not be adjacent; those that are not are counted. When a member of a key
+    comes a second time, it starts another entry, which is a duplicate; the first entry stays usable
+    if both have the same members and each is contiguous. A second video or image with another
+    extension is ignored.
     """
 
     def __init__(self) -> None:
@@ -55,13 +56,13 @@ class Grouping:
 
     @property
     def others(self) -> dict[str, int]:
-        """What was not read, counted."""
+        """Counts of the members that were not read, by kind."""
         most = self._others.most_common(_MAX_WORDS)
         rest = self._others.total() - sum(count for _, count in most)
-        return dict(most) | ({"of more kinds": rest} if rest else {})
+        return dict(most) | ({"of other kinds": rest} if rest else {})
 
     def add(self, member: Member) -> Role | None:
-        """What the member is in its sample; None where it is not to be read."""
+        """Add a member; return its role in its sample, or None if it is not to be read."""
         key, extension = split_name(member.name)
         last = extension.rpartition(".")[2]
         kind = role(last)
@@ -78,10 +79,10 @@ class Grouping:
             if not entry.flaw:
                 entry.flaw = OUTSIDE
                 return None
-            word = "name that leads out of the shard"
+            word = "name that points outside the shard"
         elif kind in _MEDIA and member.kind != "file":
             entry = self._entry(key)
-            entry.flaw = entry.flaw or f"its {kind} is a {member.kind}, which is never followed"
+            entry.flaw = entry.flaw or f"its {kind} is a {member.kind}, which is not read"
             return None
         elif member.kind != "file":
             word = member.kind
@@ -118,7 +119,7 @@ class Grouping:
         return None if entry.flaw else kind
 
     def finish(self, *, cut: bool) -> None:
-        """Judge what only the end tells; `cut` where members are missing behind the last one."""
+        """Mark the flaws that are known only at the end; `cut`: the shard is truncated."""
         for key, extension in self._dotted:
             if key in self._latest and self._latest[key].media:
                 self._others[f"*.{extension.rpartition('.')[2]}"] += 1

@@ -1,6 +1,6 @@
-"""Where shards lie: local paths and fsspec URLs, both plain strings; nothing else is ever opened.
+"""Access to shards by local path or fsspec URL; both are plain strings.
 
-The network is used for URLs that were given, and for nothing that a shard or an index says.
+The network is used only for URLs that the user gave, never for names in a shard or an index.
 """
 
 import functools
@@ -23,14 +23,14 @@ SCHEMES = frozenset(
         *("hf", "hdfs", "webhdfs", "sftp", "ftp", "smb", "oss", "oci"),
     )
 )
-"""Schemes that name bytes somewhere; those of fsspec that wrap, refer or run are not among them."""
+"""Allowed URL schemes. Schemes of fsspec that wrap, redirect or execute are not among them."""
 
 _OPEN_SHARDS = 128
 _LOCAL_BUFFER = 2**20
 
 
 class Identity(NamedTuple):
-    """What tells a shard from another of its name: its size, and its time stamp or ETag."""
+    """Distinguishes versions of a shard: its size, and its modification time or ETag."""
 
     size: int
     mark: str
@@ -42,12 +42,12 @@ def is_remote(shard: str) -> bool:
 
 
 def find_shards(spec: str | Path | Sequence[str | Path]) -> list[str]:
-    """The shards a spec names: a tar, a folder of tars, a glob, `{00..09}` ranges, or a list.
+    """The shards of a spec: a tar, a folder of tars, a glob, `{00..09}` ranges, or a list.
 
-    Each may be a local path or a URL. A URL that is no folder and no glob is not looked for here.
+    Each may be a local path or a URL. The existence of a URL to a single file is not checked here.
 
     Raises:
-        ValueError: it names none, some of a local range are missing, or it is no place for bytes.
+        ValueError: there is no shard, some of a local range are missing, or a URL is not allowed.
     """
     if isinstance(spec, Sequence) and not isinstance(spec, str):
         return list(dict.fromkeys(shard for one in spec for shard in find_shards(one)))
@@ -61,18 +61,18 @@ def find_shards(spec: str | Path | Sequence[str | Path]) -> list[str]:
             missing.append(text)
     if found and missing:
         raise ValueError(
-            f"shards: {len(missing)} of the {len(texts)} that {str(spec)!r} names are missing: "
-            f"{', '.join(missing[:3])}{' …' if len(missing) > 3 else ''}; name those that there are"
+            f"shards: {len(missing)} of the {len(texts)} in {str(spec)!r} are missing: "
+            f"{', '.join(missing[:3])}{' …' if len(missing) > 3 else ''}; name only existing shards"
         )
     if not found:
         raise ValueError(
-            f"shards: {str(spec)!r} names no tar file; give a tar, a folder, or a glob"
+            f"shards: no tar file at {str(spec)!r}; give a tar, a folder of tars, or a glob"
         )
     return found
 
 
 def _expand(text: str) -> list[str]:
-    """`a{08..10}.tar` is a08.tar, a09.tar and a10.tar."""
+    """Expand ranges: `a{08..10}.tar` becomes a08.tar, a09.tar and a10.tar."""
     match = re.search(r"\{(\d+)\.\.(\d+)\}", text)
     if match is None:
         return [text]
@@ -85,19 +85,20 @@ def _expand(text: str) -> list[str]:
 
 
 def _checked(text: str) -> str:
-    """The text, where it names a place for bytes and nothing that is run on the way there."""
+    """The text without `file://`; a URL that would execute something is refused."""
     scheme, separator, rest = text.partition("://")
     if text.startswith("pipe:") or (separator and "::" in text):
-        raise ValueError(f"shards: {text!r} runs something; give a path or a plain URL")
+        raise ValueError(f"shards: {text!r} would execute a command; give a path or a plain URL")
     if separator and scheme not in SCHEMES:
         raise ValueError(
-            f"shards: {text!r}: {scheme}:// is not one of {', '.join(sorted(SCHEMES))}"
+            f"shards: {text!r}: the scheme {scheme}:// is not allowed; use one of "
+            f"{', '.join(sorted(SCHEMES))}"
         )
     return rest if scheme == "file" and separator else text
 
 
 def _is_glob(text: str) -> bool:
-    """A question mark begins the query of a web address, and is a wildcard elsewhere."""
+    """Whether a text is a glob; in a web address `?` starts the query and is no wildcard."""
     return any(c in text for c in ("*[" if text.startswith("http") else "*?["))
 
 
@@ -123,10 +124,10 @@ def _find_remote(url: str) -> list[str]:
 
 
 def identity(shard: str) -> Identity:
-    """The size of a shard, and the mark that changes with it; '' where a server gives none.
+    """The size of a shard and its version mark; the mark is '' if a server has none.
 
     Raises:
-        OSError: there is no such shard, or it cannot be reached.
+        OSError: there is no such shard, or the server cannot be reached.
     """
     if not is_remote(shard):
         stat = Path(shard).stat()
@@ -135,34 +136,34 @@ def identity(shard: str) -> Identity:
 
 
 def size(shard: str) -> int:
-    """Bytes of a shard."""
+    """The size of a shard in bytes."""
     return identity(shard).size
 
 
 def read_span(shard: str, span: Span) -> bytes:
-    """The bytes of one member: one read of a file that stays open, or one request.
+    """The bytes of one member: by one read of a file that stays open, or by one request.
 
     Raises:
-        OSError: they are not all there.
+        OSError: some of the bytes are missing.
     """
     offset, count = span
     if is_remote(shard):
         return remote.read(shard, offset, count)
     file = _local(shard)
     left = os.fstat(file.descriptor).st_size - offset
-    if count > left:  # before anything is allocated for a claimed size
-        raise OSError(f"{shard}: {count} bytes at {offset} were wanted, {max(0, left)} are there")
+    if count > left:  # checked first: a wrong size must not allocate memory
+        raise OSError(f"{shard}: {count} bytes at {offset} requested, {max(0, left)} available")
     data = os.pread(file.descriptor, count, offset)
-    while len(data) < count:  # a read gives at most 2 GiB
+    while len(data) < count:  # one read returns at most 2 GiB
         more = os.pread(file.descriptor, count - len(data), offset + len(data))
         if not more:
-            raise OSError(f"{shard}: it was cut while it was read")
+            raise OSError(f"{shard}: truncated while being read")
         data += more
     return data
 
 
 class _Local:
-    """An open local shard. It is read by position, so that processes forked from this may too."""
+    """An open local shard; it is read by position, so forked processes can share the descriptor."""
 
     def __init__(self, path: str) -> None:
         self.descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
@@ -176,15 +177,15 @@ _local = functools.lru_cache(maxsize=_OPEN_SHARDS)(_Local)
 
 
 def forget() -> None:
-    """Close the local shards that `read_span` holds open, so that replaced ones are seen."""
+    """Close the local shards that `read_span` keeps open, so that replaced files are read anew."""
     _local.cache_clear()
 
 
 def open_shard(shard: str) -> io.BufferedReader:
-    """A shard as a file, best read in order; a remote one comes by large ranges.
+    """A shard as a file, for sequential reading; a remote one is fetched in large ranges.
 
     Raises:
-        OSError: there is no such shard, or its server gives no ranges.
+        OSError: there is no such shard, or its server does not support byte ranges.
     """
     if not is_remote(shard):
         return io.BufferedReader(io.FileIO(shard), _LOCAL_BUFFER)
@@ -192,13 +193,13 @@ def open_shard(shard: str) -> io.BufferedReader:
 
 
 def name(shard: str) -> str:
-    """The last part of a shard's name, without `.tar` and without the query of a URL."""
+    """The file name of a shard, without `.tar` and without the query of a URL."""
     path = urlsplit(shard).path if is_remote(shard) else str(Path(shard))
     return PurePosixPath(path).name.removesuffix(".tar")
 
 
 def folder(shard: str) -> str:
-    """What a shard lies in: an absolute path, or a URL without its query."""
+    """The folder of a shard: an absolute path, or a URL without its query."""
     if not is_remote(shard):
         return str(Path(shard).parent.resolve())
     parts = urlsplit(shard)

@@ -1,7 +1,7 @@
-"""A tar walked once, first byte to last: its members, its hash, and where it is damaged.
+"""A tar file read once from start to end: its members, its hash, and its damage.
 
-Python's tarfile ends without a word at a damaged header, at a cut and at an end mark with another
-tar behind it; it believes claimed sizes, and unpacks on the way. This reader does none of that.
+Python's tarfile stops silently at a damaged header, at a truncation, and at an end mark that
+another tar follows; it also trusts the sizes in headers and decompresses. This reader does not.
 """
 
 import hashlib
@@ -29,7 +29,7 @@ _COMPRESSED = {
 
 @dataclass(frozen=True, kw_only=True)
 class Member:
-    """One member that lies in the file to its last byte."""
+    """One member that is complete in the file."""
 
     name: str
     kind: Kind
@@ -37,32 +37,32 @@ class Member:
     size: int
 
 
-class _Damage(ValueError):  # noqa: N818 of the tar, not of the work
-    """Where and why the walk ends before the end mark."""
+class _Damage(ValueError):  # noqa: N818 the tar's, not an error of this code
+    """The place and the reason where reading ends before the end mark."""
 
 
-class Walk:
-    """The members of a tar, in order: iterate once, then see `error`, `cut` and `hash`.
+class TarWalk:
+    """The members of a tar, in order; after the iteration `error`, `cut` and `hash` are set.
 
-    Every byte is read and hashed, so that a shard from afar is fetched once.
+    Every byte is read and hashed in the same pass, so a remote shard is fetched once.
     """
 
     def __init__(self, file: io.BufferedIOBase, size: int) -> None:
         self.error = ""
-        """How the file is damaged, or ''."""
+        """The damage of the file, or ''."""
         self.cut = False
-        """Whether members are missing behind the last one."""
+        """Whether the file is truncated after the last member."""
         self._file, self._size, self._at = file, size, 0
         self._digest = hashlib.blake2b(digest_size=16)
 
     @property
     def hash(self) -> str:
-        """BLAKE2b of the bytes walked."""
+        """BLAKE2b of the bytes read so far."""
         return self._digest.hexdigest()
 
     @property
     def position(self) -> int:
-        """Bytes walked."""
+        """Number of bytes read so far."""
         return self._at
 
     def __iter__(self) -> Iterator[Member]:
@@ -76,15 +76,15 @@ class Walk:
         self._end()
 
     def read(self, member: Member) -> bytes:
-        """The bytes of the member that the walk has just come to."""
+        """The bytes of the current member; may be called once per member."""
         if self._at != member.offset:
-            raise ValueError(f"{member.name}: only the member just reached can be read, and once")
+            raise ValueError(f"{member.name}: only the current member can be read, and only once")
         return self._take(member.size)
 
     def _take(self, count: int) -> bytes:
         data = self._file.read(count)
         if len(data) != count:
-            raise OSError(f"{count} bytes at {self._at} were wanted, {len(data)} came")
+            raise OSError(f"{count} bytes at {self._at} requested, {len(data)} received")
         self._digest.update(data)
         self._at += count
         return data
@@ -111,13 +111,13 @@ class Walk:
             if not block.strip(b"\0"):
                 return None
             if not start:
-                raise _Damage("not a tar: its first block is no header") from error
+                raise _Damage("not a tar: its first block is not a header") from error
             raise _Damage(
                 f"unreadable from byte {start}: {self._size - start} bytes were not read"
             ) from error
 
     def _next(self) -> Member | None:
-        """The next member that is none of the format's own."""
+        """The next member, except for the tar format's own headers."""
         name, pax = "", dict[str, bytes]()
         while (header := self._header()) is not None:
             info, block = header
@@ -128,14 +128,14 @@ class Walk:
                 pax |= _records(self._payload(info))
             elif info.type == tarfile.XGLTYPE:
                 if {"path", "size"} & _records(self._payload(info)).keys():
-                    raise _Damage("a global header gives every member one name or size")
+                    raise _Damage("a global header sets one name or size for every member")
             else:
                 return self._made(info, block, name, pax)
         return None
 
     def _payload(self, info: tarfile.TarInfo) -> bytes:
         if not 0 <= info.size <= _MAX_HEADER_BYTES:
-            raise _Damage(f"a header at byte {self._at} claims {info.size} bytes")
+            raise _Damage(f"the header at byte {self._at} states a size of {info.size} bytes")
         if info.size > self._size - self._at:
             raise _Damage(f"truncated inside the header at byte {self._at}")
         data = self._take(info.size)
@@ -148,21 +148,21 @@ class Walk:
         if "path" in pax:
             name = pax["path"].decode("utf-8", "surrogateescape").rstrip("/")
         name = name or info.name
-        told = pax.get("size", b"")
-        if len(told) > _MAX_DIGITS:
-            raise _Damage(f"{name!r} claims a size of {len(told)} digits")
-        size = int(told) if told.isdigit() else info.size
+        stated = pax.get("size", b"")
+        if len(stated) > _MAX_DIGITS:
+            raise _Damage(f"{name!r} states a size of {len(stated)} digits")
+        size = int(stated) if stated.isdigit() else info.size
         sparse = info.type == tarfile.GNUTYPE_SPARSE or any("GNU.sparse" in k for k in pax)
         more = info.type == tarfile.GNUTYPE_SPARSE and block[482]
         while more:
             more = self._take(min(_BLOCK, self._size - self._at))[504:505] not in (b"", b"\0")
         if not info.isreg() and info.type in tarfile.SUPPORTED_TYPES:
-            size = 0  # links, folders and devices have no data, whatever they claim
+            size = 0  # links, folders and devices have no data, whatever size they state
         left = self._size - self._at
         if size < 0:
-            raise _Damage(f"{name!r} claims {size} bytes")
+            raise _Damage(f"{name!r} states a size of {size} bytes")
         if size > left:
-            raise _Damage(f"truncated inside {name!r}: of its {size} bytes {left} are there")
+            raise _Damage(f"truncated inside {name!r}: {left} of its {size} bytes are left")
         kind: Kind = "device"
         if info.isreg():
             kind = "sparse file" if sparse else "file"
@@ -173,14 +173,14 @@ class Walk:
         return Member(name=name, kind=kind, offset=self._at, size=size)
 
     def _end(self) -> None:
-        """Walk what lies behind the members, which must be zeros."""
+        """Read the rest of the file after the members, which must be zeros."""
         while left := self._size - self._at:
             start = self._at
             block = self._take(min(left, _CHUNK))
             if not self.error and block.strip(b"\0"):
                 start += (len(block) - len(block.lstrip(b"\0"))) // _BLOCK * _BLOCK
                 self.error = (
-                    f"{self._size - start} bytes from byte {start}, behind the end mark, were not "
+                    f"{self._size - start} bytes after the end mark, from byte {start}, were not "
                     "read; join tars by `tar --concatenate`, not by `cat`"
                 )
 
@@ -189,8 +189,8 @@ def _refuse_compressed(block: bytes) -> None:
     for magic, (name, way) in _COMPRESSED.items():
         if block.startswith(magic):
             raise _Damage(
-                f"compressed by {name}, so that no sample can be read by its place; "
-                f"unpack it first ({way})"
+                f"compressed by {name}, so samples cannot be read by their offset; "
+                f"decompress it first ({way})"
             )
 
 
@@ -202,7 +202,7 @@ def _records(data: bytes) -> dict[str, bytes]:
         length = int(digits) if digits.isdigit() else 0
         key, separator, value = data[len(digits) + 1 : length - 1].partition(b"=")
         if not separator or not len(digits) < length <= len(data):
-            raise _Damage("a pax header that does not parse")
+            raise _Damage("invalid pax header")
         found[key.decode("utf-8", "replace")] = value
         data = data[length:]
     return found

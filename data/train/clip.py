@@ -1,14 +1,13 @@
-"""Frames to a training clip: one rate, one window in time, one crop in space for all its frames.
+"""Frames to a training clip: one frame rate, one window in time, and one crop in space.
 
-A clip is brought to a scale at which it covers its shape (of a stage that trains on crops: the
-stage's whole grid), then its shape is cut from there.
+A clip is scaled to cover its shape (for a stage that trains on crops: the stage's whole grid), and
+then cropped to the shape.
 """
 
 from collections.abc import Callable, Mapping, Sequence
 
 from jaxtyping import UInt8
 from torch import Tensor
-from torch.nn import functional as F
 
 from cascade.keyed import choice, uniform
 
@@ -17,11 +16,12 @@ Weights = Sequence[Sequence[float]]
 
 
 class Clipper:
-    """Draws what is taken of a video: frame rate, zoom, window and crop, keyed by position.
+    """Draws the frame rate, zoom, window and crop of a clip, keyed by its position.
 
-    `rates` weighs multiples of the stage's frame rate, `zooms` magnifications beyond the scale at
-    which the shape is covered; both are told to the network. Without `random` always rate 1 where
-    the video gives it, no zoom, the first window and the middle.
+    `rates` are multiples of the stage's frame rate with weights; `zooms` are magnifications beyond
+    the scale at which the shape is covered; both are conditions of the network. Without `random`
+    the rate is the possible one nearest to 1, and there is no zoom, the first window, and the
+    centre crop.
     """
 
     def __init__(
@@ -36,15 +36,15 @@ class Clipper:
         self.rates = _weights("rates", rates)
         self.zooms = _weights("zooms", zooms)
         if min(self.zooms) < 1:
-            raise ValueError(f"data.zooms must be at least 1, got {sorted(self.zooms)}")
+            raise ValueError(f"data.clips.zooms must be at least 1, got {sorted(self.zooms)}")
 
     @property
     def varies(self) -> bool:
-        """Whether clips come at other rates and zooms than 1."""
+        """Whether there are rates or zooms other than 1."""
         return {*self.rates, *self.zooms} != {1.0}
 
     def rate(self, suits: Callable[[float], bool], position: int) -> float:
-        """One of the rates that suit, or the nearest to 1 where none does."""
+        """One of the rates that suit, or 1 if none does."""
         return self._draw({r: w for r, w in self.rates.items() if suits(r)}, position, "rate")
 
     def zoom(self, suits: Callable[[float], bool], position: int) -> float:
@@ -58,7 +58,7 @@ class Clipper:
     def cut(
         self, scaled: UInt8[Tensor, "c f y x"], height: int, width: int, position: int
     ) -> UInt8[Tensor, "c f h w"]:
-        """The crop in space: the same rectangle of every frame; at the centre where not random."""
+        """The crop in space: the same rectangle of every frame; the centre if not random."""
         top = self._offset(scaled.shape[2] - height, position, "top")
         left = self._offset(scaled.shape[3] - width, position, "left")
         return scaled[:, :, top : top + height, left : left + width].contiguous()
@@ -69,7 +69,7 @@ class Clipper:
         return choice(weights, self.seed, position, purpose)
 
     def _offset(self, slack: int, position: int, purpose: str) -> int:
-        """From 0 to `slack`, keyed, or the middle."""
+        """A keyed number from 0 to `slack`, or the middle."""
         if self.random:
             return int(uniform(self.seed, position, purpose) * (max(slack, 0) + 1))
         return max(slack, 0) // 2
@@ -82,21 +82,7 @@ def _weights(name: str, pairs: Weights) -> dict[float, float]:
         kept = {}
     if not kept or min(kept.values()) < 0 or min(kept) <= 0:
         raise ValueError(
-            f"data.{name}: pairs of a value and its weight are wanted, all positive, such as "
+            f"data.clips.{name} must be pairs of a positive value and a positive weight, such as "
             f"[[1,3],[0.5,1]]; got {pairs}"
         )
     return kept
-
-
-def covering(height: int, width: int, cover: tuple[int, int], zoom: float = 1) -> tuple[int, int]:
-    """The smallest size of this aspect ratio that covers `cover` × `zoom`."""
-    scale = zoom * max(cover[0] / height, cover[1] / width)
-    return max(cover[0], round(height * scale)), max(cover[1], round(width * scale))
-
-
-def scale(frames: UInt8[Tensor, "f h w c"], size: tuple[int, int]) -> UInt8[Tensor, "c f y x"]:
-    """Frames at another (height, width), antialiased."""
-    x = frames.permute(0, 3, 1, 2)
-    if size != tuple(x.shape[2:]):
-        x = F.interpolate(x, size=size, mode="bilinear", antialias=True)
-    return x.transpose(0, 1)

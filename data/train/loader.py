@@ -1,4 +1,4 @@
-"""Batches of one rank in the plan's order; the same whatever the number of worker processes."""
+"""Batches of one rank in the order of the plan, for any number of worker processes."""
 
 import logging
 import time
@@ -19,21 +19,22 @@ MAX_ATTEMPTS = 16
 
 
 @runtime_checkable
-class Rows(Protocol):
-    """Which row of the index a draw takes, and takes next where that fails."""
+class RowChoice(Protocol):
+    """Chooses the row of the index for a draw, and the next row when that fails."""
 
     def row(self, draw: Draw, attempt: int) -> int:
-        """The row for the `attempt`-th try."""
+        """The row of the `attempt`-th attempt."""
 
 
 @dataclass(kw_only=True)
 class Batches(Dataset[tuple[Batch | PackedBatch, list[Failure]]]):
-    """Batch number n of one rank, with the samples that had to be replaced in it.
+    """The batches of one rank by their number, each with the samples that were replaced.
 
-    `draws` gives a batch's draws, and for packed ones each sample's weight in the mean loss.
+    `draws` returns the draws of a batch; `weight`, for packed batches, the loss weight of each
+    sample.
     """
 
-    rows: Rows
+    rows: RowChoice
     sample: Callable[[Draw, int], Sample]
     key: Callable[[int], str]
     draws: Callable[[int], Iterable[Draw]]
@@ -44,7 +45,7 @@ class Batches(Dataset[tuple[Batch | PackedBatch, list[Failure]]]):
         """Batch `number`.
 
         Raises:
-            ValueError: a position's sample and all its alternatives fail.
+            ValueError: the sample of a position and all its alternatives fail.
         """
         samples, failures = [], []
         for draw in self.draws(number):
@@ -62,8 +63,9 @@ class Batches(Dataset[tuple[Batch | PackedBatch, list[Failure]]]):
                     self.quarantined.add(self.key(row))
             else:
                 raise ValueError(
-                    f"data: position {draw.position}: {MAX_ATTEMPTS} samples in a row do not "
-                    f"decode, the last is {failed[-1][0]}: {failed[-1][1] or 'quarantined'}"
+                    f"data: position {draw.position}: {MAX_ATTEMPTS} samples in a row cannot be "
+                    f"decoded, the last is {failed[-1][0]}: {failed[-1][1] or 'quarantined'}; "
+                    "inspect the shards with `make index DEPTH=full`"
                 )
             taken = samples[-1]["key"]
             failures += [Failure(k, draw.position, why, taken) for k, why in failed if why]
@@ -73,10 +75,10 @@ class Batches(Dataset[tuple[Batch | PackedBatch, list[Failure]]]):
 
 
 class Loader:
-    """The batches of `numbers`; its length is the whole run's, which is more after a resume.
+    """The batches of `numbers`; `length` is that of the whole run, also after a resume.
 
-    Lightning counts a resumed run's batches from the run's beginning, so the length does too. It is
-    no DataLoader, so Lightning leaves its order alone.
+    Lightning counts the batches of a resumed run from the start of the run, so the length must
+    include them. This class is not a DataLoader, so Lightning does not change its sampler.
     """
 
     def __init__(
@@ -91,7 +93,7 @@ class Loader:
     ) -> None:
         self.numbers, self.length = numbers, length
         self.on_failure = on_failure
-        #: Seconds that whoever reads has waited here.
+        #: Seconds that the reader has waited for batches.
         self.waited_s = 0.0
         self._loader = DataLoader(
             batches,
@@ -106,13 +108,13 @@ class Loader:
         return self.length
 
     def close(self) -> None:
-        """Stop the workers now; left to the garbage collector, each may hang for five seconds."""
+        """Stop the workers now; the garbage collector may need five seconds for each."""
         workers, self._loader._iterator = self._loader._iterator, None
         if workers is not None and self._loader.num_workers:
             workers._shutdown_workers()  # type: ignore[attr-defined]  # torch has no public way
 
     def __iter__(self) -> Iterator[Batch | PackedBatch]:
-        """Yield the batches, and report what had to be replaced."""
+        """Yield the batches, and report replaced samples."""
         batches = iter(self._loader)
         while True:
             began = time.perf_counter()
@@ -122,7 +124,7 @@ class Loader:
                 return
             for failure in failures:
                 log.warning(
-                    "data: sample %s at position %d fails (%s); %s takes its place",
+                    "data: sample %s at position %d failed (%s); it is replaced by %s",
                     failure.key,
                     failure.position,
                     failure.reason,

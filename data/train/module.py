@@ -1,120 +1,200 @@
-"""Shards to batches for Lightning: index, plan and loaders, resumed at the exact sample.
+"""WebDataset shards to batches for Lightning: index, plan and loaders, resumed at the exact sample.
 
-One Lightning epoch is the whole run. A run's position is one number, the batches consumed; it
-fixes every later batch, for any number of ranks and workers.
+One Lightning epoch is the whole run. The position of a run is one number, the batches consumed; it
+determines every later batch, for any number of ranks and workers.
 """
 
 import logging
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, final
 
 import pytorch_lightning as pl
 import torch
 
-from cascade.checkpoint.loops import go_on
-from data.plan.buckets import BucketPlan, Draw, Held, Part, Plan, Pool
-from data.plan.packing import PackedPlan
-from data.plan.sets import Chosen, choose, hold_out, named
-from data.plan.survey import Survey, survey
-from data.train.loader import Batches, Loader, Rows
-from data.train.options import Asked
+from cascade.checkpoint.loops import resume_after
+from cascade.grid import Grid
+from cascade.text.encoder import Fetch
+from data.decode.decoder import Decoder
+from data.index.columns import Index
+from data.index.sidecar import ensure_index
+from data.plan.buckets import Draw, RankPart
+from data.plan.fit import Batching
+from data.plan.sets import Set, Shards, named
+from data.plan.survey import Survey
+from data.shards.caption import Captions
+from data.train.clip import Clipper
+from data.train.layout import Layout, lay_out
+from data.train.loader import Batches, Loader, RowChoice
+from data.train.options import (
+    ClipOptions,
+    IndexOptions,
+    LoadingOptions,
+    SelectionOptions,
+    ValidationOptions,
+    at_least,
+)
 from data.train.quarantine import Failure, Quarantine
-from data.train.source import Source, cached_bytes
+from data.train.resume import ResumePosition
+from data.train.rules import clip_rules
+from data.train.source import SampleReader
 
 log = logging.getLogger(__name__)
 
 
 @final
-class ShardData(Asked):
-    """Training and validation clips of one stage from WebDataset shards."""
+class ShardData(pl.LightningDataModule):
+    """Training and validation clips of one stage from WebDataset shards.
+
+    Args:
+        shards: a tar, a folder, a glob, a URL or a list; or sets by name, each with its `shards`
+            and a `weight`, its share of the samples drawn (by default its share of all samples).
+        grid: the stage's nominal grid; with `global_batch` it is the token budget of a batch.
+        multiple: what frames, height and width must be multiples of: the stage's.
+        max_steps: length of the run in optimizer steps; None: the trainer's.
+        batching: `buckets` of one shape each at native aspect ratio, `packing` of any shapes into
+            sequences, or `fixed`: the grid's shape alone.
+        divides: every bucket's batch size is a multiple of it, and a packed batch has so many
+            sequences: ranks × accumulation must divide it. By default the largest of 8, 4, 2 and 1
+            that divides the batch.
+        captions: weights of the caption sources.
+        make: called with the folder of the shards before they are read, to write missing shards.
+        fetch: returns the stored embedding of a caption; loader processes call it.
+    """
+
+    def __init__(
+        self,
+        *,
+        shards: Shards,
+        grid: Grid,
+        global_batch: int,
+        multiple: Sequence[int] = (1, 1, 1),
+        seed: int = 0,
+        max_steps: int | None = None,
+        batching: Batching = "buckets",
+        divides: int | None = None,
+        captions: Mapping[str, float] | None = None,
+        clips: ClipOptions | None = None,
+        selection: SelectionOptions | None = None,
+        validation: ValidationOptions | None = None,
+        index: IndexOptions | None = None,
+        loading: LoadingOptions | None = None,
+        make: Callable[[Path], None] | None = None,
+        fetch: Fetch | None = None,
+    ) -> None:
+        super().__init__()
+        at_least("global_batch", global_batch, 1)
+        clips, index = clips or ClipOptions(), index or IndexOptions()
+        self.selection = selection or SelectionOptions()
+        self.validation, self.loading = (
+            validation or ValidationOptions(),
+            loading or LoadingOptions(),
+        )
+        self.sets, self.grid, self.global_batch = named(shards), grid, global_batch
+        self.seed, self.max_steps, self.make = seed, max_steps, make
+        self.rules = clip_rules(
+            grid=grid,
+            multiple=multiple,
+            global_batch=global_batch,
+            batching=batching,
+            divides=divides,
+            clips=clips,
+            selection=self.selection,
+        )
+        self._ensure_index = partial(
+            ensure_index,
+            depth=index.depth,
+            index_dir=None if index.dir is None else Path(index.dir),
+            cache_dir=Path(index.cache_dir),
+        )
+        reader = partial(
+            SampleReader,
+            rules=self.rules,
+            captions=Captions(**(captions or {})),
+            seed=seed,
+            cache_bytes=self.loading.cache_bytes,
+            fetch=fetch,
+            decord=self.loading.decord,
+            decoder=Decoder(
+                deadline_s=self.selection.deadline_s, max_pixels=self.selection.max_pixels
+            ),
+        )
+        train = Clipper(seed=seed, random=clips.random_crop, rates=clips.rates, zooms=clips.zooms)
+        self._train_reader = partial(reader, clipper=train)
+        self._val_reader = partial(
+            reader, clipper=Clipper(seed=seed, random=False, rates=clips.rates)
+        )
+        self._position = ResumePosition(seed=seed, plan=self.rules.order)
+        self.failures: list[Failure] = []
+        self.fingerprint = ""
+        self._quarantine = Quarantine()
+        self._quarantined: list[dict[str, Any]] = []
+        self._layout: Layout | None = None
+        self._loaders: list[Loader] = []
 
     def prepare_data(self) -> None:
-        """Make the shards if they can be made, and index them; on one process of a machine."""
+        """Write missing shards and indices; on one process of each machine."""
         if self.make is not None:
             for one in self.sets.values():
                 if isinstance(one.shards, str | Path):
                     self.make(Path(one.shards))
-        for one in (*self.sets.values(), *(named(self.val).values() if self.val else ())):
+        for one in (*self.sets.values(), *self._validation_sets().values()):
             self._ensure_index(one.found())
 
     def setup(self, stage: str | None = None) -> None:  # noqa: ARG002 Lightning passes it
-        """Read the indices, choose the samples that suit, hold some out, and lay the plan.
+        """Select and order the samples.
 
         Raises:
-            ValueError: no sample suits, or more than `max_dropped` of them do not.
+            ValueError: no sample is suitable, or more than `max_dropped` of them are dropped.
         """
-        if self._ready:
+        if self._layout is not None:
             return
-        chosen = self._choose(self.sets)
-        self.fingerprint, self.chosen = chosen.index.fingerprint, chosen
-        log.info("data: %s", chosen)
-        chosen.check_dropped(self.max_dropped)
-        if self.val is None:
-            rows, held = hold_out(chosen, self.val_share)
-            self.held_of = chosen
-        else:
-            self.held_of = self._choose(named(self.val))
-            rows, held = chosen.rows, hold_out(self.held_of, 1.0)[1]
-        if not len(held):
-            log.warning("data: nothing is held out; validation sees training samples")
-            held = hold_out(chosen, 1.0)[1]
-        chosen.index.forget("hash")
-        self.held = Held(held[: self.val_samples], self.held_of.fit, seed=self.seed)
-        if self.image_share and not chosen.index.image[rows].any():
-            log.warning("data: image_share is %g, but no image suits", self.image_share)
-        self.pool = Pool(
-            rows=rows,
-            fit=chosen.fit,
-            sets=chosen.sets,
-            weights=chosen.weights,
-            image_share=None
-            if self.need.frames == 1 and not self.image_share
-            else self.image_share,
+        self._layout = lay_out(
+            self.sets,
+            self._validation_sets(),
+            ensure_index=self._ensure_index,
+            rules=self.rules,
+            selection=self.selection,
+            validation=self.validation,
+            seed=self.seed,
         )
-        make: Callable[..., Plan] = PackedPlan if self.fitter.batching == "packing" else BucketPlan
-        self.plan = make(self.pool, batch=self.batch, seed=self.seed)
-        self._ready = True
+        self.chosen, self.pool = self._layout.chosen, self._layout.pool
+        self.plan, self.held = self._layout.plan, self._layout.held
+        self.fingerprint = self.chosen.index.fingerprint
 
     @property
-    def index(self) -> Any:
+    def layout(self) -> Layout:
+        """The selected and ordered samples."""
+        self.setup()
+        assert self._layout is not None
+        return self._layout
+
+    @property
+    def index(self) -> Index:
         """The index of all training sets."""
         return self.chosen.index
 
     def survey(self) -> Survey:
-        """What the plan makes of the data, counted."""
-        self.setup()
-        clips = cached_bytes(self.chosen.index, self.pool.rows, self.chosen.fit, self.fitter)
-        return survey(
-            self.plan,
-            self.pool,
-            chosen=self.chosen,
-            held=len(self.held),
-            fps=self.grid.fps,
-            cache_bytes={
-                "index": float(sum(path.stat().st_size for path in self.chosen.index.paths)),
-                "decoded clips, per worker": clips if clips <= self.cache_bytes else 0.0,
-            },
-        )
+        """Figures of the plan."""
+        return self.layout.survey(self.rules, self.loading.cache_bytes)
 
-    def _choose(self, sets: Mapping[str, Any]) -> Chosen:
-        return choose(
-            sets, ensure=self._ensure_index, need=self.need, fitter=self.fitter, batch=self.batch
-        )
+    def _validation_sets(self) -> dict[str, Set]:
+        return named(self.validation.shards) if self.validation.shards else {}
 
     def train_dataloader(self) -> Loader:
-        """The batches of this rank from the position reached."""
+        """The batches of this rank, from the current position of the run."""
         trainer = self._trainer()
         steps = self.max_steps or trainer.max_steps
         if steps is None or steps < 1:
-            raise ValueError("data: a run needs its length: set trainer.max_steps")
+            raise ValueError("data: the length of the run is required: set trainer.max_steps")
         accumulate = trainer.accumulate_grad_batches
         done = trainer.global_step * accumulate
-        go_on(trainer, done)
+        resume_after(trainer, done)
         self._quarantine = Quarantine(Path(trainer.default_root_dir) / "quarantine.jsonl")
         self._quarantine.load_state_dict(self._quarantined, write=trainer.is_global_zero)
         return self.train_loader(
-            first=self._progress.position(trainer.global_step) * accumulate,
+            first=self._position.position(trainer.global_step) * accumulate,
             count=max(0, steps * accumulate - done),
             done=done,
             rank=trainer.global_rank,
@@ -132,18 +212,18 @@ class ShardData(Asked):
         world: int = 1,
         accumulate: int = 1,
     ) -> Loader:
-        """`count` micro batches of a rank from number `first`; `done` adds to the stated length."""
+        """`count` micro batches of a rank from number `first`; `done` is added to the length."""
         self.setup()
         self.plan.check_parts(world * accumulate)
-        part = Part(plan=self.plan, rank=rank, world=world, accumulate=accumulate)
+        part = RankPart(plan=self.plan, rank=rank, world=world, accumulate=accumulate)
         return self._loader(
             rows=self.plan,
-            source=self._train_source(
+            reader=self._train_reader(
                 index=self.chosen.index, rows=self.pool.rows, fit=self.chosen.fit
             ),
             quarantine=self._quarantine,
             draws=part.draws,
-            weight=part.weight if self.fitter.batching == "packing" else None,
+            weight=part.weight if self.rules.packed else None,
             numbers=range(first, first + count),
             length=count + done,
         )
@@ -159,16 +239,18 @@ class ShardData(Asked):
         )
 
     def val_loader(self, *, rank: int = 0, world: int = 1, size: int = 0) -> Loader:
-        """The held-out samples of a rank; ranks get equally many, so some twice if need be."""
-        self.setup()
+        """The held-out samples of a rank; all ranks get equally many, so some may come twice."""
+        held_of = self.layout.held_of
         batches = self.held.batches(rank=rank, world=world, size=size or self.global_batch)
         if sum(map(len, batches)) * world > len(self.held):
-            log.warning("data: %d held-out samples on %d ranks: some twice", len(self.held), world)
+            log.warning(
+                "data: %d held-out samples on %d ranks: some are validated twice",
+                len(self.held),
+                world,
+            )
         return self._loader(
             rows=self.held,
-            source=self._val_source(
-                index=self.held_of.index, rows=self.held.rows, fit=self.held_of.fit
-            ),
+            reader=self._val_reader(index=held_of.index, rows=self.held.rows, fit=held_of.fit),
             quarantine=None,
             draws=batches.__getitem__,
             weight=None,
@@ -179,7 +261,7 @@ class ShardData(Asked):
     def transfer_batch_to_device(
         self, batch: dict[str, Any], device: torch.device, dataloader_idx: int
     ) -> dict[str, Any]:
-        """Positions stay on the CPU, where draws are keyed: to read them waits for no GPU."""
+        """Move a batch, except for its positions: they are read on the CPU without a GPU sync."""
         moved: dict[str, Any] = super().transfer_batch_to_device(batch, device, dataloader_idx)
         return {**moved, "position": batch["position"]}
 
@@ -193,25 +275,29 @@ class ShardData(Asked):
         self.teardown()
 
     def state_dict(self) -> dict[str, Any]:
-        """The position, of which data, and the samples that failed so far."""
-        position = self._progress.state_dict(self._trainer().global_step, self.fingerprint)
+        """The position, the fingerprint of the data, and the samples that failed so far."""
+        position = self._position.state_dict(self._trainer().global_step, self.fingerprint)
         return {**position, "quarantine": self._quarantine.state_dict()}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Go on from a position; of other data or another seed it is refused."""
-        self._progress.load_state_dict(state_dict, self.fingerprint)
+        """Resume from a position.
+
+        Raises:
+            ValueError: the data, the seed or the plan differs.
+        """
+        self._position.load_state_dict(state_dict, self.fingerprint)
         self._quarantined = state_dict["quarantine"]
 
     def _trainer(self) -> pl.Trainer:
         if self.trainer is None:
-            raise ValueError("data: no trainer is attached; use train_loader and val_loader")
+            raise ValueError("data: no trainer is attached; use train_loader or val_loader")
         return self.trainer
 
     def _loader(
         self,
         *,
-        rows: Rows,
-        source: Source,
+        rows: RowChoice,
+        reader: SampleReader,
         quarantine: Quarantine | None,
         draws: Callable[[int], Iterable[Draw]],
         weight: Callable[[int], float] | None,
@@ -226,16 +312,16 @@ class ShardData(Asked):
         loader = Loader(
             Batches(
                 rows=rows,
-                sample=source,
-                key=source.key,
+                sample=reader,
+                key=reader.key,
                 draws=draws,
                 weight=weight,
                 quarantined=set(quarantine.keys) if quarantine else set(),
             ),
             numbers=numbers,
             length=length,
-            num_workers=self.num_workers,
-            prefetch=self.prefetch,
+            num_workers=self.loading.num_workers,
+            prefetch=self.loading.prefetch,
             on_failure=failed,
         )
         self._loaders.append(loader)

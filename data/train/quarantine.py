@@ -1,4 +1,4 @@
-"""Samples that failed in training, by key: written down at once, and not tried again."""
+"""Samples that failed in training: recorded at once, and not tried again."""
 
 import json
 import os
@@ -9,7 +9,7 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Failure:
-    """A sample that could not be used, and the key of the one that took its place."""
+    """A sample that could not be used, and the key of its replacement."""
 
     key: str
     position: int
@@ -18,7 +18,7 @@ class Failure:
 
 
 class Quarantine:
-    """The failures of a run, one JSON object a line in `path`; without a path, in memory alone."""
+    """The failures of a run: one JSON object per line of `path`; without a path, only in memory."""
 
     def __init__(self, path: Path | None = None) -> None:
         self.path = path
@@ -26,7 +26,7 @@ class Quarantine:
         self.read()
 
     def read(self) -> None:
-        """Take in what the file says by now: the other ranks write to it too."""
+        """Read the file again: the other ranks write to it too."""
         if self.path is not None and self.path.is_file():
             for line in self.path.read_text().splitlines():
                 self._keep(line)
@@ -37,7 +37,7 @@ class Quarantine:
         return [asdict(failure) for failure in self.failures.values()]
 
     def load_state_dict(self, state: list[dict[str, Any]], *, write: bool) -> None:
-        """Add those of a checkpoint; with `write` what the file lacks, if it was lost, goes in."""
+        """Add the failures of a checkpoint; with `write` also to the file if it lacks them."""
         for one in state:
             failure = Failure(**one)
             if write:
@@ -49,16 +49,16 @@ class Quarantine:
         try:
             failure = Failure(**json.loads(line))
         except (ValueError, TypeError):
-            return  # A line that a kill cut short: its sample fails again, and is written again.
+            return  # A line truncated by a kill: its sample will fail and be recorded again.
         self.failures[failure.key] = failure
 
     @property
     def keys(self) -> frozenset[str]:
-        """The keys that are not tried again."""
+        """The keys of the failed samples."""
         return frozenset(self.failures)
 
     def add(self, failure: Failure) -> bool:
-        """Keep a failure; whether its key is new."""
+        """Record a failure; return whether its key is new."""
         if failure.key in self.failures:
             return False
         self.failures[failure.key] = failure
@@ -66,7 +66,7 @@ class Quarantine:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             line = json.dumps(asdict(failure), ensure_ascii=False).encode()
             with self.path.open("ab") as file:
-                file.write(b"\n" + line + b"\n")  # begins anew even behind a line cut short
+                file.write(b"\n" + line + b"\n")  # a new line even after a truncated one
                 file.flush()
                 os.fsync(file.fileno())
         return True

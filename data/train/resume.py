@@ -1,12 +1,12 @@
-"""The position of a run: the number of the next batch, whatever was read ahead."""
+"""The position of a run: the number of the next batch, independent of prefetching."""
 
 from typing import Any
 
 
-class Progress:
-    """Optimizer steps to batches consumed, across resumes.
+class ResumePosition:
+    """Converts optimizer steps to batches consumed, across resumes.
 
-    `plan` is everything besides the data and the seed that the order of samples depends on.
+    `plan` identifies everything besides data and seed that the order of samples depends on.
     """
 
     def __init__(self, *, seed: int, plan: str) -> None:
@@ -14,11 +14,11 @@ class Progress:
         self.consumed, self.at_step = 0, 0
 
     def position(self, step: int) -> int:
-        """Batches consumed after `step` steps."""
+        """Number of batches consumed after `step` steps."""
         return self.consumed + step - self.at_step
 
     def state_dict(self, step: int, fingerprint: str) -> dict[str, Any]:
-        """What a checkpoint holds; `fingerprint` is the data's."""
+        """The state for a checkpoint; `fingerprint` identifies the data."""
         return {
             "batch": self.position(step),
             "step": step,
@@ -28,17 +28,17 @@ class Progress:
         }
 
     def load_state_dict(self, state: dict[str, Any], fingerprint: str) -> None:
-        """Go on from a checkpoint.
+        """Resume from the state in a checkpoint.
 
         Raises:
-            ValueError: it is of other data, another seed or another plan.
+            ValueError: the data, the seed or the plan differs.
         """
         mine = {"seed": self.seed, "plan": self.plan, "fingerprint": fingerprint}
         for name, value in mine.items():
             if state[name] != value:
                 raise ValueError(
-                    f"data: the checkpoint's {name} is {state[name]}, this run's is {value}; "
-                    "resume with the same shards, captions, depth of index and seed, or start "
-                    "anew with init_from"
+                    f"data: the {name} of the checkpoint is {state[name]}, but that of this run is "
+                    f"{value}; resume with the same shards, captions, index depth and seed, or "
+                    "start another run with init_from"
                 )
         self.consumed, self.at_step = state["batch"], state["step"]

@@ -1,4 +1,4 @@
-"""Draws of the plan to samples: a byte range, decoded, cut to a clip, with caption and state."""
+"""Reads the sample of a draw: decodes its byte range, cuts the clip, adds caption and json."""
 
 import logging
 from collections import OrderedDict
@@ -11,17 +11,19 @@ from torch import Tensor
 
 from cascade.grid import Grid
 from cascade.text.encoder import Fetch
+from cascade.times import clip_length
+from cascade.video import covering, scale_frames
 from data.decode.decoder import Decoder
 from data.decode.probe import DecodeError, Timing
 from data.index.columns import Index
 from data.plan.buckets import Draw
 from data.plan.clip_shapes import Side
 from data.plan.fit import Fit, Fitter
-from data.plan.select import Need, clip_length
 from data.shards.caption import Captions, read_beside
 from data.shards.format import Sample
 from data.shards.store import read_span
-from data.train.clip import Clipper, covering, scale
+from data.train.clip import Clipper
+from data.train.rules import ClipRules
 
 log = logging.getLogger(__name__)
 
@@ -29,20 +31,20 @@ _CHUNK_BYTES = 2**27
 
 
 class ClipCache:
-    """Videos at a stage's scale and frame rate, kept until they pass `limit` bytes: oldest out."""
+    """A cache of scaled videos, of at most `limit` bytes; the oldest are removed first."""
 
     def __init__(self, limit: int) -> None:
         self.limit, self.held = limit, 0
         self._clips: OrderedDict[int, UInt8[Tensor, "c f h w"]] = OrderedDict()
 
     def get(self, row: int) -> UInt8[Tensor, "c f h w"] | None:
-        """The video of a row, if it is held."""
+        """The video of a row, if it is cached."""
         if row in self._clips:
             self._clips.move_to_end(row)
         return self._clips.get(row)
 
     def put(self, row: int, clip: UInt8[Tensor, "c f h w"]) -> None:
-        """Hold a video."""
+        """Add a video."""
         self._clips[row] = clip
         self.held += clip.numel()
         while self.held > self.limit and self._clips:
@@ -50,7 +52,7 @@ class ClipCache:
 
 
 def cached_bytes(index: Index, rows: Integer[np.ndarray, " n"], fit: Fit, fitter: Fitter) -> float:
-    """Bytes that a cache of all these rows would hold."""
+    """The size in bytes of a cache of all these rows."""
     covers = np.array([fitter.cover(shape) for shape in fit.shapes], dtype=np.float64)
     cover = covers[fit.shape[rows]]
     height, width = index.column("height")[rows], index.column("width")[rows]
@@ -61,11 +63,11 @@ def cached_bytes(index: Index, rows: Integer[np.ndarray, " n"], fit: Fit, fitter
     return float((3 * frames * height * width * ratio**2).sum())
 
 
-class Source:
+class SampleReader:
     """Makes the sample of a draw.
 
-    Videos are kept decoded where all of `rows` fit into `cache_bytes`. `fetch` gives the stored
-    embedding of a caption. With `decord` it reads what a full index vouches for, else PyAV alone.
+    Decoded videos are cached if all of `rows` fit into `cache_bytes`. `fetch` returns the stored
+    embedding of a caption. With `decord`, decord decodes the videos that a full index has verified.
     """
 
     def __init__(
@@ -74,8 +76,7 @@ class Source:
         index: Index,
         rows: Integer[np.ndarray, " n"],
         fit: Fit,
-        fitter: Fitter,
-        need: Need,
+        rules: ClipRules,
         clipper: Clipper,
         captions: Captions,
         seed: int,
@@ -84,25 +85,25 @@ class Source:
         fetch: Fetch | None = None,
         decord: bool = False,
     ) -> None:
-        self.index, self.fitter, self.need, self.clipper = index, fitter, need, clipper
+        self.index, self.rules, self.clipper = index, rules, clipper
         self.captions, self.seed, self.decoder, self.fetch = captions, seed, decoder, fetch
         self.decord = decord
-        needed = cached_bytes(index, rows, fit, fitter) if cache_bytes else 0
+        needed = cached_bytes(index, rows, fit, rules.fitter) if cache_bytes else 0
         held = 0 < needed <= cache_bytes and not clipper.varies
         self.cache = ClipCache(cache_bytes) if held else None
         if cache_bytes and not held:
-            why = "come at other rates or zooms" if clipper.varies else "are more than cache_bytes"
-            log.info("data: not kept decoded: %.3g bytes of videos %s", needed, why)
+            why = "rates or zooms vary" if clipper.varies else "more than data.loading.cache_bytes"
+            log.info("data: %.3g bytes of decoded videos are not cached: %s", needed, why)
 
     def key(self, row: int) -> str:
         """The key of a row."""
         return str(self.index.row(row)["key"])
 
     def __call__(self, draw: Draw, row: int) -> Sample:
-        """The sample of a draw, from `row` or from one that stands in for it.
+        """The sample of a draw, from its own row or a replacement.
 
         Raises:
-            DecodeError: it does not decode.
+            DecodeError: the sample cannot be decoded.
             ValueError: its shard cannot be read.
         """
         line = self.index.row(row)
@@ -113,8 +114,8 @@ class Source:
             raise
         except OSError as error:
             raise ValueError(
-                f"data: {line['key']} cannot be read: {error}. This says nothing of the sample, so "
-                "it is not replaced; the same command goes on where the run was"
+                f"data: {line['key']} cannot be read: {error}. The sample may be intact, so it is "
+                "not replaced; repair access to the shard and run the same command again to resume"
             ) from error
         except ValueError as error:
             raise DecodeError(f"{line['shard']}: {error}") from error
@@ -134,12 +135,12 @@ class Source:
     @property
     def grid(self) -> Grid:
         """The stage's nominal grid."""
-        return self.fitter.grid
+        return self.rules.fitter.grid
 
     def _video(
         self, row: int, line: dict[str, Any], draw: Draw
     ) -> tuple[UInt8[Tensor, "c f h w"], float, float]:
-        """The clip, its rate as a multiple of the grid's, and its zoom."""
+        """The clip, its frame rate as a multiple of the grid's, and its zoom."""
         shape, position = draw.shape, draw.position
         rate, zoom, start = 1.0, 1.0, 0
         clip = self.cache.get(row) if self.cache else None
@@ -149,7 +150,7 @@ class Source:
             image = timing.kind == "image"
             if not image:
                 rate = self._rate(timing, draw)
-            cover = self.fitter.cover(shape)
+            cover = self.rules.fitter.cover(shape)
             size: Side = (line["height"], line["width"])
             zoom = self.clipper.zoom(
                 lambda z: z * max(cover[0] / size[0], cover[1] / size[1]) <= 1, position
@@ -167,7 +168,9 @@ class Source:
             clip = clip[:, start : start + shape.frames]
         cut = self.clipper.cut(clip, shape.height, shape.width, position)
         if tuple(cut.shape[1:]) != (shape.frames, shape.height, shape.width):
-            raise DecodeError(f"gives {tuple(cut.shape[1:])}, and by the index should give {shape}")
+            raise DecodeError(
+                f"has the shape {tuple(cut.shape[1:])}, but by its index it should have {shape}"
+            )
         return cut, rate, zoom
 
     def _rate(self, timing: Timing, draw: Draw) -> float:
@@ -175,7 +178,7 @@ class Source:
 
         def suits(rate: float) -> bool:
             length = clip_length(timing.duration, self.grid.fps * rate)
-            return bool(self.need.suits(rate, fps)[0]) and length >= draw.shape.frames
+            return bool(self.rules.need.suits(rate, fps)[0]) and length >= draw.shape.frames
 
         return self.clipper.rate(suits, draw.position)
 
@@ -187,7 +190,7 @@ class Source:
         parts = []
         for first in range(0, len(times), chunk):
             decoded = self.decoder.frames(times[first : first + chunk])
-            # The decoder's memory is taken again by its next call.
+            # The decoder reuses its memory in the next call.
             whole = scaled == tuple(decoded.shape[1:3])
-            parts.append(scale(decoded.clone() if whole else decoded, scaled))
+            parts.append(scale_frames(decoded.clone() if whole else decoded, scaled))
         return torch.cat(parts, dim=1) if len(parts) > 1 else parts[0]

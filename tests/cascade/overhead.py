@@ -31,7 +31,7 @@ from pytorch_lightning.loggers import WandbLogger
 
 from cascade.entry import CONF
 from cascade.grid import Grid
-from cascade.loggers.csv_logger import Rows
+from cascade.loggers.csv_logger import AtomicCSVLogger
 
 WARM, BLOCK = 5, 25
 PARTS = ("ema", "guard", "diagnostics", "throughput")
@@ -134,7 +134,7 @@ def fit(config: dict[str, Any], pairs: int, folder: Path) -> tuple[Switch, pl.Tr
     stage = hydra.utils.instantiate(config["stage"], _convert_="all")
     callbacks = [hydra.utils.instantiate(config["callbacks"][n], _convert_="all") for n in PARTS]
     loggers: list[Any] = [
-        Rows(str(folder), "metrics", flush_logs_every_n_steps=1),
+        AtomicCSVLogger(str(folder), "metrics", flush_logs_every_n_steps=1),
         WandbLogger(save_dir=str(folder), offline=True),
     ]
     switch = Switch()

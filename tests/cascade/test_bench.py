@@ -12,7 +12,7 @@ import pytest
 def test_bench_prints_consistent_figures(tmp_path):
     command = [sys.executable, "-m", "cascade.bench", "stage=demo/ssr1", "bench.rounds=3"]
     command += ["bench.batch=2", f"paths.runs={tmp_path}", "data.make.clips=20", "logger=csv"]
-    command += ["stage.train.crop=[4,16,16]", "data.allow_upscale=true"]
+    command += ["stage.train.crop=[4,16,16]", "data.clips.allow_upscale=true"]
     env = {**os.environ, "OMP_NUM_THREADS": "1"}
     done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=200)
     assert done.returncode == 0, done.stderr[-2000:]

@@ -13,7 +13,7 @@ from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 from torch import nn
 
-from cascade.doctor.dry import Clips, DryStage, Ways
+from cascade.doctor.dry import Clips, DryStage, Execution
 from cascade.doctor.micro_batch import Extrapolated
 from cascade.ema import PowerEMA
 from cascade.entry import CONF
@@ -21,8 +21,8 @@ from cascade.flops import parameter_count
 from cascade.memory import Meter, optimizer_state
 from cascade.optim import adamw, muon_adamw
 
-CPU = Ways(cuda=False, precision="32-true", sigma_rels=(0.05, 0.1))
-GPU = Ways(cuda=True, precision="bf16-mixed", sigma_rels=(0.05, 0.1))
+CPU = Execution(cuda=False, precision="32-true", sigma_rels=(0.05, 0.1))
+GPU = Execution(cuda=True, precision="bf16-mixed", sigma_rels=(0.05, 0.1))
 CAPTION = "a small red circle moves left on a black background"
 
 
@@ -107,8 +107,8 @@ def test_checkpointing_costs_flops_and_saves_memory(dry):
     plain, clips = dry("demo/base")
     again, _ = dry("demo/base", "+stage.net.checkpointing=true")
     clips = clips.times(4)
-    for ways in (CPU, GPU):
-        less, more = again.memory(clips, ways), plain.memory(clips, ways)
+    for execution in (CPU, GPU):
+        less, more = again.memory(clips, execution), plain.memory(clips, execution)
         assert less.saved < 0.4 * more.saved
         assert less.peak < more.peak
     assert 1.2 < again.flops(clips) / plain.flops(clips) < 1.34
@@ -118,14 +118,14 @@ def test_checkpointing_costs_flops_and_saves_memory(dry):
 
 def test_cuda_keeps_half_precision_and_no_scores(dry):
     made, clips = dry("demo/base")
-    full = made.memory(clips.times(16), Ways(cuda=True, precision="32-true", sigma_rels=()))
-    half = made.memory(clips.times(16), Ways(cuda=True, precision="bf16-mixed", sigma_rels=()))
+    full = made.memory(clips.times(16), Execution(cuda=True, precision="32-true", sigma_rels=()))
+    half = made.memory(clips.times(16), Execution(cuda=True, precision="bf16-mixed", sigma_rels=()))
     assert 0.5 < half.saved / full.saved < 0.8  # norms keep float32 even there
     assert "averages" not in half.parts
     small, large = (made.memory(Clips(1, 8, side, side, 4.0), GPU).saved for side in (64, 128))
     assert large < 4.2 * small  # tokens × 4: scores would be × 16
     weights = made.memory(clips, GPU).parts["weights"]
-    true = made.memory(clips, Ways(cuda=True, precision="bf16-true", sigma_rels=()))
+    true = made.memory(clips, Execution(cuda=True, precision="bf16-true", sigma_rels=()))
     assert true.parts["weights"] == pytest.approx(weights / 2, rel=0.05)
     assert next(made.stage.parameters()).dtype == torch.float32  # as it was
 

@@ -1,4 +1,4 @@
-"""Laws of the doctor: every stage is planned, figures agree with what is counted elsewhere."""
+"""Laws of the plan: every stage has one, and its figures agree with independent counts."""
 
 import json
 import os
@@ -19,8 +19,8 @@ from omegaconf import OmegaConf
 from cascade.bench import training_batch
 from cascade.doctor import plan_page
 from cascade.doctor.checkup import checkup
-from cascade.doctor.figure import Figure, said
-from cascade.doctor.findings import SECTIONS, Record
+from cascade.doctor.figure import Figure, format_value
+from cascade.doctor.findings import SECTIONS, Findings
 from cascade.entry import CONF
 from cascade.flops import parameter_count, training_flops
 from cascade.grid import Grid
@@ -97,7 +97,7 @@ def config_of():
 
 
 def planned(config, data=None, survey=None, stage="demo/base"):
-    record = Record(stage=stage, facts={"run": "default"})
+    record = Findings(stage=stage, facts={"run": "default"})
     checkup(record, config, data, survey)
     return record
 
@@ -116,7 +116,7 @@ def test_every_stage_is_planned_without_memory(config_of, choice):
     text = record.value("network", "text encoder")
     count = build_on_meta(choice)[1]
     frozen = "t5" in config["stage"]["text"]["_target_"]
-    assert network + (0 if frozen else text) == count == record.value("network", "trained in all")
+    assert network + (0 if frozen else text) == count == record.value("network", "all trained")
     assert record.value("step", "FLOPs per step") > 6 * record.value("step", "tokens per step")
     kinds = ("weights", "optimizer", "averages", "gradients", "activations", "temporaries")
     kinds += ("buckets", "frozen")
@@ -127,8 +127,8 @@ def test_every_stage_is_planned_without_memory(config_of, choice):
         assert text == pytest.approx(4.7e9, rel=0.03)  # T5-XXL's encoder
         assert record.value("memory", "frozen") == pytest.approx(2 * text, rel=0.01)
         assert any("make embeddings" in advice.way_out for advice in record.advice)
-    assert record.value("time", "hours, by FLOPs") > 0
-    assert record.figures["time"]["measured"].value is None
+    assert record.value("time", "training time, by FLOPs") > 0
+    assert record.figures["time"]["real steps"].value is None
     assert record.value("files", "bundle") == pytest.approx(4 * count, rel=0.01)
 
 
@@ -144,30 +144,36 @@ def test_flops_are_what_bench_counts(config_of, choice):
     for purpose, within in (("train", 1e-6), ("bench", 0.03)):  # other captions are dropped
         counted = training_flops(lambda p=purpose: stage.losses(batch, purpose=p)[0].mean())
         assert record.value("step", "FLOPs per step") == pytest.approx(counted, rel=within)
-    assert record.value("network", "trained in all") == parameter_count(stage)
+    assert record.value("network", "all trained") == parameter_count(stage)
 
 
 SMALL = ("trainer=gpu", "plan.device=h200", "plan.devices.h200.memory_mib=900")
 
 
-def test_what_is_too_big_is_told_with_a_way_that_fits(config_of):
+def test_a_step_too_large_for_the_device_is_an_error_with_a_setting_that_fits(config_of):
     record = planned(config_of("demo/base", *SMALL))
     (error,) = record.errors
-    accumulate = record.value("memory", "accumulation that fits")
+    accumulate = record.value("memory", "accumulated batches that fit")
     assert f"trainer.accumulate_grad_batches={accumulate}" in error.way_out
     assert 32 % accumulate == 0
-    largest = record.value("memory", "largest micro batch")
+    largest = record.value("memory", "micro batch that fits")
+    assert not record.figures["memory"]["micro batch that fits"].at_least
     assert 1 <= 32 / accumulate <= largest < 32
     fits = planned(config_of("demo/base", *SMALL, f"trainer.accumulate_grad_batches={accumulate}"))
     assert not fits.errors
-    assert fits.value("memory", "needed") <= fits.value("memory", "of the device")
+    assert fits.value("memory", "needed per rank") <= fits.value("memory", "device memory")
     assert fits.value("step", "FLOPs per step") == record.value("step", "FLOPs per step")
 
 
-def test_a_stage_that_no_micro_batch_saves(config_of):
+def test_a_micro_batch_that_is_a_ranks_whole_share_is_a_lower_bound(config_of):
+    record = planned(config_of("demo/base", "trainer=gpu", "plan.device=h200"))
+    assert record.figures["memory"]["micro batch that fits"].text == "at least 32 clips"
+
+
+def test_a_stage_that_does_not_fit_with_any_micro_batch(config_of):
     tiny = (*SMALL[:2], "plan.devices.h200.memory_mib=840", "plan.ranks=16")
     record = planned(config_of("demo/base", *tiny))
-    assert record.value("memory", "largest micro batch") == 0
+    assert record.value("memory", "micro batch that fits") == 0
     assert "not even one clip fits" in record.errors[0].way_out
     spread = planned(config_of("demo/base", *tiny, "+trainer.strategy=fsdp"))
     for part in ("weights", "optimizer", "averages"):
@@ -175,24 +181,24 @@ def test_a_stage_that_no_micro_batch_saves(config_of):
         assert spread.value("memory", part) == pytest.approx(whole / 16, rel=0.01)
 
 
-def test_ranks_that_do_not_divide_the_batch_are_told(config_of):
+def test_ranks_that_do_not_divide_the_batch_are_an_error(config_of):
     config = config_of("demo/base", "trainer=gpu", "plan.device=h200", "plan.ranks=5")
     (error,) = planned(config).errors
     assert "32 is not a multiple of 5 ranks" in error.what
     assert "global_batch=30" in error.way_out
 
 
-def test_data_is_shown_and_what_is_amiss_is_told(config_of):
+def test_data_is_counted_and_its_problems_are_warnings(config_of):
     config = config_of("demo/base", "plan.device=cpu", "plan.measure=false")
     data, sound = FakeData((8, 16, 16)), FakeSurvey()
     record = planned(config, data, sound)
     assert not record.advice
     assert record.dropped == {"too short": 70, "no caption": 10}
-    assert record.value("data", "to train on") == 900
+    assert record.value("data", "training clips") == 900
     assert record.value("data", "epochs") == pytest.approx(1800 / 90)
     assert record.value("files", "index") == 12345
     thin = replace(FakeBucket(), clips=40, width=32, tokens=128, batch=16, share=0.1)
-    amiss = FakeSurvey(
+    poor = FakeSurvey(
         unused=0.3,
         cropped=0.2,
         dropped={"too short": 400},
@@ -200,10 +206,22 @@ def test_data_is_shown_and_what_is_amiss_is_told(config_of):
         buckets=[FakeBucket(share=0.9), thin],
     )
     long = FakeData((8, 16, 16), captions=[CAPTION, "far too long " * 100])
-    told = " ".join(advice.what for advice in planned(config, long, amiss).advice)
+    advice = planned(config, long, poor).advice
+    text = " ".join(one.what for one in advice)
     for word in ("budget", "cropped", "dropped", "8×16×32: 40 clips", "fewer than a batch"):
-        assert word in told
-    assert "16 of 32 captions are longer" in told
+        assert word in text
+    assert "16 of 32 captions are longer" in text
+    assert any("data.batching=packing" in one.way_out for one in advice)
+
+
+def test_packing_is_advised_only_where_it_is_not_set_and_the_network_packs(config_of):
+    sparse = FakeSurvey(unused=0.3, cropped=0.2)
+    packed = replace(sparse, buckets=[replace(FakeBucket(), batch=0)])
+    for choice, survey in (("demo/base", packed), ("demo/ssr1", sparse)):
+        config = config_of(choice, "plan.device=cpu", "plan.measure=false")
+        advice = planned(config, None, survey).advice
+        assert {"budget", "pixels"} <= {word for one in advice for word in one.what.split()}
+        assert not any("packing" in one.way_out for one in advice)
 
 
 def test_flops_follow_the_buckets(config_of):
@@ -216,20 +234,20 @@ def test_flops_follow_the_buckets(config_of):
     assert mixed == pytest.approx((one + alone) / 2, rel=1e-6)
 
 
-def test_a_slow_loader_is_told_with_the_workers_that_would_do(config_of):
+def test_a_slow_loader_is_a_warning_with_the_workers_needed(config_of):
     config = config_of("demo/base", "plan.device=cpu", "plan.rounds=2", "plan.warmup=1")
     data = FakeData((8, 16, 16), seconds=1.0)
     record = planned(config, data, FakeSurvey())
-    step = record.value("time", "a micro batch's step")
-    load = record.value("time", "a micro batch's loading")
+    step = record.value("time", "step of a micro batch")
+    load = record.value("time", "loading of a micro batch")
     assert 0.9 < load < 2
     rate = record.value("time", "steps per second")
     assert rate == pytest.approx(1 / (step + load), rel=0.05)  # no workers: one after the other
-    assert record.value("time", "hours") == pytest.approx(1800 / rate / 3600, rel=1e-6)
+    assert record.value("time", "training time") == pytest.approx(1800 / rate / 3600, rel=1e-6)
     (advice,) = [a for a in record.advice if "loader" in a.what]
-    workers = record.value("time", "workers that would do")
+    workers = record.value("time", "workers needed")
     assert workers * step >= load
-    assert f"data.num_workers={workers}" in advice.way_out
+    assert f"data.loading.num_workers={workers}" in advice.way_out
 
 
 def test_page_and_json_hold_the_same_figures(config_of, tmp_path, capsys):
@@ -243,7 +261,7 @@ def test_page_and_json_hold_the_same_figures(config_of, tmp_path, capsys):
         for name, figure in plain[section].items():
             assert figure["how"] in ("measured", "counted", "estimated")
             assert name in shown
-            assert said(figure["value"], figure["unit"]) in shown
+            assert format_value(figure["value"], figure["unit"]) in shown
     for reason, count in plain["dropped"].items():
         assert reason in shown
         assert str(count) in shown
@@ -264,7 +282,7 @@ def test_page_and_json_hold_the_same_figures(config_of, tmp_path, capsys):
         (12345, "clips", "12,345 clips"),
     ],
 )
-def test_figures_read_well(value, unit, text):
+def test_figures_are_shown_in_a_readable_unit(value, unit, text):
     assert Figure(value, "counted", unit).text == text
 
 
@@ -288,7 +306,7 @@ def test_the_command_writes_its_page_and_exits_by_what_it_found(tmp_path):
     assert (tmp_path / "imagen_video/tsr1/default/plan/index.html").is_file()
     done = run("stage=demo/base", "plan.device=b2000", *common)
     assert done.returncode == 1
-    assert "there are auto, cpu, b200" in done.stderr
+    assert "the devices are auto, cpu, b200" in done.stderr
 
 
 @pytest.mark.slow
@@ -298,7 +316,7 @@ def test_real_data_is_planned_and_measured_and_refused(tmp_path):
     assert done.returncode == 0, done.stdout + done.stderr[-2000:]
     plain = json.loads((tmp_path / "demo/base/default/plan/plan.json").read_text())
     assert plain["data"]["samples"]["value"] == 24
-    assert plain["time"]["a micro batch's step"]["how"] == "measured"
+    assert plain["time"]["step of a micro batch"]["how"] == "measured"
     assert plain["files"]["index"]["value"] > 0
     done = run("stage.target.fps=400", "plan.device=cpu", *common)  # no clip is that fast
     assert done.returncode == 1

@@ -165,7 +165,7 @@ def test_a_histogram_counts_every_value_once_between_round_edges():
     assert sum(expected) == 1001
     assert 8 < len(bars) <= 22
     assert "1001 values" in drawn
-    assert "1 without a value; least at 1.5" in drawn
+    assert "1 non-finite; least at 1.5" in drawn
 
 
 @pytest.mark.parametrize("values", [[3.0], [0.0, 0.0], [-2.0, -2.0], [1e-9, 2e-9], [5, 5_000_000]])

@@ -24,6 +24,7 @@ def measure(folder: Path, batching: str, step: int) -> dict[str, float]:
     """Lay the plan, and take the batch at `step`."""
     from cascade.grid import Grid
     from data.train.module import ShardData
+    from data.train.options import ClipOptions, SelectionOptions
 
     began = cpu()
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
@@ -31,10 +32,10 @@ def measure(folder: Path, batching: str, step: int) -> dict[str, float]:
         shards=[str(path).replace(".index.parquet", ".tar") for path in sorted(folder.iterdir())],
         grid=Grid(frames=16, height=256, width=256, fps=8),
         multiple=(2, 8, 8),
-        lengths=(8, 4),
         global_batch=256,
         batching=batching,
-        image_share=0.1,
+        clips=ClipOptions(lengths=(8, 4)),
+        selection=SelectionOptions(image_share=0.1),
     )
     data.sets["all"].__class__.found = lambda one: list(one.shards)
     data._ensure_index = lambda shards, **_: [

@@ -9,6 +9,13 @@ from cascade.grid import Grid
 from data.index.index_file import read_about
 from data.index.sidecar import ensure_index, index_path
 from data.train.module import ShardData
+from data.train.options import (
+    ClipOptions,
+    IndexOptions,
+    LoadingOptions,
+    SelectionOptions,
+    ValidationOptions,
+)
 
 GRID = Grid(frames=4, height=16, width=16, fps=8)
 
@@ -18,14 +25,22 @@ def mark_of(shard):
     return read_about(index_path(str(shard), None))["mark"]
 
 
-def module(shards, **options):
-    options = {
-        "global_batch": 4,
-        "val_share": 0.1,
-        "cache_bytes": 2**24,
-        "batching": "fixed",
-    } | options
-    return ShardData(shards=shards, grid=GRID, **options)
+GROUPS = {
+    "clips": ClipOptions,
+    "selection": SelectionOptions,
+    "index": IndexOptions,
+    "loading": LoadingOptions,
+}
+
+
+def module(shards, *, val=None, val_share=0.1, val_samples=64, grid=GRID, **options):
+    """A data module whose options need not name their group: `rates=…` for `clips.rates`."""
+    options = {"global_batch": 4, "batching": "fixed", "cache_bytes": 2**24} | options
+    for name, group in GROUPS.items():
+        mine = {key: options.pop(key) for key in group.__dataclass_fields__ if key in options}
+        options[name] = group(**mine)
+    validation = ValidationOptions(shards=val, share=val_share, samples=val_samples)
+    return ShardData(shards=shards, grid=grid, validation=validation, **options)
 
 
 def indexed(shard, depth="probe"):

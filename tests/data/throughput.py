@@ -52,9 +52,15 @@ def main() -> None:
     import webdataset
 
     from cascade.grid import Grid
-    from data.plan.select import clip_length
+    from cascade.times import clip_length
     from data.shards.store import read_span
     from data.train.module import ShardData
+    from data.train.options import (
+        IndexOptions,
+        LoadingOptions,
+        SelectionOptions,
+        ValidationOptions,
+    )
 
     torch.set_num_threads(1)
     grid = Grid(frames=chosen.frames, height=chosen.size, width=chosen.size, fps=chosen.fps)
@@ -65,11 +71,11 @@ def main() -> None:
             shards=chosen.shards,
             grid=grid,
             global_batch=chosen.clips,
-            val_share=0.0,
             batching="fixed",
-            index_depth="full",
-            max_dropped=1.0,
-            **options,
+            selection=SelectionOptions(max_dropped=1.0),
+            validation=ValidationOptions(share=0.0),
+            index=IndexOptions(depth="full"),
+            loading=LoadingOptions(**options),
         )
 
     ours, vouched = module(), module(decord=True)
@@ -78,7 +84,7 @@ def main() -> None:
         data.prepare_data()
         data.setup()
         loaders[name] = iter(data.train_loader(first=0, count=chosen.rounds + 1))
-    source = ours._train_source(index=ours.chosen.index, rows=ours.pool.rows, fit=ours.chosen.fit)
+    source = ours._train_reader(index=ours.chosen.index, rows=ours.pool.rows, fit=ours.chosen.fit)
 
     def frames_of(draw) -> tuple[dict, np.ndarray]:
         """A clip's line in the index, and the seconds that its sample is made of."""

@@ -27,7 +27,7 @@ def main() -> None:
     from data.index.sidecar import ensure_index
     from data.plan.buckets import BucketPlan, Pool
     from data.plan.clip_shapes import Shape
-    from data.plan.fit import Batch, Fitter
+    from data.plan.fit import BatchBudget, Fitter
     from data.plan.packing import PackedPlan
     from data.plan.select import Need
     from data.shards.store import find_shards
@@ -45,7 +45,7 @@ def main() -> None:
         need = Need(frames=4, fps=8.0)
         frames = need.given(duration.astype(np.float32), index.column("fps")[rows])
         batch = {
-            kind: Batch(
+            kind: BatchBudget(
                 clips=chosen.batch,
                 grid=Shape(kind="video", frames=16, height=size, width=size),
                 multiple=multiple,

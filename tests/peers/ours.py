@@ -36,8 +36,9 @@ class FrozenWords(TextEncoder):
     def prepare(self) -> None:
         """Nothing: a vector is drawn when its word first comes."""
 
-    def forward(self, captions: Sequence[str]) -> TextFeatures:
-        """One vector per word."""
+    def forward(self, captions: Sequence[str], known: Any = None) -> TextFeatures:
+        """One vector per word; nothing is stored, so `known` is None."""
+        assert known is None
         return TextFeatures(*embed(captions))
 
 
@@ -51,7 +52,7 @@ class Ours(Side):
             cfg = compose("train", [*own, *size, f"stage.target.frames={FRAMES}"])
         config: Any = OmegaConf.to_container(cfg.stage, resolve=True)
         if options.get("text_only"):
-            config["train"]["modes"] = {"_target_": "cascade.conditioning.Modes", "text": 1.0}
+            config["train"]["modes"]["only"] = "text"
         self.stage = hydra.utils.instantiate(config, _convert_="all")
         self.stage.text = FrozenWords()
         self.stage.configure_model()
@@ -60,6 +61,7 @@ class Ours(Side):
         self.optimizer = self.stage.recipe.optimizer(self.stage)
         self.rates = [group["lr"] for group in self.optimizer.param_groups]
         self.ema = PowerEMA(self.stage, cfg.callbacks.ema.sigma_rels)
+        self.use = cfg.callbacks.ema.use
         self.taken = 0
         return self.stage
 
@@ -67,6 +69,7 @@ class Ours(Side):
         batch = {
             "video": clips.video,
             "fps": torch.full((len(clips.captions),), self.stage.target.fps),
+            "zoom": torch.ones(len(clips.captions)),
             "caption": clips.captions,
             "position": torch.tensor(clips.positions),
         }
@@ -88,7 +91,7 @@ class Ours(Side):
 
     def sample(self, captions: list[str], *, first: int, **settings: Any) -> Tensor:
         seeds = range(first, first + len(captions))
-        with self.ema.swapped(self.stage, self.ema.sigma_rels[0]):
+        with self.ema.swapped(self.stage, self.use):
             videos = self.stage.sample(
                 captions,
                 grid=self.stage.target,

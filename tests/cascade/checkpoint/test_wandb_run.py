@@ -1,4 +1,4 @@
-"""All legs of a run are one run at W&B."""
+"""A run has one W&B run, however often it is resumed."""
 
 import shutil
 
@@ -6,7 +6,7 @@ from cascade.checkpoint import wandb_run
 from tests.cascade.checkpoint.test_checkpoint_folder import save
 
 LOGGERS = {
-    "csv": {"_target_": "cascade.loggers.csv_logger.Rows"},
+    "csv": {"_target_": "cascade.loggers.csv_logger.AtomicCSVLogger"},
     "wandb": {"_target_": "cascade.loggers.wandb_logger.WandbLogger", "project": "cascade"},
 }
 

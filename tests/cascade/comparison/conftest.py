@@ -1,4 +1,4 @@
-"""Runs as W&B and training leave them, made by W&B's own client without a network."""
+"""Runs as W&B and training write them, made by W&B's own client offline."""
 
 import json
 import os
@@ -17,25 +17,25 @@ sys.path.insert(0, str(Path(__file__).parent))  # wandb_service is a command too
 
 LEG = """
 import os, sys, json, signal, wandb
-told = json.loads(sys.argv[1])
-run = wandb.init(mode="offline", project="cascade", id=told["id"], name=told["name"],
-                 group="demo/ssr1/prediction", dir=told["folder"], config=told["config"],
+given = json.loads(sys.argv[1])
+run = wandb.init(mode="offline", project="cascade", id=given["id"], name=given["name"],
+                 group="demo/ssr1/prediction", dir=given["folder"], config=given["config"],
                  resume="allow", settings=wandb.Settings(x_disable_stats=True, console="off"))
 run.define_metric("trainer/global_step")
 run.define_metric("*", step_metric="trainer/global_step", step_sync=True)
-for step, loss in told["losses"]:
+for step, loss in given["losses"]:
     run.log({"train/loss": loss, "epoch": 0, "trainer/global_step": step})
-run.log({"samples": [wandb.Video(told["video"], caption="given | made | real: " + c, format="mp4")
+run.log({"samples": [wandb.Video(given["video"], caption="low | made | real: " + c, format="mp4")
                      for c in ("a red circle", "a blue cross")],
          "trainer/global_step": step})
 print("logged", flush=True)
-sys.stdin.read() if told["hang"] else run.finish()
+sys.stdin.read() if given["hang"] else run.finish()
 """
 
 
 def leg(folder: Path, *, name, target, losses, video, identity, hang=False) -> None:
     """One leg of an offline run; one that hangs is killed before it can end."""
-    told = {
+    given = {
         "folder": str(folder),
         "name": name,
         "id": identity,
@@ -45,6 +45,7 @@ def leg(folder: Path, *, name, target, losses, video, identity, hang=False) -> N
         "config": {
             "name": name,
             "stage": {
+                "_target_": "stages.stage.Stage",
                 "name": "ssr1",
                 "diffusion": {"target": target},
                 "augment": {"max_t": 0.5},
@@ -53,7 +54,7 @@ def leg(folder: Path, *, name, target, losses, video, identity, hang=False) -> N
         },
     }
     process = subprocess.Popen(
-        [sys.executable, "-c", LEG, json.dumps(told)],
+        [sys.executable, "-c", LEG, json.dumps(given)],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,

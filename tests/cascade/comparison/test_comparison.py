@@ -1,4 +1,4 @@
-"""Runs side by side: what differs, which is best, how each ended, and the page."""
+"""Comparing runs: config differences, the best values, how each run ended, and the page."""
 
 import fcntl
 import json
@@ -7,12 +7,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from cascade.comparison.compare_page import CURVES, parted, write_page
-from cascade.comparison.films import cross, taken_apart
+from cascade.comparison.compare_page import CURVES, chart_groups, write_page
+from cascade.comparison.films import cross, split_panels
 from cascade.comparison.find import find
 from cascade.comparison.run_folder import read_folder
-from cascade.comparison.run_record import Record
-from cascade.comparison.table import best, chosen, differing, plain, short
+from cascade.comparison.run_record import RunRecord
+from cascade.comparison.table import as_text, best, chosen, differing, short
 from cascade.video import write_mp4
 
 FIGURES = ["val/loss", "val/*/psnr", "train/loss"]
@@ -36,7 +36,7 @@ def run(
             "target": {"height": 16, "width": 16},
             "train": {"steps": 2},
         },
-        "data": {"max_steps": 2, "num_workers": hash(folder) % 7},
+        "data": {"max_steps": 2, "loading": {"num_workers": hash(folder) % 7}},
         "seed": 0,
     }
     (folder / "metrics/version_0").mkdir(parents=True)
@@ -109,24 +109,24 @@ def test_a_damaged_run_is_named_and_the_others_are_shown(crossed, tmp_path, name
 def test_globs_and_several_places_give_each_run_once(crossed, tmp_path):
     several = find(f"'{crossed}/target=x*' {crossed} {crossed}/*1.0", scratch=tmp_path)
     assert len(several) == 4
-    with pytest.raises(ValueError, match="no run there"):
+    with pytest.raises(ValueError, match="no run in this place"):
         find(f"{tmp_path}/nothing*", scratch=tmp_path)
-    with pytest.raises(ValueError, match="which runs"):
+    with pytest.raises(ValueError, match="RUNS is empty"):
         find("", scratch=tmp_path)
 
 
 def test_only_what_differs_and_touches_the_figures_is_in_the_table(crossed, tmp_path):
     records = find(str(crossed), scratch=tmp_path)
     assert differing(records) == ["stage.diffusion.target", "stage.augment.max_t"]
-    told = plain(records, FIGURES)
-    assert told.splitlines()[0].split() == ["run", "state", "step", "val/loss", "target", "max_t"]
-    assert told.splitlines()[-1] == "target=v,max_t=0.5 failed: ValueError: not finite"
+    text = as_text(records, FIGURES)
+    assert text.splitlines()[0].split() == ["run", "state", "step", "val/loss", "target", "max_t"]
+    assert text.splitlines()[-1] == "target=v,max_t=0.5 failed: ValueError: not finite"
 
 
 def test_a_key_that_follows_another_and_a_part_that_a_source_lacks_are_no_difference():
     def record(steps, **config):
-        told = {"stage.train.steps": steps, "data.max_steps": steps, **config}
-        return Record(name=str(steps), source=str(steps), state="finished", config=told)
+        flat = {"stage.train.steps": steps, "data.max_steps": steps, **config}
+        return RunRecord(name=str(steps), source=str(steps), state="finished", config=flat)
 
     one, two = record(1, seed=0), record(2, **{"seed": 0, "trainer.precision": "32-true"})
     assert differing([one, two]) == ["stage.train.steps"]
@@ -136,8 +136,8 @@ def test_a_key_that_follows_another_and_a_part_that_a_source_lacks_are_no_differ
 
 def test_a_callback_that_touches_the_numbers_is_a_difference_and_another_is_none():
     def record(factor, **config):
-        told = {"seed": 0, "callbacks.guard.factor": factor, **config}
-        return Record(name=str(factor), source=str(factor), state="finished", config=told)
+        flat = {"seed": 0, "callbacks.guard.factor": factor, **config}
+        return RunRecord(name=str(factor), source=str(factor), state="finished", config=flat)
 
     one = record(10.0, **{"callbacks.samples.count": 4, "trainer.devices": 1})
     two = record(5.0, **{"callbacks.samples.count": 8, "trainer.devices": 2})
@@ -155,7 +155,7 @@ def test_the_best_is_the_least_loss_and_the_most_psnr():
             "val/true/psnr": [(1, psnr)],
             "odd": [(1, 1.0)],
         }
-        return Record(name=name, source=name, state="finished", curves=curves)
+        return RunRecord(name=name, source=name, state="finished", curves=curves)
 
     records = [record("a", 0.5, 20.0), record("b", 0.4, 19.0), record("c", float("nan"), 1.0)]
     assert best(records, "val/loss") == 0.4
@@ -164,16 +164,16 @@ def test_the_best_is_the_least_loss_and_the_most_psnr():
     assert chosen(records, ["val/*", "val/loss"]) == ["val/loss", "val/true/psnr"]
 
 
-def test_a_sample_is_taken_apart_into_what_it_shows(crossed):
+def test_a_sample_is_split_into_its_panels(crossed):
     record = read_folder(crossed / "target=x,max_t=0.5")
     path = record.videos[2]["a red circle"]()
-    parts = taken_apart(path, record.config)
+    parts = split_panels(path, record.config)
     means = {name: float(film.video.mean()) for name, film in parts.items()}
-    assert list(means) == ["given", "made", "real"]
-    assert means["given"] < -0.9 < means["made"] < 0.1 < 0.9 < means["real"]
+    assert list(means) == ["low", "made", "real"]
+    assert means["low"] < -0.9 < means["made"] < 0.1 < 0.9 < means["real"]
     assert [film.video.shape[-1] for film in parts.values()] == [16, 16, 16]
     wide = {**record.config, "stage.target.width": 48}  # a wide stage's sample is one picture
-    assert list(taken_apart(path, wide)) == ["made"]
+    assert list(split_panels(path, wide)) == ["made"]
 
 
 def test_the_page_crosses_two_settings_at_a_common_step(crossed, tmp_path):
@@ -187,43 +187,46 @@ def test_the_page_crosses_two_settings_at_a_common_step(crossed, tmp_path):
     )
     page = path.read_text()
     assert "All at step 2;" in page
-    assert "Without videos: target=v,max_t=0.5." in page
-    assert page.count("<video") == 2 * (
-        2 * 2 + 3
-    )  # two prompts; two rows of given and real, and three runs' own
+    assert "Runs without videos: target=v,max_t=0.5." in page
+    # Two prompts; two rows of the input and the real clip, and three runs' samples.
+    assert page.count("<video") == 2 * (2 * 2 + 3)
     assert "ValueError: not finite" in page
     assert "✓ 0.3" in page.replace('<span class="tone good">', "").replace("</span>", "")
 
 
-def test_more_runs_than_colours_are_parted_by_a_setting():
+def test_more_runs_than_colours_are_grouped_by_a_setting():
     def record(number, kind):
         config = {"stage.kind": kind, "stage.number": number}
-        return Record(name=f"{kind}{number}", source=f"{kind}{number}", state="", config=config)
+        return RunRecord(name=f"{kind}{number}", source=f"{kind}{number}", state="", config=config)
 
     records = [record(number, kind) for kind in "ab" for number in range(CURVES)]
-    parts = parted(records)
+    parts = chart_groups(records)
     assert [label for label, _ in parts] == [", kind = a", ", kind = b"]
     assert all(len(part) <= CURVES for _, part in parts)
-    assert len(parted(records[:CURVES])) == 1
+    assert len(chart_groups(records[:CURVES])) == 1
 
 
 @pytest.mark.parametrize(
     ("said", "state"),
     [
-        ("ValueError: x\nstopped at step 5; the same command goes on\n", "stopped at step 5"),
+        ("ValueError: x\nstopped at step 5; run the same command to resume\n", "stopped at step 5"),
         ("error: x\nsrun: error: n1: task 0: Exited with exit code 1\n", "failed"),
         ("error: x\nslurmstepd: error: *** STEP 7.0 ON n1 CANCELLED AT now ***\n", "failed"),
         ("srun: error: n1: task 0\nslurmstepd: error: *** JOB 7 ON n1 CANCELLED AT now ***\n", ""),
-        ("error: old\n-- begun now\nsteps\n", ""),
-        ("error: old\n[now][cascade.train][INFO] - going on from a/checkpoints/00000005\n", ""),
-        ("-- begun a\nsteps\n-- begun b\nerror: r was trained with another config:\n  a: 1\n", ""),
+        ("error: old\n-- started now\nsteps\n", ""),
+        ("error: old\n[now][cascade.train][INFO] - resuming from a/checkpoints/00000005\n", ""),
         (
-            "-- begun a\nerror: x\n-- begun b\nerror: r: another process trains here; wait\n",
+            "-- started a\nsteps\n-- started b\nerror: r was trained with another config (old → "
+            "new):\n  a: 1\n",
+            "",
+        ),
+        (
+            "-- started a\nerror: x\n-- started b\nerror: r: another process trains here; wait\n",
             "failed",
         ),
     ],
 )
-def test_only_the_last_leg_tells_how_a_run_ended(tmp_path, said, state):
+def test_a_runs_state_is_that_of_its_last_leg(tmp_path, said, state):
     folder = run(tmp_path / "a", bundle=False, steps=(), said=said)
     (folder / "checkpoints/00000005").mkdir(parents=True)
     record = read_folder(folder)
@@ -237,11 +240,11 @@ def test_half_written_captions_are_left_out_and_none_leads_elsewhere(tmp_path):
     (folder / "samples/00000002/captions.json").write_text('{"0.mp4": "a r')
     assert set(read_folder(folder).videos) == {1}
     (folder / "samples/00000001/captions.json").write_text('{"../../0.mp4": "x"}')
-    with pytest.raises(ValueError, match="outside of its own folder"):
+    with pytest.raises(ValueError, match="is outside this folder"):
         read_folder(folder)
 
 
-def test_steps_are_told_as_done(tmp_path):
+def test_a_step_is_the_number_of_steps_done_and_training_metrics_have_its_index(tmp_path):
     (tmp_path / "metrics/version_0").mkdir(parents=True)
     rows = "".join(f"1.0,{step}\n" for step in range(20))
     (tmp_path / "metrics/version_0/metrics.csv").write_text(f"train/loss,step\n{rows}")

@@ -47,21 +47,21 @@ class Run:
     @classmethod
     def recorded(cls, legs: list[Path]) -> "Run":
         """What the service has of a run whose legs were synced one after the other."""
-        config, rows, told = {}, [], {}
+        config, rows, start = {}, [], {}
         for leg in legs:
             for record in records_of(leg):
                 if record["type"] == "run":
-                    told = record["run"]
-                    config |= told.get("config", {}).get("update", {})
+                    start = record["run"]
+                    config |= start.get("config", {}).get("update", {})
                 elif record["type"] == "config":
                     config |= record["config"]["update"]
                 elif record["type"] == "history":
                     rows.append({**nested(record["history"]["item"]), "_step": len(rows)})
         config.pop("_wandb", None)
         return cls(
-            identity=told["run_id"],
-            name=told["display_name"],
-            group=told["run_group"],
+            identity=start["run_id"],
+            name=start["display_name"],
+            group=start["run_group"],
             config=config,
             rows=rows,
             files=legs[-1] / "files",
@@ -101,14 +101,15 @@ class Service:
     url: str = ""
     reports: list[dict[str, Any]] = field(default_factory=list)
 
-    def answer(self, query: str, told: dict[str, Any]) -> dict[str, Any]:
-        """The data of one GraphQL query."""
+    def answer(self, query: str, variables: dict[str, Any]) -> dict[str, Any]:
+        """The data of one GraphQL query and its variables."""
         if "upsertView" in query:
-            self.reports.append(told)
-            project = {"id": "7", "name": told["projectName"], "entityName": told["entityName"]}
-            view = {"id": "VmlldzoxMjM0", "type": "runs", "name": told["name"], "project": project}
-            view |= {"displayName": told["displayName"], "description": told["description"]}
-            view |= {"spec": told["spec"], "updatedAt": "2026-01-01T00:00:00Z"}
+            self.reports.append(variables)
+            names = {"name": variables["projectName"], "entityName": variables["entityName"]}
+            project = {"id": "7", **names}
+            copied = {key: variables[key] for key in ("name", "displayName", "description", "spec")}
+            view = {"id": "VmlldzoxMjM0", "type": "runs", "project": project, **copied}
+            view |= {"updatedAt": "2026-01-01T00:00:00Z"}
             return {"upsertView": {"view": view, "inserted": True}}
         if "viewer" in query:
             viewer = {"id": "1", "entity": ENTITY, "username": "user", "email": "", "flags": "{}"}
@@ -119,24 +120,26 @@ class Service:
             edge["node"]["user"] = None
             page = {"endCursor": "a", "hasNextPage": False}
             return {"models": {"edges": [edge], "pageInfo": page}}
-        asked = {told.get(f"{key}{end}") for key in ("project", "entity") for end in ("", "Name")}
+        asked = {
+            variables.get(f"{key}{end}") for key in ("project", "entity") for end in ("", "Name")
+        }
         if asked - {None} != {PROJECT, ENTITY}:
             return {"project": None}
         if "ProjectInternalId" in query:
             return {"project": {"id": "UHJvamVjdDo3", "internalId": "7"}}
-        return {"project": self.project(query, told)}
+        return {"project": self.project(query, variables)}
 
-    def project(self, query: str, told: dict[str, Any]) -> dict[str, Any]:
+    def project(self, query: str, variables: dict[str, Any]) -> dict[str, Any]:
         """What is asked of the project: its runs by filter and page, or one run's parts."""
         if "runs(filters" in query:
-            wanted = json.loads(told["filters"])
+            wanted = json.loads(variables["filters"])
             keys = {"group": "group", "name": "identity"}
             found = [
                 run
                 for run in self.runs
                 if all(getattr(run, keys[key]) == value for key, value in wanted.items())
             ]
-            first = int(told["cursor"] or 0)
+            first = int(variables["cursor"] or 0)
             page = found[first : first + 2]  # few, so that the client must ask for more
             edges = [
                 {"node": run.node(), "cursor": str(i)}
@@ -144,20 +147,20 @@ class Service:
             ]
             more = first + 2 < len(found)
             info = {"endCursor": str(first + len(page)), "hasNextPage": more}
-            told = {"internalId": "7", "runCount": len(found), "readOnly": False}
-            return told | {"runs": {"edges": edges, "pageInfo": info}}
-        name = told.get("name") or told.get("runName") or told.get("run")
+            counts = {"internalId": "7", "runCount": len(found), "readOnly": False}
+            return counts | {"runs": {"edges": edges, "pageInfo": info}}
+        name = variables.get("name") or variables.get("runName") or variables.get("run")
         run = next(run for run in self.runs if run.identity == name)
         if "parquetHistory" in query:
             split = len(run.rows) if run.exported is None else run.exported
             urls = [f"{self.url}/parquet/{run.identity}"] if split else []
             return {"run": {"parquetHistory": {"parquetUrls": urls, "liveData": run.rows[split:]}}}
         if "query HistoryPage" in query:
-            steps = range(int(told["minStep"]), int(told["maxStep"]))
+            steps = range(int(variables["minStep"]), int(variables["maxStep"]))
             rows = [json.dumps(row) for row in run.rows if row["_step"] in steps]
-            return {"run": {"history": rows[: told["pageSize"]]}}
+            return {"run": {"history": rows[: variables["pageSize"]]}}
         if "files(" in query:
-            edges = [self.file(run, path, str(i)) for i, path in enumerate(told["fileNames"])]
+            edges = [self.file(run, path, str(i)) for i, path in enumerate(variables["fileNames"])]
             info = {"endCursor": None, "hasNextPage": False}
             return {
                 "internalId": "7",
@@ -174,7 +177,7 @@ class Service:
         return {"node": node, "cursor": cursor}
 
     def blob(self, path: str) -> bytes:
-        """What a URL that the service has told holds."""
+        """The content of one of the service's own URLs."""
         kind, identity, *rest = unquote(path).strip("/").split("/")
         run = next(run for run in self.runs if run.identity == identity)
         if kind == "files":
@@ -235,7 +238,7 @@ def serving(runs: list[Run]) -> Iterator[Service]:
 
 
 def environment(service: Service, cache: Path) -> dict[str, str]:
-    """What leads a process's W&B to the service, and to no other."""
+    """Environment variables that point a process's W&B to this service alone."""
     own = {"WANDB_BASE_URL": service.url, "WANDB_API_KEY": "0" * 40}
     return {**os.environ, **own, "WANDB_CACHE_DIR": str(cache), "WANDB_ERROR_REPORTING": "false"}
 

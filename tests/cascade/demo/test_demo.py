@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from cascade.curves import last_step, read_curves
-from cascade.demo.__main__ import Training
+from cascade.demo.__main__ import StageProcess
 from cascade.eval.following import following
 from data.worlds.parse import parse
 from data.worlds.shapes import heldout_prompts
@@ -53,7 +53,7 @@ def test_the_demo_ends_with_a_page_and_goes_on_where_it_was(tmp_path):
 
 def test_a_failed_stage_says_why(tmp_path):
     command = [sys.executable, "-c", "raise SystemExit('no memory left')"]
-    training = Training("base", tmp_path / "run", 10, command)
+    training = StageProcess("base", tmp_path / "run", 10, command)
     training.start()
     assert training.process is not None
     training.process.wait()

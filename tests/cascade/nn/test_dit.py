@@ -114,9 +114,9 @@ def test_training_after_inference_mode_does_not_trip_over_a_cache() -> None:
 
 
 def test_rotary_products_depend_on_relative_place_alone() -> None:
-    turns = rotary(4, 4, 4, 32, 100.0, torch.device("cpu"))
+    rotations = rotary(4, 4, 4, 32, 100.0, torch.device("cpu"))
     q, k = torch.randn(32), torch.randn(32)
-    q, k = (rotate(t.expand(1, 64, 1, 32), turns)[0, :, 0] for t in (q, k))
+    q, k = (rotate(t.expand(1, 64, 1, 32), rotations)[0, :, 0] for t in (q, k))
     product = (q @ k.T).view(4, 4, 4, 4, 4, 4)
     torch.testing.assert_close(product[0, 1, 0, 1, 2, 2], product[2, 2, 1, 3, 3, 3])
 

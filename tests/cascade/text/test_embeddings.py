@@ -81,24 +81,24 @@ def test_it_goes_to_other_processes_and_copies(tmp_path):
 
 def test_another_encoder_or_length_is_refused_with_both_values(tmp_path):
     write(tmp_path / f"a{SUFFIX}", {"": 1})
-    with pytest.raises(ValueError, match=r"by the encoder aa \(tiny\), but bb is wanted"):
+    with pytest.raises(ValueError, match=r"by the encoder aa \(tiny\), but bb is needed"):
         Embeddings.open(tmp_path, fingerprint="bb")
-    with pytest.raises(ValueError, match="cut at 8 tokens, but 9 are wanted; set text.max_tokens"):
+    with pytest.raises(ValueError, match="truncated at 8 tokens, but 9 are needed; set stage"):
         Embeddings.open(tmp_path, max_tokens=9)
     other = Made(fingerprint="cc", encoder="other", max_tokens=8)
     write(tmp_path / f"b{SUFFIX}", {"": 1}, made=other)
-    with pytest.raises(ValueError, match=r"cc \(other\), but aa is wanted"):
+    with pytest.raises(ValueError, match=r"cc \(other\), but aa is needed"):
         Embeddings.open(tmp_path)
 
 
 def test_none_and_damaged_files_are_refused(tmp_path):
-    with pytest.raises(ValueError, match=r"names no file .*make embeddings SHARDS"):
+    with pytest.raises(ValueError, match=r"no file .*make embeddings SHARDS"):
         Embeddings.open(tmp_path)
     path = write(tmp_path / f"a{SUFFIX}", {"": 1, "a": 3})
     whole = path.read_bytes()
     for damaged in (whole[:-1], whole[:20], b"", b"\xff" * 64):
         path.write_bytes(damaged)
-        with pytest.raises(ValueError, match="is no whole file of embeddings"):
+        with pytest.raises(ValueError, match="is not a complete embedding file"):
             EmbeddingFile(path)
     plan = layout(["", "a"], [1, 3])
     astray = Layout(**{**vars(plan), "starts": plan.starts + 2})
@@ -150,7 +150,7 @@ def test_files_that_are_missing_are_named(tmp_path, tiny_t5, copy_of):
         find_encoder(str(tmp_path / "nowhere"))
     folder = copy_of("bare")
     (folder / "model.safetensors").unlink()
-    with pytest.raises(NoEncoderError, match="holds no"):
+    with pytest.raises(NoEncoderError, match="has no"):
         fingerprint(folder)
 
 
@@ -177,7 +177,7 @@ def test_with_a_store_the_encoder_is_never_loaded(tiny_t5, stored, monkeypatch):
 
 def test_a_missing_caption_is_named_with_the_way_out(tiny_t5, stored):
     text = T5Text(name=str(tiny_t5), **stored)
-    with pytest.raises(ValueError, match=r"caption 'b' among 2 in .*make embeddings SHARDS=… ENC"):
+    with pytest.raises(ValueError, match=r"caption 'b' has no embedding among 2 .*make embeddings"):
         text(["a", "b"])
 
 
@@ -192,11 +192,11 @@ def test_what_came_with_the_batch_is_used(tiny_t5, stored):
 
 
 def test_a_store_of_another_encoder_is_refused_also_where_no_files_are(tiny_t5, stored, tmp_path):
-    with pytest.raises(ValueError, match="but feed is wanted"):
+    with pytest.raises(ValueError, match="but feed is needed"):
         T5Text(name=str(tiny_t5), fingerprint="feed", **stored).prepare()
     gone = str(tmp_path / "gone")
     true = fingerprint(tiny_t5)
-    with pytest.raises(ValueError, match=rf"nothing here can confirm it.*text.fingerprint={true}"):
+    with pytest.raises(ValueError, match=rf"cannot be checked.*stage.text.fingerprint={true}"):
         T5Text(name=gone, **stored).prepare()
     T5Text(name=gone, fingerprint=true, **stored).prepare()
 

@@ -172,14 +172,14 @@ def test_another_encoder_is_refused_with_both_and_replaces_when_asked(folder, ti
     theirs = embedder(new).made.fingerprint
     with pytest.raises(ValueError, match=rf"encoder {mine} .*this one is {theirs}.*replace=true"):
         run_all(embedder(new), folder)
-    with pytest.raises(ValueError, match=rf"encoder {mine} \(t5\w*\), but {theirs} is wanted"):
+    with pytest.raises(ValueError, match=rf"encoder {mine} \(t5\w*\), but {theirs} is needed"):
         T5Text(name=str(new), width=16, max_tokens=64, embeddings=str(folder)).prepare()
     run_all(embedder(new, replace=True), folder)
     assert {EmbeddingFile(p).made.fingerprint for p in folder.glob(f"*{SUFFIX}")} == {theirs}
 
 
 def test_a_disk_that_is_too_small_is_refused_before_anything_is_encoded(tmp_path):
-    with pytest.raises(ValueError, match=r"1e\+09 GB are to be written .* GB left; free some"):
+    with pytest.raises(ValueError, match=r"needs 1e\+09 GB but has .* GB left; free some"):
         check_disk({tmp_path: 10**18})
     check_disk({tmp_path: 1})
 
@@ -192,7 +192,7 @@ def test_what_does_not_fit_is_an_error_that_names_the_caption(folder, tiny_t5, m
         return features._replace(tokens=features.tokens * 1e6)
 
     monkeypatch.setattr(T5Text, "encode", large)
-    with pytest.raises(ValueError, match=r"gives .* for '', more than the 65504"):
+    with pytest.raises(ValueError, match=r"returns .* for '', which exceeds the maximum 65504"):
         run_all(embedder(tiny_t5, captions=Captions(short=1.0)), folder)
 
 
@@ -243,7 +243,7 @@ def train(tmp_path, tiny_t5, write_shard, make_clips) -> Callable[..., Path]:
             *("stage=demo/base", "data=shards", f"data.shards={shards}", f"name={name}"),
             *("text@stage.text=t5", f"stage.text.name={tiny_t5}", "stage.text.width=16"),
             *("stage.text.dtype=float32", "stage.text.max_tokens=64", "trainer=cpu", "logger=csv"),
-            *("stage.train.steps=2", "stage.train.global_batch=4", "data.num_workers=0"),
+            *("stage.train.steps=2", "stage.train.global_batch=4", "data.loading.num_workers=0"),
             *("stage.net.width=64", "stage.net.depth=1", "callbacks.samples.every_n_steps=1000"),
             *("trainer.log_every_n_steps=1", f"paths.runs={tmp_path}", *more),
         ]

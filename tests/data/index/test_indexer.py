@@ -137,7 +137,7 @@ def test_what_is_broken_off_tells_nothing_of_its_clip(monkeypatch):
         def inspect(self, data, depth):
             self.begun.set()
             assert self.killed.wait(20)
-            raise DecodeError("crashes (SIGKILL)")
+            raise DecodeError("crashed (SIGKILL)")
 
         def close(self):
             self.killed.set()

@@ -91,11 +91,11 @@ def test_every_unfit_sample_has_its_reason(tmp_path, make_mp4, make_jpeg):
     assert [r["reason"] for r in found if r["key"] == "good"] == ["", "duplicate key"]
     assert by_key["alone"]["reason"] == "caption or json without a video or image"
     assert [by_key[k]["captioned"] for k in ("mute", "blank", "spoken")] == [False, False, True]
-    assert "no bytes" in by_key["empty"]["reason"]
+    assert "is empty" in by_key["empty"]["reason"]
     assert "Invalid data" in by_key["noise"]["reason"]
     assert by_key["cut"]["reason"]
     assert "utf-8" in by_key["latin"]["reason"]
-    assert "json does not parse" in by_key["badjson"]["reason"]
+    assert "invalid json" in by_key["badjson"]["reason"]
     picture = by_key["picture"]
     assert (picture["kind"], picture["codec"], picture["frames"]) == ("image", "jpeg", 1)
     assert about["others"] == {"npy": 1}
@@ -136,7 +136,7 @@ def test_a_changed_shard_is_indexed_again(tmp_path, write_shard, make_clips, cap
     assert pq.read_schema(path).equals(SCHEMA)
     path.write_bytes(b"PAR1")
     assert not fresh(shard, path)
-    assert "does not read" in caplog.text
+    assert "the index cannot be read" in caplog.text
     assert [p.name for p in tmp_path.iterdir() if p.name.startswith(".")] == []
 
 
@@ -161,8 +161,8 @@ def test_texts_and_clips_of_monstrous_size_are_refused(tmp_path, make_mp4, monke
     members = [("a.mp4", bytes(2001)), ("b.mp4", b""), ("b.txt", bytes(2**20 + 1))]
     found, _ = indexed(tar(tmp_path / "a.tar", members))
     assert [r["reason"] for r in found] == [
-        "2001 bytes, more than 2000",
-        "its caption has 1048577 bytes, more than 1048576",
+        "has 2001 bytes, more than the limit of 2000",
+        "its caption has 1048577 bytes, more than the limit of 1048576",
     ]
 
 
@@ -216,13 +216,13 @@ def test_the_command(tmp_path, write_shard, make_clips, monkeypatch):
     options = {"capture_output": True, "text": True, "cwd": Path(__file__).parents[3]}
     done = subprocess.run([*command, "depth=probe"], **options)
     assert done.returncode == 0, done.stderr
-    for said in ("2 shards, 2 samples", "1 │ fit", "1 │ unfit: ", "1.tar: the file is empty"):
+    for said in ("2 shards, 2 samples", "1 │ usable", "1 │ unusable: ", "1.tar: the file is empty"):
         assert said in done.stdout
     assert len(list(tmp_path.glob("*.index.parquet"))) == 2
     done = subprocess.run([*command, "depth=deep"], **options)
     assert (done.returncode, done.stderr.strip()) == (
         1,
-        "error: index: depth=deep: no such depth; there are probe, keyframes, full",
+        "error: index: depth must be one of probe, keyframes, full, got 'deep'",
     )
     monkeypatch.setattr(sys, "argv", ["index"])
     with pytest.raises(SystemExit, match="which shards[?] make index SHARDS="):

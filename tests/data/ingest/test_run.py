@@ -17,7 +17,7 @@ from data.index.sidecar import ensure_index
 from data.ingest.output_folder import Folder
 from data.ingest.run import Settings, make_shards
 from data.ingest.sources import find_sources
-from data.ingest.work import Bench, Job, Local, work_through
+from data.ingest.work import Bench, IngestPlan, LocalProcesses, work_through
 
 SETTINGS = Settings(deadline_s=60, memory_gb=4, ahead=3, thumbnails=4)
 
@@ -26,7 +26,9 @@ SETTINGS = Settings(deadline_s=60, memory_gb=4, ahead=3, thumbnails=4)
 def made(videos, make_recipe, tmp_path_factory):
     """An unbroken run in shards of five."""
     to = tmp_path_factory.mktemp("made") / "shards"
-    make_shards(str(videos), to, make_recipe("packing.samples=5"), Local(workers=2), SETTINGS)
+    make_shards(
+        str(videos), to, make_recipe("packing.samples=5"), LocalProcesses(workers=2), SETTINGS
+    )
     return to
 
 
@@ -89,13 +91,17 @@ def test_the_report_counts_everything_once(made):
 def test_nothing_is_left_behind_and_the_same_command_does_nothing(made, videos, make_recipe):
     assert not (made / ".work").exists()
     before = {path: path.stat().st_mtime_ns for path in made.rglob("*") if path.is_file()}
-    make_shards(str(videos), made, make_recipe("packing.samples=5"), Local(workers=2), SETTINGS)
+    make_shards(
+        str(videos), made, make_recipe("packing.samples=5"), LocalProcesses(workers=2), SETTINGS
+    )
     assert before == {path: path.stat().st_mtime_ns for path in made.rglob("*") if path.is_file()}
 
 
 def test_one_worker_makes_the_same_bytes(made, videos, make_recipe, tmp_path):
     to = tmp_path / "one"
-    make_shards(str(videos), to, make_recipe("packing.samples=5"), Local(workers=1), SETTINGS)
+    make_shards(
+        str(videos), to, make_recipe("packing.samples=5"), LocalProcesses(workers=1), SETTINGS
+    )
     assert files(to) == files(made)
 
 
@@ -153,7 +159,7 @@ def test_another_recipe_or_other_sources_are_refused_with_the_difference(
     made, videos, make_recipe, make_scene, make_video, tmp_path
 ):
     again = lambda place, *o: make_shards(  # noqa: E731
-        str(place), made, make_recipe("packing.samples=5", *o), Local(workers=1), SETTINGS
+        str(place), made, make_recipe("packing.samples=5", *o), LocalProcesses(workers=1), SETTINGS
     )
     with pytest.raises(ValueError, match=r"filters\.black was 0\.5, now 0\.25.*another folder"):
         again(videos, "filters.black=0.25")
@@ -169,14 +175,14 @@ def test_another_recipe_or_other_sources_are_refused_with_the_difference(
     (tmp_path / "some/video.4.mp4").unlink()
     make_video(tmp_path / "new.mp4", make_scene(0, 20))
     with pytest.raises(
-        ValueError, match=r"1 sources added: new\.mp4; 1 sources gone: some/video\.4"
+        ValueError, match=r"1 sources added: new\.mp4; 1 sources removed: some/video\.4"
     ):
         again(tmp_path)
 
 
 def test_two_runs_into_one_folder_are_refused(videos, make_recipe, tmp_path):
     with Folder(tmp_path).locked(), pytest.raises(ValueError, match="another run is writing"):
-        make_shards(str(videos), tmp_path, make_recipe(), Local(workers=1), SETTINGS)
+        make_shards(str(videos), tmp_path, make_recipe(), LocalProcesses(workers=1), SETTINGS)
 
 
 def test_a_lists_own_columns_and_its_images_come_through(tmp_path, videos, make_jpeg, make_recipe):
@@ -187,7 +193,11 @@ def test_a_lists_own_columns_and_its_images_come_through(tmp_path, videos, make_
     ]
     (tmp_path / "list.jsonl").write_text("\n".join(map(json.dumps, rows)))
     shards = make_shards(
-        str(tmp_path / "list.jsonl"), tmp_path / "to", make_recipe(), Local(workers=1), SETTINGS
+        str(tmp_path / "list.jsonl"),
+        tmp_path / "to",
+        make_recipe(),
+        LocalProcesses(workers=1),
+        SETTINGS,
     )
     first, second, image = webdataset.WebDataset(shards, shardshuffle=False)
     for i, sample in enumerate((first, second)):
@@ -205,7 +215,9 @@ def test_a_lists_own_columns_and_its_images_come_through(tmp_path, videos, make_
 @pytest.mark.media
 def test_every_hazard_is_kept_or_dropped_with_a_reason(media, make_recipe, tmp_path):
     recipe = make_recipe("encoding.short_side=128")
-    shards = make_shards(str(media / "hazards"), tmp_path, recipe, Local(workers=2), SETTINGS)
+    shards = make_shards(
+        str(media / "hazards"), tmp_path, recipe, LocalProcesses(workers=2), SETTINGS
+    )
     rows = [json.loads(row) for row in (tmp_path / "report/clips.jsonl").read_text().splitlines()]
     assert {row["source"] for row in rows} == set(
         json.loads((media / "hazards/hazards.json").read_text())
@@ -224,20 +236,22 @@ def test_every_hazard_is_kept_or_dropped_with_a_reason(media, make_recipe, tmp_p
 
 def test_shards_do_not_go_among_their_sources(videos, make_recipe):
     with pytest.raises(ValueError, match="where sources are looked for"):
-        make_shards(str(videos), videos / "to", make_recipe(), Local(workers=1), SETTINGS)
+        make_shards(str(videos), videos / "to", make_recipe(), LocalProcesses(workers=1), SETTINGS)
 
 
 def test_where_nothing_is_kept_it_says_so_and_reports(tmp_path, videos, make_recipe):
     to = tmp_path / "to"
     for _ in range(2):
-        with pytest.raises(ValueError, match=r"of 11 sources no clip was kept; .*html says why"):
-            make_shards(str(videos), to, make_recipe("windows.min_s=9"), Local(workers=2), SETTINGS)
+        with pytest.raises(ValueError, match=r"no clip of 11 sources was kept; .*html"):
+            make_shards(
+                str(videos), to, make_recipe("windows.min_s=9"), LocalProcesses(workers=2), SETTINGS
+            )
     report = json.loads((to / "report/report.json").read_text())
     assert report["clips"]["dropped"]["too short"]["clips"] == 19
 
 
 def test_shards_that_exist_are_only_indexed(shards, make_recipe):
-    found = make_shards(str(shards), None, make_recipe(), Local(workers=1), SETTINGS)
+    found = make_shards(str(shards), None, make_recipe(), LocalProcesses(workers=1), SETTINGS)
     assert found == sorted(map(str, shards.glob("*.tar")))
     assert all(path.is_file() for path in ensure_index(found, depth="full"))
 
@@ -269,16 +283,16 @@ def test_a_source_that_hangs_crashes_or_fails_is_dropped_and_the_run_goes_on(
 
     monkeypatch.setattr("data.ingest.work.make_part", hostile.make_part)
     settings = Settings(deadline_s=4, memory_gb=2, ahead=100, thumbnails=4)
-    make_shards(str(videos), tmp_path / "to", make_recipe(), Local(workers=2), settings)
+    make_shards(str(videos), tmp_path / "to", make_recipe(), LocalProcesses(workers=2), settings)
     lines = (tmp_path / "to/report/clips.jsonl").read_text().splitlines()
     told = {
         row["source"]: (row["reason"], row["detail"])
         for row in map(json.loads, lines)
         if "detail" in row
     }
-    assert told["some/video.2.mp4"] == ("given up", "passes its deadline of 4 s")
-    assert told["some/video.4.mp4"] == ("given up", "crashes (SIGSEGV)")
-    assert told["some/video.5.mp4"] == ("fails", "KeyError: 'surprise'")
+    assert told["some/video.2.mp4"] == ("given up", "exceeded the deadline of 4 s")
+    assert told["some/video.4.mp4"] == ("given up", "crashed (SIGSEGV)")
+    assert told["some/video.5.mp4"] == ("failed", "KeyError: 'surprise'")
     assert told["some/video.6.mp4"][0] == "given up"
     assert "memory" in told["some/video.6.mp4"][1]
     with tarfile.open(tmp_path / "to/p-000000.tar") as tar:
@@ -295,7 +309,9 @@ def test_a_full_disk_stops_the_run_and_drops_nothing(videos, make_recipe, tmp_pa
 
     monkeypatch.setattr("data.ingest.work.make_part", full.make_part)
     with pytest.raises(OSError, match="No space left"):
-        make_shards(str(videos), tmp_path / "to", make_recipe(), Local(workers=2), SETTINGS)
+        make_shards(
+            str(videos), tmp_path / "to", make_recipe(), LocalProcesses(workers=2), SETTINGS
+        )
     assert Folder(tmp_path / "to").recorded() == set()
 
 
@@ -307,7 +323,7 @@ def test_a_library_that_does_not_import_is_told_with_the_way_out(
     folder = Folder(tmp_path / "to")
     bench = Bench(deadline_s=60, memory_bytes=None, thumbnails=0.0)
     found = find_sources(videos).sources
-    job = Job(folder=folder, sources=found, recipe=make_recipe(), bench=bench)
+    job = IngestPlan(folder=folder, sources=found, recipe=make_recipe(), bench=bench)
     with pytest.raises(ValueError, match="opencv-python-headless.*apt-get install libgl1"):
         list(work_through(job, [0], 1))
     assert "cv2" not in sys.modules or sys.modules["cv2"].__file__ != str(tmp_path / "cv2.py")

@@ -9,8 +9,8 @@ import time
 import pytest
 
 from data.ingest.run import Settings, make_shards
-from data.ingest.slurm_array import Slurm
-from data.ingest.work import Local
+from data.ingest.slurm_array import SlurmArray
+from data.ingest.work import LocalProcesses
 
 pytestmark = [pytest.mark.slurm, pytest.mark.usefixtures("alone_on_the_cluster")]
 SETTINGS = Settings(deadline_s=60, memory_gb=4, ahead=100, thumbnails=4)
@@ -31,7 +31,9 @@ def test_an_array_makes_the_same_bytes_and_is_joined_by_the_same_command(
     videos, make_recipe, ingest, tmp_path
 ):
     whole, to = tmp_path / "whole", tmp_path / "array"
-    make_shards(str(videos), whole, make_recipe("packing.samples=5"), Local(workers=2), SETTINGS)
+    make_shards(
+        str(videos), whole, make_recipe("packing.samples=5"), LocalProcesses(workers=2), SETTINGS
+    )
     options = (*CLUSTER, "packing.samples=5", "run.thumbnails=4", "cluster.shards.poll_s=1")
     process = ingest(videos, to, *options)
     note = to / ".work/sources.array.json"
@@ -56,16 +58,16 @@ def test_what_a_cancelled_array_leaves_the_same_command_goes_on_with(
     settings = {"partition": None, "account": None, "qos": None, "constraint": None}
     settings |= {"parameters": {}, "array": 2, "cpus": 1, "minutes": 5}
     settings |= {"memory_gb_per_cpu": None, "setup": [], "poll_s": 0.5}
-    waited = Slurm._wait
+    waited = SlurmArray._wait
 
     def cancel(self, array):
         subprocess.run(["scancel", array], check=True)
         yield from waited(self, array)
 
     with monkeypatch.context() as patched:
-        patched.setattr(Slurm, "_wait", cancel)
-        with pytest.raises(ValueError, match=r"sources undone; its logs.*the same command goes on"):
-            make_shards(str(videos), tmp_path, make_recipe(), Slurm(**settings), SETTINGS)
+        patched.setattr(SlurmArray, "_wait", cancel)
+        with pytest.raises(ValueError, match=r"sources unfinished; its logs.*run the same command"):
+            make_shards(str(videos), tmp_path, make_recipe(), SlurmArray(**settings), SETTINGS)
     assert not (tmp_path / "report").exists()
-    shards = make_shards(str(videos), tmp_path, make_recipe(), Slurm(**settings), SETTINGS)
+    shards = make_shards(str(videos), tmp_path, make_recipe(), SlurmArray(**settings), SETTINGS)
     assert len(shards) == 1

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from cascade.grid import Grid
-from data.plan.buckets import BucketPlan, Held, Part, Pool
+from data.plan.buckets import BucketPlan, Held, Pool, RankPart
 from data.plan.clip_shapes import Shape, consolidate, native, near
-from data.plan.fit import Batch, Fitter
+from data.plan.fit import BatchBudget, Fitter
 from data.plan.mixture import Mixture
 from data.plan.packing import PackedPlan, pack
 from data.plan.shuffle import Shuffled, Stream
@@ -35,7 +35,7 @@ def clips(count, seed=0, images=0):
 
 def batch(clips=32, divides=8, same=False):
     grid = Shape(kind="video", frames=16, height=64, width=64)
-    return Batch(clips=clips, grid=grid, multiple=MULTIPLE, divides=divides, same=same)
+    return BatchBudget(clips=clips, grid=grid, multiple=MULTIPLE, divides=divides, same=same)
 
 
 def fitter(batching="buckets", **options):
@@ -68,7 +68,7 @@ def test_turns_keep_their_shares_and_are_counted_without_a_walk():
         assert (fresh.before(n) == np.bincount(turns[:n], minlength=4)).all()
         assert np.abs(fresh.before(n) - n * fresh.shares).max() < 64
     assert (fresh.turns(555, 300) == turns[555:855]).all()
-    with pytest.raises(ValueError, match="must be positive numbers, got"):
+    with pytest.raises(ValueError, match="must not be negative, and one must be positive, got"):
         Mixture([0.5, -0.5], seed=1, purpose="x")
 
 
@@ -117,7 +117,7 @@ def test_ranks_and_accumulation_divide_the_same_batch(batching, world, accumulat
     if world * accumulate > 8:
         return
     made = plan(batching)
-    ranks = [Part(plan=made, rank=r, world=world, accumulate=accumulate) for r in range(world)]
+    ranks = [RankPart(plan=made, rank=r, world=world, accumulate=accumulate) for r in range(world)]
     for n in range(20):
         one = made.share(n, part=0, parts=1)
         parts = [r.draws(n * accumulate + micro) for micro in range(accumulate) for r in ranks]
@@ -193,13 +193,13 @@ def test_ranks_that_do_not_divide_are_refused_with_the_way_out():
         pool(share=2)
     with pytest.raises(ValueError, match="at least one video or image"):
         Pool(rows=np.zeros(0, int), fit=pool().fit)
-    with pytest.raises(ValueError, match=r"longest clip has 2048 tokens, a packed sequence 1024"):
+    with pytest.raises(ValueError, match="has 2048 tokens, but a packed sequence has only 1024"):
         plan("packing", size=_half())
 
 
 def _half():
     grid = Shape(kind="video", frames=8, height=64, width=64)
-    return Batch(clips=8, grid=grid, multiple=MULTIPLE, divides=8, same=False)
+    return BatchBudget(clips=8, grid=grid, multiple=MULTIPLE, divides=8, same=False)
 
 
 def test_an_alternative_has_the_same_shape():
@@ -269,7 +269,7 @@ def test_lengths_fall_to_the_next_that_makes_a_batch():
 def test_a_crop_is_the_only_shape_and_is_never_packed():
     fit = fitter(crop=(8, 32, 32), lengths=(8,))(batch=batch(), **clips(200))
     assert [str(s) for s in fit.shapes if s.kind == "video"] == ["8×32×32"]
-    with pytest.raises(ValueError, match="packing keeps whole frames, and this stage trains on"):
+    with pytest.raises(ValueError, match="packing needs whole frames, but this stage trains on"):
         fitter("packing", crop=(8, 32, 32))
     with pytest.raises(ValueError, match="batching must be one of fixed, buckets, packing"):
         fitter("bins")
@@ -303,7 +303,7 @@ def test_held_out_batches_have_one_shape_and_cover_all(world):
 def test_little_is_wasted_or_cropped_of_real_sizes(multiple, most):
     grid = Grid(frames=16, height=128, width=128, fps=8)
     shape = Shape(kind="video", frames=16, height=128, width=128)
-    size = Batch(clips=64, grid=shape, multiple=multiple, divides=8, same=False)
+    size = BatchBudget(clips=64, grid=shape, multiple=multiple, divides=8, same=False)
     for batching, limit in (("buckets", most), ("packing", 0.02 if multiple[1] == 4 else 0.025)):
         fits = Fitter(
             grid=grid, multiple=multiple, crop=None, batching=batching, lengths=(16, 8, 4)
@@ -321,7 +321,7 @@ def test_little_is_wasted_or_cropped_of_real_sizes(multiple, most):
 
 def test_small_clips_fill_their_batches_and_the_plan_says_how_full():
     grid = Shape(kind="video", frames=64, height=64, width=64)
-    size = Batch(clips=8, grid=grid, multiple=MULTIPLE, divides=8, same=False)
+    size = BatchBudget(clips=8, grid=grid, multiple=MULTIPLE, divides=8, same=False)
     columns = clips(400) | {"frames": np.full(400, 4, np.int32), "fit": np.ones(400, bool)}
     fits = Fitter(
         grid=Grid(frames=64, height=64, width=64, fps=8),
@@ -351,7 +351,7 @@ def test_ever_so_many_shapes_are_told_apart():
     columns = clips(2000) | {"frames": np.full(2000, 16, np.int32), "fit": np.ones(2000, bool)}
     columns |= {"height": columns["height"] * 8, "width": columns["width"] * 8}
     grid = Shape(kind="video", frames=128, height=1088, width=1920)
-    size = Batch(clips=8, grid=grid, multiple=(1, 8, 8), divides=8, same=False)
+    size = BatchBudget(clips=8, grid=grid, multiple=(1, 8, 8), divides=8, same=False)
     fit = fits(batch=size, **columns)
     assert (fit.shape >= 0).all()
     assert len(fit.shapes) <= 2000

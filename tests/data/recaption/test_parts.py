@@ -14,7 +14,7 @@ from PIL import Image
 from data.decode.probe import Timing
 from data.recaption.clip_images import even_times
 from data.recaption.ledger import Ledger, Usage
-from data.recaption.local_model import Local
+from data.recaption.local_model import LocalModel
 from data.recaption.model import Endpoint, retry_after
 from data.recaption.request import BadAnswerError, Request
 
@@ -35,19 +35,19 @@ def test_a_question_holds_its_fields_and_the_captions_asked_for():
 
 @pytest.mark.parametrize("field", ["{capton}", "{json.place}", "{caption.__class__}", "{0}", "{}"])
 def test_fields_that_there_are_not_are_refused_before_anything_is_asked(field):
-    with pytest.raises(ValueError, match=r"the template names .*; there are caption, frames"):
+    with pytest.raises(ValueError, match="unknown field .*; the fields are caption, frames"):
         Request(text=f"about {field}", captions={"long": ""})
 
 
 @pytest.mark.parametrize("name", ["key", "txt", "two words", "", "1st"])
 def test_names_that_cannot_be_a_captions_are_refused(name):
-    with pytest.raises(ValueError, match="cannot name a caption"):
+    with pytest.raises(ValueError, match="the name of a caption must be an identifier"):
         Request(text="", captions={name: ""})
 
 
 def test_a_field_of_another_form_is_the_clips_failure():
     request = Request(text="{json[place]:.1f}", captions={"long": ""})
-    with pytest.raises(ValueError, match="does not fit its fields"):
+    with pytest.raises(ValueError, match="does not match its fields"):
         request.render(FIELDS)
 
 
@@ -123,7 +123,7 @@ def test_the_ledger_holds_answers_failures_and_their_cost(tmp_path):
         assert used.cost({"prompt": 1e6, "completion": 1e5}) == pytest.approx(10.2)
     ledger.add("r", "a", captions={"long": "x"})
     assert Ledger(tmp_path / "l.jsonl").failed["r"] == {}
-    with pytest.raises(ValueError, match="another process captions this shard"):
+    with pytest.raises(ValueError, match="another process is captioning this shard"):
         Ledger(tmp_path / "l.jsonl", adding=True)
     ledger.close()
     Ledger(tmp_path / "l.jsonl", adding=True).close()
@@ -147,12 +147,12 @@ def test_every_cut_of_the_ledger_loses_its_last_line_alone(tmp_path):
 
 def test_a_line_that_is_none_of_a_ledgers_is_named(tmp_path):
     (tmp_path / "l.jsonl").write_text('{"recipe": "r", "key": "a"}\n{"key": 1}\n')
-    with pytest.raises(ValueError, match="line 2 does not read"):
+    with pytest.raises(ValueError, match="line 2 is invalid"):
         Ledger(tmp_path / "l.jsonl")
 
 
 def test_an_endpoint_that_is_no_url_is_refused():
-    with pytest.raises(ValueError, match="is no URL such as http://localhost"):
+    with pytest.raises(ValueError, match="must be a URL such as http://localhost"):
         Endpoint(url="localhost:8000", model="m")
 
 
@@ -212,7 +212,7 @@ def jpeg(shade: int) -> bytes:
 
 
 def test_a_local_model_sees_the_pictures_and_counts_its_tokens(tiny_vlm):
-    model = Local(model=str(tiny_vlm), options={"temperature": 0, "max_tokens": 6})
+    model = LocalModel(model=str(tiny_vlm), options={"temperature": 0, "max_tokens": 6})
     asked = [
         asyncio.run(model.ask("hello", [jpeg(s) for s in shades], {})) for shades in ((9,), (9, 9))
     ]
@@ -224,7 +224,7 @@ def test_a_local_model_sees_the_pictures_and_counts_its_tokens(tiny_vlm):
 
 
 def test_a_local_model_captions_shards(tiny_vlm, call, folder, monkeypatch):
-    answer = Local._answer
+    answer = LocalModel._answer
 
     def say(self, text, pictures):
         said = answer(self, text, pictures)
@@ -235,14 +235,16 @@ def test_a_local_model_captions_shards(tiny_vlm, call, folder, monkeypatch):
         f"model={tiny_vlm}", "endpoint=local", "limit=2", "attempts=1", "options.max_tokens=4"
     )
     assert [why[:14] for why in told["failed"].values()] == ["no JSON object"] * 2
-    monkeypatch.setattr(Local, "_answer", say)
+    monkeypatch.setattr(LocalModel, "_answer", say)
     told = call(f"model={tiny_vlm}", "endpoint=local", "limit=2", "options.max_tokens=4")
     assert (told["captioned"], told["failed"]) == (2, {})
     assert told["completion_tokens"] >= 4
 
 
 def test_a_model_that_is_not_there_is_named(tmp_path):
-    with pytest.raises(ValueError, match=r"no image-text-to-text model loads from .*download=true"):
-        Local(model=str(tmp_path / "nowhere"))
-    with pytest.raises(ValueError, match="knows no option top_p"):
-        Local(model=str(tmp_path), options={"top_p": 1})
+    with pytest.raises(
+        ValueError, match=r"no image-text-to-text model can be loaded from .*download=true"
+    ):
+        LocalModel(model=str(tmp_path / "nowhere"))
+    with pytest.raises(ValueError, match="supports only the options .* got top_p"):
+        LocalModel(model=str(tmp_path), options={"top_p": 1})

@@ -63,7 +63,7 @@ def test_all_that_may_be_drawn_is_found():
 
 
 def test_weights_below_zero_are_refused():
-    with pytest.raises(ValueError, match="weights must be positive"):
+    with pytest.raises(ValueError, match="weights must not be negative"):
         Captions(long=-1.0)
 
 
@@ -82,5 +82,5 @@ def test_captions_come_back_from_their_file(tmp_path):
 def test_a_file_that_does_not_read_is_named(tmp_path):
     path = tmp_path / "00000.captions.parquet"
     path.write_bytes(b"PAR1 no")
-    with pytest.raises(ValueError, match=r"00000.captions.parquet: does not read"):
+    with pytest.raises(ValueError, match=r"00000.captions.parquet cannot be read"):
         read_captions(path)

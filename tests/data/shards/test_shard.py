@@ -104,7 +104,7 @@ def test_tars_joined_by_cat(tmp_path, one):
     assert [key for key, _ in plain(path)] == ["a"]
     assert reasons(path) == {"a": ""}
     start = a.stat().st_size
-    said = f"{b.stat().st_size} bytes from byte {start}, behind the end mark"
+    said = f"{b.stat().st_size} bytes after the end mark, from byte {start}"
     assert indexed(path)[1]["error"].startswith(said)
 
 
@@ -122,7 +122,7 @@ def test_interleaved_members(tmp_path, one, two):
     assert [(r["key"], r["frames"], r["caption_size"]) for r in rows] == [("a", 2, 4), ("b", 3, 5)]
     assert (about["interleaved"], about["error"]) == (
         2,
-        "2 members lie apart from their sample's others",
+        "2 members are not adjacent to the others of their sample",
     )
 
 
@@ -186,9 +186,9 @@ def test_an_empty_shard(tmp_path, write_shard):
     found = [indexed(tmp_path / f"{i}.tar") for i in range(3)]
     assert [len(rows) for rows, _ in found] == [0, 0, 0]
     assert [about["error"] for _, about in found] == [
-        "the file is empty; it holds no sample",
-        "not a tar: its first block is no header; it holds no sample",
-        "it holds no sample",
+        "the file is empty; it has no sample",
+        "not a tar: its first block is not a header; it has no sample",
+        "it has no sample",
     ]
 
 
@@ -209,7 +209,7 @@ def test_a_compressed_tar(tmp_path, one, name, pack):
         assert [key for key, _ in plain(path)] == ["a"]
     rows, about = indexed(path)
     assert rows == []
-    assert about["error"].startswith(f"compressed by {name}, so that no sample can be read")
+    assert about["error"].startswith(f"compressed by {name}, so samples cannot be read")
 
 
 def test_keys_with_dots(tmp_path, one):
@@ -255,7 +255,7 @@ def test_links(tmp_path, one):
         ("soft", {"txt"}),
         ("a", {"mp4", "txt"}),
     ]
-    never = "its video is a link, which is never followed"
+    never = "its video is a link, which is not read"
     assert reasons(path) == {"soft": never, "a": "", "hard": never}
     assert indexed(path)[1]["others"] == {"link": 1, "folder": 1, "device": 1}
 
@@ -270,7 +270,7 @@ def test_names_that_lead_out(tmp_path, one):
     path = tar(tmp_path / "0.tar", [*members, *whole("./sub/e", one, b"x"), ("/etc/f.npy", b"")])
     assert [key for key, _ in plain(path)][:3] == ["/etc/a", "../b", "c/../../d"]
     assert reasons(path) == {"/etc/a": OUTSIDE, "../b": OUTSIDE, "c/../../d": OUTSIDE, "sub/e": ""}
-    assert indexed(path)[1]["others"] == {"name that leads out of the shard": 3, "npy": 1}
+    assert indexed(path)[1]["others"] == {"name that points outside the shard": 3, "npy": 1}
     assert {r["size"] for r in indexed(path)[0][:3]} == {0}
 
 
@@ -286,7 +286,7 @@ def test_what_is_no_sample_is_counted(tmp_path, one):
         "x" * 16: 50,
     }
     many = tar(tmp_path / "1.tar", [(f"a.e{i}", b"") for i in range(99)])
-    assert indexed(many)[1]["others"]["of more kinds"] == 99 - 32
+    assert indexed(many)[1]["others"]["of other kinds"] == 99 - 32
 
 
 def test_keys_are_those_of_webdataset():

@@ -104,15 +104,13 @@ def test_a_shard_is_read_alike_wherever_it_lies(shard):
 
 
 def test_bytes_that_are_not_there_are_refused(shard):
-    with pytest.raises(OSError, match=r"a\.tar: .*10 bytes at 102395 were|ends at|102395"):
+    with pytest.raises(OSError, match=r"a\.tar: .*10 bytes at 102395"):
         read_span(shard, (len(BYTES) - 5, 10))
 
 
 def test_a_claimed_size_allocates_nothing(tmp_path):
     (tmp_path / "a.tar").write_bytes(BYTES)
-    with pytest.raises(
-        OSError, match=r"10000000000000000 bytes at 0 were wanted, 102400 are there"
-    ):
+    with pytest.raises(OSError, match=r"10000000000000000 bytes at 0 requested, 102400 available"):
         read_span(str(tmp_path / "a.tar"), (0, 10**16))
 
 
@@ -157,14 +155,14 @@ def descriptors():
 @pytest.mark.parametrize(
     ("spec", "said"),
     [
-        ("pipe:curl http://x/a.tar", "runs something"),
-        ("pipe:cat a.tar", "runs something"),
-        ("simplecache::http://x/a.tar", "runs something"),
-        ("zip://a.tar::s3://bucket/a.zip", "runs something"),
-        ("reference://x/a.tar", "reference:// is not one of"),
-        ("github://x/a.tar", "github:// is not one of"),
-        ("pipe:curl://x/a.tar", "runs something"),
-        ("/no/such/a.tar", "names no tar file"),
+        ("pipe:curl http://x/a.tar", "would execute a command"),
+        ("pipe:cat a.tar", "would execute a command"),
+        ("simplecache::http://x/a.tar", "would execute a command"),
+        ("zip://a.tar::s3://bucket/a.zip", "would execute a command"),
+        ("reference://x/a.tar", "the scheme reference:// is not allowed"),
+        ("github://x/a.tar", "the scheme github:// is not allowed"),
+        ("pipe:curl://x/a.tar", "would execute a command"),
+        ("/no/such/a.tar", "no tar file at"),
     ],
 )
 def test_what_runs_refers_or_is_not_there_is_refused(spec, said):
@@ -183,9 +181,9 @@ def test_ways_to_name_local_shards(shards, tmp_path):
         (tmp_path / name / "link.tar").symlink_to(target)
     links = find_shards(tmp_path / "?" / "link.tar")
     assert len({index_path(one, tmp_path) for one in links}) == 2
-    with pytest.raises(ValueError, match="1 of the 3 that .* names are missing: .*00002"):
+    with pytest.raises(ValueError, match="1 of the 3 in .* are missing: .*00002"):
         find_shards(f"{shards}/{{00000..00002}}.tar")
-    with pytest.raises(ValueError, match="names no tar file"):
+    with pytest.raises(ValueError, match="no tar file at"):
         find_shards(tmp_path)
 
 
@@ -233,12 +231,10 @@ def test_a_server_without_ranges_and_a_missing_shard_are_refused(server, tmp_pat
     (server.folder / "a.tar").write_bytes(BYTES)
     server.ranges = False
     with pytest.raises(
-        ValueError, match=r"1 of 1 shards cannot be read.*its server gives no range"
+        ValueError, match=r"1 of 1 shards cannot be read.*does not support byte ranges"
     ):
         ensure_index([f"{server.url}/a.tar"], cache_dir=tmp_path)
-    with pytest.raises(
-        ValueError, match=r"1 of 2 shards cannot be read: .*b\.tar: there is no such"
-    ):
+    with pytest.raises(ValueError, match=r"1 of 2 shards cannot be read: .*b\.tar: no such"):
         ensure_index([f"{server.url}/a.tar", f"{server.url}/b.tar"], cache_dir=tmp_path)
 
 

@@ -6,12 +6,12 @@ import tarfile
 
 import pytest
 
-from data.shards.tar import Walk
+from data.shards.tar import TarWalk
 from tests.data.sharded import link, tar, whole
 
 
 def walked(data):
-    walk = Walk(io.BytesIO(data), len(data))
+    walk = TarWalk(io.BytesIO(data), len(data))
     return walk, [(m.name, m.kind, m.offset, m.size) for m in walk]
 
 
@@ -76,8 +76,8 @@ def test_no_bytes_can_hang_or_break_the_walk(tmp_path):
     ("claim", "said"),
     [
         (b"\x80" + bytes(3) + b"\xff" * 8, "truncated inside 'a.mp4'"),
-        (b"\xff" * 11 + b"\x00", "claims -256 bytes"),
-        (b"77777777777\0", "truncated inside 'a.mp4': of its 8589934591 bytes"),
+        (b"\xff" * 11 + b"\x00", "states a size of -256 bytes"),
+        (b"77777777777\0", "of its 8589934591 bytes are left"),
     ],
 )
 def test_a_claimed_size_is_not_believed(tmp_path, make_mp4, claim, said):
@@ -90,4 +90,6 @@ def test_a_claimed_size_is_not_believed(tmp_path, make_mp4, claim, said):
     long = bytearray(tar(tmp_path / "1.tar", [("n" * 200, b"x")]).read_bytes())
     long[124:136], long[148:156] = b"77777777777\0", b" " * 8
     long[148:156] = f"{sum(long[:512]):06o}\0 ".encode()
-    assert "a header at byte 512 claims 8589934591 bytes" in walked(bytes(long))[0].error
+    assert (
+        "the header at byte 512 states a size of 8589934591 bytes" in walked(bytes(long))[0].error
+    )

@@ -13,6 +13,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[3]))
 
 from cascade.grid import Grid
 from data.train.module import ShardData
+from data.train.options import ClipOptions, LoadingOptions, ValidationOptions
 
 
 class Recorder(pl.LightningModule):
@@ -39,10 +40,10 @@ def module(shards: str, workers: int) -> ShardData:
         shards=shards,
         grid=Grid(frames=4, height=16, width=16, fps=8),
         multiple=(1, 4, 4),
-        lengths=(2,),
         global_batch=8,
-        num_workers=workers,
-        val_share=0.0,
+        clips=ClipOptions(lengths=(2,)),
+        validation=ValidationOptions(share=0.0),
+        loading=LoadingOptions(num_workers=workers),
     )
 
 

@@ -13,7 +13,6 @@ from cascade.grid import Grid
 from data.index.index_file import read_about, write_index
 from data.index.sidecar import ensure_index
 from data.shards.caption import captions_path, write_captions
-from data.train.module import ShardData
 from tests.data.sharded import module
 
 
@@ -43,7 +42,7 @@ def test_one_held_out_sample_on_eight_ranks(shards, caplog):
 
 
 def test_a_batch_that_the_ranks_do_not_divide_is_refused(shards):
-    with pytest.raises(ValueError, match=r"hold 4 clips, not a multiple of 3 \(ranks"):
+    with pytest.raises(ValueError, match=r"has 4 clips, which is not a multiple of 3 \(ranks"):
         module(shards).train_loader(first=0, count=1, world=3)
 
 
@@ -86,7 +85,7 @@ def test_a_sample_that_fails_is_replaced_named_and_counted(
     assert {f.key for f in data.failures} == {"clip_0"}
     assert "clip_0" in caplog.text
     path.write_bytes(whole.replace(b"moov", b"mooo"))
-    with pytest.raises(ValueError, match="16 samples in a row do not decode"):
+    with pytest.raises(ValueError, match="16 samples in a row cannot be decoded"):
         list(data.train_loader(first=0, count=1))
 
 
@@ -133,7 +132,7 @@ def test_sets_by_weight(shards):
     border = data.chosen.index.starts[1]
     rows = [d.row for n in range(400) for d in data.plan.share(n, part=0, parts=1)]
     assert np.mean([row >= border for row in rows]) == pytest.approx(0.75, abs=0.02)
-    with pytest.raises(ValueError, match="give every set a weight, or none"):
+    with pytest.raises(ValueError, match="all sets or none must have a weight"):
         module({"a": sets["a"], "b": {"shards": "x"}})
     with pytest.raises(ValueError, match="00000.tar is in two of the sets a, b"):
         module({"a": sets["a"], "b": sets["a"]}).setup()
@@ -207,7 +206,7 @@ def test_shards_are_made_when_they_are_missing(write_shard, make_clips, tmp_path
     data.prepare_data()
     data.setup()
     assert made == [tmp_path / "world"]
-    assert "validation sees training samples" in caplog.text
+    assert "validation uses training samples" in caplog.text
     assert [b["key"] for b in data.val_loader()] == [["clip_0"]]
     assert next(iter(data.train_loader(first=0, count=1)))["key"] == ["clip_0"] * 4
 
@@ -262,10 +261,10 @@ def test_a_stage_of_one_frame_draws_images_and_videos_alike(
     write_shard, make_clips, make_jpeg, tmp_path
 ):
     images = [{"__key__": f"image_{i}", "jpg": make_jpeg(), "txt": "a picture"} for i in range(9)]
-    data = ShardData(
-        shards=write_shard(tmp_path / "a.tar", make_clips(3) + images),
+    data = module(
+        write_shard(tmp_path / "a.tar", make_clips(3) + images),
         grid=Grid(frames=1, height=16, width=16, fps=8),
-        global_batch=4,
+        batching="buckets",
         val_share=0.0,
     )
     data.setup()
@@ -291,7 +290,7 @@ def test_a_shard_that_cannot_be_read_ends_the_run_and_blames_no_sample(
     data = module(path, val_share=0.0, cache_bytes=0)
     data.setup()
     path.write_bytes(path.read_bytes()[:3000])
-    with pytest.raises(ValueError, match=r"cannot be read: .* the same command goes on"):
+    with pytest.raises(ValueError, match=r"cannot be read: .* run the same command again"):
         list(data.train_loader(first=0, count=1))
     assert data.failures == []
 
@@ -307,16 +306,19 @@ def test_a_clip_shorter_than_its_index_says_is_replaced(write_shard, make_clips,
     keys = {k for b in data.train_loader(first=0, count=1) for k in b["key"]}
     assert keys == {"clip_1", "clip_2", "clip_3"}
     assert [failure.key for failure in data.failures] == ["clip_0"]
-    assert "by the index should give 4×16×16" in data.failures[0].reason
+    assert "by its index it should have 4×16×16" in data.failures[0].reason
 
 
 def test_options_that_make_no_sense_are_refused(shards):
-    for name, value in {"global_batch": 0, "val_samples": 0, "max_aspect": 0.5}.items():
-        with pytest.raises(ValueError, match=f"data.{name} must be at least 1, got {value}"):
-            module(shards, **{name: value})
-    with pytest.raises(ValueError, match="sets with positive weights are wanted"):
+    wrong = {"global_batch": 0, "validation.val_samples": 0, "clips.max_aspect": 0.5}
+    for name, value in wrong.items():
+        key = name.rpartition(".")[2]
+        message = f"data.{name.replace('val_', '')} must be at least 1, got {value}"
+        with pytest.raises(ValueError, match=message):
+            module(shards, **{key: value})
+    with pytest.raises(ValueError, match="weights must be positive"):
         module({"a": {"shards": "x", "weight": 0.0}})
-    with pytest.raises(ValueError, match="sets with positive weights are wanted"):
+    with pytest.raises(ValueError, match="weights must be positive"):
         module({})
 
 
@@ -324,7 +326,7 @@ def test_a_weighted_set_of_which_nothing_suits_is_refused(write_shard, make_clip
     good = write_shard(tmp_path / "a.tar", make_clips(4))
     short = write_shard(tmp_path / "b.tar", make_clips(3, first=9, frames=2))
     sets = {"a": {"shards": good, "weight": 1.0}, "b": {"shards": short, "weight": 9.0}}
-    with pytest.raises(ValueError, match=r"data.shards.b: has weight 9, and none of its samples"):
+    with pytest.raises(ValueError, match=r"data.shards.b: has weight 9, but none of its samples"):
         module(sets).setup()
 
 

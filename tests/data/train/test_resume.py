@@ -98,12 +98,12 @@ def test_a_step_broken_off_is_done_again_from_its_first_sample(shards, tmp_path,
 def test_other_data_is_refused_at_a_resume(shards, tmp_path):
     fit(Recorder(), module(shards), tmp_path, steps=4)
     saved = next(tmp_path.glob("*step=2.ckpt"))
-    with pytest.raises(ValueError, match="checkpoint's fingerprint is"):
+    with pytest.raises(ValueError, match="fingerprint of the checkpoint is"):
         fit(Recorder(), module(shards / "00000.tar"), tmp_path / "other", ckpt=saved)
-    with pytest.raises(ValueError, match="checkpoint's seed is 0, this run's is 1"):
+    with pytest.raises(ValueError, match="seed of the checkpoint is 0, but that of this run is 1"):
         fit(Recorder(), module(shards, seed=1), tmp_path / "other", ckpt=saved)
     with pytest.raises(
-        ValueError, match=r"checkpoint's plan is fixed of 4 .* run's is fixed of 16"
+        ValueError, match=r"plan of the checkpoint is fixed of 4 .* run is fixed of 16"
     ):
         fit(Recorder(), module(shards, global_batch=16), tmp_path / "other", ckpt=saved)
 

@@ -1,4 +1,4 @@
-"""What goes into a page's tables: cells with a tone, and films."""
+"""Parts of a page's tables: cells with a tone, and films."""
 
 import tempfile
 from collections.abc import Iterable
@@ -20,7 +20,7 @@ IMAGES = frozenset({".png", ".jpg", ".jpeg", ".gif", ".webp"})
 
 @dataclass(frozen=True)
 class Cell:
-    """A value that is good or bad news; a mark says so beside the colour."""
+    """A value marked as good or bad, by colour and by a symbol."""
 
     value: object
     tone: Tone = "plain"
@@ -43,9 +43,9 @@ class Film:
     note: object = ""
 
     def data(self, size: int) -> tuple[bytes, str]:
-        """The file's bytes and suffix; pixels are enlarged by a whole factor to about `size`.
+        """The file's bytes and suffix; pixels are enlarged by an integer factor to about `size`.
 
-        So each pixel keeps its own colour, which yuv420p would average with its neighbours'.
+        Otherwise yuv420p would average the colours of neighbouring pixels.
         """
         if isinstance(self.video, Path):
             return self.video.read_bytes(), self.video.suffix.lower()
@@ -68,7 +68,7 @@ def cell(value: object) -> Html:
 
 
 def numeric(values: Iterable[object]) -> bool:
-    """Whether there is a number and nothing but numbers, gaps aside."""
+    """Whether all values are numbers or None, and at least one is a number."""
     inner = [value.value if isinstance(value, Cell) else value for value in values]
     known = [value for value in inner if value is not None]
     return bool(known) and all(
@@ -77,10 +77,10 @@ def numeric(values: Iterable[object]) -> bool:
 
 
 def datum(value: object) -> Html:
-    """A table's cell; numbers are set to the right."""
+    """A table cell; numbers are right-aligned."""
     return tag("td", cell(value), class_="number" if numeric([value]) else None)
 
 
 def scrolled(table: Html, name: str) -> Html:
-    """A table that scrolls by itself where the window is narrow; the keyboard can reach it."""
+    """A table with its own scroll bar in a narrow window, reachable by keyboard."""
     return tag("div", table, class_="scroll", tabindex="0", role="region", aria_label=name)

@@ -1,48 +1,48 @@
-"""Whether the run fits its device."""
+"""Plan a rank's memory: the parts of a step, and whether they fit the device."""
 
 from collections.abc import Mapping
 from typing import Any
 
-from cascade.doctor.batches import Bucket, Ranks
+from cascade.doctor.batches import BatchShape, Ranks
 from cascade.doctor.device import Device
-from cascade.doctor.dry import DryStage, Ways
-from cascade.doctor.figure import Figure, said
-from cascade.doctor.findings import Record
-from cascade.doctor.micro_batch import Extrapolated, Fit, Room, fit, sharded
+from cascade.doctor.dry import DryStage, Execution
+from cascade.doctor.figure import Figure, format_value
+from cascade.doctor.findings import Findings
+from cascade.doctor.micro_batch import Extrapolated, MicroBatch, Room, fit, sharded
 from cascade.doctor.text_cost import FrozenEncoder
 from cascade.memory import StepMemory
 
-#: What the parts of a step's memory are.
+#: Notes on the parts of a step's memory.
 NOTES = {
     "weights": "parameters and buffers",
-    "frozen": "of the text encoder, in half precision",
+    "frozen": "weights of the frozen text encoder, in half precision",
     "optimizer": "the optimizer's state",
-    "averages": "of the weights, in float32, one copy per width",
-    "buckets": "gradients copied to be summed over ranks (DDP)",
-    "gradients": "those that live at the peak",
-    "gathered": "the largest block's weights and gradients, whole",
-    "activations": "the batch, what the forward pass saves, autocast's weights",
-    "temporaries": "of the backward pass and the optimizer; what is computed again",
+    "averages": "EMA weights in float32, one copy per EMA width",
+    "buckets": "copies of gradients for DDP's all-reduce",
+    "gradients": "gradients that exist at the peak",
+    "gathered": "unsharded weights and gradients of the largest block",
+    "activations": "the batch, tensors saved by the forward pass, autocast's weights",
+    "temporaries": "of the backward pass and the optimizer; recomputed activations",
 }
 
 
-def look_at_memory(
-    record: Record,
+def plan_memory(
+    record: Findings,
     dry: DryStage,
-    bucket: Bucket,
+    bucket: BatchShape,
     ranks: Ranks,
-    ways: Ways,
+    execution: Execution,
     device: Device,
     encoder: FrozenEncoder | None,
     options: Mapping[str, Any],
-) -> Fit:
-    """A step of the largest bucket against the device, and the micro batch that would fit."""
+) -> MicroBatch:
+    """Add the memory of a step of the largest bucket; returns the micro batch that fits."""
     share = ranks.share(bucket.clips.count)
     frozen = 0 if encoder is None else encoder.bytes
 
     def step(count: int, accumulating: bool) -> StepMemory:
         found = dry.memory(
-            bucket.clips.times(count), ways, frozen_bytes=frozen, accumulating=accumulating
+            bucket.clips.times(count), execution, frozen_bytes=frozen, accumulating=accumulating
         )
         return sharded(found, ranks.count, dry.gathered) if ranks.sharded else found
 
@@ -57,11 +57,12 @@ def look_at_memory(
     needed = room.needed(found.step.peak)
     shape = f"{found.micro:,} clips of {bucket.clips.frames}×{bucket.clips.height}×"
     shape += f"{bucket.clips.width}"
-    kernels = "attention keeps no scores"
     when = {
-        "activations": "when the forward pass ends",
+        "activations": "at the end of the forward pass",
         "temporaries": "in the backward pass or the optimizer's step",
     }.get(found.step.peak_at, "before the forward pass")
+    reserved, slack = format_value(room.reserved, "bytes"), format_value(room.slack, "share")
+    all_fit = found.largest == share
     record.add(
         "memory",
         {
@@ -73,49 +74,50 @@ def look_at_memory(
                 found.step.peak,
                 how,
                 "bytes",
-                f"{shape}; {kernels}; highest {when}",
+                f"{shape}; attention saves no scores; the peak is {when}",
             ),
-            "saved for backward": Figure(found.step.saved, how, "bytes", "within the peak"),
-            "needed": Figure(
+            "saved for backward": Figure(found.step.saved, how, "bytes", "part of the peak"),
+            "needed per rank": Figure(
                 round(needed),
                 "estimated",
                 "bytes",
-                f"with {said(room.reserved, 'bytes')} reserved and {said(room.slack, 'share')} "
-                "lost to the allocator",
+                f"the peak, {slack} lost in the allocator, and {reserved} reserved",
             ),
-            "of the device": Figure(
+            "device memory": Figure(
                 round(memory),
                 device.memory.how,
                 "bytes",
                 device.name
                 + (f", shared by {ranks.local} ranks" if memory != device.memory.value else ""),
             ),
-            "share of the device": Figure(needed / memory, "estimated", "share"),
-            "largest micro batch": Figure(
+            "share of device memory": Figure(needed / memory, "estimated", "share"),
+            "micro batch that fits": Figure(
                 found.largest,
                 how,
                 "clips",
-                "all of a rank's share" if found.largest == share else "that fits",
+                "a rank's whole share of the batch; more was not tried" if all_fit else "at most",
+                at_least=all_fit,
             ),
         },
     )
     if not found.fits:
         _too_big(record, found, dry, device, needed, memory)
     elif needed > options["thresholds"]["memory"] * memory:
-        record.say(
+        record.advise(
             "warning",
-            f"a step needs {said(needed / memory, 'share')} of {device.name}",
+            f"a step needs {format_value(needed / memory, 'share')} of the memory of "
+            f"{device.name}, more than plan.thresholds.memory={options['thresholds']['memory']:g}",
             "a smaller micro batch: double trainer.accumulate_grad_batches",
         )
     return found
 
 
 def _too_big(
-    record: Record, found: Fit, dry: DryStage, device: Device, needed: float, memory: float
+    record: Findings, found: MicroBatch, dry: DryStage, device: Device, needed: float, memory: float
 ) -> None:
     what = (
-        f"a step of {found.micro:,} clips needs {said(needed, 'bytes')}, but {device.name} gives a "
-        f"rank {said(memory, 'bytes')}"
+        f"a step of {found.micro:,} clips needs {format_value(needed, 'bytes')}, but {device.name} "
+        f"has {format_value(memory, 'bytes')} per rank"
     )
     if found.suggested is not None:
         micro, accumulate = found.suggested
@@ -123,7 +125,7 @@ def _too_big(
         record.add(
             "memory",
             {
-                "accumulation that fits": Figure(
+                "accumulated batches that fit": Figure(
                     accumulate, "counted", "", f"micro batches of {micro}, the same global batch"
                 )
             },
@@ -132,4 +134,4 @@ def _too_big(
         out = "not even one clip fits: stage.net.checkpointing=true, or a larger device"
     else:
         out = "not even one clip fits: a sharding strategy, a smaller stage, or a larger device"
-    record.say("error", what, out)
+    record.advise("error", what, out)
