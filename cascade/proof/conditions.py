@@ -11,8 +11,8 @@ from torch import Tensor
 
 from cascade.callbacks.start import MIN_CHANGE
 from cascade.proof.found import Found, Table, judged
-from cascade.proof.network_inputs import Inputs, answer, recorded
-from cascade.proof.practised_ways import NOTHING, practising, suiting
+from cascade.proof.network_inputs import BASELINE, Inputs, answer, recorded
+from cascade.proof.practised_ways import giving, practising
 from cascade.proof.subject import PURPOSE, Subject, taken
 from cascade.report import Cell
 from cascade.report.sections import Tone
@@ -86,14 +86,13 @@ def check(subject: Subject) -> Found:
 def _changes(subject: Subject) -> Iterator[tuple[str, float]]:
     """The relative change of the output where one input alone is changed."""
     stage, held = subject.trained, subject.clips()
-    frames = held["video"].shape[2]
-    given = [way for way in suiting(frames, stride=stage.recipe.modes.stride) if way != NOTHING][:1]
-    with practising(stage, given), recorded(stage) as calls:
+    some = giving(stage, held["video"].shape[2])[:1]
+    with practising(stage, some), recorded(stage) as calls:
         stage.losses(taken(held, range(min(2, len(held["position"])))), purpose=PURPOSE)
     inputs = calls[0]
     out = answer(stage, inputs)
     for name, value in inputs.items():
-        if name != "text_mask":
+        if name not in ("text_mask", BASELINE):
             changed = answer(stage, {**inputs, name: _other(name, value, inputs)})
             yield name, float((changed - out).norm() / out.norm().clamp(min=1e-12))
 
@@ -119,13 +118,9 @@ def _worths(subject: Subject) -> list[Worth]:
     Given frames are left out instead, of clips that all have some.
     """
     stage, held = subject.trained, subject.clips()
-    giving = [
-        way
-        for way in suiting(held["video"].shape[2], stride=subject.trained.recipe.modes.stride)
-        if way != NOTHING
-    ]
+    ways = giving(stage, held["video"].shape[2])
     others = [name for name in stage.conditions if name != "given"]
-    logs = _ratios(subject, others, ()) | _ratios(subject, ["given"], giving)
+    logs = _ratios(subject, others, ()) | _ratios(subject, ["given"], ways)
     confidence = float(subject.settings.worth["confidence"])
     return [_estimate(name, list(logs[name].values()), confidence) for name in stage.conditions]
 

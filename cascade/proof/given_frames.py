@@ -8,7 +8,7 @@ import torch
 from cascade.conditioning import Given, bring
 from cascade.proof.found import Found, Pictures, Table, judged
 from cascade.proof.network_inputs import Inputs, watched
-from cascade.proof.practised_ways import NOTHING, forced, suiting
+from cascade.proof.practised_ways import forced, giving
 from cascade.proof.subject import Subject, grid_of, taken
 from cascade.report import Cell
 from cascade.stage import Batch, Video
@@ -35,11 +35,7 @@ class Sample:
 def check(subject: Subject) -> Found:
     """The claim's figures: the largest change of a given pixel, by way."""
     held = subject.clips()
-    ways = [
-        way
-        for way in suiting(held["video"].shape[2], stride=subject.trained.recipe.modes.stride)
-        if way != NOTHING
-    ]
+    ways = giving(subject.trained, held["video"].shape[2])
     one = taken(held, [0])
     clip = subject.trained.clip(one["video"])
     samples = [_sampled(subject, one, clip, way) for way in ways]
@@ -69,7 +65,7 @@ def check(subject: Subject) -> Found:
 
 def _sampled(subject: Subject, one: Batch, clip: Video, way: str) -> Sample:
     stage, seed = subject.bundled, subject.trained.recipe.seed
-    drawn = forced(way).draw(clip, seed=seed, positions=one["position"].tolist())
+    drawn = forced(subject.trained, way).draw(clip, seed=seed, positions=one["position"].tolist())
     grid = grid_of(clip, float(one["fps"][0]))
     given = bring(drawn, grid, subject.device)
     with watched(stage) as calls:

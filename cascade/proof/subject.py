@@ -177,9 +177,16 @@ def open_run(
     )
 
 
-def data_config(config: Mapping[str, Any], **changes: Any) -> dict[str, Any]:
-    """The config of the run's data for one process, which makes no shards that are missing."""
-    return {**config["data"], "make": None, "num_workers": 0, **changes}
+def data_config(config: Mapping[str, Any], **changes: Mapping[str, Any]) -> dict[str, Any]:
+    """The config of the run's data for one process, which makes no shards that are missing.
+
+    `changes` are merged into groups of options: validation={"samples": 8}.
+    """
+    data = {**config["data"], "make": None}
+    for group, options in ({"loading": {"num_workers": 0}} | changes).items():
+        if group in data:
+            data[group] = {**data[group], **options}
+    return data
 
 
 def _data(
@@ -189,7 +196,7 @@ def _data(
     data = None
     try:
         most = max(settings.clips, settings.batch)
-        data = open_data({"data": data_config(config, val_samples=most)}, stage)
+        data = open_data({"data": data_config(config, validation={"samples": most})}, stage)
         data.prepare_data()
         data.setup("fit")
         loader = data.val_loader(size=most)
@@ -200,5 +207,7 @@ def _data(
         if data is not None:
             data.teardown()
         why = error.__cause__ if isinstance(error, InstantiationException) else error
+        if not isinstance(why, ValueError | OSError):
+            raise  # the config does not fit the code, whatever the data is
         where = config["data"].get("shards")
         return None, None, f"the run's data cannot be read ({where}): {why or error}"

@@ -4,8 +4,10 @@ import copy
 import functools
 import importlib.util
 import json
+import os
 import re
 import shutil
+import tarfile
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,7 +21,7 @@ from cascade.checkpoint.checkpoint_folder import manifests
 from cascade.conditioning import Given
 from cascade.entry import CONF
 from cascade.nn.hourglass import Hourglass
-from cascade.proof import proof_page
+from cascade.proof import parity, proof_page
 from cascade.proof.claims import CLAIMS, proved
 from cascade.proof.conditions import Worth
 from cascade.proof.found import Proof, Result
@@ -53,7 +55,7 @@ def sound(tmp_path_factory) -> tuple[Path, dict[str, Any]]:
     run = folder / "demo/ssr1/sound"
     overrides = [
         *(f"paths.runs={folder}", f"data.shards={folder}/shards", "data.make=null", "name=sound"),
-        *("shrink.steps=3", "data.val_share=0.5", "trainer.enable_progress_bar=false"),
+        *("shrink.steps=3", "data.validation.share=0.5", "trainer.enable_progress_bar=false"),
         *(f"logger.csv.save_dir={run}", "~callbacks.samples"),
     ]
     train(config(*overrides, root="train"), run)
@@ -111,6 +113,7 @@ def test_all_claims_hold_for_a_sound_run_and_nothing_else_is_written(sound):
     assert all(claim.says.replace("'", "&#x27;") in text for claim in CLAIMS)
     (inputs,) = (c for c in told["claims"] if c["claim"] == "same inputs")
     names = {"z", "low", "given", "mask", "logsnr", "text", "text_mask", "augment", "fps"}
+    names |= {"baseline"}
     assert set(inputs["tables"][0][0]) == {"way to prompt", *names}
     assert {cell for row in inputs["tables"][0] for k, cell in row.items() if k in names} == {
         "equal"
@@ -119,13 +122,13 @@ def test_all_claims_hold_for_a_sound_run_and_nothing_else_is_written(sound):
 
 
 @pytest.mark.parametrize("name", prove_faults.FAULTS)
-def test_a_fault_between_training_and_sampling_is_found_and_named(subject, name):
+def test_a_fault_between_training_and_sampling_is_found_and_named(subject, name, monkeypatch):
+    monkeypatch.setattr(parity, "suiting", lambda *_: ["text", "first_last"])
     fault = prove_faults.FAULTS[name]
     with fault.plant():
         found = one(subject, "same inputs").found
     assert found.verdict == "fails"
     assert re.search(fault.named, found.notes[0]), found.notes
-    assert one(subject, "same inputs").found.verdict == "holds"
 
 
 def test_a_condition_that_is_dropped_in_a_later_step_is_found(subject, monkeypatch):
@@ -142,9 +145,9 @@ def test_a_condition_that_is_dropped_in_a_later_step_is_found(subject, monkeypat
         calls.clear()
         return sample(self, *arguments, **named)
 
+    monkeypatch.setattr(parity, "suiting", lambda *_: ["text"])
     monkeypatch.setattr(Stage, "sample", fresh)
     monkeypatch.setattr(Stage, "inputs", forgetful)
-    subject.trained.eval()
     found = one(subject, "same inputs").found
     assert any("low: the sampler feeds another in a later step" in note for note in found.notes)
 
@@ -228,12 +231,29 @@ def test_a_receptive_field_that_is_larger_than_stated_is_found(subject, monkeypa
     )
 
 
-def test_other_data_is_found_and_a_clip_that_does_not_decode_is_named(sound, run, tmp_path):
+def test_other_data_is_found(sound, run, tmp_path):
     make_shapes(tmp_path / "other", clips=8, shard_size=8, seed=1)
     other = opened(run, sound[1], shards=str(tmp_path / "other"))
     found = one(other, "same data").found
     assert found.verdict == "fails"
     assert "samples, captions or the depth of the index have changed" in found.notes[0]
+
+
+def test_a_held_out_clip_that_no_longer_decodes_is_named(sound, subject, tmp_path):
+    shards = shutil.copytree(sound[0].parents[2] / "shards", tmp_path / "shards")
+    key = subject.held["key"][0]
+    for path in shards.glob("*.tar"):
+        before, data = path.stat(), bytearray(path.read_bytes())
+        with tarfile.open(path) as tar:
+            for member in tar:
+                if member.name == f"{key}.mp4":
+                    start = member.offset_data + member.size // 4
+                    data[start : member.offset_data + member.size] = bytes(member.size * 3 // 4 + 1)
+        path.write_bytes(bytes(data[: before.st_size]))
+        os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))  # no reason to index it again
+    found = one(opened(*sound, shards=str(shards)), "same data").found
+    assert found.verdict == "fails"
+    assert found.notes[0].startswith(f"1 held-out clips do not decode: {key} (")
 
 
 @pytest.mark.parametrize("damage", ["missing", "empty"])
