@@ -1,18 +1,32 @@
-# Cascade's commands; `make help` lists them. Variables go behind: make train STAGE=tsr1 NAME=wide
+# Cascade's commands; `make help` lists them. Variables follow the target: make train STAGE=tsr1 NAME=wide
+# For `make help`, a variable follows a line `#: text`, and a target ends in `## [group] text`.
 SHELL   := /bin/bash
-PYTHON  ?= python3
-VENV    ?= .venv
-PEER    ?= .venv-peer
-EXTRAS  ?= dev,slurm
+#: a cascade, conf/cascade/<name>.yaml: targets with STAGE, and params, sample, evaluate
 CASCADE ?= demo
+#: a stage of CASCADE: plan, train, prove, sweep, ema, overfit, smoke, config, bench; train: also 'base tsr1' or all
 STAGE   ?= base
+#: the run's name: targets with STAGE, and sample; sweep, overfit and smoke have their own defaults
 NAME    ?= default
+#: training data, conf/data/<name>.yaml or the path of shards: targets with STAGE; none: the stage's default
 DATA    ?= $(if $(filter single_gpu,$(CASCADE)),shapes128)
+#: a recorded recipe, conf/experiment/<cascade>/<stage>/<name>.yaml: targets with STAGE
 EXP     ?=
-ARGS    ?=
-DEPTH   ?= keyframes
+#: where it runs, conf/cluster/<name>.yaml: shards, train, sweep
 CLUSTER ?= local
+#: further overrides of the config, such as ARGS='trainer=gpu seed=3': all but setup, test, coverage, check, clean
+ARGS    ?=
+#: the prompt: sample
 PROMPT  ?= a small red circle moves left on a black background
+#: how thoroughly shards are checked, probe, keyframes or full: index
+DEPTH   ?= keyframes
+#: optional dependencies to install: setup
+EXTRAS  ?= dev,slurm
+#: the Python that makes the environment: setup
+PYTHON  ?= python3
+#: the folder of the environment
+VENV    ?= .venv
+#: the folder of imagen-pytorch's environment: peer
+PEER    ?= .venv-peer
 RUN     := $(VENV)/bin/python
 READY   := $(VENV)/.ready-$(EXTRAS)
 
@@ -32,81 +46,96 @@ overfit: NAME = overfit
 sweep: NAME =
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test coverage check shards index captions embeddings plan train sweep compare overfit smoke config \
-        params sample evaluate bench peer clean
+.PHONY: help setup demo test coverage check shards index captions embeddings plan train prove sweep compare ema overfit smoke \
+        config params sample evaluate bench peer clean
 
-help:  ## list the targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+help:  ## [develop] list targets and variables
+	@awk '/^#: / {note = substr($$0, 4); next} \
+	/^[A-Z]+ *[?]=/ && note {value = $$0; sub(/^[A-Z]+ *[?]= */, "", value); if (value ~ /[$$]/) value = ""; \
+	  variables = variables sprintf("  %-8s %s%s\n", $$1, note, value ? " [" value "]" : "")} \
+	{note = ""} \
+	/^[a-z]+:.*## \[/ {name = $$1; sub(/:.*/, "", name); text = $$0; sub(/.*## \[/, "", text); \
+	  group = text; sub(/\].*/, "", group); sub(/[^\]]*\] */, "", text); \
+	  targets[group] = targets[group] sprintf("  make %-10s %s\n", name, text)} \
+	END {print "make TARGET [VARIABLE=value …]"; n = split("data train use develop", groups, " "); \
+	  for (i = 1; i <= n; i++) printf "\n%s\n%s", groups[i], targets[groups[i]]; \
+	  printf "\nvariables, targets that use them, [default]\n%s", variables}' $(firstword $(MAKEFILE_LIST))
 
-setup: $(READY)  ## make the environment in .venv
+setup: $(READY)  ## [develop] make the environment in VENV
 
 $(READY): pyproject.toml
 	@test -x $(RUN) || $(PYTHON) -m venv $(VENV)
 	$(RUN) -m pip install --quiet --editable '.[$(EXTRAS)]'
 	@touch $@
 
-demo: $(READY)  ## the whole job on this machine: shards, three stages, videos, a page
+demo: $(READY)  ## [use] all steps on this machine: make shards, train three stages, sample videos, write a page
 	$(RUN) -m cascade.demo $(ARGS)
 
-test: $(READY)  ## run the tests (TESTS='-m "not slow"' for the fast ones)
+test: $(READY)  ## [develop] run the tests (TESTS='-m "not slow"' for the fast ones)
 	OMP_NUM_THREADS=1 $(RUN) -m pytest --numprocesses auto --dist worksteal $(TESTS)
 
-coverage: $(READY)  ## the tests, and which lines they reach
+coverage: $(READY)  ## [develop] run the tests and report which lines they cover
 	$(RUN) -m pytest --cov --cov-report=term:skip-covered $(TESTS)
 
-check: $(READY)  ## style, types, architecture
+check: $(READY)  ## [develop] check style, types and the layers of imports
 	$(RUN) -m ruff check .
 	$(RUN) -m ruff format --check .
 	$(RUN) -m mypy
 	$(VENV)/bin/lint-imports --no-cache
 
-shards: $(READY)  ## videos, images or a list (FROM) → shards and a report (TO); CLUSTER=slurm spreads it
+shards: $(READY)  ## [data] make shards and a report in folder TO from videos, images or a list FROM; CLUSTER=slurm: as a job array
 	$(RUN) -m data.ingest $(if $(FROM),"from='$(FROM)'") $(if $(TO),"to='$(TO)'") cluster=$(CLUSTER) $(ARGS)
 
-index: $(READY)  ## try what SHARDS hold and write it beside them (DEPTH=probe|keyframes|full)
+index: $(READY)  ## [data] check the samples in SHARDS and write an index next to them (DEPTH=probe|keyframes|full)
 	$(RUN) -m data.index $(if $(SHARDS),"shards='$(SHARDS)'") depth=$(DEPTH) $(ARGS)
 
-captions: $(READY)  ## new captions for SHARDS by a vision-language model: ENDPOINT=http://…/v1 MODEL=name
+captions: $(READY)  ## [data] write new captions for SHARDS with a vision-language model: ENDPOINT=http://…/v1 MODEL=name
 	$(RUN) -m data.recaption $(if $(SHARDS),"shards='$(SHARDS)'") $(if $(ENDPOINT),"endpoint='$(ENDPOINT)'") $(if $(MODEL),"model='$(MODEL)'") $(ARGS)
 
-embeddings: $(READY)  ## T5 embeddings of every caption of SHARDS, beside them: ENCODER=folder
+embeddings: $(READY)  ## [data] write T5 embeddings of all captions of SHARDS next to them: ENCODER=folder
 	$(RUN) -m data.embed $(if $(SHARDS),"shards='$(SHARDS)'") $(if $(ENCODER),"encoder='$(ENCODER)'") $(ARGS)
 
-plan: $(READY)  ## the doctor: what a run of STAGE costs and what is amiss, before its first step
+plan: $(READY)  ## [train] check a run of STAGE before it starts: its cost, and problems in its config and data
 	@$(RUN) -m cascade.plan $(stage) $(ARGS)
 
-train: $(READY)  ## train STAGE (one, some, all) on DATA, or go on with it; CLUSTER=slurm submits, FOLLOW=1 watches
+train: $(READY)  ## [train] train STAGE on DATA, or resume the run; CLUSTER=slurm: submit a job, FOLLOW=1: print its log
 	$(RUN) -m cascade.train $(jobs) $(stage) $(ARGS)
 
-sweep: $(READY)  ## STAGE once for every setting of SWEEP (conf/sweep; 'a b' crosses two), JOBS at a time; then a table
+prove: $(READY)  ## [train] check claims about a trained run of STAGE; writes a page, exit status 0 if all hold
+	@$(RUN) -m cascade.prove $(stage) $(ARGS)
+
+sweep: $(READY)  ## [train] train STAGE once for every setting of SWEEP (conf/sweep; 'a b': both crossed), JOBS at a time
 	$(RUN) -m cascade.sweep sweep='$(SWEEP)' cluster=$(CLUSTER) $(if $(JOBS),jobs=$(JOBS)) $(if $(FOLLOW),follow=1) $(stage) $(ARGS)
 
-compare: $(READY)  ## RUNS side by side: folders, globs, wandb:entity/project[/group]; REPORT=1: on W&B too
+compare: $(READY)  ## [train] compare RUNS: folders, globs, wandb:entity/project[/group]; REPORT=1: also as a W&B report
 	@RUNS='$(RUNS)' $(RUN) -m cascade.compare 'runs=$${oc.env:RUNS}' $(if $(REPORT),report=true) $(ARGS)
 
-overfit: $(READY)  ## is it learning? one real clip (CLIP=file) must come back
+ema: $(READY)  ## [train] write a bundle of the trained STAGE averaged with another WIDTH to folder TO (needs snapshots)
+	$(RUN) -m cascade.reconstruct "run='\$${paths.runs}/$(CASCADE)/$(STAGE)/$(NAME)'" width=$(WIDTH) $(if $(TO),"to='$(TO)'") $(ARGS)
+
+overfit: $(READY)  ## [train] overfit one clip (CLIP=file), which STAGE must reproduce
 	$(RUN) -m cascade.overfit $(stage) debug=overfit $(if $(CLIP),"clip='$(CLIP)'") $(ARGS)
 
-smoke: $(READY)  ## two steps of STAGE, shrunk, on the CPU
+smoke: $(READY)  ## [train] train two steps of STAGE, shrunk, on the CPU
 	$(RUN) -m cascade.train $(stage) debug=smoke $(ARGS)
 
-config: $(READY)  ## print the whole config of STAGE
-	@$(RUN) -m cascade.train $(stage) --cfg job --resolve $(ARGS)
+config: $(READY)  ## [train] print the resolved config of STAGE
+	@$(RUN) -m cascade.train $(stage) $(ARGS) --cfg job --resolve
 
-params: $(READY)  ## one line per stage of CASCADE: parameters, grid, from the meta device
+params: $(READY)  ## [train] list the stages of CASCADE with their grids and numbers of parameters
 	@$(RUN) -m cascade.params cascade=$(CASCADE) $(ARGS)
 
-sample: $(READY)  ## a video for PROMPT from the trained CASCADE
-	$(RUN) -m cascade.sample cascade=$(CASCADE) 'prompt=$${oc.env:PROMPT}' $(ARGS)
+sample: $(READY)  ## [use] sample a video for PROMPT from the runs NAME of CASCADE
+	$(RUN) -m cascade.sample cascade=$(CASCADE) "run='$(NAME)'" 'prompt=$${oc.env:PROMPT}' $(ARGS)
 
-evaluate: $(READY)  ## how well the trained CASCADE follows held-out prompts
+evaluate: $(READY)  ## [use] measure how well the trained CASCADE follows held-out prompts
 	$(RUN) -m cascade.evaluate cascade=$(CASCADE) $(ARGS)
 
-bench: $(READY)  ## speed of STAGE as JSON: training step, sampling, loader
+bench: $(READY)  ## [develop] measure the speed of STAGE: training step, sampling, data loading; prints JSON
 	@$(RUN) -m cascade.bench $(stage) $(ARGS)
 
-peer: $(READY)  ## speed and quality beside imagen-pytorch, in an environment of its own (PEER)
+peer: $(READY)  ## [develop] compare speed and quality with imagen-pytorch, in a separate environment (PEER)
 	$(RUN) tests/peers/imagen_pytorch.py --venv $(PEER) $(ARGS)
 
-clean:  ## remove the environment and caches; runs stay
+clean:  ## [develop] remove the environment and caches, but not the runs
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .coverage*

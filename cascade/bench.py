@@ -1,8 +1,8 @@
-"""Speed of a stage as JSON: training step, sampling, loader; the same script on CPU and GPU.
+"""Speed of a stage as JSON, on CPU or GPU: training step, sampling and data loading.
 
-`python -m cascade.bench stage=demo/base`. The parts run in turn, several rounds, so that a machine
-whose speed drifts slows all of them; medians with minimum and maximum are given, and FLOPs with
-the share of the device's matrix peak.
+`python -m cascade.bench stage=demo/base`. The parts run in turn for several rounds, so that a drift
+of the machine's speed affects all of them. It reports medians with minimum and maximum, and FLOPs
+with the share of the device's matrix peak.
 """
 
 import json
@@ -31,7 +31,7 @@ def spread(values: list[float]) -> dict[str, float]:
 
 
 def timed(work: Callable[[], Any], device: torch.device) -> float:
-    """Seconds that `work` takes, the device's queue emptied before and after."""
+    """Seconds that `work` takes, with the device synchronised before and after."""
     if device.type == "cuda":
         torch.cuda.synchronize()
     began = time.perf_counter()
@@ -42,7 +42,7 @@ def timed(work: Callable[[], Any], device: torch.device) -> float:
 
 
 def training_batch(stage: TrainableStage, grid: Grid, size: int) -> dict[str, Any]:
-    """A batch of noise in the loader's form."""
+    """A batch of noise in the loader's format."""
     shape = (size, 3, *grid.shape)
     return {
         "video": torch.randint(0, 256, shape, dtype=torch.uint8, device=stage.device),
@@ -55,7 +55,7 @@ def training_batch(stage: TrainableStage, grid: Grid, size: int) -> dict[str, An
 
 
 def bench(cfg: DictConfig) -> dict[str, Any]:
-    """Every figure of the stage that `cfg` names."""
+    """All measurements of the stage in `cfg`."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     config: Any = OmegaConf.to_container(cfg, resolve=True)
     stage: TrainableStage = hydra.utils.instantiate(config["stage"], _convert_="all")

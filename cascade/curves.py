@@ -1,4 +1,4 @@
-"""The figures of a run over its steps, read back from its CSV files, over all of its legs."""
+"""A run's metrics over its steps, read from its CSV files, one per start or resume."""
 
 import csv
 from pathlib import Path
@@ -7,7 +7,7 @@ Curve = list[tuple[int, float]]
 
 
 def read_curves(run: Path) -> dict[str, Curve]:
-    """Metric → (step, value) in order of steps; where legs overlap, the later leg counts.
+    """Metric → (step, value), ordered by step; of a repeated step, the later value counts.
 
     Raises:
         ValueError: a file is damaged.
@@ -19,8 +19,8 @@ def read_curves(run: Path) -> dict[str, Curve]:
     curves: dict[str, dict[int, float]] = {}
     for path in files:
         try:
-            whole = path.read_text(encoding="utf-8").rpartition("\n")[0]  # a kill cuts the last row
-            for row in csv.DictReader(whole.splitlines()):
+            rows = path.read_text(encoding="utf-8").rpartition("\n")[0]  # a kill cuts the last row
+            for row in csv.DictReader(rows.splitlines()):
                 step = row.pop("step", None)
                 row.pop("epoch", None)
                 for name, value in row.items() if step else ():
@@ -32,5 +32,5 @@ def read_curves(run: Path) -> dict[str, Curve]:
 
 
 def last_step(run: Path) -> int:
-    """The last step that the run's figures tell of; 0 before the first."""
+    """The last step with a metric; 0 if there is none."""
     return max((points[-1][0] for points in read_curves(run).values()), default=0)

@@ -1,7 +1,7 @@
 """Power-function averages of weights, several widths at once (Karras et al. 2024, EDM2, §3.1).
 
-θ̂(t) = β θ̂(t-1) + (1 - β) θ(t) with β = (1 - 1/t)^(γ+1): the average's profile over the run is t^γ,
-whatever its length, and its relative width σ_rel is what one chooses.
+θ̂(t) = β θ̂(t-1) + (1 - β) θ(t) with β = (1 - 1/t)^(γ+1): the average weighs the steps by t^γ,
+whatever the run's length, and is chosen by the relative width σ_rel of that profile.
 """
 
 from collections.abc import Iterator, Sequence
@@ -16,7 +16,7 @@ from cascade.parallel.shards import like, local
 
 
 def exponent(sigma_rel: float) -> float:
-    """γ of the profile t^γ whose standard deviation is `sigma_rel` of the run's length.
+    """The γ for which the profile t^γ has a standard deviation of `sigma_rel` run lengths.
 
     Solves σ² = (γ + 1) (γ + 2)⁻² (γ + 3)⁻¹ (EDM2, eq. 126).
 
@@ -32,7 +32,7 @@ def exponent(sigma_rel: float) -> float:
 class PowerEMA:
     """Averages, in float32, of a module's trained parameters, one set per width in `sigma_rels`.
 
-    Of weights that are divided among ranks each rank averages its own part.
+    If weights are sharded, each rank averages its own shard.
     """
 
     def __init__(self, module: nn.Module, sigma_rels: Sequence[float] = (0.05, 0.10)) -> None:
@@ -45,7 +45,7 @@ class PowerEMA:
 
     @torch.no_grad()
     def update(self, module: nn.Module, step: int) -> None:
-        """Take in the weights after optimizer step `step`, the first being 1."""
+        """Add the weights after optimizer step `step`, counted from 1."""
         weights = [local(p.detach()).float() for p in _trained(module).values()]
         for sigma, gamma in zip(self.sigma_rels, self._exponents, strict=True):
             beta = (1 - 1 / step) ** (gamma + 1)
@@ -55,13 +55,13 @@ class PowerEMA:
     @torch.no_grad()
     def copy_to(self, module: nn.Module, sigma_rel: float) -> None:
         """Overwrite the module's trained parameters with an average."""
-        average = self._average(sigma_rel)
+        average = self.average(sigma_rel)
         for name, parameter in _trained(module).items():
             parameter.copy_(average[name])
 
     @contextmanager
     def swapped(self, module: nn.Module, sigma_rel: float) -> Iterator[None]:
-        """Inside, the module has an average for its weights; after, its own, to the last bit."""
+        """Inside, the module has the averaged weights; after, its own again, bit for bit."""
         own = {name: p.detach().clone() for name, p in _trained(module).items()}
         self.copy_to(module, sigma_rel)
         try:
@@ -80,15 +80,15 @@ class PowerEMA:
 
     @torch.no_grad()
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from a saved state.
+        """Restore a saved state.
 
         Raises:
             ValueError: it has other widths or other parameters.
         """
         if tuple(state["sigma_rels"]) != self.sigma_rels:
             raise ValueError(
-                f"EMA: the saved averages have widths {list(state['sigma_rels'])}, the run asks "
-                f"for {list(self.sigma_rels)}; set callbacks.ema.sigma_rels to the saved ones"
+                f"EMA: the saved averages have widths {list(state['sigma_rels'])}, the config "
+                f"{list(self.sigma_rels)}; set callbacks.ema.sigma_rels to the saved ones"
             )
         for sigma, saved in zip(self.sigma_rels, state["averages"], strict=True):
             own = self._averages[sigma]
@@ -100,7 +100,12 @@ class PowerEMA:
             for name, average in own.items():
                 average.copy_(like(saved[name], average))
 
-    def _average(self, sigma_rel: float) -> dict[str, Tensor]:
+    def average(self, sigma_rel: float) -> dict[str, Tensor]:
+        """The average of one width by parameter, sharded as the parameters are.
+
+        Raises:
+            ValueError: the width is not tracked.
+        """
         if sigma_rel not in self._averages:
             raise ValueError(f"EMA: width {sigma_rel} is not tracked, only {self.sigma_rels}")
         return self._averages[sigma_rel]

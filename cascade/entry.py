@@ -1,4 +1,4 @@
-"""What the command lines share: where the configs are, and the cascade that a config names."""
+"""Shared by the command lines: the configs' folder, checks of arguments, errors, the cascade."""
 
 import contextlib
 import os
@@ -16,22 +16,22 @@ from omegaconf import DictConfig
 from cascade.pipeline import Cascade
 from cascade.stage import Stage
 
-#: Whose choices are looked for before Hydra does.
+#: Config groups whose choices are checked before Hydra does.
 GROUPS = ("stage", "cascade", "data", "experiment", "cluster")
 CONF = str(Path(__file__).resolve().parents[1] / "conf")
 
 
 def check_choices(arguments: Sequence[str]) -> None:
-    """Refuse a stage, cascade, data, … that has no config, naming those that there are; and a name.
+    """Refuse a stage, cascade, data, … without a config, and an invalid `name`.
 
     Raises:
-        SystemExit: with the message for the user.
+        SystemExit: with a message that lists the existing configs.
     """
     one_run = not {"-m", "--multirun"} & {*arguments}
     for argument in arguments:
         group, _, choices = argument.partition("=")
         if group == "name" and one_run and "${" not in choices:  # before Hydra makes its folder
-            with explained(), contextlib.suppress(yaml.YAMLError):  # what is no value, Hydra tells
+            with explained(), contextlib.suppress(yaml.YAMLError):  # Hydra reports a syntax error
                 check_name(choices[1:-1] if choices[:1] in ("'", '"') else yaml.safe_load(choices))
         if group not in GROUPS or choices == "null":
             continue
@@ -47,26 +47,26 @@ def check_choices(arguments: Sequence[str]) -> None:
 
 
 def check_name(name: object) -> None:
-    """Refuse a name that is no folder's below the stage's, or that a shell or a glob would read.
+    """Refuse a run name that is not a folder below the stage's, or has special characters.
 
     Raises:
-        ValueError: saying which are names.
+        ValueError: with the rule.
     """
     if not isinstance(name, str):
         raise ValueError(
-            f"name={name!r} is read as {type(name).__name__}, not as text; put it in quotes: "
-            "\"name='…'\""
+            f"name={name!r}: a run's name must be text, but YAML reads {type(name).__name__}; put "
+            "it in quotes: \"name='…'\""
         )
     if not re.fullmatch(r"[\w.+=,-]+(/[\w.+=,-]+)*", name) or {".", ".."} & set(name.split("/")):
         raise ValueError(
-            f"name={name!r}: a run's name is of letters, digits and _ . + = , - with / between "
+            f"name={name!r}: a run's name may have letters, digits and _ . + = , - with / between "
             "folders; choose another NAME=…"
         )
 
 
 @contextlib.contextmanager
 def explained() -> Iterator[None]:
-    """A user's mistake ends in its message alone; HYDRA_FULL_ERROR=1 shows where it was found.
+    """Prints a user's error as one message without a traceback, unless HYDRA_FULL_ERROR=1.
 
     Raises:
         SystemExit: with the message.
@@ -76,12 +76,12 @@ def explained() -> Iterator[None]:
     except (ValueError, OSError, InstantiationException) as error:
         if os.environ.get("HYDRA_FULL_ERROR") == "1":
             raise
-        told = error.__cause__ if isinstance(error, InstantiationException) else error
-        raise SystemExit(f"error: {told or error}") from error
+        cause = error.__cause__ if isinstance(error, InstantiationException) else error
+        raise SystemExit(f"error: {cause or error}") from error
 
 
 def open_data(config: Mapping[str, Any], stage: Stage) -> Any:
-    """The data module of a plain config, for the stage that it feeds."""
+    """The data module of a plain config, for a stage."""
     return instantiate(
         config["data"], multiple=stage.multiple, fetch=stage.text.ahead(), _convert_="all"
     )

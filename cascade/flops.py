@@ -1,4 +1,4 @@
-"""What a network costs: its parameters, the FLOPs of a call, and the peak of a device."""
+"""The cost of a network: its parameters, the FLOPs of a call, and the peak speed of a device."""
 
 import time
 from collections.abc import Callable
@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-# Dense peaks of matrix products in bfloat16 with float32 accumulation, in FLOP/s, by a part of the
-# device's name (NVIDIA data sheets; half of the figures "with sparsity"). First match counts.
+# Dense peaks of matrix products in bfloat16 with float32 accumulation, in FLOP/s, by a substring of
+# the device's name (NVIDIA data sheets; half of the values "with sparsity"). First match counts.
 BF16_PEAKS = {
     "B200": 2250e12,
     "GH200": 989e12,
@@ -37,11 +37,11 @@ def _cpu_attention(q: tuple[int, ...], k: tuple[int, ...], *_: Any, **__: Any) -
 def _cpu_attention_backward(
     _grad: tuple[int, ...], q: tuple[int, ...], k: tuple[int, ...], *_: Any, **__: Any
 ) -> int:
-    return _attention_flops(q, k, 5)  # as torch counts it on CUDA: the scores once more
+    return _attention_flops(q, k, 5)  # as torch counts on CUDA: the scores are recomputed
 
 
 def _counter() -> FlopCounterMode:
-    # torch counts attention on CUDA and on meta, and leaves out the CPU's kernel.
+    # torch counts attention on CUDA and on the meta device, but not the CPU's kernel.
     kernel = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
     backward = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward
     mapping = {kernel: _cpu_attention, backward: _cpu_attention_backward}
@@ -51,7 +51,7 @@ def _counter() -> FlopCounterMode:
 def forward_flops(call: Callable[[], object]) -> int:
     """FLOPs of matrix products, convolutions and attention in a call, without gradients.
 
-    Modules and inputs may live on `meta`, where counting costs nothing.
+    Modules and inputs may be on the meta device, where nothing is computed or stored.
     """
     with _counter() as counter, torch.no_grad():
         call()
@@ -59,19 +59,19 @@ def forward_flops(call: Callable[[], object]) -> int:
 
 
 def training_flops(loss: Callable[[], Tensor]) -> int:
-    """FLOPs of a call that returns a loss, and of its backward pass; leaves gradients behind."""
+    """FLOPs of a call that returns a loss and of its backward pass, which leaves gradients."""
     with _counter() as counter:
         torch.autograd.backward(loss())
     return int(counter.get_total_flops())
 
 
 def parameter_count(module: nn.Module) -> int:
-    """Parameters that are trained."""
+    """The number of trained parameters."""
     return sum(p.numel() for p in module.parameters() if p.requires_grad)
 
 
 def device_peak(device: torch.device | str, dtype: torch.dtype) -> float | None:
-    """The data sheet's dense matrix peak in FLOP/s; none where this table does not know it."""
+    """The data sheet's dense matrix peak in FLOP/s; None if the device is not in the table."""
     device = torch.device(device)
     if device.type != "cuda" or dtype not in (torch.bfloat16, torch.float16):
         return None
@@ -82,7 +82,7 @@ def device_peak(device: torch.device | str, dtype: torch.dtype) -> float | None:
 def measured_matmul_peak(
     device: torch.device | str, dtype: torch.dtype, *, size: int | None = None, rounds: int = 5
 ) -> float:
-    """FLOP/s of the best of some square matrix products: what this machine gives today."""
+    """The measured peak in FLOP/s: the fastest of `rounds` square matrix products."""
     device = torch.device(device)
     cuda = device.type == "cuda"
     size = size or (8192 if cuda else 1536)

@@ -1,7 +1,7 @@
-"""`python -m cascade.job RUN STUCK OVERRIDES…`: a run inside its Slurm job.
+"""`python -m cascade.job RUN STUCK OVERRIDES…`: train a run inside its Slurm job.
 
-The job's script is cascade/launch/script.py. Its signals are held from the first moment, before the
-long imports.
+The job's script is made by cascade/launch/script.py. Signals are blocked first, before the imports,
+which take seconds.
 """
 
 import json
@@ -11,18 +11,18 @@ import sys
 from pathlib import Path
 
 from cascade import slurm
-from cascade.files.atomic import write_whole
+from cascade.files.atomic import write_atomic
 
 
 class StuckError(RuntimeError):
-    """A job began again and again, and got nowhere."""
+    """A job was restarted repeatedly without writing a new checkpoint."""
 
 
 def count_legs(run: Path, stuck: int) -> None:
-    """Note where this leg begins.
+    """Record the step at which this leg (this start of the job) resumes.
 
     Raises:
-        StuckError: so do the last `stuck` legs of the same job.
+        StuckError: the last `stuck` legs of the job started at the same step.
     """
     job = os.environ["SLURM_JOB_ID"]
     path = run / "slurm" / f"{job}.legs.json"
@@ -30,17 +30,18 @@ def count_legs(run: Path, stuck: int) -> None:
         (int(p.name) for p in (run / "checkpoints").glob("[0-9]*") if p.name.isdigit()), default=0
     )
     legs = [*(json.loads(path.read_bytes()) if path.exists() else []), step]
-    write_whole(path, json.dumps(legs).encode())
+    write_atomic(path, json.dumps(legs).encode())
     if len(legs) > stuck and set(legs[-stuck - 1 :]) == {step}:
         raise StuckError(
-            f"job {job} began {stuck} times at step {step} and made no checkpoint beyond it; "
-            f"its logs say why; the same `make train` begins anew, and cluster.stuck allows more"
+            f"job {job} started {stuck} times at step {step} without a new checkpoint, the limit "
+            f"of cluster.stuck; see its logs; to try again, run the same `make train`, or raise "
+            f"cluster.stuck"
         )
 
 
 def main() -> None:
-    """Train, until the end or until Slurm asks to stop."""
-    slurm.stop.hold()
+    """Train until the run finishes or Slurm asks the job to stop."""
+    slurm.stop.handle_signals()
     run, stuck, *overrides = sys.argv[1:]
     if os.environ.get("SLURM_PROCID", "0") == "0":
         try:

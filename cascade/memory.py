@@ -1,8 +1,9 @@
-"""The memory of a training step, counted without having it.
+"""The memory of a training step, counted without allocating it.
 
-The stage's own code runs on `meta`, forward, backward, optimizer and averages, and every storage
-is watched from its birth to its end: what is saved for the backward pass, what activation
-checkpointing saves and computes again, gradients, temporaries. The highest sum is the step's peak.
+The stage's own code runs on the meta device (no values in memory): forward and backward pass,
+optimizer and averages. Every storage is counted from its allocation to its release: activations
+saved for the backward pass or recomputed by activation checkpointing, gradients, temporaries. The
+highest sum is the step's peak.
 """
 
 import weakref
@@ -19,14 +20,14 @@ from torch.utils._pytree import tree_iter
 
 from cascade.ema import PowerEMA
 
-#: What CUDA's caching allocator rounds a tensor up to, in bytes, and what the CPU's does.
+#: The block size in bytes to which the allocators of CUDA and the CPU round a tensor up.
 BLOCK = {"cuda": 512, "cpu": 64}
 
 
 class Meter(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch's
-    """Counts the bytes of storages on `meta` by what they hold, and keeps the highest sum.
+    """Counts the bytes of storages on the meta device by kind, and keeps the highest sum.
 
-    Whatever is made inside `holding(kind)` is of that kind.
+    Storages allocated inside `holding(kind)` are of that kind.
     """
 
     def __init__(self, *, block: int) -> None:
@@ -54,7 +55,7 @@ class Meter(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch's
 
     @contextmanager
     def holding(self, kind: str) -> Iterator[None]:
-        """What is made inside is of this kind."""
+        """Inside, allocated storages are of this kind."""
         before, self._kind = self._kind, kind
         try:
             yield
@@ -62,7 +63,7 @@ class Meter(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch's
             self._kind = before
 
     def add(self, tensor: Tensor, kind: str | None = None) -> None:
-        """Count a tensor's storage, once; or, with a kind, say what it holds."""
+        """Count a tensor's storage, if it is new; with `kind`, set or change its kind."""
         if not tensor.is_meta:
             return
         storage = tensor.untyped_storage()
@@ -90,10 +91,10 @@ class Meter(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch's
 
 @dataclass(frozen=True, kw_only=True)
 class StepMemory:
-    """Bytes of one rank's training step; `parts` is what lives at the peak, and sums up to it.
+    """Bytes of one rank's training step; `parts` are the bytes by kind at the peak.
 
-    `saved` is what the forward pass leaves for the backward pass: activations, and autocast's
-    half-precision weights.
+    `saved` are the bytes that the forward pass keeps for the backward pass: activations, and
+    autocast's half-precision weights.
     """
 
     parts: dict[str, int]
@@ -102,17 +103,17 @@ class StepMemory:
 
     @property
     def peak(self) -> int:
-        """The highest sum of a step."""
+        """The peak in bytes."""
         return sum(self.parts.values())
 
 
 def optimizer_state(
     build: Callable[[nn.Module], torch.optim.Optimizer], module: nn.Module
 ) -> dict[str, dict[str, Tensor]]:
-    """The state that an optimizer keeps per parameter, on `meta`, by the parameter's name.
+    """The state that an optimizer keeps per parameter, on the meta device, by parameter name.
 
-    Asked of the optimizer itself: it takes a step on a module of the same names whose parameters
-    have one element each; state of a parameter's shape then grows with it.
+    The optimizer makes one step on a module with the same names whose parameters have one element
+    each; state of a parameter's shape is then expanded to the full shape.
     """
     small = _Shadow(module)
     optimizer = build(small)
@@ -163,20 +164,20 @@ def step_memory(
     cuda: bool = False,
     on_forward_end: Callable[[], None] = lambda: None,
 ) -> StepMemory:
-    """The memory of a step of `module`, which lies on `meta`, at any but the first step.
+    """The memory of a training step of `module`, on the meta device; not the run's first step.
 
-    As Lightning does it: the gradients of the step before live until the forward pass is done.
+    As in Lightning, the gradients of the previous step are released after the forward pass.
 
     Args:
-        module: with its trained parameters.
-        loss: the forward pass, its batch made inside.
+        module: the module with the trained parameters.
+        loss: makes a batch and runs the forward pass.
         optimizer: makes the optimizer of a module.
-        sigma_rels: widths of the averages kept of the weights.
-        frozen_bytes: weights beside the module that are not trained.
-        buckets: whether gradients are copied into buckets to be summed over ranks (DDP).
-        accumulating: whether a step has several micro batches, whose gradients are summed.
-        cuda: whether sizes are rounded as CUDA's allocator does.
-        on_forward_end: called between the passes.
+        sigma_rels: widths of the averages of the weights.
+        frozen_bytes: bytes of weights that are not trained and not in the module.
+        buckets: whether gradients are copied into buckets for the reduction over ranks (DDP).
+        accumulating: whether a step accumulates gradients over several micro batches.
+        cuda: whether sizes are rounded as by CUDA's allocator.
+        on_forward_end: called between forward and backward pass.
     """
     meter = Meter(block=BLOCK["cuda" if cuda else "cpu"])
     trained = [p for p in module.parameters() if p.requires_grad]

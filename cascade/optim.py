@@ -1,8 +1,8 @@
-"""Optimizers: Muon for hidden matrices and AdamW for the rest, as one optimizer; the rate's course.
+"""Optimizers (Muon for hidden matrices with AdamW for the rest, or AdamW alone) and the schedule.
 
-Which is which is told by name: a hidden matrix is a `weight` of two dimensions or more (kernels
-are flattened) somewhere under a list called `blocks`, `down_blocks` or `up_blocks`. Everything
-else, embeddings, input and output layers, modulation, tables, gains and biases, goes to AdamW.
+A hidden matrix is a parameter named `weight` with two or more dimensions (kernels are flattened)
+inside a list named `blocks`, `down_blocks` or `up_blocks`. All other parameters (embeddings, input
+and output layers, modulation, tables, gains and biases) use AdamW.
 """
 
 import math
@@ -17,8 +17,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.optim.adamw import adamw as adamw_step
 
-from cascade.parallel.muon import dealt
-from cascade.parallel.shards import check_divided, local
+from cascade.parallel.muon import map_full_matrices
+from cascade.parallel.shards import check_sharded, local
 
 HIDDEN = re.compile(r"(^|[._])blocks\..*\bweight$")
 MUON_STEPS = 5
@@ -27,7 +27,7 @@ MUON_STEPS = 5
 def split(
     parameters: Iterable[tuple[str, nn.Parameter]],
 ) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
-    """(hidden matrices, the rest) of those that are trained, by the rule of this module."""
+    """(hidden matrices, the rest) of the trained parameters, by the rule of this module."""
     hidden: list[nn.Parameter] = []
     rest: list[nn.Parameter] = []
     for name, parameter in parameters:
@@ -54,7 +54,7 @@ def orthogonalize(x: Float[Tensor, "n rows columns"]) -> Float[Tensor, "n rows c
 
 
 def orthogonalize_shared(x: Float[Tensor, "n rows columns"]) -> Float[Tensor, "n rows columns"]:
-    """`orthogonalize`, the matrices divided among the processes that hold the same ones."""
+    """`orthogonalize` with the matrices divided among processes that all have the same ones."""
     if not dist.is_initialized() or dist.get_world_size() == 1:
         return orthogonalize(x)
     world, rank = dist.get_world_size(), dist.get_rank()
@@ -69,13 +69,13 @@ def orthogonalize_shared(x: Float[Tensor, "n rows columns"]) -> Float[Tensor, "n
 
 
 class MuonAdamW(torch.optim.Optimizer):
-    """Two groups, each with its own rate: Muon on hidden matrices, AdamW on the rest.
+    """Muon on hidden matrices and AdamW on the rest, each with its own learning rate.
 
     Muon steps by lr · max(1, rows / columns)^½ along the orthogonalised Nesterov momentum; matrices
-    of one shape are orthogonalised together, and the work is shared among ranks. `weight_decay` is
-    Muon's, decoupled; AdamW's part, which is mostly vectors, is not decayed. Where weights are
-    divided among ranks (FSDP2), so is the state; only Muon's matrices are put together, each on one
-    rank.
+    of one shape are orthogonalised together, and the work is divided among ranks. `weight_decay` is
+    decoupled and applies to Muon's matrices; AdamW's parameters, mostly vectors, are not decayed.
+    Under FSDP2 the state is sharded like the weights, and each of Muon's matrices is gathered on
+    one rank for the step.
     """
 
     def __init__(
@@ -99,7 +99,7 @@ class MuonAdamW(torch.optim.Optimizer):
             "momentum": momentum,
             "weight_decay": weight_decay,
         }
-        # `fused` also tells torch to keep the step counter a float32 tensor when state is loaded.
+        # With `fused`, torch keeps the step counter a float32 tensor when it loads the state.
         adamw = {
             "algorithm": "adamw",
             "params": rest,
@@ -112,7 +112,7 @@ class MuonAdamW(torch.optim.Optimizer):
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
-        """One step of both algorithms; parameters without a gradient stay."""
+        """Make one step of both algorithms; parameters without a gradient do not change."""
         loss = None
         if closure is not None:
             with torch.enable_grad():
@@ -139,11 +139,12 @@ class MuonAdamW(torch.optim.Optimizer):
         flat = [
             one.reshape(len(one), p.numel() // len(p)) for one, p in zip(ahead, params, strict=True)
         ]
-        mesh = check_divided(params)
+        mesh = check_sharded(params)
         if mesh is None or mesh.size() == 1:
             updates = _orthogonalized(flat)
         else:
-            updates = dealt(orthogonalize, flat, [len(p) for p in params], mesh.get_group())
+            rows = [len(p) for p in params]
+            updates = map_full_matrices(orthogonalize, flat, rows, mesh.get_group())
         for weight, update, p in zip(weights, updates, params, strict=True):
             rate = group["lr"] * math.sqrt(max(1.0, len(p) ** 2 / p.numel()))
             weight.add_(update.reshape(weight.shape), alpha=-rate)
@@ -174,15 +175,15 @@ class MuonAdamW(torch.optim.Optimizer):
 
 
 def _orthogonalized(matrices: list[Tensor]) -> list[Tensor]:
-    """`orthogonalize_shared` of each, those of one shape together."""
+    """`orthogonalize_shared` of each matrix, matrices of one shape together."""
     shapes: dict[tuple[Any, ...], list[int]] = defaultdict(list)
     for i, one in enumerate(matrices):
         shapes[*one.shape, one.device, one.dtype].append(i)
     done = {
         i: update
-        for where in shapes.values()
+        for indices in shapes.values()
         for i, update in zip(
-            where, orthogonalize_shared(torch.stack([matrices[i] for i in where])), strict=True
+            indices, orthogonalize_shared(torch.stack([matrices[i] for i in indices])), strict=True
         )
     }
     return [done[i] for i in range(len(matrices))]
@@ -215,7 +216,7 @@ def adamw(
     weight_decay: float = 0.0,
     betas: Sequence[float] = (0.9, 0.99),
 ) -> torch.optim.Optimizer:
-    """AdamW alone; hidden matrices (see this module's rule) are decayed, the rest is not."""
+    """AdamW alone; only hidden matrices (by the rule of this module) are decayed."""
     _check(rates={"lr": lr, "weight_decay": weight_decay})
     _check(shares={"betas[0]": betas[0], "betas[1]": betas[1]})
     hidden, rest = split(module.named_parameters())
@@ -227,16 +228,17 @@ def adamw(
 
 
 class WarmupDecay:
-    """The learning rate's factor per step: linear warm-up to 1, then level, then a decay.
+    """The factor of the learning rate per step: linear warm-up to 1, constant, then decay.
 
-    The decay takes the last `decay_steps` (none: all after the warm-up) and ends at `final`. Where
-    both overlap, the smaller factor holds.
+    The decay takes the last `decay_steps` (None: all after the warm-up) and ends at `final`. Where
+    warm-up and decay overlap, the smaller factor counts.
 
     Raises:
-        ValueError: `decay` is not constant, linear or cosine, or longer than the run.
+        ValueError: `decay` is not constant, linear or cosine; the steps do not fit in the run; or
+            `final` is not in [0, 1].
     """
 
-    # In slots rather than in `__dict__`, which LambdaLR would restore over a resumed run's config.
+    # In slots, since LambdaLR saves `__dict__` and would restore it over a resumed run's config.
     __slots__ = ("__dict__", "decay", "decay_steps", "final", "total_steps", "warmup_steps")
 
     def __init__(
@@ -251,19 +253,21 @@ class WarmupDecay:
         if decay_steps is None:
             decay_steps = max(total_steps - warmup_steps, 0)
         if decay not in ("constant", "linear", "cosine"):
-            raise ValueError(f"decay must be constant, linear or cosine, got {decay!r}")
+            raise ValueError(
+                f"learning rate: decay must be constant, linear or cosine, got {decay!r}"
+            )
         if not (warmup_steps >= 0 and 0 <= decay_steps <= total_steps):
             raise ValueError(
                 f"learning rate: {warmup_steps} steps of warm-up and {decay_steps} of decay do not "
-                f"fit in {total_steps}; set decay_steps to {total_steps} at most, or leave it out"
+                f"fit in {total_steps} steps; set decay_steps to at most {total_steps}, or omit it"
             )
         if not 0 <= final <= 1:
-            raise ValueError(f"learning rate: final must be a share from 0 to 1, got {final}")
+            raise ValueError(f"learning rate: final must be a factor from 0 to 1, got {final}")
         self.warmup_steps, self.total_steps, self.decay = warmup_steps, total_steps, decay
         self.decay_steps, self.final = decay_steps, final
 
     def __call__(self, step: int) -> float:
-        """The factor of step `step`, the first being 0; never 0 while the warm-up lasts."""
+        """The factor at step `step`, counted from 0; it is above 0 during the warm-up."""
         warm = min(1.0, (step + 1) / (self.warmup_steps + 1))
         if self.decay == "constant":
             return warm
@@ -276,14 +280,15 @@ class WarmupDecay:
 def _check(
     *, rates: Mapping[str, float] | None = None, shares: Mapping[str, float] | None = None
 ) -> None:
-    """Refuse settings of an optimizer that would train nothing, or backwards, without a word.
+    """Refuse settings with which the optimizer would silently not train, or train wrongly.
 
     Raises:
-        ValueError: a rate is no number from 0 up, or a share of the past is not in [0, 1).
+        ValueError: a rate is not a finite number of at least 0, or a decay factor of a moving
+            average is not in [0, 1).
     """
     for name, rate in (rates or {}).items():
         if not (isinstance(rate, int | float) and 0 <= rate < math.inf):
-            raise ValueError(f"optimizer: {name} must be a number from 0 up, got {rate}")
+            raise ValueError(f"optimizer: {name} must be a finite number of at least 0, got {rate}")
     for name, share in (shares or {}).items():
         if not (isinstance(share, int | float) and 0 <= share < 1):
             raise ValueError(f"optimizer: {name} must be at least 0 and below 1, got {share}")

@@ -1,6 +1,6 @@
-"""A stage in outline: its weights' shapes, built without their memory, and never more than asked.
+"""The shapes of a stage's weights, found without allocating them, up to a limit on their number.
 
-What a bundle's config says of sizes is held against the bundle's weights before anything is made.
+The sizes in a bundle's config are compared with the bundle's weights before anything is allocated.
 """
 
 import copy
@@ -17,11 +17,11 @@ from torch.nn.modules.module import register_module_parameter_registration_hook
 
 
 class TooManyError(ValueError):
-    """A stage of more weights than it may have."""
+    """A stage has more weights than the limit."""
 
 
 def build(config: Mapping[str, Any]) -> nn.Module:
-    """The stage of a config, its network built."""
+    """The stage of a config, with its network built."""
     stage: nn.Module = hydra.utils.instantiate(copy.deepcopy(dict(config)), _convert_="all")
     configure = getattr(stage, "configure_model", None)
     if configure is not None:
@@ -30,10 +30,10 @@ def build(config: Mapping[str, Any]) -> nn.Module:
 
 
 def shapes_of(config: Mapping[str, Any], *, most: int) -> dict[str, tuple[int, ...]]:
-    """The shapes of a stage's weights, by name, from the meta device.
+    """The shapes of a stage's weights, by name, without allocating them.
 
     Raises:
-        TooManyError: it has more than `most` weights; it is built no further than to these.
+        TooManyError: it has more than `most` weights; building stops there.
     """
     left = most
 
@@ -41,7 +41,7 @@ def shapes_of(config: Mapping[str, Any], *, most: int) -> dict[str, tuple[int, .
         nonlocal left
         left -= 1
         if left < 0:
-            raise TooManyError(f"its config asks for more than {most} weights (at {name!r})")
+            raise TooManyError(f"its config makes more than {most} weights (at {name!r})")
 
     hook = register_module_parameter_registration_hook(count)
     try:
@@ -57,7 +57,7 @@ def shapes_of(config: Mapping[str, Any], *, most: int) -> dict[str, tuple[int, .
 
 
 def shapes_in(path: Path) -> dict[str, tuple[int, ...]]:
-    """The shapes that a file of weights has, by name, without reading them."""
+    """The shapes of a weights file, by name, without reading the weights."""
     with safe_open(path, framework="pt") as file:
         return {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118 no dict
 
@@ -65,7 +65,7 @@ def shapes_in(path: Path) -> dict[str, tuple[int, ...]]:
 def differences(
     given: Mapping[str, tuple[int, ...]], wanted: Mapping[str, tuple[int, ...]]
 ) -> list[str]:
-    """Where a bundle's weights and a network's differ, each told with both."""
+    """The differences between a bundle's shapes and a network's, one message each."""
     wrong = [
         f"{name}: {given[name]} in the bundle, {wanted[name]} in the net"
         for name in sorted(given.keys() & wanted.keys())

@@ -1,7 +1,7 @@
-"""Is it learning? One real clip must come back: `python -m cascade.overfit stage=… debug=overfit`.
+"""Overfit one clip, which must be reproduced: `python -m cascade.overfit stage=… debug=overfit`.
 
-The clip goes the whole way: into a shard, through index, plan and loader, the training step, the
-average of the weights, the bundle, and out of the sampler. Ends with an error where it falls short.
+The clip passes every part: shard, index, plan, loader, training step, averaged weights, bundle and
+sampler. The command fails if the PSNR is below a limit.
 """
 
 import io
@@ -32,7 +32,7 @@ log = logging.getLogger(__name__)
 
 
 def one_clip_shard(clip: Path, run: Path) -> Path:
-    """A shard with one video file and the caption beside it.
+    """A shard with one video file and its caption.
 
     Raises:
         ValueError: the file or its caption is missing.
@@ -40,7 +40,9 @@ def one_clip_shard(clip: Path, run: Path) -> Path:
     caption = clip.with_suffix(".txt")
     for path in (clip, caption):
         if not path.is_file():
-            raise ValueError(f"overfit: {path} is missing; a clip needs its caption in a .txt")
+            raise ValueError(
+                f"overfit: {path} is missing; a clip needs its caption in {caption.name} beside it"
+            )
     shard = run / "shard" / "00000.tar"
     with replacing(shard) as part, tarfile.open(part, "w") as tar:
         for path in (clip, caption):
@@ -52,7 +54,7 @@ def one_clip_shard(clip: Path, run: Path) -> Path:
 
 
 def judge(run: Path, batch: dict[str, Any], cfg: DictConfig) -> dict[str, float]:
-    """PSNR of the clip that comes back, and of the plain way where there is one."""
+    """PSNR of the reproduced clip, of plain interpolation (not for a base), and the limit."""
     stage = cast(TrainableStage, load_stage(run / "bundle"))
     x = to_float(batch["video"])
     made = sample_like(stage, batch)
@@ -75,7 +77,7 @@ def main(cfg: DictConfig) -> None:
     """The command line."""
     run = Path(HydraConfig.get().runtime.output_dir)
     if "clip" not in cfg:
-        raise ValueError("overfit: compose with debug=overfit")
+        raise ValueError("overfit: the config has no key `clip`; add debug=overfit")
     if cfg.clip is not None:
         with open_dict(cfg):
             cfg.data = OmegaConf.merge(
@@ -93,8 +95,8 @@ def main(cfg: DictConfig) -> None:
     Console().print(table)
     if figures["psnr"] < figures["wanted"]:
         raise NotLearningError(
-            f"{cfg.stage.name}: the clip came back at {figures['psnr']:.2f} dB, "
-            f"{figures['wanted']:.2f} were wanted; look at {run}/back.mp4 beside clip.mp4, or "
+            f"{cfg.stage.name}: the clip was reproduced at {figures['psnr']:.2f} dB, but "
+            f"{figures['wanted']:.2f} dB are required; compare {run}/back.mp4 with clip.mp4, or "
             f"train longer with ARGS='stage.train.steps=…'"
         )
 

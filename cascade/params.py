@@ -1,4 +1,4 @@
-"""One line per stage of a cascade, from the meta device: `python -m cascade.params`."""
+"""A table of a cascade's stages, without building their weights: `python -m cascade.params`."""
 
 import sys
 
@@ -15,7 +15,7 @@ from cascade.stage import TrainableStage
 
 
 def build_on_meta(choice: str) -> tuple[TrainableStage, int]:
-    """The stage of config `stage=<choice>` without memory for its weights, and their number."""
+    """The stage of config `stage=<choice>` on the meta device, and its number of parameters."""
     if not GlobalHydra.instance().is_initialized():
         initialize_config_dir(version_base="1.3", config_dir=CONF)
     config = compose("train", overrides=[f"stage={choice}"])["stage"]

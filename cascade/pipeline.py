@@ -12,7 +12,7 @@ import functools
 import itertools
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -200,7 +200,8 @@ class Cascade:
             frames: of the *base*; its own by default, as `height` and `width`.
             height: of the base.
             width: of the base.
-            given: frames and regions that the user fixed, on the last stage's grid.
+            given: frames and regions that the user fixed, on the last stage's grid; videos are
+                cut at `given.end`.
             start: videos on the last stage's grid to restyle: the base starts from them, noised
                 (SDEdit).
             strength: diffusion time in (0, 1] that `start` is noised to; 1 keeps nothing of it.
@@ -241,8 +242,11 @@ class Cascade:
                 )
             )
         made = {s.name: torch.cat([part[s.name] for part in parts]) for s in self.stages}
-        last = made[self.stages[-1].name]
-        return CascadeOutput(videos=_output(last, output_type), grid=grids[-1], stages=made)
+        grid = grids[-1]
+        if given is not None and given.end is not None:
+            grid = replace(grid, frames=given.end)
+        last = made[self.stages[-1].name][:, :, : grid.frames]
+        return CascadeOutput(videos=_output(last, output_type), grid=grid, stages=made)
 
     def _run(
         self,
@@ -361,7 +365,7 @@ def _check_start(start: Tensor | None, strength: float | None, shape: tuple[int,
         raise ValueError(f"restyle: strength must lie in (0, 1], got {strength}")
 
 
-def _brought(video: Video, grid: Grid) -> Video:
+def _brought(video: Video, grid: Grid) -> Float[Tensor, "b 3 f2 h2 w2"]:
     """A video on the last stage's grid, at the times and the size of an earlier stage."""
     video = every(video, video.shape[2] // grid.frames)
     return resize(video, grid.height, grid.width)

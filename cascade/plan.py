@@ -22,7 +22,7 @@ from cascade.doctor import plan_page
 from cascade.doctor.checkup import checkup
 from cascade.doctor.findings import Findings
 from cascade.entry import CONF, check_choices, check_name, explained, open_data
-from cascade.files.atomic import write_whole
+from cascade.files.atomic import write_atomic
 from cascade.shrink import resolved
 
 
@@ -63,7 +63,7 @@ def plan(config: dict[str, Any], *, stage: str, run: str) -> Findings:
 def write(record: Findings, folder: Path) -> Path:
     """Write `plan.json` and the page beside it from the same figures."""
     text = json.dumps(record.plain(), indent=2, ensure_ascii=False)
-    write_whole(folder / "plan.json", text.encode())
+    write_atomic(folder / "plan.json", text.encode())
     return plan_page.write(record, folder / "index.html")
 
 

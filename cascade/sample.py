@@ -1,72 +1,64 @@
 """Videos from a trained cascade: `python -m cascade.sample prompt='…'`.
 
-Besides text, files may say what is given: `image=` a first frame, `last=` a last one, `video=` a
-clip to go on from (`way=` extend_forward, extend_backward, loop, or connect with `to=`).
+Besides text, files may say what is given or what to start from: `image= last= video= to= mask=
+indices= strength=`, in the `way=` that takes them (conf/sample.yaml says which takes which).
 """
 
 import logging
 import re
 import sys
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import hydra
 import torch
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 from rich.progress import Progress
 
 from cascade import conditioning
-from cascade.conditioning import Given
+from cascade.conditioning import Prompt, source_names, unseen
 from cascade.diffusion.sampler import Step
 from cascade.entry import CONF, check_choices, explained, open_cascade
 from cascade.grid import Grid
-from cascade.video import load_clip, write_video
+from cascade.video import write_video
 
 log = logging.getLogger(__name__)
-WAYS = ("extend_forward", "extend_backward", "loop", "connect")
 
 
-def given_files(cfg: DictConfig, grid: Grid) -> Given | None:
-    """What the files of `cfg` fix, on the last stage's grid; none where only text leads.
+def prompted(cfg: Mapping[str, Any], grids: Mapping[str, Grid]) -> Prompt:
+    """What the files of `cfg` ask for, besides text, of the stages with these grids.
 
     Raises:
-        ValueError: files that do not go together, or an unknown way.
+        ValueError: files that do not go together, or cannot be read.
     """
-    still = Grid(frames=1, height=grid.height, width=grid.width, fps=grid.fps)
-    if cfg.video is not None:
-        if cfg.image is not None or cfg.last is not None:
-            raise ValueError("give image= and last=, or video=, not both")
-        return given_video(cfg, grid)
-    if cfg.image is None and cfg.last is None:
-        return None
-    first, last = (
-        None if path is None else load_clip(path, still)[None] for path in (cfg.image, cfg.last)
-    )
-    if first is not None and last is not None:
-        return conditioning.first_last(first, last, grid.frames)
-    if first is not None:
-        return conditioning.image(first, grid.frames)
-    assert last is not None
-    return conditioning.extend_backward(last, grid.frames)
+    base, last = next(iter(grids.values())), [*grids.values()][-1]
+    stride = last.frames // base.frames
+    sources = {name: cfg[name] for name in source_names()}
+    prompt = conditioning.prompt(last, stride=stride, way=cfg["way"], share=cfg["share"], **sources)
+    given = prompt.given
+    if given is not None and given.end is not None:
+        log.info(
+            "last frame placed at %d: the base samples every %s frame; the video has %d frames",
+            given.end - 1,
+            _ordinal(stride),
+            given.end,
+        )
+    for name, grid in grids.items():
+        if given is not None and (late := unseen(given, grid.frames)):
+            log.warning(
+                "stage %s makes frames 0, %d, … alone, so it does not see the given frames %s; "
+                "later stages do. Give frames at its own times for it to follow them",
+                name,
+                last.frames // grid.frames,
+                late,
+            )
+    return prompt
 
 
-def given_video(cfg: DictConfig, grid: Grid) -> Given:
-    """What a video (and `to`, a second) fixes, `share` of the new clip's frames in all."""
-    if cfg.way not in WAYS:
-        raise ValueError(f"way={cfg.way}: must be one of {', '.join(WAYS)}")
-    known = min(max(round(grid.frames * cfg.share), 1), grid.frames - 1)
-    source = Grid(frames=known, height=grid.height, width=grid.width, fps=grid.fps)
-    video = load_clip(cfg.video, source, from_end=cfg.way in ("extend_forward", "connect"))[None]
-    if cfg.way == "extend_forward":
-        return conditioning.extend_forward(video, grid.frames)
-    if cfg.way == "extend_backward":
-        return conditioning.extend_backward(video, grid.frames)
-    overlap = max(known // 2, 1)
-    if cfg.way == "loop":
-        both = torch.cat([video, load_clip(cfg.video, source, from_end=True)[None]], dim=2)
-        return conditioning.loop(both, grid.frames, overlap)
-    if cfg.to is None:
-        raise ValueError("way=connect joins two videos: name the second with to=…")
-    return conditioning.connect(video, load_clip(cfg.to, source)[None], grid.frames, overlap)
+def _ordinal(n: int) -> str:
+    ending = "th" if n % 100 in (11, 12, 13) else {1: "st", 2: "nd", 3: "rd"}.get(n % 10, "th")
+    return f"{n}{ending}"
 
 
 def file_name(prompt: str) -> str:
@@ -82,10 +74,9 @@ def main(cfg: DictConfig) -> None:
         raise ValueError(f"format={cfg.format}: videos are written as mp4 or gif")
     cascade = open_cascade(cfg, offload=cfg.offload)
     grids = cascade.grids(frames=cfg.frames, height=cfg.height, width=cfg.width)
-    given = given_files(cfg, grids[-1])
-    if given is not None:
-        rows = (cfg.num_videos, -1, -1, -1, -1)
-        given = Given(given.frames.expand(*rows), given.mask.expand(*rows))
+    values: Any = OmegaConf.to_container(cfg, resolve=True)
+    names = [stage.name for stage in cascade.stages]
+    prompt = prompted(values, dict(zip(names, grids, strict=True)))
     with Progress() as progress:
         tasks = {s.name: progress.add_task(s.name, total=None) for s in cascade.stages}
 
@@ -101,8 +92,8 @@ def main(cfg: DictConfig) -> None:
             frames=cfg.frames,
             height=cfg.height,
             width=cfg.width,
-            given=given,
             on_step=on_step,
+            **prompt.arguments(cfg.num_videos),
         )
     for i, video in enumerate(out.videos):
         path = Path(cfg.out) / f"{file_name(cfg.prompt)}-{cfg.seed}-{i}.{cfg.format}"

@@ -1,4 +1,4 @@
-"""A stage's config made tiny, its structure kept: `debug=smoke` trains any stage on a laptop."""
+"""Shrinks a stage's config, keeping its structure: `debug=smoke` trains any stage on a laptop."""
 
 import copy
 from collections.abc import Sequence
@@ -7,14 +7,14 @@ from typing import Any
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf, open_dict
 
-#: What each size of a network shrinks to; a list keeps its length.
+#: The shrunk value of each network size; a list keeps its length.
 SIZES = {"width": 64, "widths": 64, "depth": 2, "depths": 1, "head_width": 32}
 SIDE = 32
 BYTES = "cascade.text.byte_text.ByteText"
 
 
 def shrink(stage: dict[str, Any], *, steps: int = 2, batch: int = 2) -> dict[str, Any]:
-    """The plain config of a stage with a small network, a small grid, few steps and own text."""
+    """A stage's plain config with a small network and grid, few steps, and the byte encoder."""
     small = copy.deepcopy(stage)
     net = small["net"]
     for name, size in SIZES.items():
@@ -39,7 +39,7 @@ def shrink(stage: dict[str, Any], *, steps: int = 2, batch: int = 2) -> dict[str
 
 
 def resolved(cfg: DictConfig) -> dict[str, Any]:
-    """The config as plain values; shrunk, where it asks for that."""
+    """The config as plain values, shrunk if its key `shrink` is set."""
     if cfg.shrink:
         small = _small(cfg)
         cfg = cfg.copy()
@@ -50,15 +50,15 @@ def resolved(cfg: DictConfig) -> dict[str, Any]:
     return {str(name): value for name, value in config.items()}
 
 
-def unheard(cfg: DictConfig, overrides: Sequence[str]) -> list[str]:
-    """What was asked of the stage, and `shrink` makes otherwise, as lines for the user."""
+def ignored_overrides(cfg: DictConfig, overrides: Sequence[str]) -> list[str]:
+    """A message for each override of the stage that `shrink` replaces."""
     if not cfg.shrink:
         return []
     small = OmegaConf.create({"stage": _small(cfg)})
     keys = [override.partition("=")[0].lstrip("+").rpartition("@")[2] for override in overrides]
     pairs = zip(overrides, keys, strict=True)
     return [
-        f"{override} is not heard: shrink makes it {OmegaConf.select(small, key)}"
+        f"{override} is ignored: shrink sets {OmegaConf.select(small, key)}"
         for override, key in pairs
         if key.startswith("stage.") and OmegaConf.select(cfg, key) != OmegaConf.select(small, key)
     ]

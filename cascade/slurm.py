@@ -1,10 +1,10 @@
-"""Inside a Slurm job: its ranks, its end, what asks it to stop, and how it is queued again.
+"""Inside a Slurm job: its ranks, its time limit, its signals, and how it is requeued.
 
-The signals have one owner. They are blocked in this process and in all that it starts (Slurm sends
-them to loaders and loggers too), and a thread of its own takes them. It never saves: it ends the
-process where there is nothing to lose, and raises a flag elsewhere, on which the ranks agree at a
-step's boundary (cascade/callbacks/interrupt.py). The job's script queues the job again where the
-file that `CASCADE_AGAIN` names is there (cascade/launch/script.py).
+One thread handles the signals. They are blocked in this process and in all that it starts, since
+Slurm sends them to data loaders and loggers too. The thread does not save: if there is nothing to
+lose, it ends the process; otherwise it sets a flag, on which the ranks agree between two steps
+(cascade/callbacks/interrupt.py). The job's script requeues the job if the file named by
+`CASCADE_AGAIN` exists (cascade/launch/script.py).
 """
 
 import logging
@@ -22,18 +22,18 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-#: What Slurm, or who works with it, sends to a job that is to stop.
+#: The signals that Slurm or a user sends to stop a job.
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2)
-#: Names the file that has the job queued again.
+#: The environment variable with the path of the file that requests a requeue.
 AGAIN = "CASCADE_AGAIN"
-#: The status of a process that ended where there was nothing to lose; it has srun end the others.
+#: Exit status of a process that ends with nothing to lose; srun then ends the others.
 AGAIN_STATUS = 75
 
 
 def environment() -> "list[SLURMEnvironment]":
-    """The ranks as Slurm tells them; none outside a job, or where torchrun tells them inside one.
+    """Lightning's Slurm plugin, which sets the ranks; empty outside a job and under torchrun.
 
-    The signals stay ours.
+    It does not handle signals; this module does.
     """
     if "TORCHELASTIC_RUN_ID" in os.environ:
         return []
@@ -43,80 +43,84 @@ def environment() -> "list[SLURMEnvironment]":
 
 
 class Stop:
-    """Whether the job was asked to stop, and by what."""
+    """Whether the job was asked to stop, and why."""
 
     def __init__(self) -> None:
         self.why: str | None = None
-        #: Whether this moment's state can be had again without saving: so it is before training.
+        #: Whether ending now loses no training, as before the first step.
         self.nothing_to_lose: Callable[[], bool] = lambda: True
-        self.held = False
+        #: Whether `handle_signals` was called: the process runs in a job of ours.
+        self.handles_signals = False
 
-    def hold(self) -> None:
-        """Take the signals, before anything else is started."""
-        self.held = True
+    def handle_signals(self) -> None:
+        """Block the signals and handle them in a thread; call it before starting anything else."""
+        self.handles_signals = True
         signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
         for number in SIGNALS:
             signal.signal(number, signal.SIG_DFL)
-        threading.Thread(target=self._take, name="signals", daemon=True).start()
+        threading.Thread(target=self._wait, name="signals", daemon=True).start()
 
     def ask(self, why: str) -> None:
-        """Stop at the next step's boundary, and be queued again."""
+        """Ask the run to stop after the current step; the job is requeued then."""
         if self.why is None:
-            log.warning("%s: stopping at the next step", why)
+            log.warning("%s: stopping after this step", why)
         self.why = why
 
-    def _take(self) -> None:
+    def _wait(self) -> None:
         while True:
             self.ask(signal.Signals(signal.sigwait(SIGNALS)).name)
             if self.nothing_to_lose():
                 end_here()
 
 
-#: This process's.
+#: The state of this process.
 stop = Stop()
 
 
 def end_here() -> None:
-    """End this process and with it the job's others, which is queued again."""
-    queue_again()
+    """End this process, and through srun the job's others; request a requeue of the job."""
+    request_requeue()
     os._exit(AGAIN_STATUS)
 
 
-def queue_again() -> None:
-    """Have the job's script queue it again."""
+def request_requeue() -> None:
+    """Ask the job's script to requeue the job."""
     if os.environ.get(AGAIN):
         Path(os.environ[AGAIN]).touch()
 
 
-def never_again() -> None:
-    """Have the job's script not queue it again, whatever other ranks say: this one has failed."""
+def forbid_requeue() -> None:
+    """Forbid the job's script to requeue the job, whatever other ranks ask: this rank failed."""
     if os.environ.get(AGAIN):
         Path(f"{os.environ[AGAIN]}.not").touch()
 
 
-def requeue() -> None:
-    """Queue this job again, where Slurm asked it to stop."""
+def requeue_if_stopped() -> None:
+    """Request a requeue if the job was asked to stop."""
     if stop.why is None:
         return
     if os.environ.get(AGAIN):
-        queue_again()
+        request_requeue()
     elif "SLURM_JOB_ID" in os.environ:
-        log.warning("%s: no script of ours runs this job; queue it again yourself", stop.why)
+        log.warning(
+            "%s: this job was not submitted by cascade, so it is not requeued; resubmit it",
+            stop.why,
+        )
 
 
 def ends_at() -> float | None:
-    """When Slurm ends this job, in seconds since the epoch; none where nothing says so."""
+    """When Slurm ends this job, in seconds since the epoch; None if it is unknown."""
     if "SLURM_JOB_ID" not in os.environ:
         return None
     left = _ask("squeue", "--noheader", "--jobs", os.environ["SLURM_JOB_ID"], "--format=%L")
     if left is not None:
         return _seconds(left)
-    told = os.environ.get("SLURM_JOB_END_TIME", "")
-    return float(told) if told.isdigit() else None
+    end = os.environ.get("SLURM_JOB_END_TIME", "")
+    return float(end) if end.isdigit() else None
 
 
 def _seconds(left: str) -> float | None:
-    """The end, of `[days-][[hours:]minutes:]seconds` from now; none of `UNLIMITED` and the like."""
+    """The time at which `[days-][[hours:]minutes:]seconds` are over; None of `UNLIMITED` etc."""
     days, _, clock = left.rpartition("-")
     parts = clock.split(":")
     if not all(part.isdigit() for part in (*parts, days or "0")):
@@ -128,9 +132,9 @@ def _seconds(left: str) -> float | None:
 
 
 def _ask(*command: str) -> str | None:
-    """What a command of Slurm says; none where it is not there or fails."""
+    """The output of a Slurm command; None if it is missing or fails."""
     try:
-        told = subprocess.run(command, capture_output=True, text=True, check=True, timeout=30)
+        done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=30)
     except (OSError, subprocess.SubprocessError):
         return None
-    return told.stdout.strip() or None
+    return done.stdout.strip() or None

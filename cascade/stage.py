@@ -40,6 +40,9 @@ class Condition:
     mask: Float[Tensor, "b m f h w"]
     text: TextFeatures
     scalars: Float[Tensor, "b k"]
+    baseline: Float[Tensor, "b c f h w"] | None = None
+    """`low` interpolated, without noise, where the stage predicts the difference from it; the
+    network does not read it."""
 
     @property
     def fixed(self) -> Bool[Tensor, "b 1 f h w"]:
@@ -59,6 +62,7 @@ class Condition:
             mask=self.mask.roll(1, 0),
             text=TextFeatures(self.text.tokens.roll(1, 0), self.text.mask.roll(1, 0)),
             scalars=self.scalars.roll(1, 0),
+            baseline=None if self.baseline is None else self.baseline.roll(1, 0),
         )
 
 
@@ -109,7 +113,7 @@ class Losses(NamedTuple):
     logsnr: Float[Tensor, " b"]
     """The log-SNR drawn for each sample."""
     zero: Float[Tensor, " b"]
-    """The loss of a network that outputs zero."""
+    """The loss of the prediction 0."""
     ways: list[str]
     """The way to prompt of each sample."""
     shapes: list[tuple[int, int, int]]
@@ -181,10 +185,14 @@ class Stage(Protocol):
     def check_grid(self, grid: Grid) -> None:
         """Refuse a grid that the stage cannot run on, with a ValueError."""
 
+    @property
+    def conditioner(self) -> Callable[..., Condition]:
+        """The builder of conditions, one for training and sampling."""
+
     def predict(
         self, z: Float[Tensor, "b c f h w"], logsnr: Float[Tensor, "b f"], cond: Condition
     ) -> Float[Tensor, "b c f h w"]:
-        """The network's raw output for noisy `z`."""
+        """The prediction for noisy `z`, as `diffusion.target` names it."""
 
     def sample(
         self,
@@ -245,7 +253,7 @@ class TrainableStage(Stage, Protocol):
         """The losses with the condition `name` of `other`, and the samples for which it differs."""
 
     def predict_parts(self, parts: Sequence[Noised]) -> list[Float[Tensor, "1 c _f _h _w"]]:
-        """The network's raw outputs for clips of several shapes in one packed sequence."""
+        """The predictions for clips of several shapes in one packed sequence."""
 
     def dry_forward(self, shape: tuple[int, int, int]) -> Callable[[], object]:
         """A forward pass without values on one clip of `shape`, to count its cost."""

@@ -1,8 +1,9 @@
-"""One stage, trained once for every setting: `python -m cascade.sweep stage=demo/base sweep=lr`.
+"""Train one stage once for every setting: `python -m cascade.sweep stage=demo/base sweep=lr`.
 
-A sweep is a file of `conf/sweep`, or `conf/sweep/<cascade>/<stage>`; several, `sweep='a b'`, are
-crossed. Its runs live in `runs/<cascade>/<stage>/<sweep>/<key=value,…>`, and are one group in W&B.
-The same command again runs only what is missing. At the end, a table and a page, whatever failed.
+A sweep is a file in `conf/sweep` or `conf/sweep/<cascade>/<stage>`; several, `sweep='a b'`, are
+crossed. Its runs are in `runs/<cascade>/<stage>/<sweep>/<key=value,…>` and form one W&B group.
+Running the same command again trains only the missing runs. It ends with a table and a page of all
+runs, even if some failed.
 """
 
 import logging
@@ -25,13 +26,13 @@ from cascade.entry import CONF, check_choices, explained
 
 log = logging.getLogger(__name__)
 
-#: What this command says to Hydra in its own way.
-OURS = ("stage", "sweep", "name", "cluster", "jobs", "follow")
+#: Keys of the command line that this command translates for Hydra.
+OWN_KEYS = ("stage", "sweep", "name", "cluster", "jobs", "follow")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Sweep:
-    """What is asked for: files of `conf/sweep`, one stage, and where its runs are to run."""
+    """A requested sweep: one stage, files of `conf/sweep`, and further overrides."""
 
     stage: str
     choices: Sequence[str]
@@ -41,74 +42,79 @@ class Sweep:
 
     @property
     def arguments(self) -> list[str]:
-        """What the task is told: Hydra does the rest."""
+        """The command line of the Hydra task that runs the sweep."""
         group, (cascade, _, stage) = f"{self.stage}/{self.name}", self.stage.partition("/")
-        told = {
+        subject = {
             "train": [f"stage={self.stage}", f"+group='{group}'"],
             "evaluate": [f"cascade={cascade}", f"stage_name={stage}"],
         }
         chosen = f"sweep=[{','.join(self.choices)}]"
-        return ["--multirun", *told[self.task], chosen, f"name='{self.name}'", *self.overrides]
+        return ["--multirun", *subject[self.task], chosen, f"name='{self.name}'", *self.overrides]
 
 
 def read(arguments: Sequence[str]) -> Sweep:
-    """The sweep that a command line asks for.
+    """The sweep that a command line requests.
 
     Raises:
-        SystemExit: it names no sweep, one that there is not, or some that do not go together.
+        SystemExit: it names no sweep, an unknown one, or several that cannot be crossed.
     """
-    told = dict(part.split("=", 1) for part in arguments if "=" in part)
-    rest = [p for p in arguments if p.partition("=")[0] not in OURS]
-    stage, names = told.get("stage", "demo/base"), told.get("sweep", "").strip("'\"").split()
+    given = dict(part.split("=", 1) for part in arguments if "=" in part)
+    rest = [p for p in arguments if p.partition("=")[0] not in OWN_KEYS]
+    stage, names = given.get("stage", "demo/base"), given.get("sweep", "").strip("'\"").split()
     check_choices([f"stage={stage}"])
     choices = [resolve(name, stage) for name in names]
     if not choices:
-        raise SystemExit(f"which sweep? SWEEP=…; there are {', '.join(known(stage))}")
+        raise SystemExit(f"no sweep was given; add SWEEP=…; there are {', '.join(known(stage))}")
     tasks = {str(selected(choice, "hydra.job.name") or "train") for choice in choices}
     if len(tasks) > 1:
-        raise SystemExit(f"{' and '.join(names)} cannot be crossed: one trains, the other does not")
+        raise SystemExit(
+            f"{' and '.join(names)} cannot be crossed: one sweep trains, the other only samples"
+        )
     (task,) = tasks
     searching = [name for name, choice in zip(names, choices, strict=True) if searches(choice)]
     if searching and len(searching) < len(names):
         grids = " and ".join(name for name in names if name not in searching)
         raise SystemExit(
-            f"{' and '.join(searching)}: a search, which chooses its own values, is not "
+            f"{' and '.join(searching)}: a search chooses its own values and cannot be "
             f"crossed with {grids}; run it alone: SWEEP={searching[0]}"
         )
-    name = told.get("name", "").strip("'\"") or "+".join(names)
+    name = given.get("name", "").strip("'\"") or "+".join(names)
     return Sweep(
         stage=stage,
         choices=choices,
         name=name,
         task=task,
-        overrides=[*place(told, task, bool(searching)), *rest],
+        overrides=[*launcher_options(given, task, bool(searching)), *rest],
     )
 
 
-def place(told: Mapping[str, str], task: str, searching: bool) -> list[str]:
-    """Where the runs are to run, and how many at a time.
+def launcher_options(given: Mapping[str, str], task: str, searching: bool) -> list[str]:
+    """Overrides for where the runs are trained, and how many at a time.
 
-    Jobs of a cluster are left to it, unless they are followed, or a search waits for their figures.
+    On a cluster the command returns once the jobs are submitted, unless they are followed, or a
+    search needs their metrics.
 
     Raises:
-        SystemExit: an evaluation is asked for on a cluster.
+        SystemExit: the sweep only samples, but a cluster was requested.
     """
-    cluster, jobs = told.get("cluster", "local"), told.get("jobs")
+    cluster, jobs = given.get("cluster", "local"), given.get("jobs")
     at_a_time = [f"hydra.sweeper.n_jobs={jobs}"] if jobs and searching else []
     if cluster == "local":
         return [*at_a_time, *([f"hydra.launcher.jobs={jobs}"] if jobs else [])]
     if task != "train":
-        raise SystemExit(f"CLUSTER={cluster}: a sweep that only samples runs on this machine")
-    options = {"follow": bool(told.get("follow")), "wait": searching}
+        raise SystemExit(
+            f"CLUSTER={cluster}: a sweep that only samples runs on this machine; leave out CLUSTER"
+        )
+    options = {"follow": bool(given.get("follow")), "wait": searching}
     asked = [f"hydra.launcher.{name}=true" for name, wanted in options.items() if wanted]
     return ["hydra/launcher=slurm", f"cluster={cluster}", *at_a_time, *asked]
 
 
 def resolve(name: str, stage: str) -> str:
-    """A sweep's file: the stage's own where there is one, else what serves every stage.
+    """A sweep's file: the stage's own, else the one for every stage.
 
     Raises:
-        SystemExit: naming those that there are.
+        SystemExit: there is neither; the message lists the stage's sweeps.
     """
     for choice in (f"{stage}/{name}", name):
         if (Path(CONF) / "sweep" / f"{choice}.yaml").is_file():
@@ -117,23 +123,23 @@ def resolve(name: str, stage: str) -> str:
 
 
 def known(stage: str) -> list[str]:
-    """The sweeps of a stage."""
+    """The names of a stage's sweeps."""
     folder = Path(CONF) / "sweep"
     return sorted({p.stem for p in (*folder.glob("*.yaml"), *folder.glob(f"{stage}/*.yaml"))})
 
 
 def selected(choice: str, key: str) -> Any:
-    """A value of a sweep's file; none where it does not say."""
+    """A value in a sweep's file; None if it is not set."""
     return OmegaConf.select(OmegaConf.load(Path(CONF) / "sweep" / f"{choice}.yaml"), key)
 
 
 def searches(choice: str) -> bool:
-    """Whether Optuna says what a sweep runs next."""
+    """Whether a sweep's values are chosen by Optuna."""
     return {"override /hydra/sweeper": "search"} in (selected(choice, "defaults") or [])
 
 
 def conclude(sweep: Sweep, shown: DictConfig) -> None:
-    """Print the table and write the page of what there is."""
+    """Print the table and write the page of the sweep's runs."""
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout, force=True)
     folder = folder_of(sweep, shown)
     if not any(below(folder)):
@@ -149,11 +155,11 @@ def conclude(sweep: Sweep, shown: DictConfig) -> None:
             curves=shown.curves,
             prompts=shown.prompts,
         )
-    log.info("the page: %s", page)
+    log.info("page: %s", page)
 
 
 def folder_of(sweep: Sweep, shown: DictConfig) -> Path:
-    """Where the sweep's runs lie."""
+    """The folder of the sweep's runs."""
     return Path(shown.paths.runs) / sweep.stage / sweep.name
 
 
@@ -161,7 +167,7 @@ def main() -> None:
     """The command line.
 
     Raises:
-        SystemExit: a run failed, or nothing could be run.
+        SystemExit: a run failed, or the command line is invalid.
     """
     sweep = read(sys.argv[1:])
     paths = [part for part in sweep.overrides if part.startswith("paths.")]

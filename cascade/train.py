@@ -1,7 +1,7 @@
 """Train one stage: `python -m cascade.train stage=demo/tsr1`.
 
-The run lives in `runs/<cascade>/<stage>/<name>`. The same command again goes on where it stopped;
-a changed config is refused with the difference. A finished run leaves a bundle.
+The run's folder is `runs/<cascade>/<stage>/<name>`. The same command resumes a stopped run; a
+changed config is refused with the differences. A finished run leaves a bundle.
 """
 
 import contextlib
@@ -33,12 +33,12 @@ from cascade.checkpoint.state_file import StateFile
 from cascade.entry import CONF, check_choices, check_name, explained, open_data
 from cascade.files.lock import locked
 from cascade.parallel.ranks import is_first
-from cascade.shrink import resolved, unheard
+from cascade.shrink import ignored_overrides, resolved
 
 log = logging.getLogger(__name__)
-#: Seconds for which a run's folder may be held by another: who compares runs holds it for a moment.
+#: Seconds to wait for the run's lock, which the comparison of runs takes for a moment.
 LOCKED_S = 2.0
-#: Warnings of Lightning that are not so here: the loader's position is in the checkpoint, …
+#: Warnings of Lightning that do not apply here: the loader's position is in the checkpoint, …
 EXPECTED = (
     ".*LeafSpec.*",
     ".*your dataloader is not resumable.*",
@@ -52,7 +52,7 @@ EXPECTED = (
 def card(
     trainer: pl.Trainer, data: Any, sigma_rel: float, figures: dict[str, float]
 ) -> dict[str, Any]:
-    """What a bundle says of its own making."""
+    """A bundle's card: how it was trained, and its metrics."""
     return {
         "steps": trainer.global_step,
         "sigma_rel": sigma_rel,
@@ -65,22 +65,22 @@ def card(
 
 
 def train(cfg: DictConfig, run: Path) -> float | None:
-    """Train, resume or finish the run in folder `run`; its `val/loss` where it is finished."""
+    """Train or resume the run in folder `run`; return its `val/loss` if it has finished."""
     check_name(cfg.name)
     config = resolved(cfg)
-    with alone(run):
+    with run_lock(run):
         keep_config(run, config)
         if not (run / "bundle").is_dir() and not _train(cfg, config, run):
             return None
-    log.info("trained: %s/bundle; another NAME=… trains another", run)
+    log.info("trained: %s/bundle; to train another run, choose another NAME=…", run)
     return final_loss(run)
 
 
-def alone(run: Path) -> contextlib.AbstractContextManager[None]:
-    """The run's folder for this process and its ranks; the comparison's look is waited for.
+def run_lock(run: Path) -> contextlib.AbstractContextManager[None]:
+    """The lock of the run's folder, held by the first rank.
 
     Raises:
-        ValueError: another process trains in it.
+        ValueError: another process trains in the folder.
     """
     if not is_first():
         return contextlib.nullcontext()
@@ -89,18 +89,18 @@ def alone(run: Path) -> contextlib.AbstractContextManager[None]:
 
 
 def _train(cfg: DictConfig, config: dict[str, Any], run: Path) -> bool:
-    """One leg of a run; whether it was the last, and left the bundle."""
+    """Train until the run finishes or stops; return whether it has finished and left a bundle."""
     pl.seed_everything(cfg.seed, workers=True, verbose=False)
     for expected in EXPECTED:
         warnings.filterwarnings("ignore", message=expected)
     stage = hydra.utils.instantiate(config["stage"], _convert_="all")
-    stage.text.prepare()  # a missing file is told before any shard is made
+    stage.text.prepare()  # first, since making shards may take long and a file may be missing
     data = open_data(config, stage)
     trainer, checkpoints = open_trainer(config, run)
     checkpoint = choose(trainer, run)
     if checkpoint is not None:
         check_fits(checkpoint, stage, config, run)
-        log.info("going on from %s", checkpoint.folder)
+        log.info("resuming from %s", checkpoint.folder)
     elif cfg.init_from is not None:
         read_stage(cfg.init_from)
         stage.configure_model()
@@ -111,46 +111,53 @@ def _train(cfg: DictConfig, config: dict[str, Any], run: Path) -> bool:
     if trainer.global_step < (steps := config["stage"]["train"]["steps"]):
         if trainer.global_step >= trainer.max_steps >= 0:
             log.info(
-                "trainer.max_steps=%d is reached; %d steps end the run", trainer.max_steps, steps
+                "trainer.max_steps=%d is reached; the run finishes at stage.train.steps=%d",
+                trainer.max_steps,
+                steps,
             )
             return False
-        log.info("stopped at step %d; the same command goes on", trainer.global_step)
-        slurm.requeue()
+        log.info("stopped at step %d; run the same command to resume", trainer.global_step)
+        slurm.requeue_if_stopped()
         return False
     if checkpoints.validated_step < trainer.global_step:
         trainer.validate(stage, data, verbose=False)
     ema = averages(trainer)
-    weights = ema.weights(stage)  # on every rank: each may have but a part of them
+    weights = ema.weights(stage)  # on every rank, since the weights may be sharded
     if trainer.is_global_zero:
         save_bundle(
             run / "bundle",
             stage=config["stage"] | {"text": config["stage"]["text"] | stage.text.identity()},
             weights=weights,
-            card=card(trainer, data, ema.sigma_rels[0], checkpoints.figures),
+            card=card(trainer, data, ema.use, checkpoints.figures),
         )
     trainer.strategy.barrier()
     return True
 
 
 def open_trainer(config: dict[str, Any], run: Path) -> tuple[pl.Trainer, Checkpoints]:
-    """The trainer of a run's folder, and the one of its callbacks that saves: the first.
+    """The trainer of a run's folder, and its callback that saves.
 
     Raises:
-        ValueError: what a run cannot be without is missing, or a number of the trainer's is none.
+        ValueError: a required callback is missing, or a number of the trainer is not positive.
     """
     for name in ("accumulate_grad_batches", "log_every_n_steps", "val_check_interval"):
         value = config["trainer"].get(name, 1)
         if not (isinstance(value, int | float) and value > 0):
             raise ValueError(f"trainer.{name} must be above 0, got {value}")
     callbacks = [hydra.utils.instantiate(c, _convert_="all") for c in config["callbacks"].values()]
-    first = (Checkpoints, Probe)  # they see the weights before another lends its averages
+    first = (Checkpoints, Probe)  # they need the weights before another swaps in the averages
     if config["trainer"].get("enable_progress_bar", True):
         callbacks.append(RunProgressBar())
     callbacks.sort(key=lambda callback: [not isinstance(callback, kind) for kind in first])
     if not isinstance(callbacks[0], Checkpoints):
-        raise ValueError("callbacks.checkpoint: a run cannot be without; save less often instead")
+        raise ValueError(
+            "callbacks.checkpoint is required, but was removed; to save less often, raise "
+            "callbacks.checkpoint.every_n_steps"
+        )
     if not any(isinstance(callback, EMA) for callback in callbacks):
-        raise ValueError("callbacks.ema: a run cannot be without, for its bundle is an average")
+        raise ValueError(
+            "callbacks.ema is required, but was removed: the bundle stores averaged weights"
+        )
     if not wandb_run.has_key():
         os.environ.setdefault("WANDB_MODE", "offline")
     trainer: pl.Trainer = hydra.utils.instantiate(
@@ -162,32 +169,32 @@ def open_trainer(config: dict[str, Any], run: Path) -> tuple[pl.Trainer, Checkpo
         enable_checkpointing=False,
         _convert_="all",
     )
-    if not trainer.strategy.restore_checkpoint_after_setup:  # else it writes its own shards
+    if not trainer.strategy.restore_checkpoint_after_setup:  # else FSDP2 writes a sharded state
         trainer.strategy.checkpoint_io = StateFile()
     return trainer, callbacks[0]
 
 
-def check_place() -> None:
-    """Refuse to train here what was meant for a cluster.
+def check_cluster() -> None:
+    """Refuse to train outside a Slurm job with a cluster's config.
 
     Raises:
-        ValueError: saying how to submit it.
+        ValueError: with the command that submits the run.
     """
     where = HydraConfig.get().runtime.choices.get("cluster")
     if where not in (None, "local") and "SLURM_JOB_ID" not in os.environ:
         raise ValueError(
-            f"cluster={where} is trained in a job, and this is none: make train CLUSTER={where}, "
-            f"or --multirun hydra/launcher=slurm cluster={where}"
+            f"cluster={where} must run inside a Slurm job, but this process is not in one; submit "
+            f"it: make train CLUSTER={where}, or --multirun hydra/launcher=slurm cluster={where}"
         )
 
 
 @hydra.main(version_base="1.3", config_path=CONF, config_name="train")
 @explained()
 def main(cfg: DictConfig) -> float | None:
-    """The command line; a sweep reads what it returns."""
-    check_place()
-    for told in unheard(cfg, HydraConfig.get().overrides.task):
-        log.warning(told)
+    """The command line; it returns the final `val/loss`, which a sweep reads."""
+    check_cluster()
+    for message in ignored_overrides(cfg, HydraConfig.get().overrides.task):
+        log.warning(message)
     logging.getLogger("pytorch_lightning.utilities.rank_zero").setLevel(logging.WARNING)
     return train(cfg, Path(HydraConfig.get().runtime.output_dir))
 

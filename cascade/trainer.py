@@ -1,4 +1,4 @@
-"""What Lightning's connectors set on a trainer undeclared: with types, in one place."""
+"""Typed access to attributes that Lightning sets on a trainer without declaring them."""
 
 from typing import Any
 
@@ -6,20 +6,20 @@ import pytorch_lightning as pl
 
 
 def callbacks(trainer: pl.Trainer) -> list[pl.Callback]:
-    """The run's callbacks, in the order in which they are called."""
+    """The run's callbacks, in call order."""
     undeclared: Any = trainer
     found: list[pl.Callback] = undeclared.callbacks
     return found
 
 
 def datamodule(trainer: pl.Trainer) -> Any:
-    """What the run reads; from `fit` on, and None where that was given loaders."""
+    """The run's data module, from `fit` on; None if `fit` was called with loaders."""
     undeclared: Any = trainer
     return undeclared.datamodule
 
 
 def log_every(trainer: pl.Trainer) -> int:
-    """Steps between two rows for the loggers."""
+    """Steps between two rows of the loggers."""
     undeclared: Any = trainer
     steps: int = undeclared.log_every_n_steps
     return steps

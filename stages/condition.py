@@ -44,8 +44,11 @@ def scalars(
 class Conditioner:
     """Builds the condition of one stage; training and sampling call it with the same arguments."""
 
-    def __init__(self, *, kind: Kind, codec: Codec, augment: NoiseAugment | None) -> None:
+    def __init__(
+        self, *, kind: Kind, codec: Codec, augment: NoiseAugment | None, residual: bool = False
+    ) -> None:
         self.kind, self.codec, self.augment = kind, codec, augment
+        self.residual = residual
 
     def __call__(
         self,
@@ -71,7 +74,7 @@ class Conditioner:
             level: log-SNR of the augmentation of `low`, in nats.
             noise: standard normal noise for `low`, of (b, *shape) for a latent shape.
         """
-        latents = None
+        latents = baseline = None
         if low is not None:
             assert self.augment is not None
             assert level is not None
@@ -79,6 +82,9 @@ class Conditioner:
             with torch.no_grad():
                 latents = self.codec.encode(self.kind.expand(low))
             latents = self.augment(latents, level, noise(latents.shape[1:]))
+            if self.residual:
+                with torch.no_grad():
+                    baseline = self.codec.encode(self.kind.plain(low))
         with torch.no_grad():
             known = self.codec.encode(given.frames)
         return Condition(
@@ -87,4 +93,5 @@ class Conditioner:
             mask=self.codec.fold(given.mask),
             text=text,
             scalars=scalars(self.kind.scalars, grid, fps, level, zoom),
+            baseline=baseline,
         )

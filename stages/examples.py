@@ -13,7 +13,6 @@ from cascade import keyed
 from cascade.grid import Grid
 from cascade.stage import Batch, Example, TrainableStage
 from cascade.text.encoder import TextFeatures
-from stages.condition import Conditioner
 
 
 def take(batch: Batch, rows: Sequence[int]) -> Batch:
@@ -73,8 +72,7 @@ def _example(
     if low is not None and stage.augment is not None:
         u = keyed.uniforms(seed, positions, f"{purpose}/augment").to(device, torch.float32)
         level = stage.augment.level(u)
-    build = Conditioner(kind=stage.kind, codec=stage.codec, augment=stage.augment)
-    condition = build(
+    condition = stage.conditioner(
         grid=Grid(frames=frames, height=height, width=width, fps=stage.target.fps),
         text=text,
         given=recipe.modes.draw(video, seed=seed, positions=positions),

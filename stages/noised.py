@@ -12,6 +12,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from cascade import keyed
+from cascade.conditioning import ways
 from cascade.diffusion.gaussian import diffuse, per_frame, target
 from cascade.diffusion.loss import denoising_loss
 from cascade.diffusion.process import Diffusion
@@ -104,7 +105,7 @@ def swapped(
     """The condition with `name` taken from `other`, and the samples for which it differs.
 
     `given` is left out instead of taken: another clip's frames would contradict z. With `low`
-    comes the level of its noise.
+    come the level of its noise and its interpolation.
     """
     cond, others = noised.condition, other.condition
     values = cond.scalars.clone()
@@ -114,7 +115,9 @@ def swapped(
         differs = torch.tensor([one not in ("", two) for one, two in pairs], device=values.device)
         return replace(cond, text=others.text), differs
     if name == "given":
-        differs = torch.tensor([w != "text" for w in noised.example.ways], device=values.device)
+        differs = torch.tensor(
+            [ways[way].fixes for way in noised.example.ways], device=values.device
+        )
         return replace(
             cond, given=torch.zeros_like(cond.given), mask=torch.zeros_like(cond.mask)
         ), differs
@@ -122,7 +125,7 @@ def swapped(
         if "augment" in scalars:
             level = scalars.index("augment")
             values[:, level] = others.scalars[:, level]
-        return replace(cond, low=others.low, scalars=values), differs
+        return replace(cond, low=others.low, scalars=values, baseline=others.baseline), differs
     place = scalars.index(name)
     values[:, place] = others.scalars[:, place]
     return replace(cond, scalars=values), values[:, place] != cond.scalars[:, place]

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from cascade.diffusion.gaussian import per_frame, to_x
@@ -30,6 +30,8 @@ class Denoiser:
     condition: Condition
     without: TextFeatures
     guidance: Guidance
+    free: Bool[Tensor, "b 1 f h w"] | None = None
+    """The positions that are the network's own work; None: all, nothing is given."""
 
     def __call__(self, z: Float[Tensor, "b c f h w"], step: Step) -> Float[Tensor, "b c f h w"]:
         """x̂ for noisy `z`."""
@@ -44,5 +46,7 @@ class Denoiser:
             return to_x(self.diffusion.target, out, z, alpha, sigma)
 
         other = x_hat(self.without) if self.guidance.needs_uncond(step) else None
-        x = self.guidance(x_hat(cond.text), other, z=z, alpha=alpha, sigma=sigma, step=step)
+        x = self.guidance(
+            x_hat(cond.text), other, z=z, alpha=alpha, sigma=sigma, step=step, free=self.free
+        )
         return hold_given(x, cond)

@@ -40,7 +40,11 @@ DRY_TOKENS = 32
 
 @final
 class Stage(pl.LightningModule):
-    """A conditional generator: text, the stage before and given frames in, video out."""
+    """A conditional generator: text, the stage before and given frames in, video out.
+
+    With `residual` r, x̂ = baseline + r × the network's output, where the baseline is `low`
+    interpolated; without, the output is the prediction itself.
+    """
 
     def __init__(
         self,
@@ -54,6 +58,7 @@ class Stage(pl.LightningModule):
         codec: Codec,
         sampling: Sampling,
         augment: NoiseAugment | None = None,
+        residual: float | None = None,
         objective: Objective | None = None,
         train: Training | None = None,
     ) -> None:
@@ -66,8 +71,9 @@ class Stage(pl.LightningModule):
             )
         self.name, self.kind, self.target = name, kind, target
         self.diffusion, self.text, self.codec = diffusion, text, codec
-        self.sampling, self.augment = sampling, augment
+        self.sampling, self.augment, self.residual = sampling, augment, residual
         self.objective, self.recipe = objective, train
+        self._check_residual()
         self.low_grid = target.divided(time=kind.scale.time, space=kind.scale.space)
         self._build = net
         self.net: nn.Module | None = None
@@ -76,6 +82,17 @@ class Stage(pl.LightningModule):
         self._before: list[AnyStage] = []
         #: Clips that this validation has measured so far, on this rank.
         self._measured = 0
+
+    def _check_residual(self) -> None:
+        if self.residual is None:
+            return
+        if not self.kind.takes_low or not self.residual > 0 or self.diffusion.target != "x":
+            raise ValueError(
+                f"{self.name}: a residual is the scale (above 0) of x − interpolated `low`, for "
+                "a stage that has a stage before it and predicts x; got residual "
+                f"{self.residual}, kind {type(self.kind).__name__} and diffusion.target "
+                f"{self.diffusion.target}; set stage.residual=null"
+            )
 
     # Shape: the network, and the grids it runs on.
 
@@ -163,6 +180,16 @@ class Stage(pl.LightningModule):
 
     # The network.
 
+    @property
+    def conditioner(self) -> Conditioner:
+        """The builder of conditions, one for training and sampling."""
+        return Conditioner(
+            kind=self.kind,
+            codec=self.codec,
+            augment=self.augment,
+            residual=self.residual is not None,
+        )
+
     def inputs(
         self, z: Float[Tensor, "b c f h w"], cond: Condition
     ) -> Float[Tensor, "b channels f h w"]:
@@ -173,15 +200,29 @@ class Stage(pl.LightningModule):
     def predict(
         self, z: Float[Tensor, "b c f h w"], logsnr: Float[Tensor, "b f"], cond: Condition
     ) -> Float[Tensor, "b c f h w"]:
-        """The network's raw output for noisy `z`."""
+        """The prediction for noisy `z`, as `diffusion.target` names it."""
         assert self.net is not None
         out: Tensor = self.net(
             self.inputs(z, cond), logsnr, cond.text.tokens, cond.text.mask, cond.scalars
         )
-        return out
+        return self.prediction(out, cond)
+
+    def prediction(
+        self, out: Float[Tensor, "b c f h w"], cond: Condition
+    ) -> Float[Tensor, "b c f h w"]:
+        """The prediction that the network's output `out` stands for.
+
+        x̂ = baseline + r·out, with r the typical size of x − baseline (c_skip and c_out of EDM,
+        eq. 7, with `low` in place of z). The baseline has no noise: only the network reads `low`
+        through noise.
+        """
+        if cond.baseline is None:
+            return out
+        assert self.residual is not None
+        return cond.baseline + self.residual * out
 
     def predict_parts(self, parts: Sequence[Noised]) -> list[Float[Tensor, "1 c _f _h _w"]]:
-        """The network's raw outputs for clips of several shapes in one packed sequence.
+        """The predictions for clips of several shapes in one packed sequence.
 
         Raises:
             ValueError: the network cannot pack.
@@ -199,7 +240,8 @@ class Stage(pl.LightningModule):
             [cond.text.tokens[0, cond.text.mask[0]] for cond in conditions],
             torch.cat([cond.scalars for cond in conditions]),
         )
-        return [out.unsqueeze(0) for out in outs]
+        pairs = zip(outs, conditions, strict=True)
+        return [self.prediction(out.unsqueeze(0), cond) for out, cond in pairs]
 
     # Training.
 
@@ -320,13 +362,13 @@ class Stage(pl.LightningModule):
         self.check_grid(grid)
         if noise is None:
             noise = self._keyed_noise(seeds)
+        any_given = given is not None
         if given is None:
             given = text((len(seeds), 3, *grid.shape), device=self.device)
         given = Given(given.frames.to(self.device), given.mask.to(self.device))
         low, level = self._low(low, grid, len(seeds), low_logsnr)
         shape = (self.codec.channels, *self.codec.shape(grid.shape))
-        build = Conditioner(kind=self.kind, codec=self.codec, augment=self.augment)
-        cond = build(
+        cond = self.conditioner(
             grid=grid,
             text=self._encoded(captions),
             given=given,
@@ -344,6 +386,7 @@ class Stage(pl.LightningModule):
             condition=cond,
             without=self._encoded([""] * len(seeds) if negative is None else negative),
             guidance=guidance,
+            free=~cond.fixed if any_given else None,
         )
         z, entry = noise("start", shape), 1.0
         if start is not None:
@@ -364,10 +407,18 @@ class Stage(pl.LightningModule):
         return given.paste(self.codec.decode(x).clamp(-1, 1).float())
 
     def _keyed_noise(self, seeds: Sequence[int]) -> Noise:
-        """Noise keyed by each video's seed, this stage and a purpose."""
+        """Noise keyed by each video's seed, this stage, a purpose and the absolute frame."""
 
         def noise(purpose: str, shape: Sequence[int]) -> Tensor:
-            return keyed.normals(0, seeds, f"{self.name}/{purpose}", shape, self.device)
+            channels, frames, height, width = shape
+            return keyed.video_noise(
+                0,
+                seeds,
+                f"{self.name}/{purpose}",
+                frames=range(frames),
+                frame_shape=(channels, height, width),
+                device=self.device,
+            )
 
         return noise
 

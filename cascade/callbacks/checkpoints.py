@@ -1,4 +1,4 @@
-"""Saves a run between two steps, so that nothing it knew then is lost, and clears by a rule."""
+"""Saves the complete state of a run between two steps, and removes old checkpoints by a rule."""
 
 import contextlib
 import errno
@@ -32,18 +32,18 @@ log = logging.getLogger(__name__)
 class Checkpoints(pl.Callback):
     """Writes `checkpoints/<step>/` every `every_n_steps` steps, at a stop and at the end.
 
-    A step is saved when all of it is behind, its row in the log too, and its validation is not
-    begun yet: before the next batch, before a validation, or at the end. It must be the first of
-    the callbacks, so that it sees the weights before one of them lends others.
+    A step is saved after everything that belongs to it, its row in the log included, and before
+    its validation starts: before the next batch, before a validation, or at the end. This must be
+    the first callback, so that it sees the weights before another callback swaps in the averages.
 
     Args:
-        every_n_steps: between two saves.
-        keep: which checkpoints stay.
-        max_failures: so many saves in a row may fail for the disk; then the run ends. At a stop one
-            is enough, since nothing comes after it.
+        every_n_steps: optimizer steps between two saves.
+        keep: which checkpoints are kept.
+        max_failures: after this many failed writes in a row the run ends. At a stop, one failed
+            write ends it, since there is no later save.
     """
 
-    #: How many of the last saves `save_s` is the longest of.
+    #: `save_s` is the longest of this many last saves.
     REMEMBERED = 5
 
     def __init__(self, *, every_n_steps: int, keep: Keep, max_failures: int = 3) -> None:
@@ -53,9 +53,9 @@ class Checkpoints(pl.Callback):
                 f"{every_n_steps} and {max_failures}"
             )
         self.every_n_steps, self.keep, self.max_failures = every_n_steps, keep, max_failures
-        #: The step of the last validation that was finished.
+        #: The step of the last completed validation.
         self.validated_step = 0
-        #: Its figures.
+        #: Its metrics.
         self.figures: dict[str, float] = {}
         self._config: Mapping[str, Any] = {}
         self._wandb_id: str | None = None
@@ -73,7 +73,7 @@ class Checkpoints(pl.Callback):
         wandb_id: str | None = None,
         resumed: Checkpoint | None = None,
     ) -> None:
-        """What the checkpoints of this leg say of themselves, and the one that it goes on from."""
+        """Set what the checkpoints record of this run, and the checkpoint that it resumes from."""
         self._config, self._wandb_id, self._resumed = config, wandb_id, resumed
         if resumed is not None:
             self._saved = self._tried = resumed.step
@@ -83,17 +83,17 @@ class Checkpoints(pl.Callback):
 
     @property
     def save_s(self) -> float | None:
-        """Seconds of the longest of the last saves; of the leg before, where this one had none."""
+        """Seconds of the longest recent save; before the first one, of the resumed checkpoint."""
         return max(self._durations, default=None)
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        """Clear what a killed leg left half done; all ranks must go on from one step."""
+        """Remove what a killed process left incomplete; all ranks must resume from one step."""
         if stage != "fit":
             return
         steps = ranks.gather(None if self._resumed is None else self._resumed.step)
         if len(set(steps)) > 1:
             raise CheckpointError(
-                f"stage {pl_module.name}: the ranks go on from different steps: {steps}"
+                f"stage {pl_module.name}: all ranks must resume from one step, got {steps}"
             )
         if trainer.is_global_zero:
             folders.clear_parts(Path(trainer.default_root_dir))
@@ -104,21 +104,21 @@ class Checkpoints(pl.Callback):
     def on_train_batch_start(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, *_: Any
     ) -> None:
-        """The step before is all behind."""
+        """Save here: the previous step is complete."""
         self._save_if_due(trainer, pl_module)
         if self._unlogged is not None:
             pl_module.log("checkpoint/save_s", self._unlogged)
             self._unlogged = None
 
     def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """A validation may take long: what was trained is saved before it."""
+        """Save before a validation, which may take long."""
         if trainer.state.fn == "fit" and not trainer.sanity_checking:
             self._save_if_due(trainer, pl_module)
 
     def on_validation_end(self, trainer: pl.Trainer, _module: pl.LightningModule) -> None:
-        """The step's checkpoint gets the figures; one of the best that has none is saved.
+        """Add the metrics to the step's checkpoint; mark a best step without one to be saved.
 
-        Not here, where the averages are still lent in place of the weights, but when they are back.
+        It is saved later, once the trained weights are back in place of the averaged ones.
         """
         self.figures = _figures(trainer)
         if trainer.state.fn != "fit" or trainer.sanity_checking:
@@ -134,20 +134,21 @@ class Checkpoints(pl.Callback):
                 with _disk_failures() as failures:
                     folders.write_manifest(folders.folder_of(run, step), noted)
                 for failed in failures:
-                    log.error("step %d: its validation could not be noted (%s)", step, failed)
+                    log.error("step %d: its metrics could not be recorded (%s)", step, failed)
                 self._clear(run)
             elif self.keep.best is not None:
                 best = self.keep.best.takes(self.figures, known)
         self._best_step = step if ranks.gather(best)[0] else self._best_step
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """A stop or the end: the last step is saved whatever its number."""
+        """Save the last step, whatever its number, at a stop and at the end."""
         stopped = trainer.global_step < trainer.max_steps
         self._save_if_due(trainer, pl_module, last=True)
         if stopped and self._saved < trainer.global_step:
             raise CheckpointError(
                 f"stage {pl_module.name}: step {trainer.global_step} could not be saved "
-                f"({self._failed}); the last whole checkpoint is of step {self._saved}; start again"
+                f"({self._failed}); the last complete checkpoint is step {self._saved}; run the "
+                "same command to resume from it"
             )
 
     def _save_if_due(
@@ -163,7 +164,7 @@ class Checkpoints(pl.Callback):
         with torch.inference_mode(False), torch.no_grad():
             began = time.monotonic()
             failed = self._save(trainer, module, began)
-        alive(trainer, f"what follows the save at step {step}")
+        alive(trainer, f"after the save at step {step}")
         if failed is None:
             self._saved, self._failures = step, 0
             self._durations.append(max(ranks.gather(time.monotonic() - began)))
@@ -171,16 +172,16 @@ class Checkpoints(pl.Callback):
             return
         self._failed = failed
         self._failures += 1
-        told = (
-            f"step {step} could not be saved ({failed}), {self._failures} times in a row now; "
-            f"the last whole checkpoint is of step {self._saved}"
+        message = (
+            f"step {step} could not be saved ({failed}), {self._failures} times in a row; "
+            f"the last complete checkpoint is step {self._saved}"
         )
         if self._failures >= self.max_failures:
-            raise CheckpointError(f"stage {module.name}: {told}")
-        log.error("%s; the run goes on", told)
+            raise CheckpointError(f"stage {module.name}: {message}")
+        log.error("%s; training continues", message)
 
     def _save(self, trainer: pl.Trainer, module: pl.LightningModule, began: float) -> str | None:
-        """Write one; the reason where the disk failed."""
+        """Write a checkpoint; return the reason if the write failed."""
         run = Path(trainer.default_root_dir)
         target = folders.folder_of(run, trainer.global_step)
         part = target.with_name(f".{target.name}.part")
@@ -208,7 +209,7 @@ class Checkpoints(pl.Callback):
         failed = next((f for one in ranks.gather(failures) for f in one), None)
         if failed is None:
             with _disk_failures() as failures:
-                # `Trainer.save_checkpoint` less its barrier, which one that fails does not reach.
+                # `Trainer.save_checkpoint` without its barrier, which a failed rank never reaches.
                 state = trainer._checkpoint_connector.dump_checkpoint(weights_only=False)
                 trainer.strategy.save_checkpoint(state, part / folders.STATE)
             failed = next((f for one in ranks.gather(failures) for f in one), None)
@@ -246,7 +247,7 @@ class Checkpoints(pl.Callback):
         with _disk_failures() as failures:
             unwanted = self.keep.unwanted(folders.manifests(run))
             folders.remove(folders.folder_of(run, step) for step in sorted(unwanted))
-        for failed in failures:  # the next save's turn comes
+        for failed in failures:  # the next save tries again
             log.error("%s: old checkpoints could not be removed (%s)", run, failed)
 
 
@@ -257,13 +258,13 @@ def _figures(trainer: pl.Trainer) -> dict[str, float]:
 
 @contextlib.contextmanager
 def _disk_failures() -> Iterator[list[str]]:
-    """Failures of the disk inside, as text; they are no reason to lose a run."""
+    """Collects OS errors raised inside as text, so that a failed write does not end the run."""
     failures: list[str] = []
     try:
         yield failures
     except OSError as error:
         full = error.errno in (errno.ENOSPC, errno.EDQUOT)
-        failures.append(f"{error}; make room" if full else str(error))
+        failures.append(f"{error}; free disk space" if full else str(error))
 
 
 def _file_of(trainer: pl.Trainer) -> StateFile | None:

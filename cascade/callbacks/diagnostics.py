@@ -1,4 +1,4 @@
-"""Loss by log-SNR, bucket and way to prompt: where a stage learns, and where it does not."""
+"""The training loss by log-SNR, bucket and way to prompt."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,23 +9,30 @@ import torch
 from torch import Tensor
 
 from cascade.callbacks import names
-from cascade.callbacks.figures import append_rows, due, keep_rows, noted, write, write_table
+from cascade.callbacks.figures import (
+    append_rows,
+    due,
+    keep_rows,
+    resumed_metrics,
+    write,
+    write_table,
+)
 from cascade.callbacks.verdict import NotLearningError
-from cascade.conditioning import Modes
+from cascade.conditioning import ways
 from cascade.parallel.ranks import gather, summed
 from cascade.trainer import datamodule, log_every
 
-WAYS = tuple(Modes(text=1.0).shares)
+WAYS = tuple(name for name, way in ways.items() if way.draw is not None)
 
 
 class Diagnostics(pl.Callback):
-    """Sums losses where they are made, and reads them at the logging interval alone.
+    """Sums losses on the device, and reads the sums once per logging interval.
 
     Args:
         logsnr_edges: between the bins of the log-SNR (nats).
-        max_buckets: where a plan has more shapes, those of equally many frames are one.
-        patience: after so many steps, in all of whose intervals the loss was higher than that of
-            a network that answers zero, for a quarter of the clips at least, the run ends.
+        max_buckets: a plan with more shapes has one bucket per number of frames.
+        patience: the run ends after this many steps in whose every interval the loss was higher
+            than that of a network that outputs zero, for at least a quarter of the clips.
     """
 
     def __init__(
@@ -42,7 +49,7 @@ class Diagnostics(pl.Callback):
         self._loaded: dict[str, Any] | None = None
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """The buckets are those of the plan, the same on all ranks; the sums go on."""
+        """Take the buckets from the plan, so that all ranks have the same; restore the sums."""
         plan = getattr(datamodule(trainer), "plan", None)
         shapes = [(s.frames, s.height, s.width) for s in getattr(plan, "shapes", ())]
         many = len(shapes) > self.max_buckets
@@ -55,31 +62,31 @@ class Diagnostics(pl.Callback):
         # Losses and counts by bin × bucket × way: of this interval, and since the last validation.
         self._now = torch.zeros(size, device=pl_module.device)
         self._since = torch.zeros(size)
-        # This step's mean loss; the interval's losses, those of a network that answers zero, how
-        # many are higher than that, and how many there are.
+        # The step's mean loss; and of the interval the sum of losses, the sum of losses of a
+        # network that outputs zero, the number of clips above that, and the number of clips.
         self._sums = torch.zeros(5, device=pl_module.device)
         if self._loaded is not None:
-            self._go_on(trainer, self._loaded)
+            self._restore(trainer, self._loaded)
             self._loaded = None
         if trainer.is_global_zero:
-            told = not self._since[1].any()  # else the table of this very step is still to come
-            keep_rows(_table(trainer), before=trainer.global_step + told)
+            written = not self._since[1].any()  # else the table of this step is not written yet
+            keep_rows(_table(trainer), before=trainer.global_step + written)
 
-    def _go_on(self, trainer: pl.Trainer, loaded: dict[str, Any]) -> None:
-        """Each rank with its own sums; where there are more or fewer ranks, the first with all."""
-        ours = len(loaded["now"]) == trainer.world_size
-        for held, parts in ((self._now, loaded["now"]), (self._sums, loaded["sums"])):
-            if ours:
-                held.copy_(parts[trainer.global_rank])
+    def _restore(self, trainer: pl.Trainer, loaded: dict[str, Any]) -> None:
+        """Give each rank its own sums; after a change of their number, rank 0 all of them."""
+        same_ranks = len(loaded["now"]) == trainer.world_size
+        for sums, parts in ((self._now, loaded["now"]), (self._sums, loaded["sums"])):
+            if same_ranks:
+                sums.copy_(parts[trainer.global_rank])
             elif trainer.is_global_zero:
-                held.copy_(sum(parts))
-        if noted(trainer) is None:  # else its table was written after it was saved
+                sums.copy_(sum(parts))
+        if resumed_metrics(trainer) is None:  # else the table was written after the save
             self._since.copy_(loaded["since"])
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, *_: Any
     ) -> None:
-        """Add up; read, share and write when the loggers do."""
+        """Add the batch's losses; log them at the logging interval."""
         self._add(outputs["losses"], outputs["mean"] / trainer.accumulate_grad_batches)
         if due(trainer, self._stepped):
             self._write(trainer, pl_module)
@@ -122,18 +129,18 @@ class Diagnostics(pl.Callback):
         write(trainer, figures)
         stage.log(names.LOSS, figures[names.LOSS], prog_bar=True, logger=False)
         steps = log_every(trainer)
-        worse = relative > 1 and higher > count / 4  # one spike alone is the guard's matter
+        worse = relative > 1 and higher > count / 4  # a single spike is left to the guard
         self._worse = self._worse + steps if worse else 0
         if self._worse >= self.patience:
             raise NotLearningError(
                 f"stage {stage.name}: step {trainer.global_step}: for {self._worse} steps the loss "
-                f"was higher than that of a network that answers zero (now {relative:.3g} times): "
-                f"it diverges; lower the learning rate, now {rate:g}"
+                f"was higher than that of a network that outputs zero (ratio now {relative:.3g}, "
+                f"limit 1): training diverges; lower the learning rate, now {rate:g}"
             )
 
     def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """The whole table goes to a file of its own, and to W&B."""
-        if self._loaded is not None:  # nothing was left to train; the last table may be to come
+        """Write the table to its own file, and to W&B."""
+        if self._loaded is not None:  # nothing was left to train; the last table may be missing
             self.on_train_start(trainer, pl_module)
         if not self._since[1].any():
             return
@@ -154,7 +161,7 @@ class Diagnostics(pl.Callback):
         write_table(trainer, "losses", list(rows[0]), [list(row.values()) for row in rows])
 
     def state_dict(self) -> dict[str, Any]:
-        """All sums, by rank where each has its own, and for how long it is worse than nothing."""
+        """All sums, by rank where ranks differ, and for how many steps the loss was too high."""
         parts = gather((self._now.cpu(), self._sums.cpu()))
         return {
             "worse": self._worse,
@@ -164,7 +171,7 @@ class Diagnostics(pl.Callback):
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Kept until the device and the buckets are known."""
+        """Keep the state until the device and the buckets are known."""
         self._worse, self._loaded = state_dict["worse"], state_dict
 
 
@@ -173,6 +180,6 @@ def _table(trainer: pl.Trainer) -> Path:
 
 
 def _means(labels: Any, sums_and_counts: Tensor) -> dict[str, float]:
-    """Mean by label, of those that there are."""
+    """Means by label, of labels with a count."""
     sums, counts = sums_and_counts.tolist()
     return {n: s / c for n, s, c in zip(labels, sums, counts, strict=True) if c}

@@ -1,4 +1,4 @@
-"""A stage asked without being trained, on a few samples of a batch."""
+"""Evaluating a stage in the middle of training, and on a few samples of a batch."""
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -9,16 +9,16 @@ import torch
 
 
 def first(batch: Mapping[str, Any], count: int) -> dict[str, Any]:
-    """The first samples of a batch, or the first one of a packed batch, as a batch of one shape."""
+    """The first `count` samples of a batch; of a packed batch, the first one, as a plain batch."""
     if "videos" in batch:
-        beside = {k: v for k, v in batch.items() if k not in ("videos", "weight")}
-        return {"video": batch["videos"][0].unsqueeze(0), **first(beside, 1)}
+        rest = {k: v for k, v in batch.items() if k not in ("videos", "weight")}
+        return {"video": batch["videos"][0].unsqueeze(0), **first(rest, 1)}
     return {name: value[:count] for name, value in batch.items() if name != "weight"}
 
 
 @contextmanager
-def looking(trainer: pl.Trainer, stage: pl.LightningModule) -> Iterator[None]:
-    """Inside, the stage can be asked without being trained, in the precision that it trains in."""
+def eval_mode(trainer: pl.Trainer, stage: pl.LightningModule) -> Iterator[None]:
+    """Inside, the stage is in evaluation mode, without gradients, in its training precision."""
     modes = {module: module.training for module in stage.modules()}
     stage.eval()
     try:

@@ -1,4 +1,4 @@
-"""Rows of figures: for the loggers, for files of JSON lines, and of a validation past."""
+"""Rows of metrics: for the loggers and for JSON lines files; and a past validation's metrics."""
 
 import json
 import math
@@ -10,20 +10,20 @@ import pytorch_lightning as pl
 from pytorch_lightning.loggers import WandbLogger
 
 from cascade.checkpoint.loops import VALIDATED
-from cascade.files.atomic import write_whole
+from cascade.files.atomic import write_atomic
 from cascade.trainer import callbacks, log_every
 
 
 def due(trainer: pl.Trainer, stepped: int) -> bool:
-    """Whether an optimizer step has ended since step `stepped`, and the loggers want it."""
+    """Whether an optimizer step has ended since step `stepped`, and is one to log."""
     return trainer.global_step > stepped and trainer.global_step % log_every(trainer) == 0
 
 
 def write(trainer: pl.Trainer, figures: Mapping[str, float]) -> None:
-    """One row of figures, of the step that has just ended, for every logger.
+    """Log one row of metrics of the step that has just ended.
 
-    Past Lightning's own store of results, which costs more than the figures, and which repeats a
-    name's last value in every row that has no new one.
+    It bypasses Lightning's store of results, which takes more time than the metrics themselves and
+    repeats a metric's last value in every row without a new one.
     """
     for logger in trainer.loggers:
         logger.log_metrics(dict(figures), step=trainer.global_step - 1)
@@ -32,7 +32,7 @@ def write(trainer: pl.Trainer, figures: Mapping[str, float]) -> None:
 def write_table(
     trainer: pl.Trainer, name: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]
 ) -> None:
-    """A table for W&B, where it is on."""
+    """Log a table to W&B, if that is on."""
     for logger in trainer.loggers:
         if isinstance(logger, WandbLogger) and trainer.is_global_zero:
             logger.log_table(
@@ -41,19 +41,19 @@ def write_table(
 
 
 def append_rows(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
-    """Rows for a file of JSON lines; what is no number is null there."""
+    """Append rows to a JSON lines file; non-finite values become null."""
     with path.open("a") as file:
         file.writelines(json.dumps(_finite(dict(row)), allow_nan=False) + "\n" for row in rows)
 
 
 def keep_rows(path: Path, *, before: int) -> None:
-    """Drop the rows of steps that are done again, and one that a kill has cut."""
+    """Remove rows of steps that will be repeated, and a last row that a kill cut short."""
     if not path.is_file():
         return
     lines = path.read_bytes().splitlines(keepends=True)
     kept = [line for line in lines if _step_of(line) < before]
     if kept != lines:
-        write_whole(path, b"".join(kept))
+        write_atomic(path, b"".join(kept))
 
 
 def _step_of(line: bytes) -> float:
@@ -71,10 +71,10 @@ def _finite(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def noted(trainer: pl.Trainer) -> Mapping[str, float] | None:
-    """The validation's figures of the step that a leg goes on from, by `Checkpoints`.
+def resumed_metrics(trainer: pl.Trainer) -> Mapping[str, float] | None:
+    """The validation metrics of the step that the run resumed from, as its checkpoint has them.
 
-    None where that validation is still to come.
+    None if that step has not been validated yet.
     """
     callback: Any
     for callback in callbacks(trainer):

@@ -1,4 +1,4 @@
-"""Skips a step that would spoil the weights, says whose samples it was, and ends a run of them."""
+"""Skips steps with an abnormal loss or gradient, logs their samples, and ends a run of them."""
 
 import logging
 import math
@@ -17,14 +17,14 @@ from cascade.callbacks import names
 from cascade.callbacks.figures import append_rows, due, keep_rows, write, write_table
 from cascade.callbacks.verdict import NotLearningError
 from cascade.parallel.ranks import gather, summed
-from cascade.parallel.shards import whole
+from cascade.parallel.shards import gathered
 
 log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Spike:
-    """A step that was skipped; `samples` are the key and loss of each, the worst first."""
+    """A skipped step; `samples` are the key and loss of each of its samples, the worst first."""
 
     step: int
     why: str
@@ -36,22 +36,22 @@ class Spike:
 
 
 class Guard(pl.Callback):
-    """Skips a step whose loss or gradient is not finite, or far beyond what it lately was.
+    """Skips a step whose loss or gradient norm is not finite or exceeds a limit.
 
-    Far is beyond a factor times the running median of accepted steps, and beyond `spreads` times
-    their usual distance from it (in logarithms, so that a noisy loss has more room). All ranks
-    decide by the same sums; what is decided by is part of the checkpoint. A skipped step moves
-    neither weights nor the optimizer's state; the position in the data goes on.
+    The limit of log(value) is the running median over accepted steps plus the larger of log(factor)
+    and `spreads` times the median absolute deviation, so that a noisy loss has a higher limit. All
+    ranks decide by the same sums, and the statistics are part of the checkpoint. A skipped step
+    changes neither weights nor optimizer state; the position in the data advances.
 
     Args:
         factor: of the loss.
-        norm_factor: of the gradient's norm, which is cut anyway and has a long tail.
-        spreads: times the median distance from the median, of the logarithms.
-        window: accepted steps that the median is of.
-        after: accepted steps before a gradient is held against them: it grows while a network
-            that began with zeros wakes up.
-        after_loss: accepted steps before a loss is, which only falls at first.
-        in_a_row: skipped steps in a row that end the run.
+        norm_factor: of the gradient norm, which is clipped anyway and has a long tail.
+        spreads: in median absolute deviations of the logarithms.
+        window: accepted steps in the statistics.
+        after: accepted steps before gradient norms are checked: they grow while zero-initialised
+            layers start to learn.
+        after_loss: accepted steps before losses are checked; a loss only falls at first.
+        in_a_row: consecutive skipped steps that end the run.
         in_window: skipped steps among the last `window` that end the run.
     """
 
@@ -80,7 +80,7 @@ class Guard(pl.Callback):
         self.in_a_row, self.in_window = in_a_row, in_window
         self._losses: deque[float] = deque(maxlen=window)
         self._norms: deque[float] = deque(maxlen=window)
-        self._skipped: list[int] = []  # the last steps' numbers
+        self._skipped: list[int] = []  # the numbers of the last skipped steps
         self._total = 0
         self._loss: Tensor | None = None
         self._parts: list[tuple[list[str], Tensor]] = []
@@ -89,7 +89,7 @@ class Guard(pl.Callback):
         self._stepped = 0
 
     def on_train_start(self, trainer: pl.Trainer, *_: Any) -> None:
-        """A step that was begun and not ended is begun anew."""
+        """Forget a step that was interrupted: it starts again."""
         self._stepped, self._loss, self._parts = trainer.global_step, None, []
         if trainer.is_global_zero:
             keep_rows(_spikes(trainer), before=trainer.global_step)
@@ -97,15 +97,15 @@ class Guard(pl.Callback):
     def on_before_backward(
         self, _trainer: pl.Trainer, _module: pl.LightningModule, loss: Tensor
     ) -> None:
-        """The step's loss is the sum of its micro batches'."""
+        """Add the micro batch's loss to the step's."""
         self._loss = loss.detach() if self._loss is None else self._loss + loss.detach()
 
     def on_before_optimizer_step(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, *_: Any
     ) -> None:
-        """Judge the step; without its gradients, the optimizer moves nothing.
+        """Check the step; if it is bad, drop its gradients, so that the optimizer changes nothing.
 
-        The only place in a step where the CPU waits for the device.
+        This is the only place in a step where the CPU waits for the device.
         """
         assert self._loss is not None
         gradients = [p.grad for p in pl_module.parameters() if p.grad is not None]
@@ -114,7 +114,7 @@ class Guard(pl.Callback):
         self._loss = None
         scaler = getattr(trainer.precision_plugin, "scaler", None)
         if scaler is not None and math.isfinite(loss) and not math.isfinite(self._norm):
-            return  # half precision's own matter: its scaler leaves the step out
+            return  # an overflow of half precision: the gradient scaler skips the step itself
         why = self._judge(loss)
         if why is None:
             self._losses.append(loss)
@@ -132,16 +132,16 @@ class Guard(pl.Callback):
             parameter.grad = None
 
     def _judge(self, loss: float) -> str | None:
-        """Why the step is bad; none where it is not."""
+        """Why the step is bad; None if it is not."""
         for name, value, before, after, factor in (
             ("loss", loss, self._losses, self.after_loss, self.factor),
-            ("gradient's norm", self._norm, self._norms, self.after, self.norm_factor),
+            ("gradient norm", self._norm, self._norms, self.after, self.norm_factor),
         ):
             if not math.isfinite(value):
-                return f"the {name} is {value}"
+                return f"{name} is {value}"
             limit = self._limit(before, factor) if len(before) >= after else math.inf
             if value > limit:
-                return f"the {name} is {value:.4g}, and {limit:.4g} is far already"
+                return f"{name} {value:.4g} exceeds the limit {limit:.4g}"
         return None
 
     def _limit(self, before: deque[float], factor: float) -> float:
@@ -153,14 +153,14 @@ class Guard(pl.Callback):
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, *_: Any
     ) -> None:
-        """Write down what was skipped and whose samples it was; end the run where it is too much.
+        """Record a skipped step with its samples; end the run after too many.
 
         Raises:
-            NotLearningError: too many skipped steps, or the very first step is not finite.
+            NotLearningError: too many steps were skipped, or the first step is not finite.
         """
         self._parts.append((list(batch["key"]), outputs["losses"].loss))
         if trainer.global_step == self._stepped:
-            return  # a micro batch of a step that goes on
+            return  # more micro batches of this step follow
         if self._spike is not None:
             self._record(trainer, pl_module, self._spike)
         if due(trainer, self._stepped):
@@ -181,28 +181,28 @@ class Guard(pl.Callback):
         self._total += 1
         self._skipped = [s for s in self._skipped if s > spike.step - self.window] + [spike.step]
         worst = ", ".join(f"{key} ({loss:.4g})" for key, loss in samples[:4])
-        said = f"stage {stage.name}: step {spike.step} is skipped: {spike.why}; samples {worst}"
+        message = f"stage {stage.name}: step {spike.step} skipped: {spike.why}; samples {worst}"
         if trainer.is_global_zero:
-            log.warning("%s", said)
+            log.warning("%s", message)
             append_rows(_spikes(trainer), [asdict(spike)])
-        told = {k: v for k, v in asdict(spike).items() if k != "samples"}
-        write_table(trainer, "spikes", [*told, "worst"], [[*told.values(), worst]])
+        columns = {k: v for k, v in asdict(spike).items() if k != "samples"}
+        write_table(trainer, "spikes", [*columns, "worst"], [[*columns.values(), worst]])
         write(trainer, {names.SKIPPED: float(self._total)})
         row = [s for s in self._skipped if s > spike.step - self.in_a_row]
         why = ""
         if not self._losses:
-            why = "no step before it was good"
+            why = "no step has been accepted yet"
         elif len(row) == self.in_a_row:
-            why = f"so were the {self.in_a_row - 1} steps before"
+            why = f"{self.in_a_row} steps in a row were skipped"
         elif len(self._skipped) >= self.in_window:
-            why = f"{len(self._skipped)} of the last {self.window} steps were"
+            why = f"{len(self._skipped)} of the last {self.window} steps were skipped"
         if why:
             raise NotLearningError(
-                f"{said}; {why}: lower the learning rate, or look at the samples in spikes.jsonl"
+                f"{message}; {why}: lower the learning rate, or check the samples in spikes.jsonl"
             )
 
     def state_dict(self) -> dict[str, Any]:
-        """What the next steps are judged by."""
+        """The statistics that the next steps are checked against."""
         return {
             "losses": list(self._losses),
             "norms": list(self._norms),
@@ -211,7 +211,7 @@ class Guard(pl.Callback):
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Go on from a checkpoint."""
+        """Restore the statistics from a checkpoint."""
         self._losses = deque(state_dict["losses"], maxlen=self.window)
         self._norms = deque(state_dict["norms"], maxlen=self.window)
         self._skipped, self._total = list(state_dict["skipped"]), state_dict["total"]
@@ -222,13 +222,13 @@ def _spikes(trainer: pl.Trainer) -> Path:
 
 
 def total_norm(gradients: list[Tensor]) -> Tensor:
-    """The norm of all gradients together, of those divided among ranks too; on every rank."""
+    """The norm of all gradients together, sharded ones included; on every rank."""
     total = torch.zeros(())
-    for divided in (False, True):
-        some = [g for g in gradients if isinstance(g, DTensor) == divided]
+    for sharded in (False, True):
+        some = [g for g in gradients if isinstance(g, DTensor) == sharded]
         if not some:
             continue
-        norm = torch.nn.utils.get_total_norm(some, foreach=not divided)
-        norm = whole(norm)
+        norm = torch.nn.utils.get_total_norm(some, foreach=not sharded)
+        norm = gathered(norm)
         total = torch.hypot(total.to(norm.device), norm.float())
     return total

@@ -1,4 +1,4 @@
-"""A signal, a leg's end or Slurm's stop a run at a step's boundary, where its state is whole."""
+"""Stops a run between steps, on a signal or at its time limit."""
 
 import re
 import signal
@@ -16,9 +16,10 @@ from cascade import slurm
 from cascade.checkpoint.checkpoint_folder import folder_of
 from cascade.trainer import callbacks
 
-_NO, _LEG_OVER, _ASKED = range(3)
-#: How gloo's and NCCL's errors begin that have no type of their own; anyone may say "connection".
-_OF_THE_GROUP = re.compile(
+# Ordered, so that the maximum over ranks decides.
+_CONTINUE, _LEG_OVER, _STOP = range(3)
+#: The start of messages of gloo and NCCL errors that have no type of their own.
+_PROCESS_GROUP_ERROR = re.compile(
     r"\[\S*/gloo/\S+:\d+\] "
     r"|Application timeout caused pair closure"  # gloo, once one of its calls has timed out
     r"|Gloo connectFullMesh failed"
@@ -27,27 +28,29 @@ _OF_THE_GROUP = re.compile(
 
 
 class Interrupt(pl.Callback):
-    """Learns that the run is to stop; all ranks agree on it after the step.
+    """Stops the run after the current step when any rank received a signal or its time is up.
 
-    The trainer then stops without another validation, and `Checkpoints` saves. Inside a Slurm job
-    the signals are `cascade.slurm`'s. Elsewhere they are taken here: the handler raises a flag, and
-    a second signal ends the process at once.
+    All ranks agree after each step. The trainer then stops without another validation, and
+    `Checkpoints` saves. Inside a Slurm job the signals are handled by `cascade.slurm`; elsewhere
+    here: the handler sets a flag, and a second signal ends the process at once.
 
-    A job's end is foreseen: the run stops when the time left is no more than twice what a save and
-    the longest of the last steps take, with the validation or the samples that came with it.
+    A Slurm job's time limit is anticipated: the run stops when the remaining time is less than
+    twice the duration of a save plus the longest recent step, with its validation or samples.
+
+    A leg is the part of a run that one process trains: from its start or resume to the next stop.
 
     Args:
-        leg_s: seconds of training after which the run stops, to be gone on with by hand.
-        spare_s: seconds that are left to a job besides.
-        first_save_s: what a save is taken to last until one was measured.
+        leg_s: seconds of training after which the leg ends; run the same command to resume.
+        spare_s: additional seconds to leave before a job's time limit.
+        first_save_s: the assumed duration of a save before one was measured.
     """
 
     SIGNALS = (signal.SIGINT, signal.SIGTERM)
-    #: The longest of so many last steps counts; the first of a leg may compile, and does not.
+    #: Recent steps among which the longest counts; the leg's first, which may compile, is excluded.
     REMEMBERED = 1000
-    #: Seconds after which the job's end is asked for again: someone may have moved it.
+    #: Seconds after which the job's time limit is queried again, since it may have been changed.
     ASK_AGAIN_S = 60.0
-    #: Seconds that a rank which lost another stays, so that the other can tell of its own failure.
+    #: Seconds that a rank waits after losing another, so that the other can report its own failure.
     TELL_S = 10.0
 
     def __init__(
@@ -63,13 +66,13 @@ class Interrupt(pl.Callback):
         self._group: Any = None
 
     def on_train_start(self, trainer: pl.Trainer, *_: Any) -> None:
-        """Take the signals; a leg's time counts from here."""
+        """Install the signal handlers; the leg's time counts from here."""
         self._began = self._stepped = time.monotonic()
         self._step = trainer.global_step
         if trainer.world_size > 1:
-            # On the hosts: an answer from the devices would have each step wait for them.
+            # On the CPU: reading a result from the device would make each step wait for it.
             self._group = torch.distributed.new_group(backend="gloo")
-        if slurm.stop.held:
+        if slurm.stop.handles_signals:
             slurm.stop.nothing_to_lose = lambda: False
             if trainer.is_global_zero:
                 self._ends_at = slurm.ends_at()
@@ -84,7 +87,7 @@ class Interrupt(pl.Callback):
         self._asked = True
 
     def on_train_batch_end(self, trainer: pl.Trainer, *_: Any) -> None:
-        """Stop after this step where any rank was asked to."""
+        """Stop after this step if any rank wants to."""
         if trainer.global_step == self._step:
             return  # between two batches of one step
         self._step = trainer.global_step
@@ -95,43 +98,43 @@ class Interrupt(pl.Callback):
         self._stop_if_asked(trainer)
 
     def on_validation_start(self, trainer: pl.Trainer, *_: Any) -> None:
-        """A validation is not waited for where its step is saved: the next leg has it again."""
-        if trainer.state.fn != "fit" or trainer.sanity_checking or not slurm.stop.held:
+        """Let a signal end the process during a validation whose step is saved already."""
+        if trainer.state.fn != "fit" or trainer.sanity_checking or not slurm.stop.handles_signals:
             return
         if folder_of(Path(trainer.default_root_dir), trainer.global_step).is_dir():
             _write_rows(trainer)
-            self._lose_nothing(lambda: True)
+            self._set_nothing_to_lose(lambda: True)
 
     def on_validation_end(self, trainer: pl.Trainer, *_: Any) -> None:
-        """Stop after the validation where it had to be waited for."""
+        """Stop after a validation that had to be finished first."""
         if trainer.state.fn != "fit" or trainer.sanity_checking:
             return
-        self._lose_nothing(lambda: False)
+        self._set_nothing_to_lose(lambda: False)
         self._stop_if_asked(trainer)
 
     def _stop_if_asked(self, trainer: pl.Trainer) -> None:
         if trainer.global_step >= trainer.max_steps:
             return  # this was the last step
-        wish = self._wish(trainer)
+        decision = self._own_decision(trainer)
         if trainer.world_size > 1:
-            agreed = torch.tensor(wish)
+            agreed = torch.tensor(decision)
             torch.distributed.all_reduce(agreed, torch.distributed.ReduceOp.MAX, self._group)
-            wish = int(agreed)
-        if wish == _ASKED and slurm.stop.held:
-            slurm.stop.ask("asked on another rank" if slurm.stop.why is None else slurm.stop.why)
-        if wish:
+            decision = int(agreed)
+        if decision == _STOP and slurm.stop.handles_signals:
+            slurm.stop.ask(slurm.stop.why or "another rank was asked to stop")
+        if decision:
             trainer.should_stop = True
-            trainer.limit_val_batches = 0  # a trainer that stops would validate first
+            trainer.limit_val_batches = 0  # Lightning would validate before it stops
 
-    def _wish(self, trainer: pl.Trainer) -> int:
-        """What this rank wants."""
+    def _own_decision(self, trainer: pl.Trainer) -> int:
+        """Whether this rank would continue or stop, before the ranks agree."""
         if self._asked or slurm.stop.why is not None or self._job_ends(trainer):
-            return _ASKED
+            return _STOP
         over = self.leg_s is not None and time.monotonic() - self._began > self.leg_s
-        return _LEG_OVER if over else _NO
+        return _LEG_OVER if over else _CONTINUE
 
     def _job_ends(self, trainer: pl.Trainer) -> bool:
-        """Whether the time left is just enough to save."""
+        """Whether the remaining time is just enough to save."""
         if self._ends_at is None:
             return False
         saves = [getattr(callback, "save_s", None) for callback in callbacks(trainer)]
@@ -146,9 +149,9 @@ class Interrupt(pl.Callback):
         slurm.stop.ask(f"the job ends in {self._ends_at - time.time():.0f} s")
         return True
 
-    def _lose_nothing(self, when: Callable[[], bool]) -> None:
-        """From now on a signal ends the process at once, if `when` says so; one that came too."""
-        if not slurm.stop.held:
+    def _set_nothing_to_lose(self, when: Callable[[], bool]) -> None:
+        """From now on a signal, or one received already, ends the process at once if `when()`."""
+        if not slurm.stop.handles_signals:
             return
         slurm.stop.nothing_to_lose = when
         if slurm.stop.why is not None and when():
@@ -157,39 +160,39 @@ class Interrupt(pl.Callback):
     def on_exception(
         self, _trainer: pl.Trainer, _module: pl.LightningModule, exception: BaseException
     ) -> None:
-        """A rank that lost another is queued again with its job, unless the other has failed."""
-        self._give_back()
-        if not slurm.stop.held:
+        """Requeue the job of a rank that lost another, unless the other failed by itself."""
+        self._restore_handlers()
+        if not slurm.stop.handles_signals:
             return
-        if _lost_another(exception):
-            slurm.queue_again()
+        if _is_lost_peer(exception):
+            slurm.request_requeue()
             time.sleep(self.TELL_S)
         else:
-            slurm.never_again()
+            slurm.forbid_requeue()
 
     def on_train_end(self, *_: Any) -> None:
-        """Give the signals back."""
-        self._give_back()
+        """Restore the signal handlers."""
+        self._restore_handlers()
 
-    def _give_back(self) -> None:
+    def _restore_handlers(self) -> None:
         for number, handler in self._before.items():
             signal.signal(number, handler)
         self._before = {}
 
     def teardown(self, trainer: pl.Trainer, _module: pl.LightningModule, stage: str) -> None:
-        """The last step is saved: what comes then can be had again."""
-        if stage == "fit" and slurm.stop.held:
+        """Let a signal end the process: the last step is saved, and the rest can be repeated."""
+        if stage == "fit" and slurm.stop.handles_signals:
             _write_rows(trainer)
             slurm.stop.nothing_to_lose = lambda: True
 
 
-def _lost_another(error: BaseException) -> bool:
-    """Whether the error tells of another rank's end, as with a node that crashes."""
-    told = isinstance(error, RuntimeError) and _OF_THE_GROUP.match(str(error))
-    return isinstance(error, torch.distributed.DistError) or bool(told)
+def _is_lost_peer(error: BaseException) -> bool:
+    """Whether the error means that another rank has ended, as when its node crashes."""
+    named = isinstance(error, RuntimeError) and _PROCESS_GROUP_ERROR.match(str(error))
+    return isinstance(error, torch.distributed.DistError) or bool(named)
 
 
 def _write_rows(trainer: pl.Trainer) -> None:
-    """Have the loggers write what they hold: the process may end here."""
+    """Flush the loggers: the process may end here."""
     for logger in trainer.loggers:
         logger.save()

@@ -1,4 +1,4 @@
-"""How far a run is, in a line: its batches of all its batches, their speed, the loss."""
+"""A run's progress: batches done of all batches, speed, loss."""
 
 import sys
 import time
@@ -10,41 +10,41 @@ from pytorch_lightning.callbacks import TQDMProgressBar
 
 
 class RunProgressBar(TQDMProgressBar):
-    """A bar over the whole run; Lightning's own counts epochs, of which a run has no number.
+    """A progress bar over all steps of the run; Lightning's own bar covers one epoch.
 
-    Where nobody sees it move, a plain line every `every_s` seconds stands for it.
+    If stderr is not a terminal, it prints a plain line every `every_s` seconds instead.
     """
 
     def __init__(self, *, every_s: float = 30.0) -> None:
         super().__init__()
         self.every_s = every_s
         self._plain = not sys.stderr.isatty()
-        self._began = self._told = 0.0
+        self._began = self._printed = 0.0
         self._first = 0
 
     @property
     def is_disabled(self) -> bool:
-        """A bar that nobody sees is not drawn."""
+        """Whether the bar is off, as it is without a terminal."""
         return self._plain or super().is_disabled
 
     def on_train_start(self, trainer: pl.Trainer, *_: Any) -> None:
-        """From where the leg begins, so that the speed is this leg's."""
+        """Start the bar at the resumed step, so that the speed is of this process alone."""
         super().on_train_start(trainer)
         done = trainer.global_step * trainer.accumulate_grad_batches
         self._name(trainer)
         self.train_progress_bar.initial = self.train_progress_bar.n = done
         self._first, self._began = trainer.global_step, time.monotonic()
-        self._told = self._began
+        self._printed = self._began
 
     def on_train_batch_end(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, *told: Any
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, *rest: Any
     ) -> None:
-        """Move the bar, or say a line when the time has come."""
-        super().on_train_batch_end(trainer, pl_module, *told)
+        """Move the bar, or print a line every `every_s` seconds."""
+        super().on_train_batch_end(trainer, pl_module, *rest)
         now = time.monotonic()
-        if not self._plain or not trainer.is_global_zero or now - self._told < self.every_s:
+        if not self._plain or not trainer.is_global_zero or now - self._printed < self.every_s:
             return
-        self._told = now
+        self._printed = now
         step, steps = trainer.global_step, trainer.max_steps
         speed = (step - self._first) / (now - self._began)
         parts = [f"{pl_module.name}: step {step} of {steps}"]
@@ -57,7 +57,7 @@ class RunProgressBar(TQDMProgressBar):
         sys.stderr.flush()
 
     def on_train_epoch_start(self, trainer: pl.Trainer, *_: Any) -> None:
-        """The one epoch is the run."""
+        """Keep the bar's name and total: the whole run is one epoch."""
         self._name(trainer)
 
     def _name(self, trainer: pl.Trainer) -> None:
@@ -67,6 +67,6 @@ class RunProgressBar(TQDMProgressBar):
     def get_metrics(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule
     ) -> dict[str, int | str | float | dict[str, float]]:
-        """The loss; no version of a logger."""
+        """The metrics to show, without the logger's version number."""
         metrics = super().get_metrics(trainer, pl_module)
         return {name: value for name, value in metrics.items() if name != "v_num"}

@@ -1,4 +1,4 @@
-"""Sample videos at fixed prompts and noise while a stage trains: the first thing to look at."""
+"""Sample videos at fixed prompts and noise, made while a stage trains."""
 
 import json
 import time
@@ -13,7 +13,7 @@ from pytorch_lightning.loggers import WandbLogger
 from torch import Tensor
 
 from cascade.callbacks.averages import averages
-from cascade.callbacks.eval_mode import looking
+from cascade.callbacks.eval_mode import eval_mode
 from cascade.callbacks.watchdog import alive
 from cascade.diffusion.sampler import Step
 from cascade.grid import Grid
@@ -24,29 +24,29 @@ from cascade.video import write_mp4
 
 
 class Samples(pl.Callback):
-    """Every `every_n_steps` steps, videos for the first `count` held-out captions.
+    """Samples videos for the first `count` held-out captions every `every_n_steps` steps.
 
-    A super-resolution stage starts from the held-out clips themselves, reduced. The files go to
-    `samples/<step>/<number>.mp4` in the run's folder, and to W&B where that is on. Each shows its
-    panels side by side: `low`, the input (not for a base), `made`, the sample, and `real`, the
-    clip; `captions.json` has this order and the caption of each file. Every rank makes an equal
-    share.
+    A super-resolution stage starts from the held-out clips, reduced. The files go to
+    `samples/<step>/<number>.mp4` in the run's folder, and to W&B if that is on. Each shows panels
+    side by side: `low`, the stage's input (not for a base), `made`, the sample, and `real`, the
+    clip. `captions.json` has this order and the caption of each file. Every rank makes the same
+    number of samples.
     """
 
     def __init__(self, *, every_n_steps: int, count: int, steps: int | None = None) -> None:
         if every_n_steps < 1 or count < 1:
             raise ValueError(
                 f"samples: every_n_steps and count must be at least 1, got {every_n_steps} and "
-                f"{count}; to make none, ARGS='~callbacks.samples'"
+                f"{count}; to make no samples, ARGS='~callbacks.samples'"
             )
         self.every_n_steps, self.count, self.steps = every_n_steps, count, steps
         self._batch: dict[str, Any] | None = None
-        #: Seconds that sampling has taken, which are no training.
+        #: Seconds spent sampling, which do not count as training time.
         self.aside_s = 0.0
         self._done = 0
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Keep the held-out clips that every sample will be made for; make what a stop left out."""
+        """Read the held-out clips; make the samples that an earlier stop left out."""
         data = datamodule(trainer)
         loader = data.val_loader(
             rank=trainer.global_rank,
@@ -62,9 +62,9 @@ class Samples(pl.Callback):
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, *_: Any
     ) -> None:
-        """Sample when the time has come; at the last step too.
+        """Sample every `every_n_steps` steps, and at the last step.
 
-        A stop does not wait for it; the next leg makes up for it.
+        A stop does not wait for samples; they are made when the run resumes.
         """
         self._write_if_due(trainer, pl_module)
 
@@ -84,9 +84,9 @@ class Samples(pl.Callback):
             alive(trainer, f"{place}, after {step.index + 1} of {step.count} steps,")
 
         alive(trainer, place)
-        with averages(trainer).lent(module), looking(trainer, module):
+        with averages(trainer).swapped(module), eval_mode(trainer, module):
             made = sample_like(stage, batch, steps=self.steps, on_step=on_step)
-            videos = beside(stage, batch, made).cpu()
+            videos = side_by_side(stage, batch, made).cpu()
         folder = Path(trainer.default_root_dir) / "samples" / f"{trainer.global_step:08d}"
         folder.mkdir(parents=True, exist_ok=True)
         numbers = [trainer.global_rank + i * trainer.world_size for i in range(len(videos))]
@@ -115,7 +115,7 @@ class Samples(pl.Callback):
         return {"done": self._done}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Go on from a checkpoint."""
+        """Restore the step of the last samples."""
         self._done = state_dict["done"]
 
 
@@ -129,7 +129,7 @@ def sample_like(
 ) -> Tensor:
     """Videos for a batch's captions on its grid; later stages start from its clips, reduced.
 
-    The noise is that of the clips' positions, whatever the batch.
+    The noise depends on each clip's position in the data alone, not on the batch.
     """
     x = stage.clip(batch["video"])
     _, _, frames, height, width = x.shape
@@ -145,10 +145,10 @@ def sample_like(
     return videos
 
 
-def beside(
+def side_by_side(
     stage: TrainableStage, batch: Batch, made: Float[Tensor, "b 3 f h w"]
 ) -> Float[Tensor, "b 3 f h wide"]:
-    """What was made, between what it was made from and the clip that it should be like."""
+    """Side by side: the input (if any), the sample and the real clip."""
     x = stage.clip(batch["video"])
     low = stage.kind.reduce(x)
     shown = [] if low is None else [stage.kind.expand(low)]

@@ -1,4 +1,4 @@
-"""Checks before the first step: a clip comes back, and every condition reaches the network."""
+"""Checks before the first step: clips survive a round trip, every condition has an effect."""
 
 import math
 from collections.abc import Iterator, Mapping
@@ -12,7 +12,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from cascade import keyed
-from cascade.callbacks.eval_mode import first, looking
+from cascade.callbacks.eval_mode import eval_mode, first
 from cascade.callbacks.verdict import NotLearningError
 from cascade.parallel.ranks import gather
 from cascade.parallel.shards import local
@@ -20,96 +20,109 @@ from cascade.stage import TrainableStage, trainable
 from cascade.trainer import datamodule
 from cascade.video import to_uint8
 
-#: Relative change of an output that is no rounding.
-LEAST = 1e-5
-#: dB at which a clip comes back where nothing was done to it.
-EXACT = 58.0
+#: The smallest relative change of an output that is not a rounding error.
+MIN_CHANGE = 1e-5
+#: PSNR in dB of the round trip of a clip through no codec.
+EXACT_PSNR = 58.0
 
 
 class Start(pl.Callback):
-    """Looks at the first clips of a run, once, and ends it with all that is wrong.
+    """Checks the first clips of a run once, and ends it with a list of all faults.
 
-    A network begins with layers that are zero, which hide every condition. They are given small
-    random values for the look, and are zero again after it: the weights stay where they are, on
-    whatever ranks, and no rank makes a forward pass that another does not make.
+    Zero-initialised layers hide every condition. They get small random values during the checks and
+    are reset to zero afterwards, in place and on every rank; all ranks make the same number of
+    forward passes.
 
     Args:
-        clips: of the first batch to look at.
-        codec_psnr: dB that a clip must come back at from a codec.
+        clips: how many clips of the first batch are checked.
+        codec_psnr: the least PSNR in dB of a clip's round trip through the codec.
     """
 
     def __init__(self, *, clips: int = 2, codec_psnr: float = 20.0) -> None:
         self.clips, self.codec_psnr = clips, codec_psnr
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """A run without a batch would end well and have learned nothing."""
+        """Refuse an empty plan: the run would end successfully without training."""
         pool = getattr(datamodule(trainer), "pool", None)
         if pool is not None and not len(pool.rows):
             raise NotLearningError(
-                f"stage {pl_module.name}: the plan has no batch: none of the samples is left to "
-                "train on; look at what was dropped (make plan)"
+                f"stage {pl_module.name}: the plan has no batch: all samples were dropped; "
+                "`make plan` says why"
             )
 
     def on_train_batch_start(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
     ) -> None:
-        """All checks, before the very first step alone.
+        """Run all checks before the first step of the run.
 
         Raises:
-            NotLearningError: on every rank, what any of them found.
+            NotLearningError: on every rank, with the faults found on any rank.
         """
         if trainer.global_step or batch_idx:
             return
         few = first(batch, self.clips)
-        with looking(trainer, pl_module):
+        with eval_mode(trainer, pl_module):
             stage = trainable(pl_module)
-            found = [*clip_comes_back(stage, few, self.codec_psnr)]
-            with awake(pl_module):
-                found += all_is_read(stage, few)
+            found = [*check_round_trip(stage, few, self.codec_psnr)]
+            with zero_weights_randomised(pl_module):
+                found += check_conditions(stage, few)
         every = dict.fromkeys(line for part in gather(found) for line in part)
         if every:
             lines = "\n  - ".join(every)
-            raise NotLearningError(f"stage {pl_module.name} would not learn as it is:\n  - {lines}")
+            raise NotLearningError(
+                f"stage {pl_module.name} failed the checks before the first step:\n  - {lines}"
+            )
 
 
-def clip_comes_back(stage: TrainableStage, batch: Mapping[str, Any], least: float) -> Iterator[str]:
-    """What is wrong with normalisation, codec and `low`."""
+def check_round_trip(
+    stage: TrainableStage, batch: Mapping[str, Any], codec_psnr: float
+) -> Iterator[str]:
+    """Faults in the normalisation, the codec and the low-resolution video, as messages."""
     video = batch["video"]
     x = stage.clip(video)
     low, high = x.aminmax()
     if low < -1.001 or high > 1.001:
-        yield f"normalisation: pixels must lie in [-1, 1], and go from {low:.3g} to {high:.3g}"
+        yield f"normalisation: pixels must lie in [-1, 1], got {low:.3g} to {high:.3g}"
     off = (to_uint8(x)[:, :, : video.shape[2]].int() - video.int()).abs().max()
     if off > 0:
-        yield f"normalisation: clips do not come back: a pixel is off by {off} of 255"
+        yield (
+            "normalisation: a round trip to [-1, 1] and back must keep all pixels, but changes one "
+            f"by {off} of 255"
+        )
     latents = stage.codec.encode(x)
     back = stage.codec.decode(latents)
     if back.shape != x.shape:
-        yield f"codec: a clip {tuple(x.shape)} comes back as {tuple(back.shape)}"
+        yield f"codec: a clip of shape {tuple(x.shape)} is decoded as {tuple(back.shape)}"
     else:
         mse = float((back - x).square().mean())
-        came, wanted = 10 * math.log10(4 / max(mse, 1e-7)), EXACT if latents is x else least
-        if came < wanted:
-            yield f"codec: a clip comes back at {came:.1f} dB, wanted are {wanted:.1f}"
-    if latents is not x and not 0.2 < (spread := float(latents.std())) < 5:
-        yield f"codec: latents must spread by about 1 for the noise to fit, and do by {spread:.3g}"
+        psnr, wanted = (
+            10 * math.log10(4 / max(mse, 1e-7)),
+            EXACT_PSNR if latents is x else codec_psnr,
+        )
+        if psnr < wanted:
+            yield f"codec: a clip's round trip has {psnr:.1f} dB, but needs {wanted:.1f} dB"
+    if latents is not x and not 0.2 < (std := float(latents.std())) < 5:
+        yield (
+            "codec: the standard deviation of latents must be about 1 (0.2 to 5), as noise has, "
+            f"got {std:.3g}"
+        )
     small = stage.kind.reduce(x)
     if small is not None and x.std() > 0.02:
         like = correlation(stage.kind.expand(small), x)
         if like < 0.05:
-            yield f"low: is not like the clip that it was made of: correlation {like:.3f}"
+            yield f"low: must resemble the clip it was made from, but the correlation is {like:.3f}"
 
 
 def correlation(one: Float[Tensor, "b 3 f h w"], other: Float[Tensor, "b 3 f h w"]) -> float:
-    """Of two videos' pixels, in the frame where it is highest."""
+    """The pixel correlation of two videos, in the frame where it is highest."""
     frames = [v.transpose(1, 2).flatten(2).float() for v in (one, other)]
     a, b = (f - f.mean(-1, keepdim=True) for f in frames)
     scale = (a.square().sum(-1) * b.square().sum(-1)).sqrt().clamp(min=1e-12)
     return float(((a * b).sum(-1) / scale).max())
 
 
-def all_is_read(stage: TrainableStage, batch: Mapping[str, Any]) -> Iterator[str]:
-    """Which conditions change nothing: in the network's output, or on the way to its loss."""
+def check_conditions(stage: TrainableStage, batch: Mapping[str, Any]) -> Iterator[str]:
+    """Conditions without an effect on the loss or on the network's output, as messages."""
     with without_dropout(stage):
         yield from _reaches_the_loss(stage, dict(batch))
         noised = stage.noise(dict(batch), purpose="start")
@@ -119,7 +132,7 @@ def all_is_read(stage: TrainableStage, batch: Mapping[str, Any]) -> Iterator[str
         yield "the network's output is not finite"
         return
     x, text = noised.example.x, cond.text
-    # Without given frames where there are some, with the first frame given where there is none.
+    # If frames are given, remove them all; if none is, give the first.
     mask, any_given = torch.zeros_like(cond.mask), bool(cond.mask.any())
     if not any_given:
         mask[:, :, :1] = 1
@@ -141,8 +154,8 @@ def all_is_read(stage: TrainableStage, batch: Mapping[str, Any]) -> Iterator[str
         changed[name] = (z, logsnr, replace(cond, scalars=values))
     for name, arguments in changed.items():
         change = float((stage.predict(*arguments) - out).norm() / out.norm().clamp(min=1e-12))
-        if not change > LEAST:
-            yield f"{name}: changes nothing in the network's output (by {change:.1g} of it)"
+        if not change > MIN_CHANGE:
+            yield f"{name}: has no effect on the network's output (relative change {change:.1g})"
 
 
 def _reaches_the_loss(stage: TrainableStage, batch: dict[str, Any]) -> Iterator[str]:
@@ -161,16 +174,16 @@ def _reaches_the_loss(stage: TrainableStage, batch: dict[str, Any]) -> Iterator[
     elif not captioned:
         yield "text: the first clips have empty captions, on all ranks"
     elif any(captions) and not _differ(loss, texts):
-        yield f"text: other captions change nothing in the loss: {captions[0]!r} or another"
+        yield f"text: has no effect on the loss: it is the same for {captions[0]!r} and another"
     for name in ("fps", "zoom"):
         if name in stage.kind.scalars:
             other = stage.losses({**batch, name: batch[name] * 2}, purpose="start").loss
             if not _differ(loss, other):
-                yield f"{name}: another changes nothing in the loss"
+                yield f"{name}: has no effect on the loss: it is the same for twice the value"
 
 
 def _differ(one: Tensor, other: Tensor) -> bool:
-    return bool(((one - other).abs() > LEAST * one.abs()).any())
+    return bool(((one - other).abs() > MIN_CHANGE * one.abs()).any())
 
 
 @contextmanager
@@ -185,8 +198,8 @@ def without_dropout(stage: TrainableStage) -> Iterator[None]:
 
 
 @contextmanager
-def awake(stage: torch.nn.Module) -> Iterator[None]:
-    """Inside, weights that are all zero have small random values, each rank its own part."""
+def zero_weights_randomised(stage: torch.nn.Module) -> Iterator[None]:
+    """Inside, weights that are all zero have small random values; each rank sets its own shard."""
     zero = []
     for name, parameter in stage.named_parameters():
         own = local(parameter.data)

@@ -1,4 +1,4 @@
-"""How fast a stage trains, what share of the device that is, and whether it waits for data."""
+"""Training speed, utilisation of the device, and the share of time spent waiting for data."""
 
 import resource
 import time
@@ -19,10 +19,11 @@ _STATM = Path("/proc/self/statm")
 
 
 class Throughput(pl.Callback):
-    """Measures each logging interval; validation, samples and checkpoints are left out.
+    """Measures each logging interval; validation, samples and checkpoints are excluded.
 
-    The FLOPs of a shape are counted once, on a network without values. A CPU's peak is that of
-    matrix products, measured when the run begins; where a GPU's is not known, there is no `mfu`.
+    The FLOPs of a shape are counted once, on a network without weights in memory. The peak of a CPU
+    is that of matrix products, measured at the start; of a GPU, its data sheet's. A GPU that is not
+    in the table has no `mfu`.
     """
 
     def __init__(self) -> None:
@@ -33,7 +34,7 @@ class Throughput(pl.Callback):
         self._peak: float | None = None
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Begin to count, and ask what the device can do."""
+        """Start counting, and find the device's peak."""
         self._stepped = self._first = trainer.global_step
         self._waited = _waited(trainer)
         device = pl_module.device
@@ -45,7 +46,7 @@ class Throughput(pl.Callback):
         )
 
     def on_train_batch_start(self, trainer: pl.Trainer, *_: Any) -> None:
-        """The clock runs from here."""
+        """Start the clock."""
         self._began, self._aside = time.perf_counter(), _aside(trainer)
 
     def on_train_batch_end(
@@ -56,7 +57,7 @@ class Throughput(pl.Callback):
         batch: Any,
         _batch_idx: int,
     ) -> None:
-        """To here, less what another callback has meanwhile done that is no training."""
+        """Stop the clock, minus the time that other callbacks spent on something else."""
         self._spent += time.perf_counter() - self._began - (_aside(trainer) - self._aside)
         self._clips += len(batch["key"])
         if trainer.is_global_zero:
@@ -83,24 +84,24 @@ class Throughput(pl.Callback):
         self._first = trainer.global_step
 
     def _clip_flops(self, module: pl.LightningModule, shape: tuple[int, int, int]) -> int:
-        """Of both passes of one clip; the backward pass has twice the products of the forward."""
+        """FLOPs of both passes of one clip; the backward pass has twice those of the forward."""
         if shape not in self._counted:
             self._counted[shape] = 3 * forward_flops(trainable(module).dry_forward(shape))
         return self._counted[shape]
 
 
 def _waited(trainer: pl.Trainer) -> float:
-    """Seconds that the run has waited for its loader."""
+    """Seconds that the run has waited for its data loader."""
     return float(getattr(trainer.train_dataloader, "waited_s", 0.0))
 
 
 def _aside(trainer: pl.Trainer) -> float:
-    """Seconds that callbacks have spent on what is no training, by those that tell it."""
+    """Seconds that callbacks report to have spent on other things than training."""
     return float(sum(getattr(callback, "aside_s", 0.0) for callback in callbacks(trainer)))
 
 
 def memory_gib(device: torch.device) -> float:
-    """The most that was allocated on a GPU; what the process holds now, on a CPU."""
+    """Peak allocated memory of a GPU; on a CPU, the process's resident memory now."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 2**30
     if _STATM.is_file():

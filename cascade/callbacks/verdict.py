@@ -1,5 +1,5 @@
-"""What ends a run that does not learn."""
+"""The error that ends a run which does not learn."""
 
 
 class NotLearningError(ValueError):
-    """More of the same steps would not make a stage that works."""
+    """The run does not learn: more steps would not give a working stage."""

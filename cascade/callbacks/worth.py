@@ -1,4 +1,4 @@
-"""What each condition is worth to a stage: its loss without it, over its loss with it."""
+"""The worth of each condition: the relative increase of a stage's loss without it."""
 
 import logging
 from collections.abc import Sequence
@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from cascade.callbacks import names
-from cascade.callbacks.figures import noted
+from cascade.callbacks.figures import resumed_metrics
 from cascade.callbacks.verdict import NotLearningError
 from cascade.parallel.ranks import summed
 from cascade.stage import Noised, trainable
@@ -18,23 +18,25 @@ log = logging.getLogger(__name__)
 
 
 class Worth(pl.Callback):
-    """At every validation, held-out clips once more with each condition taken from another clip.
+    """Measures the worth of each condition at every validation.
 
-    Clips, noise and log-SNR stay the same, so that a small difference shows. A condition is worth
-    nothing where the mean logarithm of the losses' ratio, give or take `errors` standard errors,
-    may be 0 and is surely below `least`. Every rank makes equally many forward passes.
+    Held-out clips are evaluated once more per condition, with the condition taken from another clip
+    (`given`: removed); clips, noise and log-SNR stay the same, so that a small effect shows. With m
+    the mean of log(loss without / loss with) over clips and s its standard error, a condition has
+    no effect if m <= `errors`·s and m + `errors`·s <= `least`. Every rank makes the same number of
+    forward passes.
 
     Args:
-        conditions: to look at; those that a stage does not have are left out.
-        clips: of the validation, on all ranks together.
-        patience: validations in a row with the same verdict before it is said.
-        errors: standard errors that a worth is given or taken.
-        least: a worth that would be something; where the clips do not tell, nothing is said.
-        required: what ends the run when it is worth nothing; the others are warned of.
+        conditions: the conditions to test; those that a stage does not have are skipped.
+        clips: how many clips of a validation are used, over all ranks.
+        patience: validations in a row without an effect before it is reported.
+        errors: half-width of the confidence interval, in standard errors.
+        least: the smallest effect that counts, as a log ratio of losses.
+        required: conditions without which the run ends; for the others a warning is logged.
     """
 
-    #: Clips for which a condition differs, below which nothing is said.
-    LEAST = 8
+    #: The fewest clips with another value of a condition that allow a conclusion.
+    MIN_CLIPS = 8
 
     def __init__(
         self,
@@ -47,22 +49,24 @@ class Worth(pl.Callback):
         required: Sequence[str] = (),
     ) -> None:
         if unknown := [name for name in required if name not in conditions]:
-            raise ValueError(f"worth: required {unknown} are not among {list(conditions)}")
+            raise ValueError(
+                f"worth: required must be among conditions {list(conditions)}, got {unknown}"
+            )
         self.conditions, self.clips, self.patience = tuple(conditions), clips, patience
         self.errors, self.least, self.required = errors, least, tuple(required)
         self._nothing: dict[str, int] = {}
 
     def on_train_start(self, trainer: pl.Trainer, *_: Any) -> None:
-        """A step is saved before its validation: what that has found is in the figures noted."""
-        found = noted(trainer)
-        if found is not None:
+        """Restore the counts: a step is saved before its validation, whose metrics have them."""
+        metrics = resumed_metrics(trainer)
+        if metrics is not None:
             counts = {
-                name: int(found.get(names.worth_nothing(name), 0)) for name in self.conditions
+                name: int(metrics.get(names.worth_nothing(name), 0)) for name in self.conditions
             }
             self._nothing = {name: count for name, count in counts.items() if count}
 
     def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Nothing is summed yet."""
+        """Reset the sums."""
         has = trainable(pl_module).conditions
         self._names = [name for name in self.conditions if name in has]
         self._sums = torch.zeros(len(self._names), 5, device=pl_module.device)
@@ -73,7 +77,7 @@ class Worth(pl.Callback):
     def on_validation_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, *_: Any
     ) -> None:
-        """The batch again, once for each condition."""
+        """Evaluate the batch once more for each condition."""
         losses, noised = outputs["losses"], outputs["noised"]
         self._losses += torch.stack([losses.sum(), outputs["zero"].sum()]).float()
         other = noised.rolled() if len(losses) > 1 else self._before
@@ -86,7 +90,7 @@ class Worth(pl.Callback):
         self._before = noised if len(losses) == 1 else None
 
     def on_validation_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Log what each is worth, and say which are worth nothing."""
+        """Log the worth of each condition, and report those without an effect."""
         self._before = None
         total = summed(trainer, torch.cat([self._losses, self._sums.flatten()]))
         loss, zero = total[:2].tolist()
@@ -99,7 +103,7 @@ class Worth(pl.Callback):
             figures[names.worth(name)] = other / own - 1
             mean = logs / count
             error = max(squares / count - mean**2, 0.0) ** 0.5 / (count - 1) ** 0.5
-            if count >= self.LEAST:
+            if count >= self.MIN_CLIPS:
                 judged[name] = (mean, error)
         self._judge(trainer, pl_module, judged)
         figures |= {names.worth_nothing(n): self._nothing.get(n, 0) for n in self._names}
@@ -119,29 +123,29 @@ class Worth(pl.Callback):
             self._nothing[name] = times = self._nothing.get(name, 0) + 1
             if times < self.patience:
                 continue
-            taken = "left out" if name == "given" else "another clip's"
-            said = (
-                f"stage {stage.name}: step {trainer.global_step}: `{name}` is worth nothing in "
-                f"{times} validations in a row: where it is {taken}, the loss changes by "
-                f"{100 * mean:+.2f} ± {100 * error:.2f} %; look whether it fits the clips, and "
-                "whether it reaches the network"
+            change = "removing it" if name == "given" else "using another clip's"
+            message = (
+                f"stage {stage.name}: step {trainer.global_step}: `{name}` has no effect on the "
+                f"loss in {times} validations in a row: {change} changes the loss by "
+                f"{100 * mean:+.2f} ± {100 * error:.2f} %; check that it matches the clips and "
+                "reaches the network"
             )
             if name in self.required:
-                raise NotLearningError(said)
+                raise NotLearningError(message)
             if trainer.is_global_zero:
-                log.warning("%s", said)
+                log.warning("%s", message)
 
     def state_dict(self) -> dict[str, Any]:
-        """In how many validations in a row each was worth nothing, before this step's."""
+        """For how many validations in a row each condition had no effect, before this step's."""
         return {"nothing": dict(self._nothing)}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Go on from a checkpoint."""
+        """Restore the counts from a checkpoint."""
         self._nothing = dict(state_dict["nothing"])
 
 
 def _compared(own: Tensor, other: Tensor, differs: Tensor) -> Tensor:
-    """How many clips differ; the sums of both losses, and of their log ratio and its square."""
+    """Sums over clips that differ: their number, both losses, their log ratio and its square."""
     counted = differs & (own > 0) & (other > 0)
     ratio = torch.where(counted, other / own, 1.0).log()
     columns = [torch.ones_like(own), own, other, ratio, ratio.square()]

@@ -1,1 +1,1 @@
-"""The state of a run on disk: written whole, checksummed, kept by a rule, read with suspicion."""
+"""The state of a run on disk: written atomically, checksummed, kept by a rule, never trusted."""

@@ -1,4 +1,4 @@
-"""Which of a run's checkpoints stay."""
+"""Which of a run's checkpoints are kept."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -10,7 +10,7 @@ from cascade.checkpoint.manifest import Manifest
 
 @dataclass(frozen=True, kw_only=True)
 class Best:
-    """The `k` checkpoints with the best figure of the validation at their step, if it is finite."""
+    """The `k` checkpoints with the best finite value of a metric in their step's validation."""
 
     metric: str
     mode: Literal["min", "max"] = "min"
@@ -19,11 +19,12 @@ class Best:
     def __post_init__(self) -> None:
         if self.mode not in ("min", "max") or self.k < 1:
             raise ValueError(
-                f"checkpoint.keep.best: mode is min or max, k at least 1; got {self.mode}, {self.k}"
+                f"checkpoint.keep.best: mode must be min or max and k at least 1, got "
+                f"{self.mode} and {self.k}"
             )
 
     def takes(self, figures: Mapping[str, float], manifests: Sequence[Manifest]) -> bool:
-        """Whether a step with these figures is among them."""
+        """Whether a new step with these metrics would be among the best."""
         mine = self._cost(figures)
         if mine is None:
             return False
@@ -31,13 +32,13 @@ class Best:
         return sum(cost is not None and cost <= mine for cost in known) < self.k
 
     def of(self, manifests: Sequence[Manifest]) -> set[int]:
-        """Their steps; of equals the earlier."""
+        """The steps of the best; of equal values, the earlier step."""
         costs = ((self._cost(m.figures), m.step) for m in manifests)
         ranked = sorted((cost, step) for cost, step in costs if cost is not None)
         return {step for _, step in ranked[: self.k]}
 
     def _cost(self, figures: Mapping[str, float]) -> float | None:
-        """The figure, less being better; none where there is none, or it is not finite."""
+        """The metric, where less is better; None if it is missing or not finite."""
         value = figures.get(self.metric, math.nan)
         if not math.isfinite(value):
             return None
@@ -46,12 +47,12 @@ class Best:
 
 @dataclass(frozen=True, kw_only=True)
 class Keep:
-    """A checkpoint stays that any of three rules wants.
+    """Keeps every checkpoint that at least one of three rules selects.
 
     Args:
-        last: so many of the newest; with two or more, a damaged newest has one before it.
-        every: those at multiples of so many steps, for ever.
-        best: those of the best validations; saved right after one, besides.
+        last: the newest so many; with two or more, a damaged newest one can be replaced.
+        every: those at multiples of so many steps, permanently.
+        best: those of the best validations, which are also saved right after the validation.
     """
 
     last: int = 2
@@ -61,11 +62,12 @@ class Keep:
     def __post_init__(self) -> None:
         if self.last < 1 or (self.every is not None and self.every < 1):
             raise ValueError(
-                f"checkpoint.keep: last and every must be at least 1, got {self.last}, {self.every}"
+                f"checkpoint.keep: last and every must be at least 1, got {self.last} and "
+                f"{self.every}"
             )
 
     def unwanted(self, manifests: Sequence[Manifest]) -> set[int]:
-        """The steps of those that may go."""
+        """The steps of checkpoints that no rule selects."""
         steps = sorted(m.step for m in manifests)
         kept = set(steps[-self.last :])
         if self.every is not None:

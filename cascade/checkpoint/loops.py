@@ -1,8 +1,8 @@
-"""Lightning's own counters, set from a run's step alone, wherever in its loops it was saved.
+"""Lightning's loop counters, set from a run's step alone.
 
-One Lightning epoch is the whole run. Its checkpoints remember where in the loops they were written
-(in a batch, after it, at an epoch's end), and each place resumes a little differently: by one
-batch, one row of the log, or one validation. Here all of them become one: between two steps.
+The whole run is one Lightning epoch. Lightning's checkpoints record where in the loops they were
+written (within a batch, after it, at the end of an epoch), and each place resumes differently: off
+by one batch, one row of the log, or one validation. Here a run always resumes between two steps.
 """
 
 from typing import Any
@@ -11,14 +11,14 @@ import pytorch_lightning as pl
 
 from cascade.trainer import callbacks
 
-#: The attribute by which a callback tells the step of the last validation that was finished.
+#: The attribute in which a callback keeps the step of the last completed validation.
 VALIDATED = "validated_step"
 
 
-def go_on(trainer: pl.Trainer, batches: int) -> None:
-    """Have Lightning go on behind `batches` batches of this run, in the midst of its one epoch.
+def resume_after(trainer: pl.Trainer, batches: int) -> None:
+    """Set Lightning's counters to resume after `batches` batches, within the run's one epoch.
 
-    A validation that was due there and is not known to be finished is done first.
+    If a validation was due there and was not completed, it runs first.
     """
     if not batches:
         return
@@ -33,11 +33,11 @@ def go_on(trainer: pl.Trainer, batches: int) -> None:
     validation = loop.val_loop.batch_progress
     validation.reset()
     due = validation_due(trainer, batches)
-    done = getattr(_teller(trainer), VALIDATED, None)
-    if due and done is not None and done < trainer.global_step:
-        # Lightning's sign of a validation that was begun and not finished.
+    validated = getattr(_checkpoint_callback(trainer), VALIDATED, None)
+    if due and validated is not None and validated < trainer.global_step:
+        # This is how Lightning recognises a validation that was started and not completed.
         _set(validation.total, ready=1, started=1, processed=0, completed=0)
-    # Behind a step whose validation was due, Lightning ends that step once more.
+    # Lightning counts a step whose validation was due once more when it resumes.
     loop._batches_that_stepped = trainer.global_step - due
 
 
@@ -49,7 +49,7 @@ def validation_due(trainer: pl.Trainer, batches: int) -> bool:
     return isinstance(every, int) and batches % every == 0
 
 
-def _teller(trainer: pl.Trainer) -> Any:
+def _checkpoint_callback(trainer: pl.Trainer) -> Any:
     return next((c for c in callbacks(trainer) if hasattr(c, VALIDATED)), None)
 
 

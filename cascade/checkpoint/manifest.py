@@ -1,4 +1,4 @@
-"""The label on a checkpoint: what it is of, and the size and checksum of every file in it."""
+"""A checkpoint's manifest: its origin, and the size and checksum of every file in it."""
 
 import hashlib
 import json
@@ -10,31 +10,31 @@ FORMAT = 1
 
 
 class ManifestError(ValueError):
-    """A manifest that is not one, or not as it was written."""
+    """A manifest is missing, damaged or of an unknown format."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Manifest:
-    """All that is known of a checkpoint without reading its state.
+    """Describes a checkpoint without its state.
 
     Args:
-        step: optimizer steps behind it.
-        files: by path inside the folder, `[bytes, sha256]`.
-        stage: its name.
-        shapes: of the stage's weights, by name.
-        data: seed, plan, position and fingerprint, as the data module states them.
-        config: the run's, resolved.
-        commit: of the code that wrote it.
-        versions: of the libraries.
-        world: processes.
-        strategy: the class that spread them.
-        precision: as the trainer has it.
-        device: what computed.
-        wandb_id: of the run at W&B, the same in all legs.
-        probe: the `loss` of the fixed probe batch, and its `samples`; none without a probe.
-        validated: the step of the last validation that was finished.
-        figures: this step's validation's.
-        save_s: seconds that the save took up to here.
+        step: completed optimizer steps.
+        files: `[bytes, sha256]` by path inside the folder.
+        stage: the stage's name.
+        shapes: shapes of the stage's weights, by name.
+        data: seed, plan, position and fingerprint, as the data module reports them.
+        config: the run's resolved config.
+        commit: commit of the code that wrote it.
+        versions: versions of the libraries.
+        world: number of processes.
+        strategy: class of the trainer's strategy.
+        precision: the trainer's precision.
+        device: the device that trained.
+        wandb_id: id of the W&B run, the same after every resume.
+        probe: the `loss` of the fixed probe batch, and its `samples`; None without a probe.
+        validated: step of the last completed validation.
+        figures: metrics of this step's validation.
+        save_s: seconds that the save took until the manifest was written.
     """
 
     step: int
@@ -56,30 +56,32 @@ class Manifest:
     save_s: float = 0.0
 
     def dumps(self) -> bytes:
-        """As JSON, with a checksum of its own."""
-        content = json.loads(json.dumps(asdict(self), ensure_ascii=False))  # keys as they are read
-        whole = {"format": FORMAT, "sha256": _digest(content), "manifest": content}
-        return (json.dumps(whole, indent=1, ensure_ascii=False) + "\n").encode()
+        """As JSON, with its own checksum."""
+        content = json.loads(json.dumps(asdict(self), ensure_ascii=False))  # keys become strings
+        document = {"format": FORMAT, "sha256": _digest(content), "manifest": content}
+        return (json.dumps(document, indent=1, ensure_ascii=False) + "\n").encode()
 
     @classmethod
     def loads(cls, text: bytes) -> "Manifest":
-        """Read one back.
+        """Parse a manifest.
 
         Raises:
-            ManifestError: it was changed, or is of another format.
+            ManifestError: it was changed, or has another format.
         """
         try:
-            whole = json.loads(text)
-            stated, content = whole["sha256"], whole["manifest"]
+            document = json.loads(text)
+            stated, content = document["sha256"], document["manifest"]
         except (ValueError, TypeError, KeyError) as error:
-            raise ManifestError(f"is no manifest ({error!r})") from error
-        if whole.get("format") != FORMAT:
-            raise ManifestError(f"has format {whole.get('format')!r}, this Cascade reads {FORMAT}")
+            raise ManifestError(f"is not a manifest ({error!r})") from error
+        if document.get("format") != FORMAT:
+            raise ManifestError(
+                f"has format {document.get('format')!r}, but this version reads format {FORMAT}"
+            )
         if _digest(content) != stated:
             raise ManifestError(f"has checksum {_digest(content)[:12]}, but states {stated!r:.14}")
         known = {one.name for one in fields(cls)}
         if not isinstance(content, dict) or set(content) != known:
-            raise ManifestError(f"has other entries than {sorted(known)}")
+            raise ManifestError(f"must have the entries {sorted(known)}, has {sorted(content)}")
         content["files"] = {name: (int(n), str(h)) for name, (n, h) in content["files"].items()}
         return cls(**content)
 

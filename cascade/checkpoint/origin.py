@@ -1,4 +1,4 @@
-"""What made a file: the code's commit, the libraries' versions, the device."""
+"""The origin of a file: the code's commit, the libraries' versions, the device."""
 
 import platform
 import subprocess
@@ -9,10 +9,10 @@ import torch
 
 
 def commit() -> str | None:
-    """The commit of the code that runs, `+` behind it where it was changed; none outside git."""
+    """The commit of the running code, with `+` if it has changes; None outside a git repository."""
     here = Path(__file__).resolve().parent
     try:
-        told = subprocess.run(
+        done = subprocess.run(
             ["git", "describe", "--always", "--dirty=+", "--abbrev=12"],
             cwd=here,
             capture_output=True,
@@ -22,11 +22,11 @@ def commit() -> str | None:
         )
     except (OSError, subprocess.SubprocessError):
         return None
-    return told.stdout.strip()
+    return done.stdout.strip()
 
 
 def versions() -> dict[str, str]:
-    """Of the libraries that the numbers and the files' form come from."""
+    """Versions of the libraries that determine the numbers and the file formats."""
     return {
         "python": platform.python_version(),
         "torch": str(torch.__version__),
@@ -35,7 +35,7 @@ def versions() -> dict[str, str]:
 
 
 def device(kind: torch.device) -> str:
-    """What computes, as far as its arithmetic may differ: a GPU's name, or a CPU's instructions."""
+    """The device, as far as its arithmetic may differ: a GPU's name, or a CPU's instruction set."""
     if kind.type == "cuda":
         return torch.cuda.get_device_name(kind)
     if kind.type == "cpu":

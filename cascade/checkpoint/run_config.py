@@ -1,4 +1,4 @@
-"""A run's config on disk: what was trained with one is not gone on with under another."""
+"""A run's config on disk: a run that has trained with one config is not resumed with another."""
 
 import json
 import logging
@@ -10,34 +10,34 @@ import torch
 from torch import nn
 
 from cascade.checkpoint.checkpoint_folder import Checkpoint, CheckpointError, folders
-from cascade.files.atomic import read_json, write_whole
+from cascade.files.atomic import read_json, write_atomic
 from cascade.parallel.ranks import is_first
 from cascade.parts import anonymous
 
 log = logging.getLogger(__name__)
 
-#: What may change between a run's legs, since it does not touch the numbers: whole groups, …
+#: Keys that may change when a run resumes, since they do not affect the numbers: groups, …
 FREE = (
     *("cluster", "trainer", "callbacks", "logger", "paths", "hydra"),
     *("name", "group", "min_psnr", "min_gain"),
 )
-#: … keys of `data`, with all that is below them, …
+#: … keys of `data`, with everything below them, …
 FREE_DATA = ("loading", "index", "selection.max_dropped")
-#: … and all of `trainer` and of `callbacks` but these, which decide on steps and on averages.
+#: … and all of `trainer` and `callbacks` except these keys, which affect steps or averages.
 FIXED = {
     "trainer": ("precision", "gradient_clip_val", "gradient_clip_algorithm"),
     "callbacks": ("guard", "ema"),
 }
 
-#: What a run writes besides its checkpoints.
+#: Files and folders that a run writes besides its checkpoints.
 TRACES = (
     *("metrics", "samples", "losses.jsonl", "spikes.jsonl", "quarantine.jsonl"),
-    *("stacks", "wandb", "config.json"),
+    *("stacks", "wandb", "ema", "config.json"),
 )
 
 
 class ConfigChangedError(ValueError):
-    """A run was started with another config."""
+    """The run has trained with another config."""
 
 
 def differences(old: Any, new: Any, *, where: str = "") -> list[str]:
@@ -52,8 +52,8 @@ def differences(old: Any, new: Any, *, where: str = "") -> list[str]:
     return [] if old == new else [f"{where.lstrip('.')}: {old!r} → {new!r}"]
 
 
-def numbers(config: Mapping[str, Any]) -> dict[str, Any]:
-    """The part of a config that the numbers of a run depend on, as JSON has it."""
+def fixed_part(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The part of a config that affects a run's numbers and may not change, as JSON values."""
     part = {name: value for name, value in config.items() if name not in FREE}
     part["data"] = _fixed_data(config["data"])
     for group, fixed in FIXED.items():
@@ -63,7 +63,7 @@ def numbers(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def is_free_data(key: str) -> bool:
-    """Whether a dotted key of `data` may change between a run's legs."""
+    """Whether a dotted key of `data` may change between two jobs of a run."""
     return any(key == free or key.startswith(f"{free}.") for free in FREE_DATA)
 
 
@@ -78,67 +78,76 @@ def _fixed_data(node: Mapping[str, Any], *, where: str = "") -> dict[str, Any]:
 
 
 def keep_config(run: Path, config: dict[str, Any]) -> None:
-    """Write the run's config, or hold this one against it once something was trained with that.
+    """Write the run's config; if the run has trained already, check that it is the same.
 
     Raises:
-        ConfigChangedError: naming every difference and the ways out.
+        ConfigChangedError: with every difference and the ways out.
     """
-    if begun(run):
+    if has_trained(run):
         check_config(run, config)
     elif is_first():
-        path, mine = run / "config.json", numbers(config)
+        path, mine = run / "config.json", fixed_part(config)
         if path.is_file() and _config_in(path) != mine:
             _put_away(run)
-        write_whole(path, json.dumps(mine, indent=2, ensure_ascii=False).encode())
+        write_atomic(path, json.dumps(mine, indent=2, ensure_ascii=False).encode())
 
 
 def _put_away(run: Path) -> None:
-    """Move what was logged under a config that was given up: it is no part of this run's curves."""
+    """Move what was logged with a config that was abandoned, so that this run's curves lack it."""
     traces = [run / name for name in TRACES if (run / name).exists()]
     if traces:
         away = run / "before" / f"{len(list(run.glob('before/*')))}"
         away.mkdir(parents=True)
         for path in traces:
             path.rename(away / path.name)
-        log.warning("%s: what another config left without a checkpoint lies in %s", run, away)
+        log.warning(
+            "%s: another config was started here without a checkpoint; its logs moved to %s",
+            run,
+            away,
+        )
 
 
-def begun(run: Path) -> bool:
-    """Whether something was trained with the config that the run's folder holds."""
+def has_trained(run: Path) -> bool:
+    """Whether the run has a checkpoint or a bundle trained with the config in its folder."""
     return (run / "config.json").is_file() and (bool(folders(run)) or (run / "bundle").is_dir())
 
 
 def check_config(run: Path, config: Mapping[str, Any]) -> None:
-    """Hold a config against the one that something was trained with in the run's folder, if any.
+    """Check that a config is the one that the run has trained with, if it has trained.
 
     Raises:
-        ConfigChangedError: naming every difference and the ways out.
+        ConfigChangedError: with every difference and the ways out.
     """
-    if begun(run):
-        refuse_change(run, _config_in(run / "config.json"), numbers(config))
+    if has_trained(run):
+        refuse_change(run, _config_in(run / "config.json"), fixed_part(config))
 
 
 def _config_in(path: Path) -> dict[str, Any]:
-    same = "each checkpoint's manifest.json has the same config"
-    out = f"; {same}: put it there, or choose another NAME=…"
+    out = "; restore it from the `config` of a checkpoint's manifest.json, or choose another NAME=…"
     config: dict[str, Any] = read_json(path, out=out)
     return config
 
 
 def refuse_change(run: Path, old: dict[str, Any], new: dict[str, Any]) -> None:
-    """Refuse another config than the run's."""
+    """Refuse a config that differs from the run's.
+
+    Raises:
+        ConfigChangedError: with every difference and the ways out.
+    """
     changed = differences(old, new)
     if not changed:
         return
     lines = "\n  ".join(changed)
-    out = "Go on with the old one, or choose another NAME=…"
+    out = "Use the old config, or choose another NAME=…"
     if (run / "bundle").is_dir():
-        out += f", or start from its weights: NAME=… ARGS='init_from={run}/bundle'"
-    raise ConfigChangedError(f"{run} was trained with another config:\n  {lines}\n{out}")
+        out += f", or start a new run from its weights: NAME=… ARGS='init_from={run}/bundle'"
+    raise ConfigChangedError(
+        f"{run} was trained with another config (old → new):\n  {lines}\n{out}"
+    )
 
 
 def shapes(stage: nn.Module) -> dict[str, list[int]]:
-    """The shapes of a stage's weights by name, whether or not its network is built yet."""
+    """The shapes of a stage's weights, by name, even if its network is not built yet."""
     found = {name: list(value.shape) for name, value in stage.state_dict().items()}
     if stage.net is None:
         with torch.device("meta"):
@@ -147,12 +156,14 @@ def shapes(stage: nn.Module) -> dict[str, list[int]]:
     return found
 
 
-def check_fits(checkpoint: Checkpoint, stage: Any, config: Mapping[str, Any], run: Path) -> None:
-    """Refuse a checkpoint of another stage, width or config, before its state is read.
+def check_fits(
+    checkpoint: Checkpoint, stage: nn.Module, config: Mapping[str, Any], run: Path
+) -> None:
+    """Refuse a checkpoint of another stage or config, or with other shapes, before reading it.
 
     Raises:
         CheckpointError: it is of another stage, or its weights have other shapes.
-        ConfigChangedError: it was written under another config.
+        ConfigChangedError: it was written with another config.
     """
     manifest, folder = checkpoint.manifest, checkpoint.folder
     if manifest.stage != stage.name:
@@ -160,16 +171,17 @@ def check_fits(checkpoint: Checkpoint, stage: Any, config: Mapping[str, Any], ru
             f"checkpoint {folder} is of stage {manifest.stage}, but this run trains {stage.name}; "
             "choose another NAME=…"
         )
-    refuse_change(run, numbers(manifest.config), numbers(config))
+    refuse_change(run, fixed_part(manifest.config), fixed_part(config))
     theirs, mine = manifest.shapes, shapes(stage)
     wrong = [
-        f"{name}: {theirs.get(name, 'none')} in the checkpoint, {mine.get(name, 'none')} in the net"
+        f"{name}: {theirs.get(name, 'none')} in the checkpoint, "
+        f"{mine.get(name, 'none')} in the network"
         for name in sorted({*theirs, *mine})
         if theirs.get(name) != mine.get(name)
     ]
     if wrong:
         shown = "; ".join([*wrong[:3], "…"] if len(wrong) > 3 else wrong)
         raise CheckpointError(
-            f"checkpoint {folder}: {len(wrong)} weights have other shapes ({shown}); go on with "
-            "the config that it was written under, or choose another NAME=…"
+            f"checkpoint {folder}: {len(wrong)} weights have other shapes than the network "
+            f"({shown}); use the config that it was written with, or choose another NAME=…"
         )

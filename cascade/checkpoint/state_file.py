@@ -1,4 +1,4 @@
-"""The state of a run as one file: streamed to the disk, its checksum taken on the way."""
+"""The state of a run as one file: streamed to disk, its checksum computed while writing."""
 
 import hashlib
 import os
@@ -13,14 +13,14 @@ from cascade.parallel import checkpoint as parts
 
 
 class _Hashing:
-    """A file that knows the checksum of what went into it."""
+    """A writable file that computes the checksum of what is written to it."""
 
     def __init__(self, file: BinaryIO) -> None:
         self.file, self.digest, self.size = file, hashlib.sha256(), 0
         self.failed: OSError | None = None
 
     def write(self, data: Any) -> int:
-        """Write on; after a failure nothing more, since torch cannot stop in the midst."""
+        """Write data; after a failure write nothing, since torch.save cannot be stopped midway."""
         size = memoryview(data).nbytes
         if self.failed is None:
             try:
@@ -32,14 +32,14 @@ class _Hashing:
         return size
 
     def flush(self) -> None:
-        """All at the end."""
+        """Do nothing: the file is flushed once, at the end."""
 
 
 class StateFile(CheckpointIO):
-    """Reads and writes a state without free pickle, and without a second copy in memory."""
+    """Reads and writes a state without unrestricted pickle or a second copy in memory."""
 
     def __init__(self) -> None:
-        #: Size and checksum of the file last written, by its name.
+        #: Size and checksum of the last written file, by its name.
         self.written: dict[str, tuple[int, str]] = {}
 
     def save_checkpoint(
@@ -48,12 +48,12 @@ class StateFile(CheckpointIO):
         path: str | Path,
         storage_options: Any = None,  # noqa: ARG002 Lightning passes it
     ) -> None:
-        """Write a state, and bring it to the disk."""
+        """Write a state and sync it to disk."""
         path = Path(path)
         self.written = {}
         with path.open("wb") as raw:
             file = _Hashing(raw)
-            torch.save(checkpoint, file)  # type: ignore[arg-type]  # it needs write and flush alone
+            torch.save(checkpoint, file)  # type: ignore[arg-type]  # it needs only write and flush
             if file.failed is not None:
                 raise file.failed
             raw.flush()
@@ -64,9 +64,9 @@ class StateFile(CheckpointIO):
         self,
         path: str | Path,
         map_location: Callable[..., Any] | None = None,  # noqa: ARG002 Lightning passes it
-        weights_only: bool | None = None,  # noqa: ARG002 it is never otherwise
+        weights_only: bool | None = None,  # noqa: ARG002 always true
     ) -> dict[str, Any]:
-        """Read a state, of one file or in parts: tensors and plain values, nothing that runs."""
+        """Read a state, a file or sharded: tensors and plain values, never code."""
         if parts.is_sharded(Path(path)):
             return parts.load_whole(Path(path))
         state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)

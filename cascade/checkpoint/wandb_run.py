@@ -1,4 +1,4 @@
-"""One run at W&B for all legs of a run: its id is drawn once and kept in the run's folder."""
+"""The W&B run of a run: its id is drawn once and kept in the run's folder, for every resume."""
 
 import netrc
 import os
@@ -10,14 +10,14 @@ from typing import Any
 from urllib.parse import urlparse
 
 from cascade.checkpoint.checkpoint_folder import manifests
-from cascade.files.atomic import write_whole
+from cascade.files.atomic import write_atomic
 from cascade.parallel.ranks import is_first
 
 LETTERS = string.ascii_lowercase + string.digits
 
 
 def has_key() -> bool:
-    """Whether W&B has a key on this machine, in the environment or in netrc."""
+    """Whether this machine has a W&B API key, in the environment or in netrc."""
     host = urlparse(os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai")).hostname or ""
     try:
         known = netrc.netrc(os.environ.get("NETRC")).authenticators(host) is not None
@@ -27,7 +27,7 @@ def has_key() -> bool:
 
 
 def one_run(loggers: Mapping[str, Mapping[str, Any]], run: Path) -> list[dict[str, Any]]:
-    """The loggers' configs; W&B's with the id of this run, unless it was given one."""
+    """The loggers' configs; W&B's gets the id of this run, unless its config sets one."""
     found = [dict(logger) for logger in loggers.values()]
     for logger in found:
         if str(logger["_target_"]).endswith(".WandbLogger") and not logger.get("id"):
@@ -36,7 +36,7 @@ def one_run(loggers: Mapping[str, Mapping[str, Any]], run: Path) -> list[dict[st
 
 
 def known(run: Path) -> str | None:
-    """The id of the legs before: from the run's folder, else from its newest checkpoint."""
+    """The id drawn before: from the run's folder, else from its newest checkpoint."""
     path = _file(run)
     if path.is_file():
         return path.read_text().strip()
@@ -46,7 +46,7 @@ def known(run: Path) -> str | None:
 def _draw(run: Path) -> str:
     drawn = "".join(secrets.choice(LETTERS) for _ in range(8))
     if is_first():
-        write_whole(_file(run), f"{drawn}\n".encode())
+        write_atomic(_file(run), f"{drawn}\n".encode())
     return drawn
 
 

@@ -15,13 +15,13 @@ from cascade.files.lock import is_locked
 ERROR = re.compile(r"^(?:\S+: )?(?:error|[\w.]*(?:Error|Exception|Interrupt))\b.*", re.IGNORECASE)
 #: Lines of a leg that stopped without an error, by the run, by its job or by Slurm.
 STOPPED = re.compile(
-    r"the same command goes on|^queueing job \d+ again|\*\*\* JOB \d+ .*CANCELLED AT"
+    r"stopped.*; run the same command to resume|^requeueing job \d+|\*\*\* JOB \d+ .*CANCELLED AT"
 )
 #: Slurm's lines about a process that ended because another one failed.
 NOISE = re.compile(r"srun: |slurmstepd: error: \*\*\* STEP")
-#: The first line of a leg.
-BEGUN = re.compile(r"-- begun |(?:\[[^\]]*\])*[ -]*going on from ")
-#: Lines of a command that was refused before it became a leg.
+#: The first line of a job.
+BEGUN = re.compile(r"-- started |(?:\[[^\]]*\])*[ -]*resuming from ")
+#: Lines of a command that was refused before it started.
 REFUSED = re.compile(r"trained with another config|another process trains here")
 #: A run's folder holds at least one of these.
 MARKS = ("config.json", "metrics", "bundle", "evaluation.json", "output.log")

@@ -14,7 +14,7 @@ from cascade.eval.following import Following
 from cascade.files.atomic import read_json
 from cascade.report import chart
 from cascade.report.page import Page
-from cascade.report.parts import Cell, Film
+from cascade.report.sections import Cell, Film
 from cascade.video import to_float
 
 

@@ -1,7 +1,7 @@
-"""Noise-conditioning augmentation: a super-resolution stage sees its input through noise.
+"""Noise-conditioning augmentation: noise on the video that a super-resolution stage starts from.
 
-In training the level is random and told to the network; at sampling it is fixed. So the stage
-learns to mend the flaws of the stage before it (Ho et al. 2021; Imagen Video, section 2.5).
+In training the level is random, and the network is conditioned on it; at sampling it is fixed. So
+the stage learns to correct errors of the stage before (Ho et al. 2021; Imagen Video, section 2.5).
 """
 
 import math
@@ -42,7 +42,7 @@ class NoiseAugment:
     def sampling_level(
         self, batch: int, *, snr: float | None = None, device: torch.device | str = "cpu"
     ) -> Float[Tensor, " b"]:
-        """The fixed log-SNR of sampling, `snr` in place of the stage's own where it is given."""
+        """The fixed log-SNR of sampling, from `snr` or else from the stage's own."""
         snr = self.snr if snr is None else snr
         if not snr > 0:
             raise ValueError(f"NoiseAugment: snr must be positive, got {snr}")

@@ -1,4 +1,4 @@
-"""The Gaussian z = α x + σ ε and the four things that a network may predict of it.
+"""The Gaussian z = α x + σ ε and the four quantities of it that a network may predict.
 
 The equations hold for every α, σ, not only for variance-preserving ones. Two targets are both
 called v in the literature; here v = α ε − σ x (Salimans & Ho 2022) and velocity = ε − x (rectified
@@ -12,7 +12,7 @@ from torch import Tensor
 
 Target = Literal["x", "eps", "v", "velocity"]
 Video = Float[Tensor, "b c f h w"]
-Level = Float[Tensor, "..."]  # a number, or whatever else broadcasts: (b 1 f 1 1)
+Level = Float[Tensor, "..."]  # a number, or any shape that broadcasts: (b 1 f 1 1)
 
 
 def per_frame(level: Shaped[Tensor, "b f"]) -> Shaped[Tensor, "b 1 f 1 1"]:
@@ -26,7 +26,7 @@ def diffuse(x: Video, eps: Video, alpha: Level, sigma: Level) -> Video:
 
 
 def target(name: Target, x: Video, eps: Video, alpha: Level, sigma: Level) -> Video:
-    """What a network that predicts `name` should return."""
+    """The target of a network that predicts `name`."""
     match name:
         case "x":
             return x
@@ -40,7 +40,7 @@ def target(name: Target, x: Video, eps: Video, alpha: Level, sigma: Level) -> Vi
 
 
 def to_x(name: Target, pred: Video, z: Video, alpha: Level, sigma: Level) -> Video:
-    """The clean x̂ that `pred` stands for."""
+    """The clean x̂ that `pred` implies."""
     match name:
         case "x":
             return pred
@@ -54,7 +54,7 @@ def to_x(name: Target, pred: Video, z: Video, alpha: Level, sigma: Level) -> Vid
 
 
 def to_eps(name: Target, pred: Video, z: Video, alpha: Level, sigma: Level) -> Video:
-    """The noise ε̂ that `pred` stands for."""
+    """The noise ε̂ that `pred` implies."""
     match name:
         case "x":
             return (z - alpha * pred) / sigma

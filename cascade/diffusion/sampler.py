@@ -1,8 +1,8 @@
 """Samplers: from noise to a clean video by any denoiser, in log-SNR, on any schedule.
 
 All have one signature. They walk λ(t) on evenly spaced t from `start` (1 is pure noise) to 0 and
-return the last x̂. Only the stochastic ones ask for noise, by step number, so that the caller may
-key it. Frames that the user gave are the denoiser's affair.
+return the last x̂. Only stochastic samplers use noise; they ask for it by step number, so that the
+caller can key it. The denoiser, not the sampler, handles frames that the user gave.
 """
 
 import math
@@ -21,7 +21,7 @@ Video = Float[Tensor, "b c f h w"]
 
 @dataclass(frozen=True)
 class Step:
-    """Where the sampler stands: step `index` of `count`, at diffusion time `t` and λ = `logsnr`."""
+    """One step of a sampler: `index` of `count`, at diffusion time `t` and λ = `logsnr`."""
 
     index: int
     count: int
@@ -35,7 +35,7 @@ Noise = Callable[[int], Tensor]
 
 @dataclass(frozen=True)
 class Level:
-    """A step, with α and σ there."""
+    """A step with its α and σ."""
 
     step: Step
     alpha: float
@@ -43,10 +43,10 @@ class Level:
 
 
 def levels(schedule: Schedule, steps: int, start: float = 1.0) -> list[Level]:
-    """The levels at which a sampler of so many steps denoises, the noisiest first.
+    """The levels at which a sampler of `steps` steps denoises, the noisiest first.
 
     Raises:
-        ValueError: no step, or a start outside (0, 1].
+        ValueError: `steps` is below 1, or `start` is outside (0, 1].
     """
     if steps < 1:
         raise ValueError(f"sampler: at least 1 step is needed, got {steps}")
@@ -65,7 +65,7 @@ def levels(schedule: Schedule, steps: int, start: float = 1.0) -> list[Level]:
 
 @dataclass(frozen=True)
 class Walk:
-    """One run of a sampler: its levels, the denoiser and the source of noise."""
+    """One run of a sampler: its levels, the denoiser and the noise by step number."""
 
     levels: list[Level]
     denoise: Denoise
@@ -73,12 +73,12 @@ class Walk:
 
     @property
     def moves(self) -> list[tuple[Level, Level]]:
-        """Every step but the last: from a level to the next cleaner one."""
+        """The pairs of a level and the next cleaner one."""
         return list(zip(self.levels[:-1], self.levels[1:], strict=True))
 
 
 class Sampler(ABC):
-    """A way from z at the first level to x̂ at the last."""
+    """A rule that takes z at the first level to x̂ at the last."""
 
     def __call__(
         self,
@@ -95,26 +95,27 @@ class Sampler(ABC):
 
         Args:
             denoise: x̂ of z at a step.
-            z: where to start: α x + σ ε at time `start`, which for 1 is noise.
+            z: α x + σ ε at time `start`; for 1, noise.
             schedule: α and σ of λ.
-            steps: how many; Heun denoises twice in each but the last.
+            steps: the number of steps; Heun denoises twice in each but the last.
             noise: standard normal noise like z for a step's index, for stochastic samplers.
-            start: the first diffusion time; below 1 a video is changed, not made anew (SDEdit).
-            on_step: told each step when its x̂ is there.
+            start: the first diffusion time; below 1 an existing video is changed (SDEdit).
+            on_step: called with each step after its x̂ is computed.
         """
 
-        def told(z: Tensor, step: Step) -> Tensor:
+        def reported(z: Tensor, step: Step) -> Tensor:
             x = denoise(z, step)
             if on_step is not None:
                 on_step(step)
             return x
 
-        def silence(index: int) -> Tensor:
+        def no_noise(index: int) -> Tensor:
             raise ValueError(
                 f"{type(self).__name__} is stochastic: step {index} needs `noise`, got none"
             )
 
-        walk = Walk(levels(schedule, steps, start), told if on_step else denoise, noise or silence)
+        called = reported if on_step else denoise
+        walk = Walk(levels(schedule, steps, start), called, noise or no_noise)
         return walk.denoise(self._to_last_level(z, walk), walk.levels[-1].step)
 
     @abstractmethod
@@ -125,8 +126,8 @@ class Sampler(ABC):
 class Ancestral(Sampler):
     """The reverse process of DDPM in continuous time (Imagen Video, eq. 4).
 
-    `gamma` leads the variance from the posterior's (0) to the forward process's (1), geometrically.
-    That is written for variance-preserving σ; others are scaled to it, which changes no result.
+    `gamma` interpolates the variance geometrically, from the posterior's (0) to the forward
+    process's (1). Equation 4 is for variance-preserving σ; other processes are scaled to it.
     """
 
     def __init__(self, *, gamma: float = 0.0) -> None:
@@ -189,7 +190,7 @@ class Heun(Sampler):
             length = _time(then) - _time(now)
             slope = (y - walk.denoise(y * _scale(now), now.step)) / _time(now)
             ahead = y + length * slope
-            # The same step, seen from its end.
+            # The slope at the end of the same step.
             end = Step(now.step.index, now.step.count, then.step.t, then.step.logsnr)
             slope_ahead = (ahead - walk.denoise(ahead * _scale(then), end)) / _time(then)
             y = y + length * (slope + slope_ahead) / 2
@@ -197,7 +198,7 @@ class Heun(Sampler):
 
 
 class DPMSolverPP2M(Sampler):
-    """DPM-Solver++(2M), second order by memory of the last x̂ (Lu et al. 2022, algorithm 2)."""
+    """DPM-Solver++(2M), second order by the x̂ of the step before (Lu et al. 2022, algorithm 2)."""
 
     def _to_last_level(self, z: Tensor, walk: Walk) -> Tensor:
         before: tuple[Tensor, float] | None = None

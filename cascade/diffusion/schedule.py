@@ -1,7 +1,7 @@
 """Noise schedules in log-SNR: λ = log(α²/σ²) as a function of t, and α, σ as functions of λ.
 
-t is diffusion time in [0, 1], 0 clean and 1 noise; never frames. `logsnr_shift` moves the whole
-schedule: SD3's resolution shift a is −2 log a, simple diffusion's is 2 log(64/d).
+t is diffusion time in [0, 1], 0 clean and 1 noise; never frames. `logsnr_shift` is added to λ(t):
+SD3's resolution shift a is −2 log a, simple diffusion's is 2 log(64/d).
 """
 
 import math

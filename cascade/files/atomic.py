@@ -1,4 +1,4 @@
-"""Files that appear whole or not at all, whatever is killed; what is damaged is named."""
+"""Atomic files: complete or absent, even if the process is killed while writing."""
 
 import contextlib
 import json
@@ -10,7 +10,7 @@ from typing import Any
 
 @contextlib.contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """A hidden path beside `path` to write to; it takes its place when all is written."""
+    """A hidden path next to `path` to write to; it replaces `path` when the block succeeds."""
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
     try:
@@ -20,17 +20,17 @@ def replacing(path: Path) -> Iterator[Path]:
         part.unlink(missing_ok=True)
 
 
-def write_whole(path: Path, data: bytes) -> None:
-    """Write these bytes as a file."""
+def write_atomic(path: Path, data: bytes) -> None:
+    """Write a file atomically."""
     with replacing(path) as part:
         part.write_bytes(data)
 
 
 def read_json(path: Path, *, out: str = "") -> Any:
-    """What a JSON file holds.
+    """The content of a JSON file.
 
     Raises:
-        ValueError: it is damaged; with `out`, the way out.
+        ValueError: it is damaged; the message ends with `out`, the way out.
     """
     try:
         return json.loads(path.read_text(encoding="utf-8"))

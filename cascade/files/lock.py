@@ -1,4 +1,4 @@
-"""Files that one process has for itself, until it lets go or ends, however it ends."""
+"""File locks, held by one process until it releases them or ends, however it ends."""
 
 import contextlib
 import fcntl
@@ -11,14 +11,14 @@ from typing import IO, Any
 log = logging.getLogger(__name__)
 
 
-def take(file: IO[Any] | int, *, busy: str, wait_s: float = 0.0) -> None:
-    """Have an open file's lock for as long as it is open.
+def acquire(file: IO[Any] | int, *, busy: str, wait_s: float = 0.0) -> None:
+    """Acquire an open file's lock, which lasts until the file is closed.
 
-    A file system without locks (Lustre mounted without them) is no reason not to work: a warning
-    says that nothing keeps a second process away.
+    On a file system without locks (Lustre mounted without them) it logs a warning and continues.
 
     Raises:
-        ValueError: `busy`, where another process has had it for `wait_s` seconds.
+        ValueError: with the message `busy`, if another process holds the lock after `wait_s`
+            seconds.
     """
     deadline = time.monotonic() + wait_s
     while True:
@@ -28,26 +28,28 @@ def take(file: IO[Any] | int, *, busy: str, wait_s: float = 0.0) -> None:
             if time.monotonic() > deadline:
                 raise ValueError(busy) from error
         except OSError as error:
-            log.warning("this file system gives no locks (%s); nothing tells if %s", error, busy)
+            log.warning(
+                "this file system does not support locks (%s); not checked: %s", error, busy
+            )
             return None
         time.sleep(0.05)
 
 
 @contextlib.contextmanager
 def locked(path: Path, *, busy: str, wait_s: float = 0.0) -> Iterator[None]:
-    """Inside, `path`, an empty file made where there is none, is this process's.
+    """Inside, this process holds the lock of the file `path`, which is created if missing.
 
     Raises:
-        ValueError: as `take`.
+        ValueError: as `acquire`.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a") as file:
-        take(file, busy=busy, wait_s=wait_s)
+        acquire(file, busy=busy, wait_s=wait_s)
         yield
 
 
 def is_locked(path: Path) -> bool:
-    """Whether a process on this machine has the file's lock."""
+    """Whether a process on this machine holds the file's lock."""
     try:
         with path.open() as file:
             fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)

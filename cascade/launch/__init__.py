@@ -1,4 +1,4 @@
-"""Hydra launchers and sweepers: where the runs of one command are trained, and which they are."""
+"""Hydra launchers and sweepers: where the runs of one command are trained, and which runs."""
 
 import importlib
 
@@ -13,9 +13,9 @@ _PLUGINS = {
 
 
 def register() -> None:
-    """Make them known to Hydra, which takes none whose name is not under `hydra_plugins`.
+    """Register the plugins under `hydra_plugins`, the only package name that Hydra accepts.
 
-    One whose library is not installed stays unknown.
+    A plugin whose library is not installed is skipped.
     """
     known = Plugins.instance().class_name_to_class
     for name, module in _PLUGINS.items():

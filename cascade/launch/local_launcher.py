@@ -1,8 +1,7 @@
-"""Runs on this machine, each a process of its own: `hydra/launcher=local`.
+"""Trains runs on this machine, each in its own process: `hydra/launcher=local`.
 
-A run's process is the command that trains it alone, so that it can be stopped and
-gone on with by itself; what it says goes into its folder's `output.log`. One failure does not end
-the rest.
+A run's process is the command that trains that run alone, so that it can be stopped and resumed by
+itself; its output goes to `output.log` in its folder. A failed run does not end the others.
 """
 
 import contextlib
@@ -34,7 +33,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(kw_only=True)
 class LocalRun:
-    """One run, before, while and after its process lives."""
+    """One run and its process, before, during and after it runs."""
 
     overrides: list[str]
     folder: Path
@@ -46,7 +45,7 @@ class LocalRun:
 
 
 class LocalLauncher(Launcher):
-    """Up to `jobs` runs at a time; where GPUs are, each has its share of them."""
+    """Trains up to `jobs` runs at a time, with the GPUs divided among them."""
 
     def __init__(self, *, jobs: int) -> None:
         if jobs < 1:
@@ -58,19 +57,19 @@ class LocalLauncher(Launcher):
     def setup(
         self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig
     ) -> None:
-        """Hydra's words for what is run; the processes find their own task by its name."""
+        """Store Hydra's context and config; the processes find their task by its name."""
         del task_function
         self.hydra_context, self.config = hydra_context, config
 
     def launch(
         self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int
     ) -> Sequence[JobReturn]:
-        """Run what is not finished; asked to stop, ask the runs to save and stop.
+        """Train the unfinished runs; on a signal, ask them to save and stop.
 
-        A run that was begun or finished under another config counts as failed.
+        A run that has trained with another config counts as failed.
 
         Raises:
-            SystemExit: it was asked to stop; or a run failed, and no sweep counts that.
+            SystemExit: after a signal; or a run failed, and no sweep of ours counts failures.
         """
         del initial_job_idx
         setup_globals()
@@ -101,31 +100,31 @@ class LocalLauncher(Launcher):
                     _stop(running)
                 time.sleep(0.1)
         if asked:
-            raise SystemExit("stopped; the same command goes on")
+            raise SystemExit("stopped; run the same command to resume")
         return conclude([outcome(job) for job in jobs], self.config)
 
     def _start(self, job: LocalRun) -> None:
-        """Begin or go on, in a session of its own: a Ctrl-C is passed on once, not twice."""
+        """Start or resume a run, in its own session, so that a Ctrl-C reaches it only once."""
         job.folder.mkdir(parents=True, exist_ok=True)
         task = self.config.hydra.job.name
         quiet = ["trainer.enable_progress_bar=false"] if task == "train" else []
         command = [sys.executable, "-m", f"cascade.{task}", *quiet, *job.overrides]
         job.began = time.monotonic()
         with (job.folder / "output.log").open("ab") as file:
-            file.write(f"-- begun {time.strftime('%F %T')}\n".encode())
+            file.write(f"-- started {time.strftime('%F %T')}\n".encode())
             file.flush()
             job.process = _process(command, file, self._environment(job.slot))
         log.info("%s: started; %s/output.log", job.folder.name, job.folder)
 
     def _environment(self, slot: int) -> dict[str, str]:
-        """Shares of the machine, where several runs are there at a time."""
-        told = dict(os.environ)
+        """A run's environment: its share of threads and GPUs, if several run at a time."""
+        environment = dict(os.environ)
         if self.jobs > 1:
             threads = max(1, (os.cpu_count() or 1) // self.jobs)
-            told.setdefault("OMP_NUM_THREADS", str(threads))
+            environment.setdefault("OMP_NUM_THREADS", str(threads))
             if gpus := visible_gpus():
-                told["CUDA_VISIBLE_DEVICES"] = ",".join(share(gpus, slot, self.jobs))
-        return told
+                environment["CUDA_VISIBLE_DEVICES"] = ",".join(share(gpus, slot, self.jobs))
+        return environment
 
     def _end(self, job: LocalRun) -> None:
         assert job.process is not None
@@ -134,13 +133,13 @@ class LocalLauncher(Launcher):
         if finished(job.folder):
             log.info("%s: finished in %.0f s", job.folder.name, seconds)
         elif job.code:
-            log.error("%s: FAILED after %.0f s: %s", job.folder.name, seconds, said(job))
+            log.error("%s: FAILED after %.0f s: %s", job.folder.name, seconds, failure(job))
         else:
-            log.info("%s: stopped; the same command goes on", job.folder.name)
+            log.info("%s: stopped; run the same command to resume", job.folder.name)
 
 
 def planned(context: HydraContext, master: DictConfig, overrides: Sequence[str]) -> LocalRun:
-    """A run, where it lives by its own config; refused where something there had another."""
+    """A run with its folder; refused if it has trained with another config."""
     config = context.config_loader.load_sweep_config(master, list(overrides))
     before = HydraConfig.instance().cfg
     try:
@@ -153,34 +152,34 @@ def planned(context: HydraContext, master: DictConfig, overrides: Sequence[str])
 
 
 def outcome(job: LocalRun) -> JobReturn:
-    """How a run ended: its validation loss, where it has one, or its last words."""
+    """How a run ended: its validation loss, if it has one, or its error."""
     if job.refused:
         return failed(job.overrides, job.refused)
     if job.code and not finished(job.folder):
-        return failed(job.overrides, f"{job.folder}: {said(job)}")
-    told = JobReturn(overrides=job.overrides, status=JobStatus.COMPLETED)
+        return failed(job.overrides, f"{job.folder}: {failure(job)}")
+    result = JobReturn(overrides=job.overrides, status=JobStatus.COMPLETED)
     if (job.folder / "bundle").is_dir():
-        told.return_value = final_loss(job.folder)
-    return told
+        result.return_value = final_loss(job.folder)
+    return result
 
 
-def said(job: LocalRun) -> str:
-    """A failed run's last words."""
-    return last_error(job.folder, refusals=True) or f"ended with code {job.code}"
+def failure(job: LocalRun) -> str:
+    """A failed run's last error message, or its exit code."""
+    return last_error(job.folder, refusals=True) or f"exit code {job.code}"
 
 
 def visible_gpus() -> list[str]:
-    """The GPUs that this command may use, as CUDA_VISIBLE_DEVICES names them."""
-    told = os.environ.get("CUDA_VISIBLE_DEVICES")
-    if told is not None:
-        return [name for name in told.split(",") if name]
+    """The GPUs that this command may use, named as in CUDA_VISIBLE_DEVICES."""
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if visible is not None:
+        return [name for name in visible.split(",") if name]
     import torch
 
     return [str(number) for number in range(torch.cuda.device_count())]
 
 
 def share(gpus: Sequence[str], slot: int, slots: int) -> list[str]:
-    """One slot's GPUs: as many for each; where there are fewer than slots, one that it shares."""
+    """The GPUs of one slot: equally many per slot; with fewer GPUs than slots, one shared GPU."""
     each = len(gpus) // slots
     return list(gpus[slot * each : (slot + 1) * each]) or [gpus[slot % len(gpus)]]
 
@@ -199,12 +198,12 @@ def _process(
 
 
 def _stop(running: list[LocalRun]) -> None:
-    """Ask every run to save and stop, once, and wait; a second signal to this command ends them."""
+    """Ask every run to save and stop, and wait; a second signal to this command kills them."""
     processes = [job.process for job in running if job.process is not None]
     try:
         for process in processes:
             process.terminate()
-        log.info("asked to stop: waiting for %d runs to save", len(processes))
+        log.info("stopping: waiting for %d runs to save", len(processes))
         for process in processes:
             process.wait()
     except KeyboardInterrupt:
@@ -215,7 +214,7 @@ def _stop(running: list[LocalRun]) -> None:
 
 @contextlib.contextmanager
 def _one_signal() -> Iterator[list[int]]:
-    """Inside, the first SIGINT or SIGTERM is only noted; the next one raises."""
+    """Inside, the first SIGINT or SIGTERM is only recorded; the second raises."""
     asked: list[int] = []
 
     def note(number: int, _frame: FrameType | None) -> None:

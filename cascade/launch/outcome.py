@@ -1,4 +1,4 @@
-"""How the runs of one command ended, as Hydra's sweepers and the user are told it."""
+"""How the runs of one command ended, as reported to Hydra's sweepers and to the user."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,9 +13,9 @@ from cascade.shrink import resolved
 
 
 def config_of(composed: DictConfig) -> dict[str, Any] | None:
-    """The plain config that a run will train with; none where only its own process can tell.
+    """The plain config that a run will train with; None if only its own process can resolve it.
 
-    Hydra's own config is to be the run's meanwhile.
+    Meanwhile `HydraConfig` must be that of the run.
     """
     if composed.hydra.job.name != "train":
         return None
@@ -24,12 +24,12 @@ def config_of(composed: DictConfig) -> dict[str, Any] | None:
         del cfg["hydra"]
     try:
         return resolved(cfg)
-    except OmegaConfBaseException:  # the job's environment is not here
+    except OmegaConfBaseException:  # it needs the job's environment
         return None
 
 
 def refusal(run: Path, config: dict[str, Any] | None) -> str | None:
-    """Why a run cannot go on with this config, where something was trained with another."""
+    """Why a run cannot train with this config: it has trained with another; None if it can."""
     if config is None:
         return None
     try:
@@ -40,22 +40,22 @@ def refusal(run: Path, config: dict[str, Any] | None) -> str | None:
 
 
 def failed(overrides: Sequence[str], why: str) -> JobReturn:
-    """What Hydra is told of a run that failed."""
-    told = JobReturn(overrides=overrides, status=JobStatus.FAILED)
-    told.return_value = RuntimeError(why)
-    return told
+    """Hydra's result of a run that failed."""
+    result = JobReturn(overrides=overrides, status=JobStatus.FAILED)
+    result.return_value = RuntimeError(why)
+    return result
 
 
 def counted(config: DictConfig) -> bool:
-    """Whether a sweep of ours counts the failures; Hydra's own ends in a traceback of the first."""
+    """Whether a sweeper of ours counts failures; Hydra's own shows the first one's traceback."""
     return str(config.hydra.sweeper._target_).startswith("hydra_plugins.cascade.")
 
 
 def conclude(returns: Sequence[JobReturn], config: DictConfig) -> Sequence[JobReturn]:
-    """The same, where a sweep counts them.
+    """The results unchanged, for a sweeper that counts failures.
 
     Raises:
-        SystemExit: with a line for each run that failed, where none does.
+        SystemExit: with a line for each failed run, if the sweeper does not count them.
     """
     lost = [one._return_value for one in returns if one.status is JobStatus.FAILED]
     if lost and not counted(config):

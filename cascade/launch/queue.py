@@ -1,4 +1,4 @@
-"""What Slurm's queue says of a job."""
+"""The state of jobs in Slurm's queue, and their logs."""
 
 import os
 import subprocess
@@ -7,7 +7,7 @@ import time
 from collections.abc import Iterable
 from pathlib import Path
 
-#: A job in one of these goes on, or will.
+#: States of a job that runs, or will run.
 ALIVE = frozenset(
     (
         *("PENDING", "CONFIGURING", "RUNNING", "COMPLETING", "SUSPENDED", "STOPPED", "SIGNALING"),
@@ -15,43 +15,43 @@ ALIVE = frozenset(
     )
 )
 
-#: A job may be in one of these for a moment before it is queued again, or stay there.
+#: States that a job may leave at once, because Slurm requeues it, or keep.
 PASSING = frozenset(("NODE_FAIL", "PREEMPTED", "BOOT_FAIL"))
-#: Seconds after which it stays there.
+#: Seconds after which such a state is final.
 SETTLES_S = 10.0
 
 
 def states(jobs: Iterable[str]) -> dict[str, str]:
-    """The state of each job; `GONE` of one that the queue has forgotten.
+    """The state of each job; `GONE` if the queue no longer lists it.
 
     Raises:
-        OSError: the queue does not answer.
+        OSError: `squeue` fails.
     """
     return {job: _state(job) for job in jobs}
 
 
 def _state(job: str) -> str:
-    """What stays when a look shows what may pass: a lost node's job is queued again at once."""
+    """The state of a job; waits while Slurm may still requeue it, as after a node failure."""
     end = time.monotonic() + SETTLES_S
-    while (state := _look(job)) in PASSING and time.monotonic() < end:
+    while (state := _query(job)) in PASSING and time.monotonic() < end:
         time.sleep(0.5)
     return state
 
 
-def _look(job: str) -> str:
-    asked = subprocess.run(
+def _query(job: str) -> str:
+    answer = subprocess.run(
         ["squeue", "--noheader", "--states=all", "--jobs", job, "--format=%T"],
         capture_output=True,
         text=True,
         check=False,
     )
-    if asked.returncode and "Invalid job id" not in asked.stderr:
-        raise OSError(f"squeue: {asked.stderr.strip()}")
-    return asked.stdout.strip() or "GONE"
+    if answer.returncode and "Invalid job id" not in answer.stderr:
+        raise OSError(f"squeue: {answer.stderr.strip()}")
+    return answer.stdout.strip() or "GONE"
 
 
 class Logs:
-    """The logs of running jobs, printed as they grow; of several, each line after its run."""
+    """Prints the logs of running jobs as they grow; with several jobs, lines start with the run."""
 
     def __init__(self, paths: Iterable[Path]) -> None:
         self._read = dict.fromkeys(paths, 0)
@@ -64,7 +64,7 @@ class Logs:
         }
 
     def show(self, *, last: bool = False) -> None:
-        """Print what is new; lines that are whole, but at the last."""
+        """Print new text: complete lines only, except for the last time."""
         for path, place in self._read.items():
             if path.exists():
                 with path.open("rb") as file:
@@ -79,13 +79,13 @@ class Logs:
 
 
 def wait(jobs: Iterable[str], *, poll_s: float, logs: Logs | None = None) -> dict[str, str]:
-    """The states in which the jobs have ended."""
+    """Wait until all jobs have ended; returns their final states."""
     ended: dict[str, str] = {}
     jobs = list(jobs)
     while True:
         try:
             now = states(job for job in jobs if job not in ended)
-        except OSError:  # a queue that does not answer is asked again
+        except OSError:  # try again
             now = {}
         ended |= {job: state for job, state in now.items() if state not in ALIVE}
         if logs is not None:

@@ -1,4 +1,4 @@
-"""The script of a Slurm job: one run, queued again for as long as it asks for that."""
+"""The script of a Slurm job: it trains one run, and requeues the job when the run requests it."""
 
 import shlex
 import sys
@@ -6,17 +6,17 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-_EARLY_S = 60  # sbatch's manual, of --signal
+#: Slurm may send the signal of --signal so many seconds early (manual of sbatch).
+_EARLY_S = 60
 
-#: Signals are the run's; the script outlives them, to queue the job again.
+#: The script ignores the signals that the run handles, so that it can requeue the job afterwards.
 _BEFORE = """\
 export CASCADE_AGAIN={again}
 rm -f "$CASCADE_AGAIN" "$CASCADE_AGAIN.not"
 trap '' TERM INT USR1 USR2"""
 
-#: A rank asks for it by a file, or by the stacks that it left where it hung; one that has failed by
-#: itself forbids it. A job that the user cancelled, or that Slurm queues again itself, is not
-#: running here.
+#: A rank requests a requeue by a file, or, if it hung, by its file of stacks; a rank that failed by
+#: itself forbids it. The state is not RUNNING if the user cancelled the job or Slurm requeues it.
 _AFTER = """\
 code=$?
 stacks=$(find {stacks} -name "$SLURM_JOB_ID-${{SLURM_RESTART_COUNT:-0}}-*" -size +0 2>/dev/null)
@@ -24,9 +24,9 @@ if [ -n "$stacks" ]; then touch "$CASCADE_AGAIN"; fi
 if [ -e "$CASCADE_AGAIN" ] && [ ! -e "$CASCADE_AGAIN.not" ]; then
   rm -f "$CASCADE_AGAIN"
   if [ "$(squeue --noheader --jobs "$SLURM_JOB_ID" --format=%T)" = RUNNING ]; then
-    echo "queueing job $SLURM_JOB_ID again"
+    echo "requeueing job $SLURM_JOB_ID"
     scontrol requeue "$SLURM_JOB_ID" && sleep 600
-    echo "job $SLURM_JOB_ID could not be queued again; the same command goes on"
+    echo "job $SLURM_JOB_ID could not be requeued; it stopped; run the same command to resume"
     code=1
   fi
 fi
@@ -34,40 +34,40 @@ exit $code"""
 
 
 def ranks(cluster: Mapping[str, Any]) -> int:
-    """Processes per node: one per GPU where nothing else is said."""
+    """Processes per node: `cluster.ranks`, else one per GPU."""
     return int(cluster["ranks"] or cluster["gpus"] or 1)
 
 
 def command(cluster: Mapping[str, Any], run: Path, overrides: Sequence[str]) -> str:
-    """What each rank runs.
+    """The shell command that each rank runs.
 
-    Signals are ignored until Python takes them, so that none ends a process that has just begun.
+    It ignores signals until Python handles them, so that none ends a process that has just started.
     """
     python = cluster["python"] or sys.executable
-    told = [
+    options = [
         *(*overrides, "hydra.mode=RUN", f"hydra.run.dir='{run}'"),
         *(f"++trainer.devices={ranks(cluster)}", f"++trainer.num_nodes={cluster['nodes']}"),
     ]
-    job = shlex.join([python, "-u", "-m", "cascade.job", str(run), str(cluster["stuck"]), *told])
+    job = shlex.join([python, "-u", "-m", "cascade.job", str(run), str(cluster["stuck"]), *options])
     shell = f"trap '' TERM INT USR1 USR2; exec {cluster['container'] or ''} {job}"
     return f"bash -c {shlex.quote(shell)}"
 
 
 def parameters(cluster: Mapping[str, Any], run: Path, name: str) -> dict[str, Any]:
-    """What submitit's executor is told.
+    """The parameters of submitit's executor.
 
     Raises:
-        ValueError: Slurm would tell of a leg's end as soon as it begins.
+        ValueError: the notice before the time limit would come when the job starts.
     """
     per_node = ranks(cluster)
     if 60 * cluster["minutes"] <= cluster["notice_s"] + _EARLY_S:
         raise ValueError(
-            f"cluster: legs of {cluster['minutes']} minutes end with a notice "
-            f"{cluster['notice_s']} s before, which Slurm may give {_EARLY_S} s early: nothing is "
-            "left; give more minutes"
+            f"cluster: minutes must exceed notice_s plus {_EARLY_S} s, since Slurm may send the "
+            f"notice {_EARLY_S} s early, but {cluster['minutes']} minutes do not exceed "
+            f"{cluster['notice_s']} s + {_EARLY_S} s; raise cluster.minutes"
         )
     again = shlex.quote(str(run / "slurm")) + '/"$SLURM_JOB_ID".again'
-    told = {
+    known = {
         "job_name": name,
         "partition": cluster["partition"],
         "account": cluster["account"],
@@ -81,7 +81,7 @@ def parameters(cluster: Mapping[str, Any], run: Path, name: str) -> dict[str, An
         "mem": cluster["memory_gb"] and f"{cluster['memory_gb']}G",
         "signal_delay_s": cluster["notice_s"],
         "stderr_to_stdout": True,
-        # srun does not take the cpus from sbatch since Slurm 22.05
+        # Since Slurm 22.05, srun does not inherit cpus_per_task from sbatch.
         "srun_args": [
             *("--kill-on-bad-exit=1", "--open-mode=append"),
             f"--cpus-per-task={cluster['cpus']}",
@@ -90,4 +90,4 @@ def parameters(cluster: Mapping[str, Any], run: Path, name: str) -> dict[str, An
         "teardown": [_AFTER.format(stacks=shlex.quote(str(run / "stacks")))],
         "additional_parameters": {"requeue": True, **cluster["parameters"]},
     }
-    return {key: value for key, value in told.items() if value is not None}
+    return {key: value for key, value in known.items() if value is not None}

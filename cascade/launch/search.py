@@ -1,4 +1,4 @@
-"""Optuna's search, kept in the sweep's folder: a second call goes on with the same study."""
+"""An Optuna search, stored in the sweep's folder: running it again resumes the same study."""
 
 import copy
 import logging
@@ -18,10 +18,10 @@ log = logging.getLogger(__name__)
 
 
 class OptunaSearch(OptunaSweeperImpl):  # type: ignore[misc]  # it has no types
-    """hydra-optuna-sweeper's, whose runs have names, and whose study counts what is there.
+    """The sweeper of hydra-optuna-sweeper, with named runs and a study that can be resumed.
 
-    Trials that failed or were cut short are asked for again, so that their runs go on; those that
-    finished count towards `n_trials`.
+    Trials that failed or were interrupted are repeated with the same values, so that their runs
+    resume; finished trials count towards `n_trials`.
     """
 
     config: Any
@@ -29,14 +29,14 @@ class OptunaSearch(OptunaSweeperImpl):  # type: ignore[misc]  # it has no types
     storage: Any
     n_trials: int
 
-    def __init__(self, **told: Any) -> None:
-        super().__init__(**told, search_space=None, custom_search_space=None)
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options, search_space=None, custom_search_space=None)
 
     def sweep(self, arguments: list[str]) -> None:
-        """Ask for what is missing.
+        """Run the missing trials.
 
         Raises:
-            SystemExit: not one run has finished.
+            SystemExit: no run has finished.
         """
         HydraConfig.instance().set_config(self.config)
         folder = Path(self.config.hydra.run.dir)
@@ -52,9 +52,9 @@ class OptunaSearch(OptunaSweeperImpl):  # type: ignore[misc]  # it has no types
             directions=self._get_directions(),
             load_if_exists=True,
         )
-        done = revive(study)
+        done = repeat_unfinished(study)
         if done:
-            log.info("%d of %d trials have finished already", done, self.n_trials)
+            log.info("%d of %d trials are finished already", done, self.n_trials)
         self.n_trials = max(0, self.n_trials - done)
         try:
             super().sweep(arguments)
@@ -77,8 +77,8 @@ class OptunaSearch(OptunaSweeperImpl):  # type: ignore[misc]  # it has no types
         return [named([job], swept=swept, sweep=self.config.name)[0][1] for job in jobs]
 
 
-def revive(study: optuna.Study) -> int:
-    """Ask again for every trial that did not finish; returns how many did."""
+def repeat_unfinished(study: optuna.Study) -> int:
+    """Enqueue every unfinished trial again; returns the number of finished trials."""
     trials = study.get_trials(deepcopy=False)
     finished = [trial.params for trial in trials if trial.state == TrialState.COMPLETE]
     known = [

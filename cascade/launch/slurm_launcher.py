@@ -1,4 +1,4 @@
-"""Runs as Slurm jobs, one each, by submitit: `hydra/launcher=slurm`."""
+"""Trains each run as a Slurm job, by submitit: `hydra/launcher=slurm`."""
 
 import contextlib
 import json
@@ -18,21 +18,26 @@ from omegaconf import OmegaConf, open_dict
 from submitit.core.utils import FailedJobError
 
 from cascade.bundle import final_loss
-from cascade.checkpoint.run_config import ConfigChangedError, check_config, numbers, refuse_change
-from cascade.files.atomic import write_whole
+from cascade.checkpoint.run_config import (
+    ConfigChangedError,
+    check_config,
+    fixed_part,
+    refuse_change,
+)
+from cascade.files.atomic import write_atomic
 from cascade.files.lock import locked
 from cascade.launch.outcome import conclude, config_of, counted, failed
 from cascade.launch.queue import ALIVE, Logs, states, wait
 from cascade.launch.script import command, parameters
 
 log = logging.getLogger(__name__)
-#: Seconds for which another command may be submitting the same run.
+#: Seconds to wait while another command submits the same run.
 SUBMITTED_S = 600.0
 
 
 @dataclass(frozen=True, kw_only=True)
 class SlurmRun:
-    """A run, and the job that trains it; none where it is trained, or refused."""
+    """A run and the id of its Slurm job; None if the run is finished or was refused."""
 
     run: Path
     overrides: list[str]
@@ -41,12 +46,12 @@ class SlurmRun:
 
     @property
     def log(self) -> Path:
-        """What the first rank says; the others' are beside it."""
+        """The first rank's log; those of the others are next to it."""
         return self.run / "slurm" / f"{self.job}_0_log.out"
 
 
 class SlurmLauncher(submitit_launcher.SlurmLauncher):  # type: ignore[misc]  # it has no types
-    """One job per run; a run that waits or runs already is joined, a trained one is left."""
+    """Submits one job per run, unless the run has a job in the queue or is finished."""
 
     def __init__(
         self, *, cluster: Mapping[str, Any], follow: bool, wait: bool, poll_s: float
@@ -60,21 +65,22 @@ class SlurmLauncher(submitit_launcher.SlurmLauncher):  # type: ignore[misc]  # i
     def launch(
         self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int
     ) -> Sequence[JobReturn]:
-        """Submit what is missing; wait for it where that is asked for.
+        """Submit the missing jobs; with `follow` or `wait`, wait for them.
 
         Raises:
-            SystemExit: there is no Slurm here, its queue does not answer, or two runs would share
-                a folder; or a run failed or was refused, and no sweep counts that.
+            SystemExit: Slurm is missing, its queue does not answer, or two runs would share a
+                folder; or a run failed or was refused, and no sweep of ours counts failures.
         """
         if shutil.which("sbatch") is None:
-            raise SystemExit("error: there is no sbatch on the PATH; run this on a login node")
+            raise SystemExit("error: sbatch is not on the PATH; run this on a login node")
         setup_globals()
         numbered = enumerate(map(list, job_overrides), start=initial_job_idx)
         runs = [self._planned(overrides, number) for number, overrides in numbered]
         for run, count in Counter(run for run, *_ in runs).items():
             if count > 1:
                 raise SystemExit(
-                    f"error: {count} runs would share {run}; sweeps are `make sweep`'s"
+                    f"error: every run needs its own folder, but {count} runs would share {run}; "
+                    "use `make sweep` for sweeps"
                 )
         try:
             jobs = self._begin(runs)
@@ -88,14 +94,19 @@ class SlurmLauncher(submitit_launcher.SlurmLauncher):  # type: ignore[misc]  # i
         try:
             ended = wait(numbers, poll_s=self._poll_s, logs=logs)
         except KeyboardInterrupt as stop:
-            raise SystemExit(f"the jobs go on; scancel {' '.join(numbers)} ends them") from stop
+            raise SystemExit(
+                f"the jobs keep running; to end them: scancel {' '.join(numbers)}"
+            ) from stop
         returns = [_outcome(job, ended.get(str(job.job), "COMPLETED")) for job in jobs]
         return conclude(returns, self.config)
 
     def _begin(
         self, runs: Sequence[tuple[Path, list[str], dict[str, Any] | None]]
     ) -> list[SlurmRun]:
-        """Every run's job; where no sweep counts what is refused, all are looked at before any."""
+        """Submit or find each run's job.
+
+        If no sweeper of ours counts failures, all runs are checked before any is submitted.
+        """
         refused = {run: why for run, _, config in runs if (why := _refusal(run, config))}
         if refused and not counted(self.config):
             raise SystemExit("\n".join(f"error: {why}" for why in refused.values()))
@@ -107,35 +118,38 @@ class SlurmLauncher(submitit_launcher.SlurmLauncher):  # type: ignore[misc]  # i
         ]
 
     def _ensure(self, run: Path, overrides: list[str], config: dict[str, Any] | None) -> SlurmRun:
-        """The job of a run: the one that there is, or a new one, or sbatch's words against it."""
+        """The run's job: the one in the queue, or a new one, or a refusal with sbatch's error."""
         if (run / "bundle").is_dir():
             log.info("already trained: %s/bundle", run)
             return SlurmRun(run=run, overrides=overrides, job=None)
-        busy = f"{run}: another command has been submitting this run for {SUBMITTED_S:g} s"
+        busy = (
+            f"{run}: another command has been submitting this run for {SUBMITTED_S:g} s; wait for "
+            "it or end it"
+        )
         with locked(run / "slurm/.lock", busy=busy, wait_s=SUBMITTED_S):
-            number, state = _noted(run)
+            number, state = _last_job(run)
             if state in ALIVE:
-                log.info("job %s has it already (%s): %s", number, state, run)
+                log.info("job %s already trains this run (%s): %s", number, state, run)
                 return SlurmRun(run=run, overrides=overrides, job=number)
             try:
                 job = SlurmRun(run=run, overrides=overrides, job=self._submit(run, overrides))
             except FailedJobError as error:
-                words = str(error).strip().rpartition("\n")[2].removeprefix("sbatch: error: ")
+                reason = str(error).strip().rpartition("\n")[2].removeprefix("sbatch: error: ")
                 why = (
-                    f"{run}: sbatch refused: {words}; see cluster.partition, cluster.account and "
-                    "what else a job asks for in conf/cluster"
+                    f"{run}: sbatch refused: {reason}; check cluster.partition, cluster.account "
+                    "and the other keys of conf/cluster"
                 )
                 return SlurmRun(run=run, overrides=overrides, job=None, refused=why)
-            write_whole(run / "slurm/job.json", json.dumps(job.job).encode())
-            asked = None if config is None else numbers(config)
-            write_whole(run / "slurm/config.json", json.dumps(asked).encode())
+            write_atomic(run / "slurm/job.json", json.dumps(job.job).encode())
+            fixed = None if config is None else fixed_part(config)
+            write_atomic(run / "slurm/config.json", json.dumps(fixed).encode())
         log.info("job %s: %s\n  log: %s", job.job, run, job.log)
         return job
 
     def _planned(
         self, overrides: list[str], number: int
     ) -> tuple[Path, list[str], dict[str, Any] | None]:
-        """Where a run lives, its overrides, and its config as its job will compose it."""
+        """A run's folder, its overrides, and its config as its job will compose it."""
         config = self.hydra_context.config_loader.load_sweep_config(self.config, overrides)
         with open_dict(config.hydra.job):
             config.hydra.job.num = number
@@ -155,8 +169,8 @@ class SlurmLauncher(submitit_launcher.SlurmLauncher):  # type: ignore[misc]  # i
         return str(job.job_id)
 
 
-def _noted(run: Path) -> tuple[str | None, str | None]:
-    """The last job of a run, and its state."""
+def _last_job(run: Path) -> tuple[str | None, str | None]:
+    """The run's last job and its state."""
     note = run / "slurm/job.json"
     if not note.exists():
         return None, None
@@ -165,21 +179,22 @@ def _noted(run: Path) -> tuple[str | None, str | None]:
 
 
 def _refusal(run: Path, config: dict[str, Any] | None) -> str | None:
-    """Why a run cannot go on with this config: it was trained, or waits to be, with another."""
+    """Why a run cannot train with this config: it has trained, or is queued, with another."""
     if config is None:
         return None
-    asked = run / "slurm/config.json"
+    submitted = run / "slurm/config.json"
     try:
         check_config(run, config)
-        if asked.exists() and _noted(run)[1] in ALIVE:
-            refuse_change(run, json.loads(asked.read_bytes()) or numbers(config), numbers(config))
+        if submitted.exists() and _last_job(run)[1] in ALIVE:
+            fixed = fixed_part(config)
+            refuse_change(run, json.loads(submitted.read_bytes()) or fixed, fixed)
     except ConfigChangedError as error:
         return str(error)
     return None
 
 
 def _submitted(job: SlurmRun) -> JobReturn:
-    """A job that is left to the cluster has no figures; one that was refused has failed."""
+    """The result of a job that was only submitted: no metrics; of a refused one: failed."""
     if job.refused:
         log.error("%s", job.refused)
         return failed(job.overrides, job.refused)
@@ -187,24 +202,24 @@ def _submitted(job: SlurmRun) -> JobReturn:
 
 
 def _outcome(job: SlurmRun, state: str) -> JobReturn:
-    """A trained run's validation loss; else the state in which its job ended."""
+    """The result of a job that has ended: the validation loss, or the job's final state."""
     if job.refused:
         return _submitted(job)
-    told = JobReturn(overrides=job.overrides, status=JobStatus.COMPLETED)
+    result = JobReturn(overrides=job.overrides, status=JobStatus.COMPLETED)
     if (job.run / "bundle").is_dir():
-        told.return_value = final_loss(job.run)
+        result.return_value = final_loss(job.run)
         log.info("%s: trained", job.run)
     else:
         why = f"{job.run}: job {job.job} ended {state}; see {job.log}"
         log.error("%s", why)
         return failed(job.overrides, why)
-    return told
+    return result
 
 
 @contextlib.contextmanager
 def _outside_a_job() -> Iterator[None]:
-    """Inside, the environment does not tell sbatch of a job that this command may run in."""
-    told = {
+    """Inside, the variables of a Slurm job that this command runs in are hidden from sbatch."""
+    hidden = {
         name: os.environ.pop(name)
         for name in list(os.environ)
         if name.startswith(("SLURM_", "SLURMD_", "SRUN_", "SBATCH_")) and name != "SLURM_CONF"
@@ -212,4 +227,4 @@ def _outside_a_job() -> Iterator[None]:
     try:
         yield
     finally:
-        os.environ.update(told)
+        os.environ.update(hidden)

@@ -1,4 +1,4 @@
-"""What a sweep runs: every combination of values (`grid`), or what Optuna asks for (`search`)."""
+"""Sweepers: every combination of values (`grid`), or values that Optuna chooses (`search`)."""
 
 import logging
 from collections.abc import Mapping
@@ -18,9 +18,9 @@ log = logging.getLogger(__name__)
 
 
 class GridSweeper(Sweeper):
-    """Every combination of the swept values, as runs called `<name>/<key=value,…>`.
+    """Launches every combination of the swept values, as runs named `<name>/<key=value,…>`.
 
-    All of them are launched; the launcher leaves those that are finished.
+    The launcher skips finished runs.
     """
 
     def __init__(self, *, params: Mapping[str, Any] | None = None) -> None:
@@ -32,7 +32,7 @@ class GridSweeper(Sweeper):
     def setup(
         self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig
     ) -> None:
-        """Hydra's words for what is run, and by which launcher."""
+        """Store Hydra's context and config, and instantiate the launcher."""
         self.hydra_context, self.config = hydra_context, config
         self.launcher = Plugins.instance().instantiate_launcher(
             hydra_context=hydra_context, task_function=task_function, config=config
@@ -42,15 +42,18 @@ class GridSweeper(Sweeper):
         """Launch every combination.
 
         Raises:
-            SystemExit: nothing is swept, two runs would be one, or a run failed; the others ended.
+            SystemExit: nothing is swept, or two runs would have one name; or a run failed, after
+                the others have ended.
         """
-        told = [*(f"{key}={value}" for key, value in self.params.items()), *arguments]
+        given = [*(f"{key}={value}" for key, value in self.params.items()), *arguments]
         parser = OverridesParser.create(config_loader=self.hydra_context.config_loader)
-        overrides = parser.parse_overrides(told)
+        overrides = parser.parse_overrides(given)
         last = {override.get_key_element(): override for override in overrides}
         swept = [key for key, override in last.items() if override.is_sweep_override()]
         if not swept:
-            raise SystemExit("error: nothing is swept; give a key several values: key=1,2,3")
+            raise SystemExit(
+                "error: a sweep needs a key with several values, got none; add key=1,2,3"
+            )
         (jobs,) = BasicSweeper.split_arguments(overrides, None)
         try:
             runs = named(jobs, swept=swept, sweep=self.config.name)
@@ -67,19 +70,19 @@ class GridSweeper(Sweeper):
 
 
 class SearchSweeper(Sweeper):
-    """Runs that Optuna asks for, until `n_trials` have finished; see `cascade.launch.search`."""
+    """Runs trials chosen by Optuna until `n_trials` have finished; see `cascade.launch.search`."""
 
-    def __init__(self, **told: Any) -> None:
-        from cascade.launch.search import OptunaSearch  # it takes a second, which no other needs
+    def __init__(self, **options: Any) -> None:
+        from cascade.launch.search import OptunaSearch  # takes a second to import
 
-        self.sweeper = OptunaSearch(**told)
+        self.sweeper = OptunaSearch(**options)
 
     def setup(
         self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig
     ) -> None:
-        """Passed on."""
+        """Delegate to the Optuna sweeper."""
         self.sweeper.setup(hydra_context=hydra_context, task_function=task_function, config=config)
 
     def sweep(self, arguments: list[str]) -> None:
-        """Passed on."""
+        """Delegate to the Optuna sweeper."""
         self.sweeper.sweep(arguments)

@@ -1,4 +1,4 @@
-"""The figures of a run's leg as rows of a CSV file that a kill at any moment leaves readable."""
+"""A run's metrics as rows of a CSV file that stays readable whenever the process is killed."""
 
 import csv
 from pathlib import Path
@@ -12,12 +12,12 @@ from cascade.files.atomic import replacing
 
 
 class AtomicCSVLogger(CSVLogger):
-    """Lightning's CSV logger; a column that comes later never puts the file at risk."""
+    """Lightning's CSV logger, which replaces the file atomically when a new column is added."""
 
     @property
     @rank_zero_only
     def experiment(self) -> "CSVWriter":
-        """What writes the file, made when it is first asked for."""
+        """The writer of the file, created at first use."""
         if self._experiment is None:
             Path(self.root_dir).mkdir(parents=True, exist_ok=True)
             self._experiment = CSVWriter(log_dir=self.log_dir)
@@ -26,7 +26,7 @@ class AtomicCSVLogger(CSVLogger):
 
 
 class CSVWriter(ExperimentWriter):
-    """Appends rows; where a new column comes, the file is written anew beside itself."""
+    """Appends rows; a new column rewrites the file next to itself, then replaces it."""
 
     def _record_new_keys(self) -> set[str]:
         new = super()._record_new_keys()
@@ -34,7 +34,7 @@ class CSVWriter(ExperimentWriter):
         return new
 
     def _rewrite_with_new_header(self, fieldnames: list[str]) -> None:
-        """The file as it was, with further columns; whole, or the old one."""
+        """Rewrite the file with the new columns, atomically."""
         path = Path(self.metrics_file_path)
         with path.open(newline="", encoding="utf-8") as file:
             rows: list[dict[str, Any]] = list(csv.DictReader(file))

@@ -1,4 +1,4 @@
-"""W&B's logger, without whom a run goes on: every row is in the CSV beside it."""
+"""The W&B logger; if it fails, the run continues, and the CSV logger still has every row."""
 
 import logging
 from collections.abc import Callable
@@ -21,15 +21,17 @@ def _or_without(method: Callable[..., None]) -> Callable[..., None]:
             method(self, *args, **options)
         except (OSError, wandb.Error) as error:
             self.lost = True
-            log.warning("W&B is lost (%r); the rest of this leg is in the CSV alone", error)
+            log.warning(
+                "W&B logging failed (%r); until the run resumes, metrics go to the CSV only", error
+            )
 
     return tried
 
 
 class WandbLogger(Base):
-    """Lightning's, until its service ends: on a cluster a signal to the job ends that first."""
+    """Lightning's logger until W&B fails: a signal to a Slurm job ends W&B's service first."""
 
-    #: Whether the service has ended before the run.
+    #: Whether W&B has failed.
     lost = False
 
     log_metrics = _or_without(Base.log_metrics)

@@ -1,1 +1,1 @@
-"""Training on many processes: weights divided among them, saved in parts, compiled by block."""
+"""Training on many processes: sharded weights, sharded checkpoints, blocks compiled one by one."""

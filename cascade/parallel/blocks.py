@@ -1,6 +1,6 @@
-"""The repeated blocks of a network: what is sharded, gathered and compiled one at a time.
+"""The repeated blocks of a network, which are sharded, gathered and compiled one at a time.
 
-A block is a module of a list called `blocks`, `down_blocks` or `up_blocks`, at any depth of lists.
+A block is a module in a list named `blocks`, `down_blocks` or `up_blocks`, or in lists inside it.
 """
 
 import re
@@ -14,7 +14,7 @@ NAMED = re.compile(r"(^|[._])blocks$")
 
 
 def blocks(module: nn.Module) -> Iterator[nn.Module]:
-    """The blocks under `module`, in the order that they stand in."""
+    """The blocks in `module`, in order."""
     for name, child in module.named_children():
         if isinstance(child, nn.ModuleList) and NAMED.search(name):
             yield from _flat(child)
@@ -31,15 +31,15 @@ def _flat(modules: nn.ModuleList) -> Iterator[nn.Module]:
 
 
 def compile_blocks(module: nn.Module, *, backend: str = "inductor") -> None:
-    """Have torch compile each block's `forward`, at its first call.
+    """Have torch compile each block's `forward` at its first call.
 
-    The `forward` alone, in place: names of parameters stay, and what is hooked to a block, such as
-    the gathering of its weights, runs around the compiled code. Blocks of one kind share it. What
-    lies on `meta` is only counted, never compiled.
+    Only `forward` is compiled, in place: parameter names do not change, and a block's hooks, such
+    as those that gather its weights, run outside the compiled code. Equal blocks share the compiled
+    code. A module on the meta device is only counted, so it is not compiled.
     """
     if any(p.is_meta for p in module.parameters()):
         return
-    # Of the complex rotary positions only a view is left in compiled code.
+    # The rotary positions are complex, but the compiled code only takes a view of them.
     warnings.filterwarnings("ignore", message="Torchinductor does not support .* complex operators")
     for block in blocks(module):
         block.forward = torch.compile(block.forward, backend=backend)

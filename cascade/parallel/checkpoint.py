@@ -1,8 +1,8 @@
-"""A checkpoint in parts: every rank writes what it has; any number of ranks reads it again.
+"""A sharded checkpoint: every rank writes its shards; any number of ranks can read it.
 
-It is a folder in the format of `torch.distributed.checkpoint`. Tensors that are divided among ranks
-are its entries, named by their place in the tree; all the rest of the tree is one more entry, the
-bytes that `torch.save` makes of it. Nothing in it is read by a free pickle.
+It is a folder in the format of `torch.distributed.checkpoint`. Each sharded tensor is an entry,
+named by its path in the tree; the rest of the tree is one more entry, as bytes of `torch.save`.
+Nothing in it is read with an unrestricted pickle.
 """
 
 import io
@@ -28,12 +28,12 @@ Place = Callable[[torch.Size, torch.dtype], Tensor]
 
 
 def is_sharded(path: Path) -> bool:
-    """Whether a checkpoint in parts is there."""
+    """Whether the path is a sharded checkpoint."""
     return (Path(path) / METADATA).is_file()
 
 
 def split(tree: Any, *where: str) -> tuple[Any, dict[str, DTensor]]:
-    """The tree without its divided tensors, a name in the place of each; and these by name."""
+    """The tree with a name in place of each sharded tensor; and these tensors by name."""
     if isinstance(tree, DTensor):
         name = "/".join(where)
         return {ENTRY: name}, {name: tree}
@@ -52,7 +52,7 @@ def split(tree: Any, *where: str) -> tuple[Any, dict[str, DTensor]]:
 
 
 def join(tree: Any, entries: dict[str, Tensor]) -> Any:
-    """The tree with the tensors in their places again."""
+    """The tree with its tensors back in place."""
     if isinstance(tree, dict):
         if tree.keys() == {ENTRY}:
             return entries[tree[ENTRY]]
@@ -63,7 +63,7 @@ def join(tree: Any, entries: dict[str, Tensor]) -> Any:
 
 
 def names_in(tree: Any) -> Iterator[str]:
-    """The names that `split` left in a tree."""
+    """The names that `split` put in a tree."""
     if isinstance(tree, dict):
         if tree.keys() == {ENTRY}:
             yield tree[ENTRY]
@@ -75,10 +75,10 @@ def names_in(tree: Any) -> Iterator[str]:
 
 
 def save(tree: dict[str, Any], folder: Path, *, lead: bool) -> None:
-    """Write a tree into `folder`, every rank its parts, and the rank that leads the rest.
+    """Write a tree into `folder`: every rank writes its shards, the rank with `lead` the rest.
 
     Raises:
-        OSError: on every rank, where any could not write.
+        OSError: on every rank, if any rank could not write.
     """
     rest, entries = split(tree)
     content: dict[str, Tensor] = {**entries}
@@ -95,26 +95,32 @@ def save(tree: dict[str, Any], folder: Path, *, lead: bool) -> None:
 
 
 def load_whole(folder: Path) -> dict[str, Any]:
-    """The tree that was saved, every tensor whole: for one process, or ranks that each have all."""
+    """The saved tree with full tensors: for one process, or ranks that each have all weights."""
     return load(folder, lambda size, dtype: torch.empty(size, dtype=dtype))
 
 
 def load(folder: Path, place: Place) -> dict[str, Any]:
-    """The tree that was saved; `place` makes the tensor that an entry is read into.
+    """The saved tree; `place` makes the tensor that an entry is read into.
 
     Raises:
-        DamagedError: the folder is not whole, or says what it should not.
+        DamagedError: the folder is incomplete or inconsistent.
     """
     folder = Path(folder)
     known = read_metadata(folder).state_dict_metadata
     if REST not in known:
-        raise DamagedError(f"{folder}: no training state, only {sorted(known)[:3]}")
+        raise DamagedError(
+            f"{folder}: must have the entry {REST!r} with the training state, has only "
+            f"{sorted(known)[:3]}"
+        )
     rest = _tensors(folder, {REST: torch.empty(_size(known[REST])[0], dtype=torch.uint8)})[REST]
     tree = torch.load(io.BytesIO(rest.numpy().data), map_location="cpu", weights_only=True)
     names = list(names_in(tree))
     lost = sorted(set(names) ^ (known.keys() - {REST}))
     if lost:
-        raise DamagedError(f"{folder}: table of contents and state differ in {lost[:3]}")
+        raise DamagedError(
+            f"{folder}: {METADATA} and the training state must name the same tensors, but "
+            f"differ in {lost[:3]}"
+        )
     joined = join(tree, _tensors(folder, {name: place(*_size(known[name])) for name in names}))
     assert isinstance(joined, dict)
     return joined
@@ -138,14 +144,14 @@ def _tensors(folder: Path, targets: dict[str, Tensor]) -> dict[str, Tensor]:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """That one process is alone is meant."""
+    """Inside, the warning about reading with a single process, which is intended, is ignored."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="torch.distributed is disabled")
         yield
 
 
 def _cause(error: CheckpointException, folder: Path) -> Exception:
-    """The first rank's own error: what the disk said, or that the checkpoint is damaged."""
+    """The error of the first rank that failed: an OS error, or a damaged checkpoint."""
     rank, (first, _) = min(error.failures.items())
     if isinstance(first, OSError):
         return OSError(first.errno, f"rank {rank}: {first.strerror}", str(folder))

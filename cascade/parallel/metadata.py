@@ -1,7 +1,7 @@
-"""The table of contents of a sharded checkpoint, read without trusting it.
+"""The metadata of a sharded checkpoint, read as untrusted input.
 
-torch writes it as a pickle (`.metadata`), and would load it as any pickle. Here it may name the
-few plain classes that it is made of; what it says is then held against the files beside it.
+torch writes it as a pickle (`.metadata`), and would load it without restrictions. Here only the few
+plain classes that it consists of are allowed, and its content is checked against the files.
 """
 
 import io
@@ -32,7 +32,7 @@ _CLASSES: dict[tuple[str, str], Any] = {
 
 
 class DamagedError(ValueError):
-    """A sharded checkpoint that does not hold what it must."""
+    """A sharded checkpoint is incomplete, inconsistent or malicious."""
 
 
 class _Unpickler(pickle.Unpickler):
@@ -40,15 +40,17 @@ class _Unpickler(pickle.Unpickler):
         try:
             return _CLASSES[module, name]
         except KeyError:
-            raise DamagedError(f"it asks for {module}.{name}, which no checkpoint needs") from None
+            raise DamagedError(
+                f"it may only refer to torch's metadata classes, but refers to {module}.{name}"
+            ) from None
 
 
 def read_metadata(folder: Path) -> contents.Metadata:
-    """What the checkpoint in `folder` holds, by name, and where in its files.
+    """The entries of the checkpoint in `folder`, by name, and their places in its files.
 
     Raises:
-        DamagedError: it is missing, is no table of contents, asks for anything but that, leads out
-            of the folder, or tells of more than the files hold.
+        DamagedError: it is missing, is not a checkpoint's metadata, refers to other classes, leads
+            out of the folder, or describes more data than the files have.
     """
     path = Path(folder) / METADATA
     try:
@@ -56,7 +58,7 @@ def read_metadata(folder: Path) -> contents.Metadata:
         _check(found, Path(folder))
     except DamagedError as error:
         raise DamagedError(f"{path}: {error}") from error
-    except Exception as error:  # whatever a damaged pickle gives
+    except Exception as error:  # a damaged pickle can raise anything
         raise DamagedError(f"{path}: {type(error).__name__}: {error}") from error
     assert isinstance(found, contents.Metadata)
     return found
@@ -64,42 +66,46 @@ def read_metadata(folder: Path) -> contents.Metadata:
 
 def _check(found: Any, folder: Path) -> None:
     if not isinstance(found, contents.Metadata):
-        raise DamagedError(f"it holds a {type(found).__name__}")
+        raise DamagedError(f"it must hold a Metadata, holds a {type(found).__name__}")
     sizes: dict[str, int] = {}
     for index, place in found.storage_data.items():
         name = place.relative_path
         if type(name) is not str or PurePath(name).name != name:
-            raise DamagedError(f"{index.fqn} lies in {name!r}, which is no file beside it")
+            raise DamagedError(f"{index.fqn} must be in a file of this folder, but is in {name!r}")
         if place.transform_descriptors:
-            raise DamagedError(f"{index.fqn} is packed by {place.transform_descriptors}")
+            raise DamagedError(
+                f"{index.fqn} must not be compressed, but has {place.transform_descriptors}"
+            )
         if name not in sizes:
             sizes[name] = (folder / name).stat().st_size
         if place.offset < 0 or place.length < 0 or place.offset + place.length > sizes[name]:
             raise DamagedError(
                 f"{index.fqn} ends at byte {place.offset + place.length} of {name}, which has "
-                f"{sizes[name]}"
+                f"{sizes[name]} bytes"
             )
     total = sum(sizes.values())
     for name, one in found.state_dict_metadata.items():
         if not isinstance(one, contents.TensorStorageMetadata):
-            raise DamagedError(f"{name} is no tensor")
+            raise DamagedError(f"{name} must be a tensor, is a {type(one).__name__}")
         if one.size.numel() * one.properties.dtype.itemsize > total:
-            raise DamagedError(f"{name} of {tuple(one.size)} is more than all {total} bytes there")
+            raise DamagedError(
+                f"{name} of shape {tuple(one.size)} exceeds the {total} bytes of all files"
+            )
 
 
 class Writer(files.FileSystemWriter):
-    """torch's writer of a sharded checkpoint, which tells of no path of this machine."""
+    """torch's writer of a sharded checkpoint, which stores no path of this machine."""
 
     def storage_meta(self) -> contents.StorageMeta:
-        """Nothing but the number of this save."""
+        """The id of this save, and nothing else."""
         return contents.StorageMeta(save_id=self.save_id)
 
 
 class Reader(files.FileSystemReader):
-    """torch's reader of a sharded checkpoint, with this module's table of contents."""
+    """torch's reader of a sharded checkpoint, with metadata checked by this module."""
 
     def read_metadata(self, *_: Any, **__: Any) -> contents.Metadata:
-        """Checked; see `read_metadata`."""
+        """The checked metadata; see `read_metadata`."""
         found = read_metadata(Path(self.path))
         found.storage_meta = contents.StorageMeta(load_id=self.load_id)
         return found

@@ -1,4 +1,4 @@
-"""Whole matrices out of divided ones, each on one rank, and back: what Muon needs under FSDP2."""
+"""Muon under FSDP2: gathers each sharded matrix on one rank and sends the result back."""
 
 from collections import defaultdict
 from collections.abc import Callable, Sequence
@@ -13,23 +13,22 @@ from cascade.parallel.shards import rows_of
 Many = Callable[[Tensor], Tensor]
 
 
-def dealt(
+def map_full_matrices(
     function: Many,
     shards: Sequence[Float[Tensor, "_rows _columns"]],
     rows: Sequence[int],
     group: dist.ProcessGroup | None,
 ) -> list[Float[Tensor, "_rows _columns"]]:
-    """`function` of matrices whose rows are divided among the group's ranks; each rank's own rows.
+    """Apply `function` to full matrices whose rows are sharded; returns this rank's rows.
 
-    The matrices are dealt out, one rank to each, those of one shape to all ranks in turn; a rank
-    gets all rows of its matrices in one exchange, computes those of one shape together, and sends
-    the rows back in another. So a rank computes 1/ranks of the work, and sends about twice what it
-    holds.
+    Each matrix is assigned to one rank, matrices of one shape to the ranks in turn. A rank receives
+    all rows of its matrices in one exchange, computes those of one shape together, and returns the
+    rows in a second exchange. A rank does 1/ranks of the work and sends about twice its own data.
 
     Args:
-        function: of matrices of one shape stacked, to as many of that shape.
+        function: maps a stack of matrices of one shape to a stack of the same shape.
         shards: this rank's rows of every matrix.
-        rows: how many rows each has in all.
+        rows: the total number of rows of every matrix.
         group: the ranks.
     """
     ranks, rank = dist.get_world_size(group), dist.get_rank(group)
@@ -42,25 +41,25 @@ def dealt(
 
     sent = [shards[i].reshape(-1) for r in range(ranks) for i in owned[r]]
     empty = shards[0].new_empty(0)  # a rank may have nothing to send
-    came = _exchange([empty, *sent], here, mine, group)
+    received = _exchange([empty, *sent], here, mine, group)
     full: dict[int, Tensor] = {
-        i: torch.cat([came[r][n] for r in range(ranks)]).view(rows[i], widths[i])
+        i: torch.cat([received[r][n] for r in range(ranks)]).view(rows[i], widths[i])
         for n, i in enumerate(owned[rank])
     }
     shapes: dict[tuple[int, int], list[int]] = defaultdict(list)
     for i in owned[rank]:
         shapes[rows[i], widths[i]].append(i)
-    for where in shapes.values():
-        out = function(torch.stack([full[i] for i in where]))
-        full.update(zip(where, out.unbind(), strict=True))
+    for indices in shapes.values():
+        out = function(torch.stack([full[i] for i in indices]))
+        full.update(zip(indices, out.unbind(), strict=True))
 
     back = [
         full[i][spans[i][r].start : spans[i][r].stop].reshape(-1).to(shards[i].dtype)
         for r in range(ranks)
         for i in owned[rank]
     ]
-    came = _exchange([empty, *back], mine, here, group)
-    done = {i: came[r][n] for r in range(ranks) for n, i in enumerate(owned[r])}
+    received = _exchange([empty, *back], mine, here, group)
+    done = {i: received[r][n] for r in range(ranks) for n, i in enumerate(owned[r])}
     return [done[i].view_as(shard) for i, shard in enumerate(shards)]
 
 
@@ -70,7 +69,7 @@ def _exchange(
     wanted: Sequence[Sequence[int]],
     group: dist.ProcessGroup | None,
 ) -> list[list[Tensor]]:
-    """Send the pieces, which lie in the order of their ranks; what each rank sent, cut likewise."""
+    """Send the pieces, ordered by target rank; returns the pieces received from each rank."""
     data = torch.cat(list(pieces))
     out = data.new_empty(sum(map(sum, wanted)))
     dist.all_to_all_single(out, data, [*map(sum, wanted)], [*map(sum, sent)], group=group)

@@ -1,4 +1,4 @@
-"""What the processes of a run are to each other: which is first, and what all of them found."""
+"""The ranks of a run: which is first, and collecting values from all of them."""
 
 import os
 from collections.abc import Sequence
@@ -12,9 +12,9 @@ T = TypeVar("T")
 
 
 def is_first() -> bool:
-    """Whether this is the run's first process, as torchrun, Slurm or Lightning's launcher says.
+    """Whether this is the run's first process, by the variables of torchrun, Slurm or Lightning.
 
-    Known before any of them has met the others.
+    It is known before the process group starts.
     """
     if "RANK" in os.environ:
         return os.environ["RANK"] == "0"
@@ -24,13 +24,13 @@ def is_first() -> bool:
 
 
 def share() -> tuple[int, int]:
-    """This rank and the number of them."""
+    """This rank and the number of ranks."""
     up = dist.is_available() and dist.is_initialized()
     return (dist.get_rank(), dist.get_world_size()) if up else (0, 1)
 
 
 def gather(value: T) -> list[T]:
-    """Every rank's value, by rank; this one alone where no others are."""
+    """Every rank's value, in the order of ranks; in a single process, only its own."""
     _, world = share()
     if world == 1:
         return [value]
@@ -40,12 +40,12 @@ def gather(value: T) -> list[T]:
 
 
 def highest(values: Sequence[float]) -> list[float]:
-    """Each one's highest value on any rank."""
+    """The maximum of each value over all ranks."""
     return [max(column) for column in zip(*gather(list(values)), strict=True)]
 
 
 def summed(trainer: pl.Trainer, values: Tensor) -> Tensor:
-    """The sum over all ranks, on the CPU: one message and one wait."""
+    """The sum over all ranks, on the CPU: one reduction and one synchronisation."""
     total = trainer.strategy.reduce(values, reduce_op="sum")
     assert isinstance(total, Tensor)
     return total.cpu()

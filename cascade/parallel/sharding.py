@@ -1,4 +1,4 @@
-"""How a module's weights are divided among ranks: block by block, and what is left as one."""
+"""Sharding a module's weights among ranks: block by block, and the remaining weights together."""
 
 import torch
 from torch import nn
@@ -12,26 +12,26 @@ from torch.distributed.fsdp import (
 
 from cascade.parallel.blocks import blocks
 
-#: What a network is called by besides `forward`; its weights must be gathered for these too.
+#: Methods of a network, besides `forward`, that need its gathered weights.
 ENTRIES = ("forward_packed",)
 
 
 def shard(module: nn.Module, mesh: DeviceMesh, *, half: torch.dtype | None = None) -> None:
-    """Divide the weights of each trained child of `module`, in place; once.
+    """Shard the weights of each trained child of `module` in place; a sharded child is skipped.
 
-    A child's blocks are gathered one at a time, its other weights together. All are given back
-    after each pass, so that whoever looks between two passes finds the rank's own part. In `half`
-    precision the blocks are gathered and computed in, while what a rank keeps, and the sum of the
-    gradients, stay as they are.
+    A child's blocks are gathered one at a time, its other weights together. All are resharded after
+    each pass, so that between two passes a rank has only its own shards. With `half`, blocks are
+    gathered and computed in that precision, while stored weights and the reduction of gradients
+    keep full precision.
 
     Raises:
-        ValueError: a trained weight stands in `module` itself, where no child's pass gathers it.
+        ValueError: `module` itself has trained weights, which no child's pass would gather.
     """
     lone = [name for name, p in module.named_parameters(recurse=False) if p.requires_grad]
     if lone:
         raise ValueError(
-            f"{type(module).__name__}: its own weights {lone} cannot be divided among ranks; "
-            "put them into a module below it"
+            f"{type(module).__name__}: only the weights of child modules can be sharded, but "
+            f"{lone} are its own; move them into a child module"
         )
     policy = MixedPrecisionPolicy(
         param_dtype=half, reduce_dtype=half and torch.float32, cast_forward_inputs=False
@@ -48,5 +48,5 @@ def shard(module: nn.Module, mesh: DeviceMesh, *, half: torch.dtype | None = Non
 
 
 def sharded_modules(module: nn.Module) -> list[FSDPModule]:
-    """The modules whose weights are gathered together."""
+    """The sharded modules; the weights of each are gathered together."""
     return [child for child in module.modules() if isinstance(child, FSDPModule)]

@@ -1,7 +1,7 @@
-"""Tensors that may be divided among ranks: one's own part, the whole, and the way back.
+"""Tensors that may be sharded: a rank's own shard, the full tensor, and sharding a full one.
 
-A divided tensor is torch's `DTensor`, cut along its first axis: the ranks' parts are as
-`torch.chunk` makes them, so the last may be smaller or empty. All else passes unchanged.
+A sharded tensor is a `DTensor` split along its first axis as by `torch.chunk`, so the last shards
+may be smaller or empty. Other tensors pass unchanged.
 """
 
 from collections.abc import Sequence
@@ -12,39 +12,39 @@ from torch.distributed.tensor import DTensor, Shard, distribute_tensor
 
 
 def local(tensor: Tensor) -> Tensor:
-    """This rank's part, sharing memory with `tensor`."""
+    """This rank's shard, sharing memory with `tensor`."""
     return tensor.to_local() if isinstance(tensor, DTensor) else tensor
 
 
-def whole(tensor: Tensor) -> Tensor:
-    """All of it, gathered; every rank must ask."""
+def gathered(tensor: Tensor) -> Tensor:
+    """The full tensor; every rank must call it."""
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
 
 
 def like(tensor: Tensor, example: Tensor) -> Tensor:
-    """A tensor that every rank has whole, divided as `example` is."""
+    """A full tensor that every rank has, sharded as `example` is."""
     if not isinstance(example, DTensor) or isinstance(tensor, DTensor):
         return tensor
     mesh, device = example.device_mesh, example.to_local().device
     return distribute_tensor(tensor.to(device), mesh, example.placements, src_data_rank=None)
 
 
-def divided(tensor: Tensor, mesh: DeviceMesh) -> DTensor:
-    """A tensor that every rank has whole, divided among a mesh's ranks by its first axis."""
+def sharded(tensor: Tensor, mesh: DeviceMesh) -> DTensor:
+    """A full tensor that every rank has, sharded over a mesh along its first axis."""
     return distribute_tensor(tensor, mesh, [Shard(0)], src_data_rank=None)
 
 
 def rows_of(rows: int, ranks: int) -> list[range]:
-    """Which rows of a divided tensor each rank has."""
+    """The rows of a sharded tensor that each rank has."""
     each = -(-rows // ranks)
     return [range(min(rows, r * each), min(rows, (r + 1) * each)) for r in range(ranks)]
 
 
-def check_divided(tensors: Sequence[Tensor]) -> DeviceMesh | None:
-    """The mesh that all of `tensors` are divided among by their first axis; None: none is.
+def check_sharded(tensors: Sequence[Tensor]) -> DeviceMesh | None:
+    """The mesh over which all `tensors` are sharded along their first axis; None if none is.
 
     Raises:
-        ValueError: some are, some are not, or they are divided in another way.
+        ValueError: only some are sharded, or they are sharded in another way.
     """
     ways = {(t.device_mesh, t.placements) if isinstance(t, DTensor) else None for t in tensors}
     if ways <= {None}:
@@ -55,4 +55,6 @@ def check_divided(tensors: Sequence[Tensor]) -> DeviceMesh | None:
         mesh, placements = way
         if placements == (Shard(0),):
             return mesh
-    raise ValueError(f"all must be divided among the same ranks by their first axis, got {ways}")
+    raise ValueError(
+        f"all weights must be sharded over the same ranks along their first axis, got {ways}"
+    )

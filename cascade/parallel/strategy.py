@@ -1,7 +1,7 @@
-"""FSDP2 under Lightning: weights, gradients, optimizer and averages divided among all ranks.
+"""FSDP2 under Lightning: weights, gradients, optimizer state and averages sharded over all ranks.
 
 A network's weights are gathered for each pass, block by block. So every rank must take part in
-every forward pass, in training, validation, sampling and probing alike: none may run on one alone.
+every forward pass, whether for training, validation, sampling or the probe.
 """
 
 from collections.abc import Iterator, Mapping
@@ -25,9 +25,9 @@ from cascade.parallel.shards import like
 class FSDP2(ModelParallelStrategy):
     """Fully sharded data parallelism over all processes of all nodes, on GPUs or CPUs.
 
-    Checkpoints are folders that any number of ranks can go on from, one process without it too.
-    `sum_each_batch` sums the gradients over the ranks after every accumulated batch instead of
-    after the last: more to send, and never a whole gradient on one rank.
+    Checkpoints are folders from which any number of ranks can resume, and a single process without
+    FSDP2 too. `sum_each_batch` reduces gradients over ranks after every accumulated batch instead
+    of after the last: more communication, but no rank ever stores full gradients.
     """
 
     def __init__(self, *, sum_each_batch: bool = False, **options: Any) -> None:
@@ -35,9 +35,9 @@ class FSDP2(ModelParallelStrategy):
         self.sum_each_batch = sum_each_batch
 
     def setup_environment(self) -> None:
-        """One mesh of all ranks, once; whoever must meet the others before the fit may ask first.
+        """Start the process group with one mesh of all ranks; may be called before `fit`.
 
-        Lightning's own would shard within a node alone, and want the module first.
+        Lightning's own method would shard within a node only, and needs the module first.
         """
         if self._device_mesh is None:
             self._setup_distributed()
@@ -47,7 +47,7 @@ class FSDP2(ModelParallelStrategy):
             )
 
     def setup(self, trainer: pl.Trainer) -> None:
-        """Divide the weights as the stage made them, then let Lightning set up the rest."""
+        """Shard the weights that the stage initialised, then let Lightning set up the rest."""
         assert self.lightning_module is not None
         half = torch.bfloat16 if self.precision_plugin.precision == "bf16-mixed" else None
         shard(self.lightning_module, self.device_mesh["data_parallel"], half=half)
@@ -55,7 +55,7 @@ class FSDP2(ModelParallelStrategy):
 
     @contextmanager
     def block_backward_sync(self) -> Iterator[None]:
-        """While gradients accumulate, each rank sums its own; they are reduced with the last."""
+        """Inside, gradients accumulate on each rank; they are reduced after the last batch."""
         assert self.model is not None
         modules = [] if self.sum_each_batch else sharded_modules(self.model)
         for module in modules:
@@ -65,12 +65,12 @@ class FSDP2(ModelParallelStrategy):
             module.set_requires_gradient_sync(True, recurse=False)
 
     def lightning_module_state_dict(self) -> dict[str, Any]:
-        """The weights, each rank's own parts."""
+        """The weights; each rank has its own shards."""
         assert self.model is not None
         return self.model.state_dict()
 
     def optimizer_state(self, optimizer: Optimizer) -> dict[str, Any]:
-        """As the optimizer has it, by the number of the parameter, each rank's own parts."""
+        """The optimizer's own state, by parameter number; each rank has its own shards."""
         inner = getattr(optimizer, "_optimizer", optimizer)
         state: dict[str, Any] = inner.state_dict()
         return state
@@ -81,7 +81,7 @@ class FSDP2(ModelParallelStrategy):
         """Write a folder, all ranks together.
 
         Raises:
-            OSError: on every rank, where any could not write.
+            OSError: on every rank, if any rank could not write.
         """
         assert storage_options is None
         path = Path(self.broadcast(str(filepath)))
@@ -92,27 +92,27 @@ class FSDP2(ModelParallelStrategy):
 
     @property
     def lightning_restore_optimizer(self) -> bool:
-        """Lightning hands the states over, as to any strategy."""
+        """Let Lightning pass the optimizer states, as to any strategy."""
         return True
 
     def load_checkpoint(
         self, checkpoint_path: str | Path, weights_only: bool | None = None
     ) -> dict[str, Any]:
-        """Read a folder of parts, or the one file of another strategy; never a free pickle."""
+        """Read a sharded folder or another strategy's single file, never an unrestricted pickle."""
         del weights_only
         path = Path(self.broadcast(str(checkpoint_path)))
         if parts.is_sharded(path):
             return parts.load(path, self._place)
         loaded = torch.load(path, map_location="cpu", mmap=True, weights_only=True)
-        return self._divided(loaded)
+        return self._sharded(loaded)
 
     def load_model_state_dict(self, checkpoint: Mapping[str, Any], strict: bool = True) -> None:
-        """Copy the weights, each rank its own parts."""
+        """Copy the weights; each rank copies its own shards."""
         assert self.lightning_module is not None
         self.lightning_module.load_state_dict(checkpoint["state_dict"], strict=strict)
 
     def load_optimizer_state_dict(self, checkpoint: Mapping[str, Any]) -> None:
-        """Copy the optimizers' states, each rank its own parts."""
+        """Copy the optimizers' states; each rank copies its own shards."""
         for optimizer, state in zip(self.optimizers, checkpoint["optimizer_states"], strict=True):
             optimizer.load_state_dict(state)
 
@@ -121,8 +121,8 @@ class FSDP2(ModelParallelStrategy):
             size, dtype=dtype, device_mesh=self.device_mesh["data_parallel"], placements=[Shard(0)]
         )
 
-    def _divided(self, loaded: dict[str, Any]) -> dict[str, Any]:
-        """A checkpoint of whole tensors as this strategy has them."""
+    def _sharded(self, loaded: dict[str, Any]) -> dict[str, Any]:
+        """A checkpoint of full tensors, sharded as by this strategy."""
         assert self.model is not None
         own = self.model.state_dict()
         weights = {

@@ -9,10 +9,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from importlib.resources import files
 from pathlib import Path
 
-from cascade.files.atomic import write_whole
+from cascade.files.atomic import write_atomic
 from cascade.report import chart
 from cascade.report.html import Html, join, tag, text
-from cascade.report.parts import IMAGES, Film, cell, datum, numeric, scrolled
+from cascade.report.sections import IMAGES, Film, cell, datum, numeric, scrolled
 
 
 class Page:
@@ -208,8 +208,8 @@ class Page:
         folder.mkdir(parents=True, exist_ok=True)
         for name, data in self._assets.items():
             if not (folder / name).exists():
-                write_whole(folder / name, data)
-        write_whole(path, self.html(files_at=folder.name).encode())
+                write_atomic(folder / name, data)
+        write_atomic(path, self.html(files_at=folder.name).encode())
         for old in folder.iterdir():
             if old.name not in self._assets and old.is_file():
                 old.unlink(missing_ok=True)

@@ -1,14 +1,16 @@
 """Videos between grids and between files: axes `b c f h w`, pixels in [-1, 1], times in seconds."""
 
-from cascade.video.read import load_clip, read_frames, read_image
+from cascade.video.read import frame_size, load_clip, read_frames, read_image
 from cascade.video.resample import (
     bicubic,
+    covering,
     downsample,
     every,
     frame_times,
     hold,
     linear,
     resize,
+    scale_frames,
     to_float,
     to_uint8,
     upsample,
@@ -18,8 +20,10 @@ from cascade.video.write import Mp4Writer, write_gif, write_mp4, write_png, writ
 __all__ = [
     "Mp4Writer",
     "bicubic",
+    "covering",
     "downsample",
     "every",
+    "frame_size",
     "frame_times",
     "hold",
     "linear",
@@ -27,6 +31,7 @@ __all__ = [
     "read_frames",
     "read_image",
     "resize",
+    "scale_frames",
     "to_float",
     "to_uint8",
     "upsample",

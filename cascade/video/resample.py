@@ -17,6 +17,22 @@ def resize(x: Video, height: int, width: int) -> Resized:
     return _resample(x, height, width, "bilinear")
 
 
+def covering(height: int, width: int, cover: tuple[int, int], zoom: float = 1) -> tuple[int, int]:
+    """The smallest size of this aspect ratio that covers `cover` × `zoom`."""
+    scale = zoom * max(cover[0] / height, cover[1] / width)
+    return max(cover[0], round(height * scale)), max(cover[1], round(width * scale))
+
+
+def scale_frames(
+    frames: UInt8[Tensor, "f h w c"], size: tuple[int, int]
+) -> UInt8[Tensor, "c f y x"]:
+    """Decoded frames at another (height, width), antialiased: of training clips and of prompts."""
+    x = frames.permute(0, 3, 1, 2)
+    if size != tuple(x.shape[2:]):
+        x = F.interpolate(x, size=size, mode="bilinear", antialias=True)
+    return x.transpose(0, 1)
+
+
 def bicubic(x: Video, height: int, width: int) -> Resized:
     """Antialiased bicubic resampling of each frame, held within [-1, 1]: the plain way in space."""
     return _resample(x, height, width, "bicubic").clamp(-1, 1)

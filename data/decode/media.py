@@ -11,8 +11,8 @@ from functools import lru_cache
 import numpy as np
 from jaxtyping import UInt8
 
+from cascade.times import nearest
 from data.decode.decord import DecordReader, has_decord
-from data.decode.frames import nearest
 from data.decode.pillow import PictureReader
 from data.decode.probe import Timing, is_image
 from data.decode.pyav import StrictReader

@@ -1,4 +1,4 @@
-"""The command line: `python -m data.embed shards=… encoder=…`; the same command goes on."""
+"""The command line: `python -m data.embed shards=… encoder=…`; it can be resumed."""
 
 import shutil
 from pathlib import Path
@@ -18,10 +18,10 @@ from data.shards.store import find_shards
 
 
 def check_disk(left: dict[Path, int]) -> None:
-    """Refuse what the disks cannot hold.
+    """Check that the disks have room for the embeddings.
 
     Raises:
-        ValueError: with both sizes.
+        ValueError: one has not, with both sizes.
     """
     wanted: dict[int, int] = {}
     for folder, size in left.items():
@@ -31,14 +31,14 @@ def check_disk(left: dict[Path, int]) -> None:
         size, free = wanted[folder.stat().st_dev], shutil.disk_usage(folder).free
         if size > free:
             raise ValueError(
-                f"embeddings: {size / 1e9:.3g} GB are to be written to the disk of {folder}, which "
-                f"has {free / 1e9:.3g} GB left; free some, or keep the sidecars elsewhere with "
+                f"embeddings: the disk of {folder} needs {size / 1e9:.3g} GB but has "
+                f"{free / 1e9:.3g} GB left; free some space, or put the embeddings elsewhere with "
                 "index_dir=…"
             )
 
 
 def embed(cfg: DictConfig) -> None:
-    """Make all embeddings that a config asks for."""
+    """Make all embeddings of a config."""
     console, shards = Console(), find_shards(cfg.shards)
     device = cfg.device
     if device == "auto":
@@ -59,8 +59,8 @@ def embed(cfg: DictConfig) -> None:
     todo = sum(found.left.values())
     console.print(
         f"{found.texts:,} captions in {len(shards)} shards, {found.tokens:,} tokens of width "
-        f"{embedder.text.width}: {found.bytes / 1e9:.3g} GB, of which {todo / 1e9:.3g} GB are yet "
-        f"to be written; {found.cut:,} captions are cut at {cfg.max_tokens} tokens"
+        f"{embedder.text.width}: {found.bytes / 1e9:.3g} GB, of which {todo / 1e9:.3g} GB are left "
+        f"to write; {found.cut:,} captions are truncated at {cfg.max_tokens} tokens"
     )
     check_disk(found.left)
     columns = (TextColumn("{task.description}"), BarColumn(), TimeRemainingColumn())
@@ -71,8 +71,8 @@ def embed(cfg: DictConfig) -> None:
                 embedder.make(work, progress=progress)
             embedder.share(embeddings_path(index), found.shared)
     console.print(
-        f"{len(shards)} files *{SUFFIX}, encoder {embedder.made.fingerprint}; train with them by "
-        f"stage.text.embeddings=<their folder>"
+        f"{len(shards)} files *{SUFFIX}, encoder {embedder.made.fingerprint}; to train with them, "
+        f"set stage.text.embeddings=<their folder>"
     )
 
 
@@ -83,7 +83,7 @@ def main(cfg: DictConfig) -> None:
     try:
         embed(cfg)
     except KeyboardInterrupt:
-        raise SystemExit("stopped; the same command goes on") from None
+        raise SystemExit("stopped; run the same command again to continue") from None
 
 
 if __name__ == "__main__":

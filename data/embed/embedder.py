@@ -1,7 +1,7 @@
-"""From the captions of a shard to the file of their embeddings, each text encoded once.
+"""Encodes the captions of a shard into its file of embeddings; each text is encoded once.
 
-Every caption is tokenised first, so the size of a file is known before anything is encoded. The
-captions go in batches of like length; after every batch the work is on disk.
+All captions are tokenized first, so the size of the file is known before the first is encoded.
+Batches have captions of similar length; each batch is written to disk at once.
 """
 
 import logging
@@ -28,41 +28,41 @@ _TOKENIZED_AT_ONCE = 1024
 _LARGEST = float(np.finfo(np.float16).max)
 
 Rows = dict[bytes, tuple[EmbeddingFile, int]]
-"""Where the embedding of a text lies already."""
+"""The file and row of texts that are already encoded, by digest."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Work:
-    """The embeddings of one shard that are to be made: its texts by length, and where they go."""
+    """The embeddings to make for one shard: its texts by length, and the layout of its file."""
 
     path: Path
     texts: list[str]
     layout: Layout
     cut: int
-    """How many texts are longer than the encoder reads."""
+    """Number of texts longer than the encoder's maximum."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Forecast:
-    """What a set of shards will take, counted by the tokenizer; `left` is not yet on disk."""
+    """Counts and sizes of the embeddings of a set of shards, known from the tokenizer."""
 
     texts: int
     tokens: int
     cut: int
     bytes: int
     left: dict[Path, int]
-    """Bytes to write, by folder."""
+    """Bytes left to write, by folder."""
     shared: UInt64[np.ndarray, " n"]
-    """The digests' heads of the texts that more than one shard has."""
+    """The first bytes of the digests of texts that occur in more than one shard."""
 
 
 def embeddings_path(index: Path) -> Path:
-    """Where the embeddings of a shard lie: beside its index."""
+    """The path of a shard's embeddings: beside its index."""
     return index.with_name(index.name.removesuffix(".index.parquet") + SUFFIX)
 
 
 def texts_of(shard: str, index: Path, captions: Captions) -> list[str]:
-    """The distinct captions of a shard that may be drawn, and the empty one, in order of digest."""
+    """The distinct captions of a shard that training may draw, and '', in order of digest."""
     made = read_captions(find_captions(shard, index))
     texts = {""}
     for row in pq.read_table(index).to_pylist():
@@ -71,7 +71,7 @@ def texts_of(shard: str, index: Path, captions: Captions) -> list[str]:
         try:
             text, state = read_beside(shard, row)
         except ValueError as error:
-            log.warning("%s: %s: %s; training will not use it either", shard, row["key"], error)
+            log.warning("%s: %s: %s; training cannot use this sample", shard, row["key"], error)
             continue
         texts.update(captions.found(text, state, made.get(row["key"])))
     return sorted(texts, key=digest)
@@ -106,10 +106,10 @@ class Embedder:
         self._shared: Rows = {}
 
     def finished(self, path: Path) -> EmbeddingFile | None:
-        """The embeddings at `path`, by this encoder; none where there are none.
+        """The finished embeddings of this encoder at `path`, if there are any.
 
         Raises:
-            ValueError: they are of another encoder, and `replace` is not asked for.
+            ValueError: they are of another encoder, and `replace` is false.
         """
         if not path.is_file():
             return None
@@ -122,13 +122,13 @@ class Embedder:
             raise ValueError(
                 f"{path}: made by the encoder {file.made.fingerprint} ({file.made.encoder}) at "
                 f"{file.made.max_tokens} tokens, but this one is {self.made.fingerprint} "
-                f"({self.made.encoder}) at {self.made.max_tokens}; keep those, or make them anew "
-                "with replace=true"
+                f"({self.made.encoder}) at {self.made.max_tokens}; keep the old ones, or replace "
+                "them with replace=true"
             )
         return None
 
     def work(self, shard: str, index: Path) -> Work | None:
-        """What is to be made for a shard; None where all of it is there."""
+        """The embeddings to make for a shard; None if all exist."""
         path, texts = embeddings_path(index), texts_of(shard, index, self.captions)
         digests = [digest(text) for text in texts]
         file = self.finished(path)
@@ -156,7 +156,7 @@ class Embedder:
         return np.minimum(lengths, most), int((lengths > most).sum())
 
     def forecast(self, shards: Sequence[str], indices: Sequence[Path]) -> Forecast:
-        """Count what is to be made, and its exact size."""
+        """Count the embeddings of all shards, and compute their exact size."""
         texts, tokens, cut, size = 0, 0, 0, 0
         left: dict[Path, int] = {}
         seen = [np.zeros(0, np.uint64)]
@@ -181,10 +181,10 @@ class Embedder:
         )
 
     def make(self, work: Work, *, progress: Progress | None = None) -> None:
-        """Encode what is left of a shard's work; its file appears when all of it is there.
+        """Encode the remaining texts of a shard; the file gets its name when it is complete.
 
         Raises:
-            ValueError: an embedding does not fit 16-bit floats, or another process is at work.
+            ValueError: an embedding overflows 16-bit floats, or another process has the lock.
         """
         old = self.finished(work.path)
         known = dict(self._shared)
@@ -203,7 +203,7 @@ class Embedder:
             part.finish()
 
     def share(self, path: Path, shared: UInt64[np.ndarray, " n"]) -> None:
-        """Keep in mind where the texts lie that other shards have too."""
+        """Remember the rows of texts that other shards have too."""
         file = EmbeddingFile(path)
         for row in np.flatnonzero(np.isin(heads(file.digests), shared)).tolist():
             self._shared.setdefault(file.digests[row].tobytes(), (file, row))
@@ -221,19 +221,23 @@ class Embedder:
 
 
 def _half(text: str, features: torch.Tensor) -> Float16[np.ndarray, "l d"]:
-    """In 16-bit floats, whose 11 digits hold all 8 of bfloat16; what does not fit is an error."""
+    """Convert to 16-bit floats, whose 11 significant bits hold the 8 of bfloat16 exactly.
+
+    Raises:
+        ValueError: a value overflows.
+    """
     largest = float(features.abs().max())
     if not largest <= _LARGEST:
         raise ValueError(
-            f"embeddings: the encoder gives {largest:g} for {text[:80]!r}, more than the "
-            f"{_LARGEST:g} that 16-bit floats hold; encode with dtype=float32 (inside, a T5 "
-            "overflows in float16), and if it stays so, train without stored embeddings"
+            f"embeddings: the encoder returns {largest:g} for {text[:80]!r}, which exceeds the "
+            f"maximum {_LARGEST:g} of 16-bit floats; encode with dtype=float32 (T5 may overflow "
+            "in float16), and if that does not help, train without stored embeddings"
         )
     return np.asarray(features.to("cpu", torch.float16).numpy())
 
 
 def _batches(lengths: Any, tokens: int) -> Iterator[int]:
-    """Where each batch ends: at most `tokens` with their padding; lengths ascend."""
+    """The end of each batch of at most `tokens` tokens with padding; `lengths` ascend."""
     first = 0
     for i, length in enumerate(lengths.tolist()):
         if i > first and (i + 1 - first) * length > tokens:

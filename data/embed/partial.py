@@ -1,4 +1,4 @@
-"""A file of embeddings in the making: what was written before a kill is not made again."""
+"""An unfinished file of embeddings, which a later process can continue."""
 
 import hashlib
 import json
@@ -10,16 +10,16 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float16
 
-from cascade.files.atomic import write_whole
-from cascade.files.lock import take
+from cascade.files.atomic import write_atomic
+from cascade.files.lock import acquire
 from cascade.text.embeddings import Layout
 
 
 class PartFile:
-    """The rows of a layout, written in order; `done` counts the texts that are on disk.
+    """The rows of a layout, written in order; `done` is the number of texts on disk.
 
-    The rows go to `.NAME.part`, and how many there are to `.NAME.part.json`, for this very layout;
-    `finish` gives the file its name. One process at a time holds it.
+    The rows are in `.NAME.part`, their number and a hash of the layout in `.NAME.part.json`;
+    `finish` renames the file. Only one process at a time can open it.
     """
 
     def __init__(self, path: Path, layout: Layout) -> None:
@@ -32,21 +32,22 @@ class PartFile:
         self.rows = 0
 
     def __enter__(self) -> "PartFile":
-        """Open or begin it.
+        """Open or create the file.
 
         Raises:
-            ValueError: another process is at work on it.
+            ValueError: another process has it.
         """
         self._file = self.part.open("r+b" if self.part.is_file() else "w+b")
         try:
-            take(self._file, busy=f"{self.part}: another process makes these embeddings")
+            busy = f"{self.part}: another process is making these embeddings; wait for its end"
+            acquire(self._file, busy=busy)
         except ValueError:
             self._file.close()
             raise
         whole = self.part.stat().st_size == self.layout.bytes
-        said = json.loads(self._note.read_text()) if whole and self._note.is_file() else {}
-        if said.get("plan") == self._plan:
-            self.done, self.rows = int(said["done"]), int(said["rows"])
+        note = json.loads(self._note.read_text()) if whole and self._note.is_file() else {}
+        if note.get("plan") == self._plan:
+            self.done, self.rows = int(note["done"]), int(note["rows"])
         else:
             self._file.truncate(0)
             self._file.write(self._head)
@@ -59,25 +60,25 @@ class PartFile:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        """Let it go, for this process or another to go on."""
+        """Close the file; any process may continue it."""
         self._file.close()
 
     def write(self, rows: Float16[np.ndarray, "rows d"], *, texts: int) -> None:
-        """The rows of the next `texts` texts."""
+        """Write the rows of the next `texts` texts."""
         self._file.seek(len(self._head) + 2 * self.layout.width * self.rows)
         self._file.write(rows.tobytes())
         self._file.flush()
         os.fsync(self._file.fileno())
         self.done, self.rows = self.done + texts, self.rows + len(rows)
-        said: dict[str, Any] = {"plan": self._plan, "done": self.done, "rows": self.rows}
-        write_whole(self._note, json.dumps(said).encode())
+        note: dict[str, Any] = {"plan": self._plan, "done": self.done, "rows": self.rows}
+        write_atomic(self._note, json.dumps(note).encode())
 
     def finish(self) -> None:
-        """All is written."""
+        """Rename the complete file."""
         self.part.replace(self.path)
         self._note.unlink()
 
 
 def part_path(path: Path) -> Path:
-    """Where a file of embeddings lies while it is made."""
+    """The path of an unfinished file of embeddings."""
     return path.with_name(f".{path.name}.part")

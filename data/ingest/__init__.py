@@ -1,6 +1,6 @@
-"""From anyone's videos and images to shards: `python -m data.ingest from=… to=…`.
+"""Shards from videos and images: `python -m data.ingest from=… to=…`.
 
-Each source goes, in a process that can be killed, from file to a *part*: its windows cut, measured,
-encoded. Parts are then packed into shards in the order of the sources, so the result does not
-depend on who was done first, nor on how often the run was killed.
+A child process turns each source file into a *part*: its clips, cut, measured and encoded. Parts
+are packed into shards in the order of the sources, so the result does not depend on which source
+was finished first, or on how often the run was killed.
 """

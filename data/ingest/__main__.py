@@ -1,4 +1,4 @@
-"""`python -m data.ingest from=… to=…`: shards of what people have."""
+"""The command line: `python -m data.ingest from=… to=…`; the same command continues."""
 
 from pathlib import Path
 
@@ -15,7 +15,7 @@ _SECTIONS = ("shots", "windows", "encoding", "measures", "filters", "packing")
 
 @hydra.main(version_base="1.3", config_path=CONF, config_name="shards")
 def main(cfg: DictConfig) -> None:
-    """Make the shards that the config asks for; stopped, the same command goes on."""
+    """Make the shards of a config; after an interruption the same command continues."""
     try:
         with explained():
             make_shards(
@@ -26,9 +26,11 @@ def main(cfg: DictConfig) -> None:
                 instantiate(cfg.run),
             )
     except KeyboardInterrupt as stop:
-        raise SystemExit("stopped; the same command goes on") from stop
+        raise SystemExit("stopped; run the same command again to continue") from stop
     except OSError as error:
-        raise SystemExit(f"error: {error}; put that right, and the same command goes on") from error
+        raise SystemExit(
+            f"error: {error}; fix this, then run the same command again to continue"
+        ) from error
 
 
 if __name__ == "__main__":

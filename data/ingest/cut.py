@@ -1,4 +1,4 @@
-"""From shots to windows: which frames of a video become which clip."""
+"""From shots to windows: the frames of a video that become clips."""
 
 import math
 from bisect import bisect_left
@@ -14,12 +14,12 @@ from data.ingest.recipe import Filters, Windows
 from data.ingest.shots import ShotSurvey
 
 Reason = str
-"""Why a clip is dropped, in two words that the report counts by; '' where it is kept."""
+"""Why a clip is dropped, in one or two words that the report counts; '' if it is kept."""
 
 
 @dataclass(kw_only=True)
 class Window:
-    """A stretch of a video: frames `first` to `last` (not with it), between two seconds."""
+    """A part of a video: frames `first` to `last` (exclusive), from `start` to `end` seconds."""
 
     number: int
     first: int
@@ -31,22 +31,22 @@ class Window:
 
     @property
     def duration(self) -> float:
-        """Seconds."""
+        """Duration in seconds."""
         return self.end - self.start
 
     def drop(self, reason: Reason) -> None:
-        """Drop it, where it was not dropped before for another reason."""
+        """Drop the window; the first reason counts."""
         self.reason = self.reason or reason
 
-    def looks(self, count: int) -> list[int]:
-        """`count` frames spread over the window, at the middles of equal parts."""
+    def spread(self, count: int) -> list[int]:
+        """`count` frames spread over the window, in the middles of equal parts."""
         length = self.last - self.first
         return [self.first + (2 * i + 1) * length // (2 * count) for i in range(count)]
 
     def repeats(self, times: Sequence[float], rate: Fraction) -> Int64[np.ndarray, " f"]:
-        """How often each of its frames is shown at a constant rate.
+        """The number of times that each frame is repeated at a constant rate.
 
-        Tick k shows the frame that is on in its middle, (k + 1/2) / rate after the start.
+        Tick k shows the frame at its middle, (k + 1/2) / rate after the start.
         """
         ticks = max(1, round(self.duration * rate))
         middles = self.start + (np.arange(ticks) + 0.5) / float(rate)
@@ -58,7 +58,7 @@ class Window:
 def cut_windows(
     times: Sequence[float], end: float, cuts: Sequence[int], windows: Windows
 ) -> list[Window]:
-    """The windows of a video in order: every shot whole or split evenly, short ones dropped."""
+    """The windows of a video in order: shots, split evenly if long, and dropped if short."""
     found: list[Window] = []
     edges = [0, *(cut for cut in cuts if 0 < cut < len(times)), len(times)]
     for a, b in pairwise(sorted(set(edges))):
@@ -77,7 +77,7 @@ def cut_windows(
 
 
 def judge(window: Window, survey: ShotSurvey, filters: Filters) -> None:
-    """Measure a window by what the first reading saw, and drop it where a threshold says so."""
+    """Add the scores of the first pass to a window, and drop it if one is beyond its threshold."""
     reel, scores = survey.reel, survey.scores(window.start, window.end)
     window.scores |= scores
     if below(min(reel.width, reel.height), filters.min_short_side):
@@ -91,10 +91,10 @@ def judge(window: Window, survey: ShotSurvey, filters: Filters) -> None:
 
 
 def above(score: float | None, limit: float | None) -> bool:
-    """Whether a score that was measured passes a limit that is set."""
+    """Whether a measured score is above a limit; False if either is None."""
     return score is not None and limit is not None and score > limit
 
 
 def below(score: float | None, limit: float | None) -> bool:
-    """Whether a score that was measured falls short of a limit that is set."""
+    """Whether a measured score is below a limit; False if either is None."""
     return score is not None and limit is not None and score < limit

@@ -1,4 +1,4 @@
-"""Clips that look the same, by perceptual hashes that differ in few bits, without comparing all."""
+"""Detection of duplicate clips by perceptual hashes, without comparing all pairs."""
 
 from array import array
 from collections import defaultdict
@@ -9,11 +9,12 @@ from jaxtyping import UInt8
 
 
 class Duplicates:
-    """The clips kept so far; each new one is a duplicate of the first that it is close to.
+    """The clips kept so far; a new clip is a duplicate of the first one that it is close to.
 
-    Two clips are close where their hashes differ in at most `bits` of 64 on average over the frames
-    looked at. Then, of the hashes cut into one band more than bits may differ, some band is equal
-    (the pigeonhole principle): only clips that share a band are compared, and none is missed.
+    Two clips are close if their hashes differ in at most `bits` of 64, on average over the hashed
+    frames. The hashes are divided into one band more than the number of bits that may differ, so
+    close clips have at least one equal band (pigeonhole principle): only clips that share a band
+    are compared, and no duplicate is missed.
     """
 
     def __init__(self, bits: float) -> None:
@@ -23,25 +24,25 @@ class Duplicates:
         self._bands: dict[tuple[int, int, bytes], array[int]] = {}
 
     def of(self, key: str, hashes: Sequence[str]) -> str:
-        """The key of the clip that this one is a duplicate of; '' for a new one, now kept too."""
-        looks = len(hashes)
+        """The key of the clip that this one duplicates, or '': then it is new and is kept."""
+        count = len(hashes)
         bits = np.unpackbits(np.frombuffer(bytes.fromhex("".join(hashes)), dtype=np.uint8))
-        most = int(self._bits * looks)
+        most = int(self._bits * count)
         bands = [
-            (looks, i, band.tobytes())
+            (count, i, band.tobytes())
             for i, band in enumerate(np.array_split(bits, min(most + 1, len(bits))))
         ]
-        packed, kept = np.packbits(bits), self._hashes[looks]
+        packed, kept = np.packbits(bits), self._hashes[count]
         near = sorted({number for band in bands for number in self._bands.get(band, ())})
         if near:
             differing = np.stack([kept[number] for number in near]) ^ packed
             close = np.flatnonzero(np.unpackbits(differing, axis=1).sum(axis=1) <= most)
             if len(close):
-                first: str = self._keys[looks][near[close[0]]]
+                first: str = self._keys[count][near[close[0]]]
                 return first
-        number = len(self._keys[looks])
+        number = len(self._keys[count])
         kept.append(packed)
-        self._keys[looks].append(key)
+        self._keys[count].append(key)
         for band in bands:
             self._bands.setdefault(band, array("q")).append(number)
         return ""

@@ -1,4 +1,4 @@
-"""Windows of a video as H.264 in MP4: short GOPs, a constant rate, the same bytes every time."""
+"""Encoding of clips as H.264 in MP4: short GOPs, constant frame rate, reproducible bytes."""
 
 import io
 from fractions import Fraction
@@ -23,17 +23,17 @@ _RGB = 0
 _USUAL_RATES = tuple(
     Fraction(n, d) for n, d in ((24000, 1001), (24, 1), (25, 1), (30000, 1001), (30, 1))
 ) + tuple(Fraction(n, d) for n, d in ((48, 1), (50, 1), (60000, 1001), (60, 1), (15, 1), (12, 1)))
-_JITTER_S = 0.0021  # stamps in milliseconds
+_JITTER_S = 0.0021  # of time stamps in milliseconds
 
 
 def is_constant(times: list[float]) -> bool:
-    """Whether frames follow each other at one rate, but for stamps rounded to milliseconds."""
+    """Whether the frame rate is constant, apart from time stamps rounded to milliseconds."""
     steps = np.diff(times)
     return len(steps) == 0 or bool(np.ptp(steps) <= _JITTER_S)
 
 
 def frame_rate(times: list[float], end: float, most: float | None) -> Fraction:
-    """The rate to write at: the mean of a constant one, the median's of a variable one."""
+    """The frame rate to encode at: the mean of a constant rate, the median of a variable one."""
     steps = np.diff(times)
     if len(steps) == 0:
         raw, near = 1 / end, 0.0
@@ -49,11 +49,11 @@ def frame_rate(times: list[float], end: float, most: float | None) -> Fraction:
 
 
 class Encoder:
-    """One clip that grows frame by frame, in memory.
+    """Encodes one clip in memory, frame by frame.
 
-    Without B-frames it needs no edit list, which some decoders misread. The same frames give the
-    same bytes: x264 with one thread and without its macroblock tree, whose arithmetic depends on
-    the CPU.
+    There are no B-frames, so no edit list is needed, which some decoders misread. The same frames
+    give the same bytes: x264 runs with one thread and without its macroblock tree, whose arithmetic
+    depends on the CPU.
     """
 
     def __init__(self, reel: Reel, rate: Fraction, encoding: Encoding) -> None:
@@ -76,7 +76,7 @@ class Encoder:
         self.frames = 0
 
     def add(self, frame: av.VideoFrame, times: int) -> None:
-        """Append a frame, shown for so many ticks of the constant rate."""
+        """Append a frame that is shown for `times` ticks of the constant rate."""
         if not times:
             return
         pixels = self._converted(frame)
@@ -86,13 +86,13 @@ class Encoder:
             self.frames += 1
 
     def finish(self) -> bytes:
-        """The whole file."""
+        """Finish and return the file."""
         self._container.mux(self._stream.encode())
         self._container.close()
         return self._file.getvalue()
 
     def _converted(self, frame: av.VideoFrame) -> av.VideoFrame:
-        """Scaled, 8 bit 4:2:0 in limited range, upright; the colour's matrix stays as it was."""
+        """The frame scaled, upright, in 8-bit 4:2:0 limited range; the colour matrix is kept."""
         turned = self._rotation % 2 == 1
         space = Colorspace.ITU601 if frame.colorspace in (_RGB, _UNSPECIFIED) else None
         made = frame.reformat(
@@ -115,7 +115,7 @@ class Encoder:
 
 
 def _turned(frame: av.VideoFrame, quarters: int) -> av.VideoFrame:
-    """A yuv420p frame by so many quarter turns counter-clockwise."""
+    """A yuv420p frame rotated by quarter turns counter-clockwise."""
     pixels: UInt8[np.ndarray, "r w"] = frame.to_ndarray()
     height, width = frame.height, frame.width
     planes = [

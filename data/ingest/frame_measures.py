@@ -1,4 +1,4 @@
-"""What single frames tell: their perceptual hash, and how much of them is text."""
+"""Measures of single frames: the perceptual hash, and the share of the area that is text."""
 
 import logging
 from functools import cache
@@ -13,7 +13,7 @@ from data.ingest.frame_reader import shrunk
 
 
 def perceptual_hash(pixels: UInt8[np.ndarray, "h w 3"]) -> str:
-    """64 bits in hexadecimal that change little where the picture does (pHash)."""
+    """The pHash of an image: 64 bits in hexadecimal, similar for similar images."""
     import imagehash
     from PIL import Image
 
@@ -21,7 +21,7 @@ def perceptual_hash(pixels: UInt8[np.ndarray, "h w 3"]) -> str:
 
 
 def text_share(pixels: UInt8[np.ndarray, "h w 3"], side: int) -> float:
-    """Share of the picture's area inside boxes of text, looked for at this short side."""
+    """Share of the image area inside text boxes, detected at a short side of `side` pixels."""
     size = shrunk(pixels.shape[1], pixels.shape[0], side)
     small = cv2.resize(pixels, size, interpolation=cv2.INTER_AREA)
     boxes, _ = _detector()(cv2.cvtColor(small, cv2.COLOR_RGB2BGR))
@@ -33,7 +33,7 @@ def text_share(pixels: UInt8[np.ndarray, "h w 3"], side: int) -> float:
 
 @cache
 def _detector() -> Any:
-    """The detector of text lines that rapidocr brings, its model in the package."""
+    """The text line detector of rapidocr; its model is part of the package."""
     import rapidocr_onnxruntime as rapidocr
     import yaml
     from rapidocr_onnxruntime.ch_ppocr_det import TextDetector
@@ -43,5 +43,5 @@ def _detector() -> Any:
     settings = yaml.safe_load((folder / "config.yaml").read_text())["Det"]
     settings["model_path"] = str(folder / settings["model_path"])
     settings |= {"intra_op_num_threads": 1, "inter_op_num_threads": 1}
-    settings |= {"limit_type": "min", "limit_side_len": 32}  # the picture comes at its size
+    settings |= {"limit_type": "min", "limit_side_len": 32}  # no scaling: it is scaled before
     return TextDetector(settings)

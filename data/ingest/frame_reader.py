@@ -1,7 +1,7 @@
-"""A file's frames in the order shown, strictly: a frame that is damaged is an error.
+"""The frames of a file in presentation order; a damaged frame is an error.
 
-It is read from its start, never by seeking, through a file object and by few demuxers alone, so
-that a playlist in disguise opens no other file and no connection.
+A file is read from its start without seeking, through a file object and by a few demuxers only, so
+that a disguised playlist cannot open another file or a connection.
 """
 
 import contextlib
@@ -18,7 +18,7 @@ from data.decode.damage import be_strict, decode, listen
 from data.decode.probe import OPTIONS, DecodeError, check_size, video_stream
 from data.decode.sandbox import beat
 
-# Limited range, exact rounding: near black the hue is otherwise noise, and the same on every CPU.
+# Exact rounding gives the same pixels on every CPU, and no noise in the hue near black.
 _EXACT = int(
     av.video.reformatter.Interpolation.AREA
     | av.video.reformatter.Interpolation.ACCURATE_RND
@@ -30,7 +30,7 @@ _EXACT = int(
 
 @dataclass(kw_only=True)
 class Reel:
-    """What is known of a video's stream; it fills while its frames are read."""
+    """The properties of a video stream; they are completed while its frames are read."""
 
     container: str
     codec: str
@@ -39,19 +39,19 @@ class Reel:
     rotation: int = 0
     """Quarter turns counter-clockwise."""
     width: int = 0
-    """As shown: upright, with square pixels; of the first frame, to which others are scaled."""
+    """Of the first frame, upright, with square pixels; other frames are scaled to it."""
     height: int = 0
     claimed_s: float | None = None
-    """What the container says of its length."""
+    """Duration in seconds, from the container."""
     square: bool = True
     one_size: bool = True
     discarded: int = 0
     keys: list[float] = field(default_factory=list)
-    """Seconds at which key frames are shown, from the first frame shown."""
+    """Times of the key frames in seconds, from the first frame shown."""
     times: list[float] = field(default_factory=list)
-    """Seconds at which the frames come on, from the first."""
+    """Times of the frames in seconds, from the first."""
     end: float = 0.0
-    """Seconds at which the last frame ends."""
+    """End of the last frame in seconds."""
 
 
 @contextlib.contextmanager
@@ -59,7 +59,7 @@ def opened(file: str) -> Iterator[tuple[av.container.InputContainer, av.VideoStr
     """The container and its video stream.
 
     Raises:
-        DecodeError: it does not open, holds no video, or claims too large a picture.
+        DecodeError: it cannot be opened, has no video, or its frames are too large.
     """
     listen()
     with contextlib.ExitStack() as stack:
@@ -74,7 +74,7 @@ def opened(file: str) -> Iterator[tuple[av.container.InputContainer, av.VideoStr
 
 @contextlib.contextmanager
 def reading() -> Iterator[None]:
-    """What the libraries say of a damaged file, as the reason it is refused.
+    """Turns the exceptions that libraries raise for a damaged file into a `DecodeError`.
 
     Raises:
         DecodeError: with the reason.
@@ -88,7 +88,7 @@ def reading() -> Iterator[None]:
 
 
 def whole_file(file: str) -> bytes:
-    """All its bytes.
+    """All bytes of a file.
 
     Raises:
         DecodeError: it cannot be read.
@@ -98,7 +98,7 @@ def whole_file(file: str) -> bytes:
 
 
 def claimed_s(file: str) -> float | None:
-    """How long a file says it is; None where it does not say, or does not open."""
+    """The duration in a file's header; None if there is none, or it cannot be opened."""
     try:
         with opened(file) as (container, stream):
             return reel_of(container, stream).claimed_s
@@ -107,7 +107,7 @@ def claimed_s(file: str) -> float | None:
 
 
 def reel_of(container: av.container.InputContainer, stream: av.VideoStream) -> Reel:
-    """What the container says before a frame is read."""
+    """The properties that the container states, before a frame is read."""
     claimed = container.duration
     return Reel(
         container=container.format.name,
@@ -121,7 +121,7 @@ def reel_of(container: av.container.InputContainer, stream: av.VideoStream) -> R
 def frames(
     container: av.container.InputContainer, stream: av.VideoStream, reel: Reel
 ) -> Iterator[tuple[float, av.VideoFrame]]:
-    """(seconds from the first, frame) of every frame shown; the reel fills as they come.
+    """(seconds from the first, frame) of every frame shown; completes the reel.
 
     Raises:
         DecodeError: a frame is damaged, or none is shown.
@@ -165,7 +165,7 @@ def frames(
 
 
 def _decoded(packet: Any, number: int) -> list[av.VideoFrame]:
-    """The frames that a packet makes known."""
+    """The frames that the decoder returns for a packet."""
     name = f"a packet at frame {number}"
     if packet.is_corrupt:
         raise DecodeError(f"{name} is damaged")
@@ -173,7 +173,7 @@ def _decoded(packet: Any, number: int) -> list[av.VideoFrame]:
 
 
 def _first_frame(reel: Reel, frame: av.VideoFrame, stream: av.VideoStream) -> None:
-    """The size as shown, from the first frame."""
+    """Set the size and rotation of the reel from the first frame."""
     check_size(frame.width, frame.height)
     aspect = float(stream.sample_aspect_ratio or 1) or 1.0
     width, height = round(frame.width * max(aspect, 1.0)), round(frame.height / min(aspect, 1.0))
@@ -184,7 +184,7 @@ def _first_frame(reel: Reel, frame: av.VideoFrame, stream: av.VideoStream) -> No
 
 
 def shrunk(width: int, height: int, side: int | None) -> tuple[int, int]:
-    """The size with its short side at most `side`, the aspect kept, both sides even."""
+    """The size with a short side of at most `side`, at the same aspect ratio, with even sides."""
     scale = min(1.0, side / min(width, height)) if side else 1.0
     return max(2, 2 * round(width * scale / 2)), max(2, 2 * round(height * scale / 2))
 
@@ -192,7 +192,7 @@ def shrunk(width: int, height: int, side: int | None) -> tuple[int, int]:
 def picture(
     frame: av.VideoFrame, reel: Reel, size: tuple[int, int], form: str
 ) -> UInt8[np.ndarray, "h w c"]:
-    """The frame upright at `size` (width, height), as rgb24 or bgr24."""
+    """The frame, upright, at `size` (width, height), as rgb24 or bgr24."""
     stored = size[::-1] if reel.rotation % 2 else size
     pixels = frame.reformat(
         width=stored[0], height=stored[1], format=form, interpolation=_EXACT, threads=1

@@ -1,4 +1,4 @@
-"""Still images: upright, their short side capped, as JPEG or PNG; sound bytes stay as they are."""
+"""Still images as JPEG or PNG, upright, with a limited short side; suitable files are copied."""
 
 import io
 from pathlib import Path
@@ -14,7 +14,7 @@ from data.ingest.part import Record, SourcePart, thumbnail
 from data.ingest.recipe import Recipe
 
 FORMATS = {"JPEG": "jpg", "PNG": "png", "WEBP": "png", "BMP": "png", "TIFF": "png"}
-"""Which images are read, and as what they are written."""
+"""Image formats that are read, and the format in which each is written."""
 
 _MAGIC = (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"BM", b"II*\0", b"MM\0*")
 _ORIENTATION = 0x0112
@@ -22,7 +22,7 @@ _DARK, _DARK_SHARE = 32, 0.98
 
 
 def is_picture(file: str) -> bool:
-    """Whether the file is a still image, whatever its name says.
+    """Whether the file is a still image, judged by content, not by name.
 
     Raises:
         DecodeError: it cannot be read.
@@ -33,17 +33,17 @@ def is_picture(file: str) -> bool:
 
 
 def make_picture(file: str, out: SourcePart, recipe: Recipe, *, thumbnails: bool) -> Record:
-    """The record of an image, its sample added to `out`.
+    """Add the sample of an image to `out`; return its record.
 
     Raises:
-        DecodeError: it does not decode, or is animated.
+        DecodeError: the image cannot be decoded, or is animated.
     """
     try:
         with Image.open(file, formats=list(FORMATS)) as image:
             check_size(*image.size)
             count = 1 if image.format == "MPO" else getattr(image, "n_frames", 1)
             if count > 1:
-                raise DecodeError(f"holds {count} pictures; make a video of them")
+                raise DecodeError(f"has {count} images; convert them to a video")
             form, plain = str(image.format), image.mode in ("RGB", "L")
             form = "JPEG" if form == "MPO" else form
             plain &= image.getexif().get(_ORIENTATION, 1) == 1
@@ -52,7 +52,7 @@ def make_picture(file: str, out: SourcePart, recipe: Recipe, *, thumbnails: bool
         raise DecodeError(f"does not decode: {error}") from error
     size = shrunk(*upright.size, recipe.encoding.short_side)
     small = max(upright.width - size[0], upright.height - size[1]) <= 1
-    anew = "" if small and plain and form in ("JPEG", "PNG") else f"{form} to be written anew"
+    reencode = "" if small and plain and form in ("JPEG", "PNG") else f"{form} must be re-encoded"
     pixels = np.asarray(upright)
     row: Record = {
         "window": 0,
@@ -66,9 +66,9 @@ def make_picture(file: str, out: SourcePart, recipe: Recipe, *, thumbnails: bool
     }
     row["reason"] = _reason(row, recipe)
     if not row["reason"]:
-        if anew and not small:
+        if reencode and not small:
             upright = upright.resize(size, Image.Resampling.LANCZOS)
-        data = _written(upright, form, recipe) if anew else whole_file(file)
+        data = _written(upright, form, recipe) if reencode else whole_file(file)
         row |= {"width": upright.width, "height": upright.height, "frames": 1, "fps": 0.0}
         row |= {"extension": FORMATS[form], "bytes": len(data)}
         out.add(f"0000.{FORMATS[form]}", data)
@@ -79,13 +79,13 @@ def make_picture(file: str, out: SourcePart, recipe: Recipe, *, thumbnails: bool
         "height": pixels.shape[0],
         "fps": 0.0,
         "duration": 0.0,
-        "written_anew": anew,
+        "reencoded": reencode,
         "windows": [row],
     }
 
 
 def _on_white(image: Image.Image) -> Image.Image:
-    """In RGB, what is transparent over white."""
+    """The image in RGB, on a white background if it is transparent."""
     if "A" not in image.getbands() and "transparency" not in image.info:
         return image.convert("RGB")
     image = image.convert("RGBA")

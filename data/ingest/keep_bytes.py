@@ -1,4 +1,4 @@
-"""Whether a video may keep its bytes: it is already what the encoder would be asked to make."""
+"""Whether a video can be copied instead of re-encoded: it already has all required properties."""
 
 from pathlib import Path
 
@@ -10,8 +10,8 @@ from data.ingest.frame_reader import Reel, shrunk
 from data.ingest.recipe import Recipe
 
 
-def why_not(file: str, reel: Reel, windows: list[Window], recipe: Recipe) -> str:
-    """Why a video must be written anew, or '' where its bytes are kept."""
+def reason_to_encode(file: str, reel: Reel, windows: list[Window], recipe: Recipe) -> str:
+    """Why a video must be re-encoded; '' if its bytes are kept."""
     encoding = recipe.encoding
     size = (reel.width, reel.height)
     rate = float(frame_rate(reel.times, reel.end, None))
@@ -21,7 +21,7 @@ def why_not(file: str, reel: Reel, windows: list[Window], recipe: Recipe) -> str
         f"{reel.container} is not mp4": "mp4" in reel.container.split(","),
         f"QuickTime, not mp4: {Path(file).suffix}": Path(file).suffix.lower() in (".mp4", ".m4v"),
         f"{reel.codec} is not h264": reel.codec == "h264",
-        f"{reel.pixels} is not 8 bit 4:2:0": reel.pixels in ("yuv420p", "yuvj420p"),
+        f"{reel.pixels} is not 8-bit 4:2:0": reel.pixels in ("yuv420p", "yuvj420p"),
         f"{reel.streams} video streams": reel.streams == 1,
         f"{len(windows)} windows": len(windows) == 1,
         f"an edit list hides {reel.discarded} frames": reel.discarded == 0,

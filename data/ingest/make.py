@@ -1,6 +1,6 @@
-"""What the process that can be killed is asked to do: a source in, a part and its record out.
+"""The work of the child process: read a source, write its part, return its record.
 
-The libraries that read sources are imported there alone.
+Only the child imports the libraries that read sources.
 """
 
 import importlib
@@ -11,7 +11,7 @@ from data.ingest.recipe import Recipe
 
 
 def make_part(file: str, part: str, recipe: Recipe, *, thumbnails: bool) -> Record:
-    """Write the clips of a source to `part`, if it has any; the record of its windows.
+    """Write the clips of a source to `part`, if it has any; return the record of its windows.
 
     Raises:
         OSError: the part cannot be written.
@@ -29,25 +29,25 @@ def make_part(file: str, part: str, recipe: Recipe, *, thumbnails: bool) -> Reco
 
 
 def check_libraries() -> None:
-    """Import what sources are read with.
+    """Import the libraries that read sources.
 
     Raises:
-        ValueError: one of them does not import, with the way out.
+        ValueError: one of them cannot be imported, with the way out.
     """
     for name in ("cv2", "scenedetect.detectors", "imagehash", "rapidocr_onnxruntime"):
         try:
             importlib.import_module(name)
         except ImportError as error:
             raise ValueError(
-                f"shards: {name} does not import ({error}); {_way_out(error)}"
+                f"shards: {name} cannot be imported ({error}); {_way_out(error)}"
             ) from error
 
 
 def _way_out(error: ImportError) -> str:
     if "libGL" in str(error) or "libgthread" in str(error):
         return (
-            "OpenCV wants a library for windows that this machine lacks: take its build without "
-            "them (pip uninstall -y opencv-python; pip install opencv-python-headless), or install "
-            "the library (Debian, Ubuntu: apt-get install libgl1 libglib2.0-0)"
+            "OpenCV needs a display library that this machine lacks: use its headless build (pip "
+            "uninstall -y opencv-python; pip install opencv-python-headless), or install the "
+            "library (Debian, Ubuntu: apt-get install libgl1 libglib2.0-0)"
         )
-    return "install what making shards needs: pip install 'cascade[shards]'"
+    return "install the requirements of make shards: pip install 'cascade[shards]'"

@@ -1,10 +1,10 @@
-"""The folder that is written to: its claim, its lock, and what is in work there.
+"""The output folder of `make shards`: its recipe, its lock, and its unfinished work.
 
-    TO/recipe.json      what it is made with          TO/sources.jsonl   … and from, in order
+    TO/recipe.json      the recipe                    TO/sources.jsonl   the sources, in order
     TO/NAME-000000.tar  the shards, with indices      TO/report/         the page, written last
-    TO/.work/           parts and records of sources that are done; gone when all is
+    TO/.work/           parts and records of finished sources; removed at the end
 
-Every file appears whole, by a rename, so a run killed at any moment leaves only whole ones.
+Every file is written atomically, by a rename, so a killed run leaves only complete files.
 """
 
 import json
@@ -13,7 +13,7 @@ import shutil
 from contextlib import AbstractContextManager
 from pathlib import Path
 
-from cascade.files.atomic import write_whole
+from cascade.files.atomic import write_atomic
 from cascade.files.lock import locked
 from data.ingest.part import Record
 from data.ingest.recipe import Recipe, difference
@@ -23,7 +23,7 @@ _PER_FOLDER = 1000
 
 
 class Folder:
-    """The paths below `to`, and the records of sources."""
+    """The paths below `to`, and the records of the sources."""
 
     def __init__(self, to: Path) -> None:
         self.to = to
@@ -32,19 +32,19 @@ class Folder:
 
     @property
     def done(self) -> bool:
-        """Whether everything stands: the report's figures are written last."""
+        """Whether the run is finished: the figures of the report are written last."""
         return (self.report / "report.json").is_file()
 
     def part(self, number: int) -> Path:
-        """Where a source's clips wait to be packed."""
+        """The path of a source's clips until they are packed."""
         return self.work / "parts" / f"{number // _PER_FOLDER:06d}" / f"{number:09d}.tar"
 
     def record_path(self, number: int) -> Path:
-        """Where a source's record is; once it is there, the source is done."""
+        """The path of a source's record; if it exists, the source is finished."""
         return self.work / "records" / f"{number // _PER_FOLDER:06d}" / f"{number:09d}.json"
 
     def record(self, number: int) -> Record | None:
-        """What was found in a source; None while it is not done."""
+        """The record of a source; None if it is not finished."""
         try:
             found: Record = json.loads(self.record_path(number).read_bytes())
         except FileNotFoundError:
@@ -52,7 +52,7 @@ class Folder:
         return found
 
     def recorded(self) -> set[int]:
-        """The numbers of all sources that are done."""
+        """The numbers of all finished sources."""
         return {int(path.stem) for path in (self.work / "records").glob("*/*.json")}
 
     def scratch(self, number: int) -> Path:
@@ -62,61 +62,63 @@ class Folder:
         return folder / f"{number:09d}-{secrets.token_hex(6)}.tar"
 
     def commit(self, number: int, scratch: Path, record: Record) -> None:
-        """A source is done: its part, then its record, which says so."""
+        """Finish a source: move its part into place, then write its record."""
         if any("bytes" in row for row in record["windows"]):
             self.part(number).parent.mkdir(parents=True, exist_ok=True)
             scratch.replace(self.part(number))
-        write_whole(self.record_path(number), json.dumps(record).encode())
+        write_atomic(self.record_path(number), json.dumps(record).encode())
 
     def clear_scratch(self) -> None:
-        """Remove what killed runs were writing; only for who holds the lock, and no job runs."""
+        """Remove unfinished files of killed runs; only with the lock, and while no job runs."""
         shutil.rmtree(self.work / "scratch", ignore_errors=True)
         for path in self.to.glob(".*.part"):
             path.unlink(missing_ok=True)
 
     def locked(self) -> AbstractContextManager[None]:
-        """Only one run at a time.
+        """The lock of the folder.
 
         Raises:
-            ValueError: another is at work.
+            ValueError: another run has it.
         """
-        busy = f"to: another run is writing to {self.to}; wait for it, or stop it"
+        busy = f"to: another run is writing to {self.to}; wait for its end, or stop it"
         return locked(self.work / "lock", busy=busy)
 
     def claim(self, recipe: Recipe, sources: Sources) -> None:
-        """Record what the folder is made with and from, or hold it against the record.
+        """Record recipe and sources in a new folder, or compare them with an old folder's.
 
         Raises:
-            ValueError: it was made otherwise, or holds shards of something else.
+            ValueError: recipe or sources differ, or the folder has shards without a recipe.
         """
         made_with, made_from = self.to / "recipe.json", self.to / "sources.jsonl"
         lines = [source.line() for source in sources.sources]
         if not made_with.exists():
             if next(self.to.glob("*.tar"), None) is not None:
-                raise ValueError(f"to: {self.to} holds shards, but no recipe.json; take another")
-            write_whole(made_from, "".join(f"{line}\n" for line in lines).encode())
-            write_whole(made_with, json.dumps(recipe.record(), indent=1).encode())
+                raise ValueError(
+                    f"to: {self.to} has shards but no recipe.json; choose another folder"
+                )
+            write_atomic(made_from, "".join(f"{line}\n" for line in lines).encode())
+            write_atomic(made_with, json.dumps(recipe.record(), indent=1).encode())
             return
         changed = difference(json.loads(made_with.read_bytes()), recipe.record())
         before = made_from.read_text().splitlines()
         changed += _changed_sources(before, lines)
         if changed:
             raise ValueError(
-                f"to: {self.to} was begun otherwise: {'; '.join(changed)}. Take another folder, "
-                "put things back as they were, or remove this folder to begin again"
+                f"to: {self.to} was started with other settings or sources: {'; '.join(changed)}. "
+                "Choose another folder, restore the old ones, or remove this folder to start again"
             )
-        if before != lines:  # they lie elsewhere now
-            write_whole(made_from, "".join(f"{line}\n" for line in lines).encode())
+        if before != lines:  # the files have been moved
+            write_atomic(made_from, "".join(f"{line}\n" for line in lines).encode())
 
 
 def read_sources(to: Path) -> list[Source]:
-    """The sources that a folder was claimed for."""
+    """The sources recorded in a folder."""
     lines = (to / "sources.jsonl").read_text().splitlines()
     return [Source(**json.loads(line)) for line in lines]
 
 
 def _changed_sources(old: list[str], new: list[str]) -> list[str]:
-    """What was added to, taken from or changed in the sources, in a few words."""
+    """A short description of added, removed and changed sources."""
     if old == new:
         return []
     before = {source["path"]: source for source in map(_unplaced, old)}
@@ -127,21 +129,21 @@ def _changed_sources(old: list[str], new: list[str]) -> list[str]:
         for path in both
         if before[path] != after[path]
     }
-    told = [
+    changes = [
         ("added", sorted(after.keys() - before.keys())),
-        ("gone", sorted(before.keys() - after.keys())),
+        ("removed", sorted(before.keys() - after.keys())),
         ("changed", [f"{path} ({', '.join(keys)})" for path, keys in sorted(differs.items())]),
     ]
     lines = [
         f"{len(names)} sources {what}: {', '.join(names[:3])}{' …' if len(names) > 3 else ''}"
-        for what, names in told
+        for what, names in changes
         if names
     ]
-    return lines or ([] if list(before) == list(after) else ["the sources' order changed"])
+    return lines or ([] if list(before) == list(after) else ["the order of the sources changed"])
 
 
 def _unplaced(line: str) -> Record:
-    """A source without where it lies, which may change."""
+    """A source without its location, which may change."""
     source: Record = json.loads(line)
     del source["file"]
     return source

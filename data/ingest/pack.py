@@ -1,7 +1,7 @@
-"""Parts to shards, in the order of the sources, as far as they are done without a gap.
+"""Packs parts into shards in the order of the sources, up to the first unfinished source.
 
-What goes where follows from the records alone. So a run that goes on repeats the decisions, finds
-which shards stand already, and writes the others from the parts that still wait.
+The placement depends only on the records. A resumed run therefore makes the same decisions, keeps
+the shards that exist, and writes the others from the remaining parts.
 """
 
 import json
@@ -17,12 +17,12 @@ from data.ingest.part import Record
 from data.ingest.recipe import Recipe
 from data.ingest.sources import OURS, Source
 
-Hear = Callable[[Source, Record], None]
+OnSource = Callable[[Source, Record], None]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Placed:
-    """A sample with its place: everything but the bytes of its clip, which wait in a part."""
+    """A sample to be packed: everything except the bytes of its clip, which are in a part."""
 
     key: str
     source: int
@@ -31,34 +31,39 @@ class Placed:
     texts: dict[str, bytes]
 
     def read(self, part: tarfile.TarFile) -> dict[str, Any]:
-        """The sample, whole, for webdataset's writer."""
+        """The complete sample for webdataset's writer."""
         data = part.extractfile(self.member)
-        assert data is not None, f"{self.member} is no file in the part of {self.key}"
+        assert data is not None, f"{self.member} is not a file in the part of {self.key}"
         return {"__key__": self.key, self.extension: data.read(), **self.texts}
 
 
 class Packer:
-    """Writes shards of a set size; `advance` as far as the sources are done.
+    """Writes shards of a given size; `advance` packs the sources that are finished.
 
-    `hear` is told of every source and its record once, in order, with its duplicates named.
+    `on_source` is called once for each source, in order, with its record and its duplicates marked.
     """
 
     def __init__(
-        self, folder: Folder, sources: list[Source], recipe: Recipe, prefix: str, hear: Hear
+        self,
+        folder: Folder,
+        sources: list[Source],
+        recipe: Recipe,
+        prefix: str,
+        on_source: OnSource,
     ) -> None:
         self._folder, self._sources, self._recipe = folder, sources, recipe
-        self._prefix, self._hear = prefix, hear
+        self._prefix, self._on_source = prefix, on_source
         limit = recipe.filters.duplicate
         self._duplicates = None if limit is None else Duplicates(limit)
         self.next = 0
-        """The first source that is not done."""
+        """The number of the first unfinished source."""
         self.shards: list[Path] = []
         self._full: list[Placed] = []
         self._bytes = 0
         self._unpacked = 0
 
     def advance(self) -> None:
-        """Place the clips of all sources that are done up to the first that is not."""
+        """Pack the clips of all sources up to the first unfinished one."""
         while self.next < len(self._sources):
             record = self._folder.record(self.next)
             if record is None:
@@ -67,7 +72,7 @@ class Packer:
             for row in record["windows"]:
                 if not row["reason"]:
                     self._place(source, record, row)
-            self._hear(source, record)
+            self._on_source(source, record)
             self.next += 1
         self._close()
 
@@ -99,7 +104,7 @@ class Packer:
         )
 
     def _close(self) -> None:
-        """Write the shard that is full, where it does not stand yet; its parts are done with."""
+        """Write the full shard unless it exists, and remove the parts that are packed."""
         if self._full:
             path = self._folder.to / f"{self._prefix}-{len(self.shards):06d}.tar"
             if not path.exists():
@@ -112,13 +117,13 @@ class Packer:
 
 
 def _state(source: Source, record: Record, row: Record) -> bytes:
-    """The json of a sample: the source's own columns, and under one key what we say of the clip."""
+    """The json of a sample: the columns of the source, and under one key the data of the clip."""
     clip = {
         "source": source.path,
         **{name: row[name] for name in ("window", "start", "end", "width", "height")},
         **{name: row[name] for name in ("frames", "fps")},
         "original": {name: record[name] for name in ("codec", "width", "height", "duration")},
-        "written_anew": record["written_anew"],
+        "reencoded": record["reencoded"],
         "scores": row["scores"],
         "hashes": row["hashes"],
     }
@@ -126,7 +131,7 @@ def _state(source: Source, record: Record, row: Record) -> bytes:
 
 
 def _write(path: Path, samples: list[Placed], folder: Folder) -> None:
-    """Write a shard whole or not at all: the same samples give the same bytes."""
+    """Write a shard atomically; the same samples give the same bytes."""
     from webdataset import TarWriter
 
     scratch = path.with_name(f".{path.name}.part")

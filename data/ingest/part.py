@@ -1,4 +1,4 @@
-"""What is made of one source: the tar of its clips, and the record of all that was found."""
+"""The result of one source: a tar of its clips, and a record of all windows."""
 
 import base64
 import io
@@ -11,13 +11,13 @@ from jaxtyping import UInt8
 from PIL import Image
 
 Record = dict[str, Any]
-"""What is known of a source and its windows, as JSON."""
+"""The data of a source and its windows, as JSON."""
 
 _THUMBNAIL = 128
 
 
 class SourcePart:
-    """The tar of a source's clips; there is none where no clip was added, or on an error."""
+    """The tar of a source's clips; it does not exist if no clip was added, or after an error."""
 
     def __init__(self, path: str) -> None:
         self._path = Path(path)
@@ -42,12 +42,12 @@ class SourcePart:
 
 
 def dropped(reason: str, detail: str, duration: float | None = None) -> Record:
-    """The record of a source of which nothing is kept."""
+    """The record of a source that is dropped as a whole."""
     return {"kind": "", "reason": reason, "detail": detail, "duration": duration, "windows": []}
 
 
 def thumbnail(pixels: UInt8[np.ndarray, "h w 3"]) -> str:
-    """A small JPEG, in base 64."""
+    """A small JPEG in base 64."""
     image = Image.fromarray(pixels)
     image.thumbnail((2 * _THUMBNAIL, _THUMBNAIL))
     file = io.BytesIO()

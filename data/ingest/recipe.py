@@ -1,4 +1,4 @@
-"""All that decides which bytes come out of a source: the thresholds and the settings, in YAML."""
+"""The recipe of `make shards`: all settings that determine the bytes of the shards."""
 
 import dataclasses
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ PRESETS = (
 
 @dataclass(frozen=True, kw_only=True)
 class Shots:
-    """Where a video is cut: ContentDetector's threshold (None: nowhere) and least length."""
+    """Shot detection: the threshold of ContentDetector (None: no cuts), and the minimum length."""
 
     threshold: float | None
     min_s: float
@@ -23,7 +23,7 @@ class Shots:
 
 @dataclass(frozen=True, kw_only=True)
 class Windows:
-    """How long a clip is, in seconds: a longer shot is split evenly, a shorter one dropped."""
+    """Clip durations in seconds: longer shots are split evenly, shorter ones dropped."""
 
     min_s: float
     max_s: float
@@ -32,17 +32,17 @@ class Windows:
         _positive("windows", min_s=self.min_s, max_s=self.max_s)
         if self.max_s < 2 * self.min_s:
             raise ValueError(
-                f"windows: even splits need max_s of at least twice min_s, got max_s "
-                f"{self.max_s:g} and min_s {self.min_s:g}; raise the one or lower the other"
+                f"windows: max_s must be at least twice min_s, so that shots can be split evenly, "
+                f"got max_s {self.max_s:g} and min_s {self.min_s:g}; raise max_s or lower min_s"
             )
 
 
 @dataclass(frozen=True, kw_only=True)
 class Encoding:
-    """H.264 with key frames at most `gop_s` apart, the short side at most `short_side` pixels.
+    """H.264: key frames at most `gop_s` apart, a short side of at most `short_side` pixels.
 
-    With `keep`, a video that is already so, up to `keep_gop_s`, keeps its bytes. `jpeg_quality` is
-    for images that must be written anew.
+    With `keep`, a suitable video with key frames at most `keep_gop_s` apart is copied.
+    `jpeg_quality` is for images that must be re-encoded.
     """
 
     short_side: int | None
@@ -60,36 +60,39 @@ class Encoding:
         if self.short_side is not None and self.short_side % 2:
             raise ValueError(f"encoding.short_side must be even for 4:2:0, got {self.short_side}")
         if not 0 <= self.crf <= 51:
-            raise ValueError(f"encoding.crf is from 0 (lossless) to 51, got {self.crf}")
+            raise ValueError(f"encoding.crf must be from 0 (lossless) to 51, got {self.crf}")
         if self.preset not in PRESETS:
-            raise ValueError(f"encoding.preset is one of {', '.join(PRESETS)}; got {self.preset!r}")
+            raise ValueError(
+                f"encoding.preset must be one of {', '.join(PRESETS)}; got {self.preset!r}"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
 class Measures:
-    """How the scores are measured: frames per second looked at, and short sides in pixels.
+    """How scores are measured: sampled frames per second, and short sides in pixels.
 
-    Text is looked for at `text_side`, the costliest of the measures; None leaves it out.
+    Text is detected at a short side of `text_side`, which is the slowest measure; None: not at all.
+    `hash_frames` is the number of frames per clip that are hashed.
     """
 
     fps: float
     side: int
     text_side: int | None
-    looks: int
+    hash_frames: int
 
     def __post_init__(self) -> None:
         _positive("measures", fps=self.fps, side=self.side, text_side=self.text_side)
-        _positive("measures", looks=self.looks)
+        _positive("measures", hash_frames=self.hash_frames)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Filters:
-    """The thresholds beyond which a clip is dropped; None switches one off.
+    """Thresholds beyond which a clip is dropped; None disables a filter.
 
-    `min_short_side` is in pixels, of the source as shown. `black`, `still` and `text` are shares:
-    of frames that are black, of moments in which nothing changes, of the area that is text.
-    `motion` is in heights per second. `duplicate` is how many of 64 bits the perceptual hashes of
-    two clips may differ by, on average over the frames looked at.
+    `min_short_side` is in pixels of the upright source. `black`, `still` and `text` are maximum
+    shares: of black frames, of moments without change, and of area that is text. `motion` is a
+    minimum in heights per second. Two clips are duplicates if their perceptual hashes differ in at
+    most `duplicate` of 64 bits, on average over the hashed frames.
     """
 
     min_short_side: int | None
@@ -105,9 +108,9 @@ class Filters:
 
 @dataclass(frozen=True, kw_only=True)
 class Packing:
-    """A shard is full at so many samples, or before it would pass so many bytes of them.
+    """The largest number of samples and of bytes per shard.
 
-    Keys and shards are named with `prefix`, by default after what they were made from.
+    The names of keys and shards start with `prefix`, by default the name of the source folder.
     """
 
     prefix: str | None
@@ -120,7 +123,7 @@ class Packing:
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
-    """Everything that the bytes of the shards depend on, besides the sources."""
+    """Everything besides the sources that determines the bytes of the shards."""
 
     shots: Shots
     windows: Windows
@@ -142,7 +145,7 @@ class Recipe:
 
 
 def difference(old: dict[str, Any], new: dict[str, Any], name: str = "") -> list[str]:
-    """What was changed from one recipe's record to another's, a line each."""
+    """The differences between the records of two recipes, one line each."""
     lines = []
     for key in sorted({*old, *new}):
         a, b, at = old.get(key), new.get(key), f"{name}{key}"

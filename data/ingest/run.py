@@ -1,4 +1,4 @@
-"""The whole of `make shards`: find, claim, work, pack, index, report; each time as far as it is."""
+"""All steps of `make shards`: find sources, read them, pack, index and report."""
 
 import dataclasses
 import logging
@@ -20,13 +20,16 @@ from data.shards.store import find_shards
 
 log = logging.getLogger(__name__)
 
-_THUMBNAILED = 20  # sources with thumbnails for each that the report shows
+_THUMBNAILED = 20  # sources with thumbnails, per thumbnail in the report
 _NAME = re.compile(r"[A-Za-z0-9_-]+")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
-    """What does not change the bytes: patience, memory, how far ahead, how many thumbnails."""
+    """Settings that do not change the bytes.
+
+    `ahead` is the number of sources that may be read before the first unfinished one is packed.
+    """
 
     deadline_s: float
     memory_gb: float | None
@@ -37,34 +40,32 @@ class Settings:
 def make_shards(
     place: str, to: Path | None, recipe: Recipe, cluster: Cluster, settings: Settings
 ) -> list[str]:
-    """Make shards of what lies at `place`, or go on with it; shards already made are indexed.
+    """Make shards from the files at `place`, or continue; existing shards are only indexed.
 
     Raises:
-        ValueError: nothing to read, nothing kept, or `to` holds something else.
+        ValueError: there is no source, no clip was kept, or `to` has other shards.
     """
     if "://" in place or is_shards(Path(place).expanduser()):
         shards = find_shards(place)
         if to is not None:
             raise ValueError(
-                f"to: {place} holds shards already, which are only indexed where they are; leave "
-                f"TO={to} out, or unpack them to cut and filter what they hold"
+                f"to: {place} has shards, which are only indexed in place; omit TO={to}, or "
+                "extract the shards to cut and filter their videos"
             )
-        log.info("%s: shards already, %d of them: they are only indexed", place, len(shards))
+        log.info("%s: %d existing shards are only indexed", place, len(shards))
         ensure_index(shards, depth="full")
         return shards
     if to is None:
-        raise ValueError(f"to: where shall the shards of {place} be written? Name a folder")
+        raise ValueError(f"to: an output folder is required for the shards of {place}: TO=folder")
     source = Path(place).expanduser()
     recipe = _named(recipe, source)
     found, folder = find_sources(source), Folder(to.expanduser())
     if folder.to.absolute().is_relative_to(source.absolute()):
-        raise ValueError(
-            f"to: {to} lies inside {source}, where sources are looked for; take another"
-        )
+        raise ValueError(f"to: {to} is inside the source folder {source}; choose another folder")
     with folder.locked():
         folder.claim(recipe, found)
         if folder.done:
-            log.info("%s: made already; report in %s", folder.to, folder.report)
+            log.info("%s is finished; the report is in %s", folder.to, folder.report)
         else:
             _make(folder, found, recipe, cluster, settings)
         shards = sorted(str(path) for path in folder.to.glob("*.tar"))
@@ -72,20 +73,21 @@ def make_shards(
         shutil.rmtree(folder.work)
     if not shards:
         raise ValueError(
-            f"from: of {len(found.sources)} sources no clip was kept; "
-            f"{folder.report / 'index.html'} says why"
+            f"from: no clip of {len(found.sources)} sources was kept; for the reasons see "
+            f"{folder.report / 'index.html'}"
         )
     return shards
 
 
 def _named(recipe: Recipe, source: Path) -> Recipe:
-    """The recipe with its prefix, by default after what the shards are made from."""
+    """The recipe with a prefix, by default the name of the source."""
     prefix = recipe.packing.prefix
     if prefix is None:
         prefix = "-".join(_NAME.findall(source.absolute().stem)) or "clips"
     if not _NAME.fullmatch(prefix):
         raise ValueError(
-            f"packing.prefix {prefix!r} becomes part of keys, which take letters, digits, - and _"
+            "packing.prefix may only have letters, digits, - and _, because it is part of keys; "
+            f"got {prefix!r}"
         )
     return dataclasses.replace(recipe, packing=dataclasses.replace(recipe.packing, prefix=prefix))
 
@@ -93,7 +95,7 @@ def _named(recipe: Recipe, source: Path) -> Recipe:
 def _make(
     folder: Folder, found: Sources, recipe: Recipe, cluster: Cluster, settings: Settings
 ) -> None:
-    """Work and pack until everything stands, then write the report."""
+    """Read and pack all sources, then write the report."""
     count, shown = len(found.sources), settings.thumbnails
     memory = settings.memory_gb
     bench = Bench(
@@ -103,8 +105,8 @@ def _make(
     )
     tally = Tally(rows=folder.work / "clips.jsonl", shown=shown)
     prefix = str(recipe.packing.prefix)
-    packer = Packer(folder, found.sources, recipe, prefix, tally.hear)
-    job = IngestPlan(
+    packer = Packer(folder, found.sources, recipe, prefix, tally.add)
+    plan = IngestPlan(
         folder=folder,
         sources=found.sources,
         recipe=recipe,
@@ -113,16 +115,16 @@ def _make(
     )
     done = folder.recorded()
     todo = [number for number in range(count) if number not in done]
-    log.info("%s: %d sources, %d to do", folder.to, count, len(todo))
+    log.info("%s: %d of %d sources left to read", folder.to, len(todo), count)
     with _bar() as bar:
-        line = bar.add_task("sources", total=count, said="")
+        line = bar.add_task("sources", total=count, counts="")
         packer.advance()
         bar.update(line, completed=packer.next)
-        for _ in cluster.work(job, todo):
+        for _ in cluster.work(plan, todo):
             packer.advance()
-            bar.update(line, completed=packer.next, said=_said(tally, packer))
+            bar.update(line, completed=packer.next, counts=_counts(tally, packer))
         packer.advance()
-        bar.update(line, completed=packer.next, said=_said(tally, packer))
+        bar.update(line, completed=packer.next, counts=_counts(tally, packer))
     tally.close()
     if packer.shards:
         cluster.index(folder, [str(path) for path in packer.shards])
@@ -132,7 +134,7 @@ def _make(
 def _write_report(
     folder: Folder, recipe: Recipe, tally: Tally, packer: Packer, found: Sources
 ) -> str:
-    from data.ingest.shards_report import write_report  # brings torch
+    from data.ingest.shards_report import write_report  # imports torch
 
     write_report(folder, recipe, tally, packer.shards, found.others)
     lost = {reason: each.count for reason, each in (*tally.windows.items(), *tally.sources.items())}
@@ -143,7 +145,7 @@ def _write_report(
     )
 
 
-def _said(tally: Tally, packer: Packer) -> str:
+def _counts(tally: Tally, packer: Packer) -> str:
     lost = sum(each.count for each in (*tally.windows.values(), *tally.sources.values()))
     return f"{tally.kept} clips kept, {lost} dropped, {len(packer.shards)} shards"
 
@@ -153,6 +155,6 @@ def _bar() -> Progress:
         TextColumn("{task.description}"),
         BarColumn(),
         MofNCompleteColumn(),
-        TextColumn("{task.fields[said]}"),
+        TextColumn("{task.fields[counts]}"),
         TimeRemainingColumn(),
     )

@@ -1,4 +1,4 @@
-"""The report of a run of `make shards`: what was kept, what was dropped and why, with pictures."""
+"""The report of `make shards`: kept clips, dropped clips with their reasons, and thumbnails."""
 
 import base64
 import json
@@ -6,7 +6,7 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from cascade.files.atomic import write_whole
+from cascade.files.atomic import write_atomic
 from cascade.report import Cell, Film, Page
 from data.ingest.output_folder import Folder
 from data.ingest.recipe import Recipe
@@ -16,11 +16,10 @@ from data.ingest.tally import Lost, Tally, Thumbnail
 def write_report(
     folder: Folder, recipe: Recipe, tally: Tally, shards: Sequence[Path], others: Mapping[str, int]
 ) -> None:
-    """Write the page, a line per clip, and last the figures: where they are, the run is done."""
+    """Write the page, one line per clip, and last the figures, which mark the run as finished."""
     page = Page(
         f"Shards: {recipe.packing.prefix}",
-        lead="What was made of the sources: the clips that were kept, and the reason of each that "
-        "was not.",
+        lead="The clips that were made from the sources, and the reason for each dropped one.",
         facts={
             "shards": len(shards),
             "clips": tally.kept,
@@ -38,30 +37,30 @@ def write_report(
     tally.rows.replace(folder.report / "clips.jsonl")
     figures = {**tally.report(), "not_read": dict(sorted(others.items()))}
     figures |= {"shards": [path.name for path in shards], "recipe": recipe.record()}
-    write_whole(folder.report / "report.json", json.dumps(figures, indent=1).encode())
+    write_atomic(folder.report / "report.json", json.dumps(figures, indent=1).encode())
 
 
 def _figures(page: Page, tally: Tally) -> None:
     lost = sum(each.seconds for each in (*tally.sources.values(), *tally.windows.values()))
     read, dropped = sum(tally.kinds.values()), sum(each.count for each in tally.windows.values())
-    page.section("In short")
+    page.section("Summary")
     page.figures(
         [
             (tally.kept, "clips kept", f"{tally.stills} of them images"),
             (_lasting(tally.seconds), "kept", f"{_lasting(lost)} dropped"),
-            (dropped, "clips dropped", "windows of sources that were read"),
+            (dropped, "clips dropped", "of readable sources"),
             (tally.kinds["dropped"], "sources dropped", f"of {read}"),
-            (tally.anew, "written anew", f"{tally.kept - tally.anew} kept their bytes"),
-            (tally.uncaptioned, "without a caption", "of the clips kept"),
+            (tally.reencoded, "re-encoded", f"{tally.kept - tally.reencoded} kept their bytes"),
+            (tally.uncaptioned, "without a caption", "of the kept clips"),
         ]
     )
 
 
 def _dropped(page: Page, tally: Tally) -> None:
     page.section(
-        "What was dropped, and why",
-        "A clip counts once, for the first reason that was found. Sources that were not read are "
-        "counted with the length that they claim, where they claim one.",
+        "Dropped clips and sources",
+        "A clip counts once, for the first reason found. An unreadable source counts with the "
+        "duration in its header, if there is one.",
     )
     rows = [
         *_rows("clip", tally.windows),
@@ -70,11 +69,11 @@ def _dropped(page: Page, tally: Tally) -> None:
     if not rows:
         page.text("Nothing was dropped.")
         return
-    page.table(("reason", "what", "count", "seconds lost", "of unknown length"), rows)
+    page.table(("reason", "what", "count", "seconds lost", "of unknown duration"), rows)
     if tally.listed:
         count = tally.kinds["dropped"]
-        caption = f"{len(tally.listed)} of the {count} sources that were dropped"
-        page.table(("source", "reason", "more exactly"), tally.listed, caption=caption)
+        caption = f"{len(tally.listed)} of the {count} dropped sources"
+        page.table(("source", "reason", "detail"), tally.listed, caption=caption)
 
 
 def _rows(what: str, lost: Mapping[str, Lost]) -> list[tuple[object, ...]]:
@@ -86,13 +85,13 @@ def _rows(what: str, lost: Mapping[str, Lost]) -> list[tuple[object, ...]]:
 
 def _histograms(page: Page, recipe: Recipe, tally: Tally) -> None:
     values, filters = tally.values, recipe.filters
-    page.section("How the clips are")
+    page.section("Distributions")
     page.histogram(
         values["duration"],
         label="duration",
         unit="s",
         marks={"min_s": recipe.windows.min_s, "max_s": recipe.windows.max_s},
-        caption="Of the videos that were kept.",
+        caption="Kept videos.",
     )
     side = recipe.encoding.short_side
     page.histogram(
@@ -100,31 +99,31 @@ def _histograms(page: Page, recipe: Recipe, tally: Tally) -> None:
         label="short side",
         unit="pixels",
         marks={} if side is None else {"short_side": side},
-        caption="Of the clips that were kept, images among them.",
+        caption="Kept clips, including images.",
     )
-    page.histogram(values["fps"], label="frame rate", unit="fps", caption="Of the videos kept.")
+    page.histogram(values["fps"], label="frame rate", unit="fps", caption="Kept videos.")
     page.histogram(
         values["motion"],
         label="motion",
         unit="heights per second",
-        marks={} if filters.motion is None else {"least": filters.motion},
-        caption="Mean optical flow of all clips that were measured, dropped ones too.",
+        marks={} if filters.motion is None else {"minimum": filters.motion},
+        caption="Mean optical flow of all measured clips, including dropped ones.",
     )
     page.histogram(
         values["text"],
         label="text",
         unit="share of the area",
-        marks={} if filters.text is None else {"most": filters.text},
-        caption="Of the clips that were looked at for text: those that nothing else had dropped.",
+        marks={} if filters.text is None else {"maximum": filters.text},
+        caption="Clips in which text was searched: those not dropped for another reason.",
     )
 
 
 def _contact_sheets(page: Page, tally: Tally, scratch: Path) -> None:
     kept, dropped = tally.thumbnails()
-    page.section("Kept", "Middle frames of some clips, chosen by their names' hashes.")
-    _gallery(page, kept, scratch, "nothing was kept")
+    page.section("Kept", "Middle frames of some clips, chosen by the hashes of their names.")
+    _gallery(page, kept, scratch, "no clip was kept")
     page.section("Dropped", "Middle frames of some clips for each reason.")
-    _gallery(page, dropped, scratch, "nothing that has a picture was dropped")
+    _gallery(page, dropped, scratch, "no clip with a thumbnail was dropped")
 
 
 def _gallery(page: Page, shown: Sequence[Thumbnail], scratch: Path, empty: str) -> None:
@@ -141,7 +140,7 @@ def _gallery(page: Page, shown: Sequence[Thumbnail], scratch: Path, empty: str) 
 
 
 def _recipe(page: Page, recipe: Recipe) -> None:
-    page.section("The recipe")
+    page.section("Recipe")
     rows = [
         (f"{section}.{name}", "off" if value is None else str(value))
         for section, values in recipe.record().items()

@@ -1,4 +1,4 @@
-"""The first reading of a video: where its shots are cut, and how it moves."""
+"""The first pass over a video: shot boundaries, brightness and motion."""
 
 from dataclasses import dataclass, field
 from functools import cache
@@ -15,12 +15,12 @@ from data.ingest.recipe import Recipe
 _CUT_WIDTH = 256  # PySceneDetect's own
 _DARK = 32  # of 255
 _DARK_SHARE = 0.98
-_SAME = 0.25  # of 255, the mean difference below which nothing has changed
+_SAME = 0.25  # of 255: a smaller mean difference counts as no change
 
 
 @dataclass(frozen=True, kw_only=True)
 class Moment:
-    """A frame looked at, beside the one looked at before."""
+    """A sampled frame, compared with the sampled frame before it."""
 
     time: float
     black: bool
@@ -32,14 +32,14 @@ class Moment:
 
 @dataclass(kw_only=True)
 class ShotSurvey:
-    """A video read once: its stream, the frames at which shots begin, and its moments."""
+    """The result of the first pass: the stream, the first frames of shots, and the moments."""
 
     reel: Reel
     cuts: list[int] = field(default_factory=list)
     moments: list[Moment] = field(default_factory=list)
 
     def scores(self, start: float, end: float) -> dict[str, float]:
-        """The scores of the time between two seconds; none where nothing can be compared."""
+        """The scores between two times in seconds; empty if there is no sampled frame."""
         inside = [m for m in self.moments if start <= m.time < end]
         found = {"black": float(np.mean([m.black for m in inside]))} if inside else {}
         if pairs := inside[1:]:
@@ -49,7 +49,7 @@ class ShotSurvey:
 
 
 def survey(file: str, recipe: Recipe) -> ShotSurvey:
-    """Read a whole video at small size.
+    """Read a whole video at a small size.
 
     Raises:
         DecodeError: with the reason.
@@ -72,7 +72,7 @@ def _small(frame: av.VideoFrame, reel: Reel) -> UInt8[np.ndarray, "h w 3"]:
 
 
 class _Cutter:
-    """PySceneDetect's ContentDetector, fed frame by frame."""
+    """Shot detection frame by frame, by PySceneDetect's ContentDetector."""
 
     def __init__(self, recipe: Recipe, rate: float) -> None:
         from scenedetect.detectors import ContentDetector
@@ -85,7 +85,7 @@ class _Cutter:
             self._detector = ContentDetector(threshold=shots.threshold, min_scene_len=least)
 
     def cuts(self, small: UInt8[np.ndarray, "h w 3"]) -> list[int]:
-        """The cuts that this frame makes known, as numbers of frames."""
+        """The cuts that are detected at this frame, as frame numbers."""
         if self._detector is None:
             return []
         from scenedetect import FrameTimecode
@@ -96,7 +96,7 @@ class _Cutter:
 
 
 class _Gauge:
-    """Brightness and movement, a few times per second."""
+    """Measures brightness and motion a few times per second."""
 
     def __init__(self, recipe: Recipe) -> None:
         self._measures = recipe.measures
@@ -104,7 +104,7 @@ class _Gauge:
         self._time = float("-inf")
 
     def moment(self, time: float, small: UInt8[np.ndarray, "h w 3"]) -> Moment | None:
-        """The moment of this frame, where it is time to look again."""
+        """The moment of this frame, if it is sampled."""
         since = time - self._time
         if since < 1 / self._measures.fps - 1e-3:
             return None

@@ -1,4 +1,4 @@
-"""Sources spread over a Slurm array, by submitit; who submits it packs what is done."""
+"""`make shards` on a Slurm array, by submitit; the submitting process packs finished sources."""
 
 import json
 import logging
@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from cascade.files.atomic import write_whole
+from cascade.files.atomic import write_atomic
 from data.index.sidecar import ensure_index
 from data.ingest.output_folder import Folder, read_sources
 from data.ingest.recipe import Recipe
@@ -18,11 +18,11 @@ from data.ingest.work import Bench, IngestPlan, work_through
 
 log = logging.getLogger(__name__)
 
-_LOOKS_AFTER_THE_END = 3  # a file system shared over the network tells late
+_POLLS_AFTER_END = 3  # a network file system shows files late
 
 
 class SlurmArray:
-    """An array of at most `array` tasks; what they leave, the same command goes on with."""
+    """An array of at most `array` tasks; the same command continues with unfinished sources."""
 
     def __init__(
         self,
@@ -41,8 +41,8 @@ class SlurmArray:
     ) -> None:
         if min(array, cpus, minutes) < 1 or poll_s <= 0:
             raise ValueError(
-                f"cluster.shards: array {array}, cpus {cpus}, minutes {minutes} and poll_s "
-                f"{poll_s:g} must be positive"
+                f"cluster.shards: array, cpus, minutes and poll_s must be positive, got {array}, "
+                f"{cpus}, {minutes} and {poll_s:g}"
             )
         self._array, self._cpus, self._poll_s = array, cpus, poll_s
         self._parameters: dict[str, Any] = {
@@ -58,43 +58,47 @@ class SlurmArray:
             "slurm_array_parallelism": array,
         }
 
-    def work(self, job: IngestPlan, numbers: list[int]) -> Iterator[None]:
-        """Join the array that runs still, submit one for what is left; a step at every look.
+    def work(self, plan: IngestPlan, numbers: list[int]) -> Iterator[None]:
+        """Wait for a running array, then submit one for the remaining sources; yield at each poll.
 
         Raises:
-            ValueError: there is no Slurm here, or the array ended before all was done.
+            ValueError: Slurm is not available, or the array ended before all sources were finished.
         """
         if not numbers:
             return
         if shutil.which("sbatch") is None:
-            raise ValueError("cluster: slurm needs sbatch on the PATH; run this on a login node")
-        yield from self._join(job.folder, "sources")
-        left = sorted(set(numbers) - job.folder.recorded())
+            raise ValueError(
+                "cluster: slurm needs sbatch on the PATH, but there is none; run this on a login "
+                "node"
+            )
+        yield from self._join(plan.folder, "sources")
+        left = sorted(set(numbers) - plan.folder.recorded())
         if not left:
             return
-        job.folder.clear_scratch()
+        plan.folder.clear_scratch()
         count = min(self._array, len(left))
         tasks = [
             SourcesTask(
-                to=str(job.folder.to.absolute()),
+                to=str(plan.folder.to.absolute()),
                 numbers=left[i::count],
-                recipe=job.recipe,
-                bench=job.bench,
+                recipe=plan.recipe,
+                bench=plan.bench,
                 workers=self._cpus,
             )
             for i in range(count)
         ]
-        array = self._submit(job.folder, "sources", tasks)
+        array = self._submit(plan.folder, "sources", tasks)
         yield from self._wait(array)
-        missing = set(left) - job.folder.recorded()
+        missing = set(left) - plan.folder.recorded()
         if missing:
             raise ValueError(
-                f"cluster: array {array} ended with {len(missing)} of {len(left)} sources undone; "
-                f"its logs are in {job.folder.work / 'slurm'}; the same command goes on"
+                f"cluster: array {array} ended with {len(missing)} of {len(left)} sources "
+                f"unfinished; its logs are in {plan.folder.work / 'slurm'}; run the same command "
+                "again to continue"
             )
 
     def index(self, folder: Folder, shards: list[str]) -> None:
-        """Index the shards that were made, every frame of every clip tried, by another array."""
+        """Index the new shards at depth `full`, by another array."""
         for _ in self._join(folder, "index"):
             pass
         count = min(self._array, len(shards))
@@ -102,13 +106,13 @@ class SlurmArray:
         tasks = [IndexTask(shards=places[i::count], workers=self._cpus) for i in range(count)]
         for _ in self._wait(self._submit(folder, "index", tasks)):
             pass
-        ensure_index(shards, depth="full")  # what the array has left
+        ensure_index(shards, depth="full")  # those that the array has not finished
 
     def _join(self, folder: Folder, name: str) -> Iterator[None]:
-        """Wait for the array that an earlier run of the command submitted, if it runs still."""
+        """Wait for the array of an earlier run of the command, if it is still running."""
         note = folder.work / f"{name}.array.json"
         if note.exists() and _is_active(running := json.loads(note.read_bytes())):
-            log.info("joining array %s, which runs still", running)
+            log.info("waiting for array %s, which is still running", running)
             yield from self._wait(running)
 
     def _submit(self, folder: Folder, name: str, tasks: Sequence["ArrayTask"]) -> str:
@@ -120,45 +124,45 @@ class SlurmArray:
         with executor.batch():
             jobs = [executor.submit(task) for task in tasks]
         array = str(jobs[0].job_id).partition("_")[0]
-        write_whole(folder.work / f"{name}.array.json", json.dumps(array).encode())
+        write_atomic(folder.work / f"{name}.array.json", json.dumps(array).encode())
         log.info("array %s: %d tasks on %s", array, len(tasks), name)
         return array
 
     def _wait(self, array: str) -> Iterator[None]:
         ended = 0
-        while ended < _LOOKS_AFTER_THE_END:
+        while ended < _POLLS_AFTER_END:
             time.sleep(self._poll_s)
             ended = 0 if _is_active(array) else ended + 1
             yield
 
 
 class ArrayTask(ABC):
-    """One task of an array; queued again, it goes on with what is not done."""
+    """One task of an array; when it is requeued, it continues with unfinished work."""
 
     @abstractmethod
     def __call__(self) -> None:
-        """Do it."""
+        """Run the task."""
 
     def checkpoint(self) -> Any:
-        """What submitit queues again when the task is preempted or runs out of time."""
+        """The task that submitit requeues after a preemption or a timeout."""
         import submitit
 
         return submitit.helpers.DelayedSubmission(self)
 
 
 class IndexTask(ArrayTask):
-    """The indices of some shards."""
+    """Indexes some shards."""
 
     def __init__(self, *, shards: list[str], workers: int) -> None:
         self._shards, self._workers = shards, workers
 
     def __call__(self) -> None:
-        """Index them."""
+        """Index the shards."""
         ensure_index(self._shards, depth="full", workers=self._workers)
 
 
 class SourcesTask(ArrayTask):
-    """The parts of some sources."""
+    """Makes the parts of some sources."""
 
     def __init__(
         self, *, to: str, numbers: list[int], recipe: Recipe, bench: Bench, workers: int
@@ -167,17 +171,17 @@ class SourcesTask(ArrayTask):
         self._recipe, self._bench = recipe, bench
 
     def __call__(self) -> None:
-        """Make the parts of its sources."""
+        """Make the parts."""
         folder = Folder(Path(self._to))
         sources = read_sources(folder.to)
-        job = IngestPlan(folder=folder, sources=sources, recipe=self._recipe, bench=self._bench)
+        plan = IngestPlan(folder=folder, sources=sources, recipe=self._recipe, bench=self._bench)
         left = [n for n in self._numbers if not folder.record_path(n).exists()]
-        for _ in work_through(job, left, self._workers):
+        for _ in work_through(plan, left, self._workers):
             pass
 
 
 def _is_active(array: str) -> bool:
-    """Whether some task of an array waits or runs; a queue that does not answer is asked again."""
+    """Whether a task of an array is pending or running; assumed if squeue fails."""
     asked = subprocess.run(
         ["squeue", "--noheader", "--jobs", array, "--format=%T"],
         capture_output=True,

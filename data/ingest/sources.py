@@ -1,4 +1,4 @@
-"""What there is to read: a folder of videos and images, a list of them, or shards already made."""
+"""The sources of `make shards`: a folder of videos and images, a list, or existing shards."""
 
 import hashlib
 import json
@@ -17,17 +17,17 @@ IMAGES = ("jpg", "jpeg", "png", "webp", "bmp", "tif", "tiff")
 MEDIA = frozenset((*VIDEOS, *IMAGES))
 LISTS = ("csv", "jsonl", "parquet")
 OURS = "clip"
-"""The key of a sample's json that is ours; all others are the source's own."""
+"""The key of a sample's json with the data of the clip; all other keys are the source's."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Source:
-    """A file to read, and what is said of it; `refused` says why it is not even tried."""
+    """A file to read, with its caption and columns; `refused` is the reason not to read it."""
 
     path: str
-    """As the list or the folder names it."""
+    """The path in the list or relative to the folder."""
     file: str
-    """Where it lies."""
+    """The absolute path."""
     size: int
     modified: int
     caption: str
@@ -36,7 +36,7 @@ class Source:
 
     @property
     def digest(self) -> str:
-        """Of its path: what its clips' keys are made of."""
+        """A hash of its path, which is part of the keys of its clips."""
         return hashlib.blake2b(self.path.encode(errors="replace"), digest_size=8).hexdigest()
 
     def line(self) -> str:
@@ -46,24 +46,25 @@ class Source:
 
 @dataclass(frozen=True, kw_only=True)
 class Sources:
-    """The sources in their order, and how many other files lay among them, by their suffix."""
+    """The sources in order, and counts of ignored files by suffix."""
 
     sources: list[Source]
     others: dict[str, int] = field(default_factory=dict)
 
 
 def is_shards(place: Path) -> bool:
-    """Whether these are shards: a tar, a glob or range of tars, or a folder with nothing else.
+    """Whether these are shards: a tar, a glob or range of tars, or a folder of tars.
 
     Raises:
-        ValueError: a folder holds both shards and media.
+        ValueError: a folder has both shards and media.
     """
     if not place.is_dir():
         return place.suffix == ".tar"
     tars = any(place.glob("*.tar"))
     if tars and (media := next(_media(place, Counter()), None)) is not None:
         raise ValueError(
-            f"from: {place} holds shards and also {media.name}; name a folder of only one kind"
+            f"from: {place} has both shards and media, such as {media.name}; use a folder of only "
+            "one kind"
         )
     return tars
 
@@ -72,7 +73,7 @@ def find_sources(place: Path) -> Sources:
     """The sources of a folder or list.
 
     Raises:
-        ValueError: there is none, or the list does not read.
+        ValueError: there is none, or the list cannot be read.
     """
     if place.is_dir():
         others: Counter[str] = Counter()
@@ -82,22 +83,23 @@ def find_sources(place: Path) -> Sources:
         found = Sources(sources=list(_listed(place)))
     else:
         raise ValueError(
-            f"from: {place} is no folder, no list ({', '.join(LISTS)}) and no tar; name one"
+            f"from: {place} must be a folder, a list ({', '.join(LISTS)}) or a tar, but is none of "
+            "them"
         )
     if not found.sources:
         raise ValueError(
-            f"from: {place} names no video and no image; what is read: {', '.join(sorted(MEDIA))}"
+            f"from: {place} has no video or image; supported are {', '.join(sorted(MEDIA))}"
         )
     digests = Counter(source.digest for source in found.sources if not source.refused)
     for digest, count in digests.most_common(1):
         if count > 1:
             names = [source.path for source in found.sources if source.digest == digest]
-            raise ValueError(f"from: {names} have one hash; rename one of them")
+            raise ValueError(f"from: {names} have the same hash; rename one of them")
     return found
 
 
 def _media(folder: Path, others: Counter[str]) -> Iterator[Path]:
-    """Media files below the folder; others are counted, hidden ones too."""
+    """Media files below the folder; other and hidden files are counted."""
     for root, folders, names in os.walk(folder, followlinks=False):
         others["hidden folders"] += sum(name.startswith(".") for name in folders)
         folders[:] = sorted(name for name in folders if not name.startswith("."))
@@ -116,45 +118,45 @@ def _suffix(name: str) -> str:
 
 
 def _beside(folder: Path, file: Path) -> Source:
-    """A file with the caption and the columns that lie beside it."""
+    """A file with the caption and the json beside it."""
     path = file.relative_to(folder).as_posix()
     caption, columns, refused = "", {}, ""
     try:
         if (text := file.with_suffix(".json")).is_file():
             columns = json.loads(text.read_bytes())
             if not isinstance(columns, dict):
-                raise ValueError(f"holds a {type(columns).__name__}, not an object")
+                raise ValueError(f"is a {type(columns).__name__}, not an object")
             caption = columns.get("caption") or ""
         if (text := file.with_suffix(".txt")).is_file():
             caption = text.read_text(encoding="utf-8").strip()
     except (ValueError, RecursionError) as error:
-        columns, refused = {}, f"{text.name} does not read: {error}"
+        columns, refused = {}, f"{text.name} cannot be read: {error}"
     return _source(path, file, caption, columns, refused)
 
 
 def _listed(place: Path) -> Iterator[Source]:
-    """The rows of a list, each path once."""
+    """The sources of a list; the first row of each path counts."""
     seen: dict[str, int] = {}
     for number, row in enumerate(_rows(place), start=1):
         path = row.pop("path", None)
         if not isinstance(path, str) or not path:
             raise ValueError(
-                f"{place}: row {number} has no text in column 'path' but {path!r}; its columns are "
-                f"{sorted({*row, 'path'})}"
+                f"{place}: row {number} must have a text in column 'path', got {path!r}; its "
+                f"columns are {sorted({*row, 'path'})}"
             )
         caption = row.pop("caption", None)
-        refused = f"is listed again; row {seen[path]} counts" if path in seen else ""
+        refused = f"is listed twice; row {seen[path]} counts" if path in seen else ""
         seen.setdefault(path, number)
         if "://" in path:
-            refused = "names a URL; download it and list the file"
+            refused = "is a URL; download it and list the file"
         yield _source(path, place.parent / path, caption or "", row, refused)
 
 
 def _source(path: str, file: Path, caption: Any, columns: dict[str, Any], refused: str) -> Source:
     if OURS in columns:
         raise ValueError(
-            f"{path}: the column {OURS!r} is what a shard's json keeps for the clip itself; "
-            "give yours another name"
+            f"{path}: the column name {OURS!r} is reserved for the data of the clip; rename the "
+            "column"
         )
     if not isinstance(caption, str) and not refused:
         refused = f"its caption is a {type(caption).__name__}, not a text"
@@ -178,10 +180,10 @@ def _source(path: str, file: Path, caption: Any, columns: dict[str, Any], refuse
 
 
 def _rows(place: Path) -> Iterable[dict[str, Any]]:
-    """The rows of a list as they stand.
+    """The rows of a list, unchecked.
 
     Raises:
-        ValueError: it does not parse.
+        ValueError: it cannot be parsed.
     """
     kind = place.suffix[1:].lower()
     if kind == "jsonl":
@@ -202,7 +204,7 @@ def _rows(place: Path) -> Iterable[dict[str, Any]]:
         else:
             table = pyarrow.parquet.read_table(place)
     except pa.ArrowException as error:
-        raise ValueError(f"{place}: is no {kind} that reads: {error}") from error
+        raise ValueError(f"{place}: is not a valid {kind} file: {error}") from error
     for batch in table.to_batches(max_chunksize=10_000):
         yield from batch.to_pylist()
 
@@ -215,7 +217,7 @@ def _json_lines(place: Path) -> Iterator[dict[str, Any]]:
             try:
                 row = json.loads(line)
             except (ValueError, RecursionError) as error:
-                raise ValueError(f"{place}: line {number} is no JSON: {error}") from error
+                raise ValueError(f"{place}: line {number} is not valid JSON: {error}") from error
             if not isinstance(row, dict):
                 raise ValueError(f"{place}: line {number} is a {type(row).__name__}, not an object")
             yield row

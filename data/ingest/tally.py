@@ -1,4 +1,4 @@
-"""What was kept and what was dropped, counted while it is packed; the same for every run."""
+"""Counts of kept and dropped clips, made while packing; the same for every run."""
 
 import heapq
 import json
@@ -15,14 +15,14 @@ from data.ingest.part import Record
 from data.ingest.sources import Source
 
 MEASURES = ("duration", "side", "fps", "motion", "text")
-"""What there is a histogram of: seconds, pixels of the short side, frames per second, scores."""
+"""The histograms of the report: seconds, pixels of the short side, frames per second, scores."""
 
 _LISTED = 200
 
 
 @dataclass(frozen=True, order=True, kw_only=True)
 class Thumbnail:
-    """A picture of a clip, ordered by its source's digest: those first in it are shown."""
+    """A thumbnail of a clip, ordered by the digest of its source; the first ones are shown."""
 
     digest: str
     window: int
@@ -34,14 +34,14 @@ class Thumbnail:
 
 @dataclass
 class Lost:
-    """What a reason cost: how many, and how many seconds; of some, nobody knows how long."""
+    """Clips or sources dropped for one reason: their count, seconds, and unknown durations."""
 
     count: int = 0
     seconds: float = 0.0
     unknown: int = 0
 
     def add(self, seconds: float | None) -> None:
-        """One more."""
+        """Add one."""
         self.count += 1
         self.seconds += seconds or 0.0
         self.unknown += seconds is None
@@ -49,7 +49,7 @@ class Lost:
 
 @dataclass(kw_only=True)
 class Tally:
-    """Hears of every source once, in order; `rows` gets a line of JSON for each of its windows."""
+    """Counts the sources, each added once, in order; writes a JSON line per window to `rows`."""
 
     rows: Path
     shown: int
@@ -64,7 +64,7 @@ class Tally:
     stills: int = 0
     seconds: float = 0.0
     bytes: int = 0
-    anew: int = 0
+    reencoded: int = 0
     uncaptioned: int = 0
     _thumbnails: dict[str, list[Thumbnail]] = field(default_factory=lambda: defaultdict(list))
 
@@ -72,8 +72,8 @@ class Tally:
         self.rows.parent.mkdir(parents=True, exist_ok=True)
         self._lines = self.rows.open("w")
 
-    def hear(self, source: Source, record: Record) -> None:
-        """A source and its record."""
+    def add(self, source: Source, record: Record) -> None:
+        """Add a source by its record."""
         self.kinds[record["kind"] or "dropped"] += 1
         if not record["kind"]:
             self.sources[record["reason"]].add(record["duration"])
@@ -82,14 +82,14 @@ class Tally:
             about = {name: record[name] for name in ("reason", "detail", "duration")}
             self._lines.write(json.dumps({"source": source.path, **about}) + "\n")
         for row in record["windows"]:
-            self._hear_window(source, record, row)
+            self._add_window(source, record, row)
 
     def close(self) -> None:
-        """No more comes."""
+        """Close the file of windows."""
         self._lines.close()
 
     def thumbnails(self) -> tuple[list[Thumbnail], list[Thumbnail]]:
-        """Some of the kept clips and some of the dropped, the latter as evenly over the reasons."""
+        """Thumbnails of some kept clips, and of some dropped ones, spread over the reasons."""
         kept = sorted(self._thumbnails.get("", []))[: self.shown]
         reasons = [sorted(found) for reason, found in sorted(self._thumbnails.items()) if reason]
         turns = [found[i] for i in range(self.shown) for found in reasons if i < len(found)]
@@ -108,18 +108,18 @@ class Tally:
                 "images": self.stills,
                 "seconds": round(self.seconds, 3),
                 "bytes": self.bytes,
-                "written_anew": self.anew,
+                "reencoded": self.reencoded,
                 "uncaptioned": self.uncaptioned,
                 "dropped": _lost(self.windows, "clips"),
             },
             "histograms": {name: _histogram(values) for name, values in self.values.items()},
         }
 
-    def _hear_window(self, source: Source, record: Record, row: Record) -> None:
+    def _add_window(self, source: Source, record: Record, row: Record) -> None:
         lasting, scores = row["end"] - row["start"], row["scores"]
-        told = {name: row.get(name) for name in ("window", "key", "start", "end", "reason")}
-        told |= {"scores": scores, "duplicate_of": row.get("duplicate_of")}
-        self._lines.write(json.dumps({"source": source.path, **told}) + "\n")
+        line = {name: row.get(name) for name in ("window", "key", "start", "end", "reason")}
+        line |= {"scores": scores, "duplicate_of": row.get("duplicate_of")}
+        self._lines.write(json.dumps({"source": source.path, **line}) + "\n")
         for name in ("motion", "text"):
             if name in scores:
                 self.values[name].append(scores[name])
@@ -131,7 +131,7 @@ class Tally:
         self.kept += 1
         self.seconds += lasting
         self.bytes += row["bytes"]
-        self.anew += bool(record["written_anew"])
+        self.reencoded += bool(record["reencoded"])
         self.uncaptioned += not source.caption
         self.values["side"].append(min(row["width"], row["height"]))
         if record["kind"] == "image":
@@ -141,7 +141,7 @@ class Tally:
             self.values["fps"].append(row["fps"])
 
     def _show(self, source: Source, row: Record) -> None:
-        """Keep the thumbnails whose sources' digests are least, so many for each reason."""
+        """Keep the thumbnails with the smallest source digests, `shown` per reason."""
         mine = self._thumbnails[row["reason"]]
         mine.append(
             Thumbnail(
@@ -158,7 +158,7 @@ class Tally:
 
 
 def _in_words(row: Record) -> str:
-    """What of a clip is worth reading beside its picture."""
+    """The text beside a thumbnail: times, size and scores."""
     if "duplicate_of" in row:
         return f"looks like {row['duplicate_of']}"
     words = [f"{row['start']:.1f}–{row['end']:.1f} s", f"{row['width']}×{row['height']}"]

@@ -1,4 +1,4 @@
-"""From a video to its clips: read once to decide, and again to encode what is kept."""
+"""From a video to its clips: a first pass to select them, a second pass to encode them."""
 
 from collections.abc import Iterable
 from fractions import Fraction
@@ -10,37 +10,37 @@ from data.ingest.cut import Window, above, cut_windows, judge
 from data.ingest.encode import Encoder, frame_rate
 from data.ingest.frame_measures import perceptual_hash, text_share
 from data.ingest.frame_reader import Reel, frames, opened, picture, reel_of, shrunk, whole_file
-from data.ingest.keep_bytes import why_not
+from data.ingest.keep_bytes import reason_to_encode
 from data.ingest.part import Record, SourcePart, thumbnail
 from data.ingest.recipe import Recipe
 from data.ingest.shots import survey
 
 _THUMBNAILS = 4
-_LOOK_SIDE = 256
+_HASH_SIDE = 256
 
 
 def make_video(file: str, out: SourcePart, recipe: Recipe, *, thumbnails: bool) -> Record:
-    """The record of a video, its clips added to `out`.
+    """Add the clips of a video to `out`; return its record.
 
     Raises:
-        DecodeError: it does not read, with the reason.
+        DecodeError: it cannot be decoded, with the reason.
     """
     found = survey(file, recipe)
     reel = found.reel
     windows = cut_windows(reel.times, reel.end, found.cuts, recipe.windows)
     for window in windows:
         judge(window, found, recipe.filters)
-    changed = why_not(file, reel, windows, recipe)
+    changed = reason_to_encode(file, reel, windows, recipe)
     rate = frame_rate(reel.times, reel.end, recipe.encoding.max_fps)
     shown = _sampled(windows) if thumbnails else []
     rows = [_row(window, reel) for window in windows]
     wanted = [window for window in windows if not window.reason or window.number in shown]
     clips = (
-        _Clip(window, reel, recipe, rate, anew=bool(changed), shown=window.number in shown)
+        _Clip(window, reel, recipe, rate, reencode=bool(changed), shown=window.number in shown)
         for window in wanted
     )
     if wanted:
-        _second_reading(file, out, clips, rows)
+        _second_pass(file, out, clips, rows)
     return {
         "kind": "video",
         "codec": reel.codec,
@@ -48,13 +48,13 @@ def make_video(file: str, out: SourcePart, recipe: Recipe, *, thumbnails: bool) 
         "height": reel.height,
         "fps": float(rate),
         "duration": round(reel.end, 4),
-        "written_anew": changed,
+        "reencoded": changed,
         "windows": rows,
     }
 
 
 def _sampled(windows: list[Window]) -> list[int]:
-    """The windows whose thumbnails are kept: the first few kept ones and dropped ones."""
+    """The windows with thumbnails: the first few kept ones and the first few dropped ones."""
     kept = [window.number for window in windows if not window.reason]
     dropped = [window.number for window in windows if window.reason and window.last > window.first]
     return kept[:_THUMBNAILS] + dropped[:_THUMBNAILS]
@@ -72,10 +72,8 @@ def _row(window: Window, reel: Reel) -> Record:
     }
 
 
-def _second_reading(
-    file: str, out: SourcePart, clips: Iterable["_Clip"], rows: list[Record]
-) -> None:
-    """Encode the windows that are kept, and look at frames of those that are kept or shown."""
+def _second_pass(file: str, out: SourcePart, clips: Iterable["_Clip"], rows: list[Record]) -> None:
+    """Encode and hash the kept windows, and make thumbnails of the shown ones."""
     with opened(file) as (container, stream):
         coming = enumerate(frames(container, stream, reel_of(container, stream)))
         for clip in clips:
@@ -89,7 +87,7 @@ def _second_reading(
 
 
 class _Clip:
-    """A window while its frames come by."""
+    """A window in the second pass."""
 
     def __init__(
         self,
@@ -98,31 +96,31 @@ class _Clip:
         recipe: Recipe,
         rate: Fraction,
         *,
-        anew: bool,
+        reencode: bool,
         shown: bool,
     ) -> None:
         self.window = window
         self._reel, self._recipe, self._rate, self._shown = reel, recipe, rate, shown
-        self._looks = window.looks(recipe.measures.looks)
+        self._spread = window.spread(recipe.measures.hash_frames)
         self._repeats = window.repeats(reel.times, rate)
         self._encoder: Encoder | None = None
-        if anew and not window.reason:
+        if reencode and not window.reason:
             self._encoder = Encoder(reel, rate, recipe.encoding)
         self._hashes: list[str] = []
         self._text: list[float] = []
         self._thumbnail = ""
 
     def add(self, i: int, frame: av.VideoFrame) -> None:
-        """A frame of the video, by its number; those before the window are passed over."""
+        """Add a frame of the video by its number; frames before the window are ignored."""
         if i < self.window.first:
             return
-        if i in self._looks:
-            self._look(i, frame)
+        if i in self._spread:
+            self._measure(i, frame)
         if self._encoder is not None:
             self._encoder.add(frame, int(self._repeats[i - self.window.first]))
 
     def finish(self, file: str, row: Record) -> bytes | None:
-        """The clip's bytes, its row filled in; None where it is dropped."""
+        """Complete the row of the clip; return its bytes, or None if it is dropped."""
         window, reel = self.window, self._reel
         if self._text:
             window.scores["text"] = round(float(np.mean(self._text)), 4)
@@ -139,12 +137,12 @@ class _Clip:
         row |= {"frames": count, "fps": float(self._rate), "extension": "mp4", "bytes": len(data)}
         return data
 
-    def _look(self, i: int, frame: av.VideoFrame) -> None:
+    def _measure(self, i: int, frame: av.VideoFrame) -> None:
         reel, side = self._reel, self._recipe.measures.text_side
-        size = shrunk(reel.width, reel.height, max(side or 0, _LOOK_SIDE))
+        size = shrunk(reel.width, reel.height, max(side or 0, _HASH_SIDE))
         pixels = picture(frame, reel, size, "rgb24")
-        self._hashes += [perceptual_hash(pixels)] * self._looks.count(i)
-        if side is not None and not self.window.reason and i in (self._looks[0], self._looks[-1]):
+        self._hashes += [perceptual_hash(pixels)] * self._spread.count(i)
+        if side is not None and not self.window.reason and i in (self._spread[0], self._spread[-1]):
             self._text.append(text_share(pixels, side))
-        if self._shown and i == self._looks[len(self._looks) // 2]:
+        if self._shown and i == self._spread[len(self._spread) // 2]:
             self._thumbnail = thumbnail(pixels)

@@ -1,4 +1,4 @@
-"""Sources to parts on this machine: a few processes side by side, each of which can be killed."""
+"""Reads sources into parts on this machine, in a few parallel child processes."""
 
 import threading
 from collections.abc import Callable, Iterable, Iterator
@@ -21,9 +21,9 @@ _START_S = 120.0
 
 @dataclass(frozen=True, kw_only=True)
 class Bench:
-    """How sources are opened: seconds without progress, and bytes of memory, that each may take.
+    """Limits of the child process for each source: seconds without progress, and bytes of memory.
 
-    Of about the share `thumbnails` of the sources, thumbnails are kept for the report.
+    `thumbnails` is the approximate share of the sources with thumbnails in the report.
     """
 
     deadline_s: float
@@ -31,15 +31,15 @@ class Bench:
     thumbnails: float
 
     def shows(self, source: Source) -> bool:
-        """Whether thumbnails of this source are kept: by its name alone."""
+        """Whether thumbnails of this source are kept; depends only on its name."""
         return int(source.digest, 16) < self.thumbnails * 2**64
 
 
 @dataclass(frozen=True, kw_only=True)
 class IngestPlan:
-    """All that is to be done: what of, where to, and how.
+    """The work of `make shards`: the sources, the output folder, the recipe and the limits.
 
-    `may_begin` says whether a source may be begun while others before it are not done.
+    `may_begin` says whether a source may be read although earlier ones are unfinished.
     """
 
     folder: Folder
@@ -51,33 +51,33 @@ class IngestPlan:
 
 @runtime_checkable
 class Cluster(Protocol):
-    """Where sources are worked on."""
+    """Runs the work: on this machine or on a Slurm cluster."""
 
-    def work(self, job: IngestPlan, numbers: list[int]) -> Iterator[None]:
-        """Make the parts of these sources; a step whenever some may have been done."""
+    def work(self, plan: IngestPlan, numbers: list[int]) -> Iterator[None]:
+        """Make the parts of these sources; yield whenever some may be finished."""
 
     def index(self, folder: Folder, shards: list[str]) -> None:
-        """Index the shards that were made, every frame of every clip tried."""
+        """Index the new shards at depth `full`."""
 
 
 class LocalProcesses:
-    """This machine, with so many processes; by default one per core that this process may use."""
+    """Processes on this machine; by default one per core that this process may use."""
 
     def __init__(self, *, workers: int | None = None) -> None:
         self._workers = workers or cores()
 
-    def work(self, job: IngestPlan, numbers: list[int]) -> Iterator[None]:
-        """Make the parts of these sources; a step for each that is done."""
-        job.folder.clear_scratch()
-        yield from work_through(job, numbers, self._workers)
+    def work(self, plan: IngestPlan, numbers: list[int]) -> Iterator[None]:
+        """Make the parts of these sources; yield after each one."""
+        plan.folder.clear_scratch()
+        yield from work_through(plan, numbers, self._workers)
 
-    def index(self, folder: Folder, shards: list[str]) -> None:  # noqa: ARG002 (others note it)
-        """Index the shards that were made, every frame of every clip tried."""
+    def index(self, folder: Folder, shards: list[str]) -> None:  # noqa: ARG002 for the protocol
+        """Index the new shards at depth `full`."""
         ensure_index(shards, depth="full", workers=self._workers)
 
 
-def work_through(job: IngestPlan, numbers: Iterable[int], workers: int) -> Iterator[None]:
-    """Make the parts of these sources; a step for each that is done.
+def work_through(plan: IngestPlan, numbers: Iterable[int], workers: int) -> Iterator[None]:
+    """Make the parts of these sources; yield after each one.
 
     Raises:
         OSError: a part cannot be written.
@@ -86,47 +86,47 @@ def work_through(job: IngestPlan, numbers: Iterable[int], workers: int) -> Itera
     todo = iter(numbers)
     following = next(todo, None)
     pending: dict[Future[Record], tuple[int, Path]] = {}
-    pool = _Pool(job, workers)
+    pool = _Pool(plan, workers)
     try:
         while pending or following is not None:
             while (
                 following is not None
                 and len(pending) < _QUEUED * workers
-                and (job.may_begin(following) or not pending)
+                and (plan.may_begin(following) or not pending)
             ):
-                scratch = job.folder.scratch(following)
-                pending[pool.begin(job.sources[following], scratch)] = following, scratch
+                scratch = plan.folder.scratch(following)
+                pending[pool.begin(plan.sources[following], scratch)] = following, scratch
                 following = next(todo, None)
             ready, _ = wait(pending, return_when=FIRST_COMPLETED)
             for done in ready:
                 number, scratch = pending.pop(done)
-                job.folder.commit(number, scratch, done.result())
+                plan.folder.commit(number, scratch, done.result())
                 yield
     finally:
         pool.close()
 
 
 class _Pool:
-    """Threads, each of which waits for a process of its own."""
+    """Threads, each with its own child process."""
 
-    def __init__(self, job: IngestPlan, workers: int) -> None:
-        self._job = job
+    def __init__(self, plan: IngestPlan, workers: int) -> None:
+        self._plan = plan
         self._threads = ThreadPoolExecutor(workers)
         self._own = threading.local()
         self._sandboxes: list[Sandbox] = []
 
     def begin(self, source: Source, scratch: Path) -> Future[Record]:
-        """Start a source as soon as a process is free."""
+        """Queue a source for the next free process."""
         return self._threads.submit(self._record, source, scratch)
 
     def close(self) -> None:
-        """End the processes, whatever they do: what is not committed will be done again."""
+        """End the processes at once; uncommitted work will be repeated."""
         self._threads.shutdown(wait=False, cancel_futures=True)
         for sandbox in self._sandboxes:
             sandbox.close()
 
     def _record(self, source: Source, scratch: Path) -> Record:
-        """What is found in a source, or why it is dropped."""
+        """The record of a source, also if it is dropped."""
         if source.refused:
             return dropped("refused", source.refused)
         sandbox = self._sandbox()
@@ -135,23 +135,23 @@ class _Pool:
                 make_part,
                 source.file,
                 str(scratch),
-                self._job.recipe,
-                thumbnails=self._job.bench.shows(source),
-                deadline_s=self._job.bench.deadline_s,
+                self._plan.recipe,
+                thumbnails=self._plan.bench.shows(source),
+                deadline_s=self._plan.bench.deadline_s,
             )
         except OSError:
             raise
         except SandboxError as error:
             record = dropped("given up", str(error))
-        except Exception as error:  # a library's, on a file that it does not expect
-            record = dropped("fails", f"{type(error).__name__}: {error}")
+        except Exception as error:  # raised by a library for an unexpected file
+            record = dropped("failed", f"{type(error).__name__}: {error}")
         scratch.unlink(missing_ok=True)
         return record
 
     def _sandbox(self) -> Sandbox:
-        """This thread's process, which has proved that it can start and has its libraries."""
+        """The child process of this thread, after it has imported its libraries."""
         if not hasattr(self._own, "sandbox"):
-            sandbox = Sandbox(memory_bytes=self._job.bench.memory_bytes)
+            sandbox = Sandbox(memory_bytes=self._plan.bench.memory_bytes)
             self._sandboxes.append(sandbox)
             sandbox.call(check_libraries, deadline_s=_START_S)
             self._own.sandbox = sandbox

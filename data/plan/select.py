@@ -6,9 +6,8 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Bool, Float, Int64, Integer
 
+from cascade.times import SLACK, clip_length
 from data.index.columns import Index
-
-_SLACK = 0.5 + 1e-4
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,7 +43,7 @@ class Need:
         """
         most = np.zeros(len(duration), dtype=np.int16)
         for rate in sorted(self.rates):
-            length = duration * np.float32(self.fps * rate) + np.float32(_SLACK)
+            length = duration * np.float32(self.fps * rate) + np.float32(SLACK)
             np.copyto(
                 most, length.clip(1, 2**15 - 1), where=self.suits(rate, fps), casting="unsafe"
             )
@@ -60,11 +59,6 @@ class Selection:
     dropped: dict[str, int]
     unasked: int
     """Number of images that are not used because the stage requests none; they are not dropped."""
-
-
-def clip_length(duration: float, fps: float) -> int:
-    """The number of frames of a clip at `fps`; it may end half a frame early."""
-    return max(1, int(duration * fps + _SLACK))
 
 
 def select(index: Index, need: Need) -> Selection:

@@ -1,4 +1,4 @@
-"""The command line: `python -m data.recaption shards=… endpoint=… model=…`; again: it goes on."""
+"""The command line: `python -m data.recaption shards=… endpoint=… model=…`; it can be resumed."""
 
 import asyncio
 import logging
@@ -24,21 +24,21 @@ from data.recaption.report import summary, write_report
 from data.recaption.request import Request
 from data.shards.store import find_shards
 
-#: What shapes the answers, beside the model and the request itself.
+#: Settings that influence the answers, besides the model and the request.
 SHAPING = ("options", "structured", "frames", "side", "quality")
 
 
 def open_model(config: dict[str, Any]) -> Model:
-    """The model that a config names.
+    """The model of a config.
 
     Raises:
-        ValueError: it names no endpoint, or the model does not load.
+        ValueError: there is no endpoint, or the model cannot be loaded.
     """
     name, endpoint = config["model"], config["endpoint"]
     if not endpoint:
         raise ValueError(
-            "captions: no endpoint; give one, such as endpoint=http://localhost:8000/v1, or set "
-            "OPENAI_BASE_URL, or say endpoint=local for a model in a folder"
+            "captions: an endpoint is required, such as endpoint=http://localhost:8000/v1; or set "
+            "OPENAI_BASE_URL, or endpoint=local for a model in a folder"
         )
     if endpoint == "local":
         device = config["device"]
@@ -61,29 +61,32 @@ def recipes(config: dict[str, Any]) -> dict[str, Request]:
     """The requests of a config by their recipes.
 
     Raises:
-        ValueError: two of them ask for a caption of one name.
+        ValueError: two of them request a caption of the same name, or none requests any.
     """
     requests = [Request(**one) for one in config["requests"]]
     names = [name for request in requests for name in request.captions]
     if len(names) != len(set(names)) or not names:
-        raise ValueError(f"captions: every name must be asked for once, got {names}")
+        raise ValueError(f"captions: each name must be requested exactly once, got {names}")
     made_by = {name: config[name] for name in ("model", *SHAPING)}
     return {request.recipe(made_by): request for request in requests}
 
 
 def recaption(config: dict[str, Any], console: Console) -> Captioner:
-    """Caption what a config asks for; its report is written however it ends."""
+    """Make the captions of a config; the report is written even after an error."""
     if config["max_cost"] is not None and not any(config["prices"].values()):
-        raise ValueError("captions: max_cost needs prices; set prices.prompt, prices.completion")
-    asked, shards = recipes(config), find_shards(config["shards"])
+        raise ValueError(
+            f"captions: max_cost={config['max_cost']} needs prices, but they are 0; set "
+            "prices.prompt and prices.completion"
+        )
+    requests, shards = recipes(config), find_shards(config["shards"])
     model = open_model(config)
     index_dir = None if config["index_dir"] is None else Path(config["index_dir"])
     indices = ensure_index(shards, index_dir=index_dir, cache_dir=Path(config["cache_dir"]))
     concurrency = config["concurrency"]
-    job = Captioner(
+    captioner = Captioner(
         shards=shards,
         indices=indices,
-        recipes=asked,
+        recipes=requests,
         model=model,
         pictures=Pictures(
             count=config["frames"],
@@ -105,9 +108,9 @@ def recaption(config: dict[str, Any], console: Console) -> Captioner:
     where = (
         "this machine" if config["endpoint"] == "local" else urlsplit(config["endpoint"]).hostname
     )
-    left, before = sum(job.tally.left.values()), sum(job.tally.answered.values())
+    left, before = sum(captioner.tally.left.values()), sum(captioner.tally.answered.values())
     console.print(
-        f"{left:,} questions for {model.name} at {where} about the clips of {len(shards)} shards; "
+        f"{left:,} requests to {model.name} at {where} for the clips of {len(shards)} shards; "
         f"{before:,} answered before"
     )
     columns = (
@@ -116,21 +119,24 @@ def recaption(config: dict[str, Any], console: Console) -> Captioner:
     )
     try:
         with Progress(*columns, console=console) as progress:
-            asyncio.run(job.run(progress))
+            asyncio.run(captioner.run(progress))
     finally:
-        told = summary(job)
-        write_report(job, told, Path(config["page"]), shown=config["shown"])
+        figures = summary(captioner)
+        write_report(captioner, figures, Path(config["page"]), shown=config["shown"])
         console.print(
-            f"{told['captioned']:,} of {told['clips']:,} clips captioned, {len(told['failed']):,} "
-            f"failed, {sum(told['unfit'].values()):,} unfit; {told['prompt_tokens']:,} prompt and "
-            f"{told['completion_tokens']:,} completion tokens in {told['answers']:,} answers, cost "
-            f"{told['cost']:.4g}; {config['page']}"
+            f"{figures['captioned']:,} of {figures['clips']:,} clips captioned, "
+            f"{len(figures['failed']):,} failed, {sum(figures['unusable'].values()):,} unusable; "
+            f"{figures['prompt_tokens']:,} prompt and {figures['completion_tokens']:,} completion "
+            f"tokens in {figures['answers']:,} answers, cost {figures['cost']:.4g}; "
+            f"{config['page']}"
         )
-        if told["unmetered_answers"]:
-            console.print(f"{told['unmetered_answers']:,} answers came without their tokens")
-        if told["stopped"]:
-            console.print(f"stopped: {told['stopped']}; the same command goes on")
-    return job
+        if figures["unmetered_answers"]:
+            console.print(
+                f"{figures['unmetered_answers']:,} answers did not report their token counts"
+            )
+        if figures["stopped"]:
+            console.print(f"stopped: {figures['stopped']}; run the same command again to continue")
+    return captioner
 
 
 @hydra.main(version_base="1.3", config_path=CONF, config_name="captions")
@@ -144,7 +150,7 @@ def main(cfg: DictConfig) -> None:
     try:
         recaption({str(name): value for name, value in config.items()}, Console())
     except (KeyboardInterrupt, asyncio.CancelledError):
-        raise SystemExit("stopped; the same command goes on") from None
+        raise SystemExit("stopped; run the same command again to continue") from None
 
 
 if __name__ == "__main__":

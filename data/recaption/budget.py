@@ -1,4 +1,4 @@
-"""What captions may cost, and what they have cost."""
+"""The budget of captions, and their cost so far."""
 
 from collections import Counter
 from collections.abc import Mapping
@@ -9,7 +9,11 @@ from data.recaption.ledger import Usage
 
 @dataclass(frozen=True, kw_only=True)
 class Budget:
-    """What may be spent; `prices` are per million tokens."""
+    """The limits of a run; `prices` are per million tokens.
+
+    `limit` is the largest number of clips in this call; the cost is estimated after
+    `estimate_from` clips.
+    """
 
     prices: Mapping[str, float]
     max_cost: float | None = None
@@ -19,25 +23,25 @@ class Budget:
 
 @dataclass(kw_only=True)
 class CaptionTally:
-    """What happened: in this call, and, for `used` and `answered`, in those before it too."""
+    """Counts of this call; `used` and `answered` include earlier calls."""
 
     captioned: int = 0
     failed: Counter[str] = field(default_factory=Counter)
-    again: Counter[str] = field(default_factory=Counter)
+    retried: Counter[str] = field(default_factory=Counter)
     used: dict[str, Usage] = field(default_factory=dict)
     answered: Counter[str] = field(default_factory=Counter)
     left: Counter[str] = field(default_factory=Counter)
 
     def cost(self, prices: Mapping[str, float]) -> float:
-        """Of all answers."""
+        """The cost of all answers."""
         return sum(used.cost(prices) for used in self.used.values())
 
     def mean_cost(self, recipe: str, prices: Mapping[str, float]) -> float:
-        """Of one clip's captions, answers that were bad included."""
+        """The mean cost of one clip's captions, including invalid answers."""
         return self.used[recipe].cost(prices) / max(1, self.answered[recipe])
 
     def estimate(self, prices: Mapping[str, float]) -> tuple[float, float, float]:
-        """(cost, prompt tokens, completion tokens) of what is left."""
+        """The estimated (cost, prompt tokens, completion tokens) of the remaining requests."""
         cost, prompt, completion = 0.0, 0.0, 0.0
         for recipe, left in self.left.items():
             share = left / max(1, self.answered[recipe])

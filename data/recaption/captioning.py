@@ -1,4 +1,4 @@
-"""The captioning of many clips at once, within a budget, to be killed and continued at any time."""
+"""Captions many clips concurrently, within a budget; it may be killed and resumed at any time."""
 
 import asyncio
 import random
@@ -25,7 +25,10 @@ _FIRST_WAIT_S, _LONGEST_WAIT_S = 1.0, 60.0
 
 @dataclass(frozen=True, kw_only=True)
 class Patience:
-    """How often and how long a clip's question is asked again."""
+    """How often and how long a failed request is retried.
+
+    `attempts` and `queue_s` are per request; after `give_up_after` failures in a row the run ends.
+    """
 
     attempts: int = 5
     queue_s: float = 900.0
@@ -33,7 +36,7 @@ class Patience:
 
 
 class Captioner:
-    """Asks a model about all clips of some shards that have not their captions yet."""
+    """Requests captions for all clips of some shards that have none yet."""
 
     def __init__(
         self,
@@ -54,7 +57,7 @@ class Captioner:
         self.concurrency, self.replace = concurrency, replace
         self.tally = CaptionTally()
         self.stopped: str = ""
-        """Why it ended before its end, or ''."""
+        """Why it ended early, or ''."""
         self._error: ValueError | None = None
         self._interrupted = False
         self._open: dict[str, ShardWork] = {}
@@ -74,7 +77,7 @@ class Captioner:
         )
 
     def _count(self) -> None:
-        """What is there, what is left, and what it has cost, before anything is asked."""
+        """Count existing captions, remaining requests and cost, before the first request."""
         for recipe in self.recipes:
             self.tally.used[recipe] = Usage()
         for shard, index in self.pairs:
@@ -85,7 +88,7 @@ class Captioner:
             self.tally.left.update(work.count())
 
     def _tasks(self) -> Iterator[Question]:
-        """All that is left, shard by shard; a shard is closed when its last task is."""
+        """All remaining requests, shard by shard; a shard is closed after its last one."""
         clips: set[tuple[str, str]] = set()
         for shard, index in self.pairs:
             work = self._work(shard, index, adding=True)
@@ -98,23 +101,23 @@ class Captioner:
             for task in tasks:
                 clips.add((shard, task.row["key"]))
                 if self.budget.limit is not None and len(clips) > self.budget.limit:
-                    self.stopped = f"limit={self.budget.limit} clips are done"
+                    self.stopped = f"limit={self.budget.limit} clips is reached"
                     return
                 yield task
 
     async def run(self, progress: Progress) -> None:
-        """Caption all; what was answered is in the captions' files however it ends.
+        """Caption all clips; received answers are written even after an error.
 
         Raises:
-            ValueError: the model takes no requests, or gave nothing many times in a row, or the
-                estimate is above the budget.
+            ValueError: the model rejects all requests, many requests in a row failed, or the
+                estimated cost exceeds the budget.
         """
         task, loop = asyncio.current_task(), asyncio.get_running_loop()
         assert task is not None
         for number in _STOPPING:
             loop.add_signal_handler(number, self._stop, task)
         try:
-            bar = progress.add_task("questions", total=sum(self.tally.left.values()))
+            bar = progress.add_task("requests", total=sum(self.tally.left.values()))
             tasks = self._tasks()
             if any(self.tally.answered[r] < self.budget.estimate_from for r in self.recipes):
                 first = self.budget.estimate_from * len(self.recipes)
@@ -133,7 +136,7 @@ class Captioner:
             raise self._error
 
     def _stop(self, task: asyncio.Task[Any]) -> None:
-        """A signal to stop: what was asked is waited for; at the second one nothing is."""
+        """Handle a signal: wait for running requests; at the second signal cancel them."""
         if self._interrupted:
             task.cancel()
         self._interrupted, self.stopped = True, "interrupted"
@@ -145,13 +148,13 @@ class Captioner:
         cost, prompt, completion = self.tally.estimate(self.budget.prices)
         spent, most = self.tally.cost(self.budget.prices), self.budget.max_cost
         progress.console.print(
-            f"estimate for the {left:,} questions left: {prompt:,.0f} prompt and "
+            f"estimate for {left:,} remaining requests: {prompt:,.0f} prompt and "
             f"{completion:,.0f} completion tokens, cost {cost:.4g}; spent so far {spent:.4g}"
         )
         if most is not None and spent + cost > most and self.budget.limit is None:
             raise ValueError(
-                f"captions: all would cost about {spent + cost:.4g}, more than "
-                f"max_cost={most:g}; raise it, or caption some with limit=…"
+                f"captions: the estimated cost {spent + cost:.4g} exceeds max_cost={most:g}; raise "
+                "it, or caption fewer clips with limit=…"
             )
 
     async def _ask_all(self, tasks: Iterator[Question], progress: Progress, bar: TaskID) -> None:
@@ -175,21 +178,21 @@ class Captioner:
             return None
 
     def _over(self) -> bool:
-        """Whether nothing more is to be asked."""
+        """Whether no more requests are to be made."""
         if self._error is not None:
             return True
         if self._in_a_row >= self.patience.give_up_after:
             reason = self.tally.failed.most_common(1)[0][0]
             self._error = HopelessError(
-                f"captions: {self._in_a_row} clips in a row got nothing from the model, most often "
-                f"because: {reason}; the same command goes on when it is well"
+                f"captions: {self._in_a_row} requests in a row failed, most often because: "
+                f"{reason}; repair the server, then run the same command again to continue"
             )
             return True
         most = self.budget.max_cost
         if most is not None:
             prices = self.budget.prices
-            dearest = max(self.tally.mean_cost(r, prices) for r in self.recipes)
-            if self.tally.cost(prices) + (self._asking + 1) * dearest > most:
+            highest = max(self.tally.mean_cost(r, prices) for r in self.recipes)
+            if self.tally.cost(prices) + (self._asking + 1) * highest > most:
                 self.stopped = f"max_cost={most:g} is reached"
         return bool(self.stopped)
 
@@ -200,11 +203,11 @@ class Captioner:
             self._open.pop(task.work.shard).close()
 
     async def _ask(self, task: Question) -> None:
-        """One question, as often as it takes; its answer or its failure goes to the ledger."""
+        """Send one request, with retries; its captions or its failure go to the ledger."""
         key, ledger = task.row["key"], task.work.ledger
         try:
             pictures = await self.pictures(task.work.shard, task.row)
-            question = task.question(len(pictures))
+            prompt = task.prompt(len(pictures))
         except (DecodeError, OSError, ValueError) as error:
             self._fail(task, f"{type(error).__name__}: {error}", ours=True)
             return
@@ -215,7 +218,7 @@ class Captioner:
             waited += await self._turn()
             asked: float | None = None
             try:
-                answer = await self.model.ask(question, pictures, task.request.schema())
+                answer = await self.model.ask(prompt, pictures, task.request.schema())
                 self.tally.used[task.recipe] += answer.usage
                 try:
                     captions = task.request.parse(answer.text)
@@ -239,7 +242,7 @@ class Captioner:
             except HopelessError as error:
                 self._error = self._error or error
                 return
-            self.tally.again[reason] += 1
+            self.tally.retried[reason] += 1
             pause = max(asked or 0.0, wait * random.uniform(0.5, 1.0))
             wait, waited = min(2 * wait, _LONGEST_WAIT_S), waited + pause
             await asyncio.sleep(pause)
@@ -251,12 +254,12 @@ class Captioner:
         self._in_a_row += not ours
 
     def _hold_all(self, wait_s: float) -> None:
-        """A busy server is left alone by all, not only by the one who was told."""
+        """Pause all requests, because the server is busy."""
         now = asyncio.get_running_loop().time()
         self._not_before = max(self._not_before, now + wait_s)
 
     async def _turn(self) -> float:
-        """Wait until the server may be asked; the seconds that it took."""
+        """Wait until requests are allowed; return the seconds waited."""
         clock = asyncio.get_running_loop().time
         begun = clock()
         while (left := self._not_before - clock()) > 0:

@@ -1,4 +1,4 @@
-"""The pictures of a clip that a model is shown: evenly in time, small, as JPEG."""
+"""The images of a clip for the model: evenly spaced in time, small, as JPEG."""
 
 import asyncio
 import io
@@ -15,7 +15,7 @@ from data.shards.store import read_span
 
 
 def even_times(timing: Timing, count: int) -> Float64[np.ndarray, " n"]:
-    """The middles of `count` equal parts, in seconds; no more than there are frames."""
+    """The middles of `count` equal parts, in seconds; at most one per frame."""
     count = max(1, min(count, timing.frames))
     return np.asarray((np.arange(count) + 0.5) * timing.duration / count)
 
@@ -23,11 +23,11 @@ def even_times(timing: Timing, count: int) -> Float64[np.ndarray, " n"]:
 def pictures(
     decoder: Decoder, shard: str, row: Mapping[str, Any], *, count: int, side: int, quality: int
 ) -> list[bytes]:
-    """JPEGs of a clip's frames, in order of time, `side` pixels at most on their longer side.
+    """JPEGs of a clip's frames in temporal order, with a longer side of at most `side` pixels.
 
     Raises:
-        DecodeError: it does not decode.
-        OSError: its shard does not read.
+        DecodeError: the clip cannot be decoded.
+        OSError: its shard cannot be read.
     """
     data = read_span(shard, (row["offset"], row["size"]))
     timing = decoder.open(data, decord=bool(row["decord"]))
@@ -44,7 +44,7 @@ def _jpeg(pixels: np.ndarray, side: int, quality: int) -> bytes:
 
 
 class Pictures:
-    """Decoders for as many clips at once as `decoders`."""
+    """Makes the images of up to `decoders` clips at once."""
 
     def __init__(self, *, count: int, side: int, quality: int, decoders: int) -> None:
         self.count, self.side, self.quality = count, side, quality
@@ -55,8 +55,8 @@ class Pictures:
         """The JPEGs of a clip.
 
         Raises:
-            DecodeError: it does not decode.
-            OSError: its shard does not read.
+            DecodeError: the clip cannot be decoded.
+            OSError: its shard cannot be read.
         """
         async with self._turns:
             decoder = self._free.pop()

@@ -1,7 +1,7 @@
-"""Every answer that was paid for, one line each, kept as soon as it came.
+"""The ledger of a shard: every answer, one JSON line each, written as soon as it is received.
 
-It lies beside the shard's index and stays: from it the captions' file can be written at any time,
-and the cost of all calls is counted. A line that a kill has cut off is dropped.
+It is beside the shard's index and is kept: the file of captions can be rebuilt from it, and it has
+the cost of all calls. A line that is truncated by a kill is removed.
 """
 
 import json
@@ -11,12 +11,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from cascade.files.lock import take
+from cascade.files.lock import acquire
 
 
 @dataclass(frozen=True, kw_only=True)
 class Usage:
-    """Tokens of answers; `unmetered` counts the answers that came without their number."""
+    """Token counts of answers; `unmetered` is the number of answers without token counts."""
 
     answers: int = 0
     prompt: int = 0
@@ -32,17 +32,17 @@ class Usage:
         )
 
     def cost(self, prices: Mapping[str, float]) -> float:
-        """By prices per million tokens of `prompt` and `completion`."""
+        """The cost at prices per million `prompt` and `completion` tokens."""
         return (self.prompt * prices["prompt"] + self.completion * prices["completion"]) / 1e6
 
 
 class Ledger:
     """The ledger of one shard; `captions`, `failed` and `usage` are by recipe.
 
-    Whoever is to `add` to it asks for it so, and has it alone; others may read it meanwhile.
+    With `adding` this process locks the ledger and may `add` lines; others may only read it.
 
     Raises:
-        ValueError: another process adds to it, or a line is none of a ledger's.
+        ValueError: another process has the lock, or a line is invalid.
     """
 
     def __init__(self, path: Path, *, adding: bool = False) -> None:
@@ -59,7 +59,9 @@ class Ledger:
             try:
                 self._take(json.loads(line))
             except (ValueError, KeyError, TypeError, AttributeError) as error:
-                raise ValueError(f"{path}: line {number} does not read: {error}") from error
+                raise ValueError(
+                    f"{path}: line {number} is invalid: {error}; remove this line, or the file"
+                ) from error
 
     def _take(self, line: dict[str, Any]) -> None:
         recipe, key = line["recipe"], line["key"]
@@ -72,8 +74,8 @@ class Ledger:
             self.failed.setdefault(recipe, {})[key] = line["failed"]
 
     def add(self, recipe: str, key: str, *, usage: Usage | None = None, **what: Any) -> None:
-        """A line: `captions` that came, an answer that was `bad`, or why a clip `failed`."""
-        assert self._file is not None, "the ledger is only read"
+        """Add a line: `captions`, the reason why an answer is `bad`, or why a clip `failed`."""
+        assert self._file is not None, "the ledger is open for reading only"
         line: dict[str, Any] = {"recipe": recipe, "key": key, **what}
         if usage is not None:
             line["usage"] = {name: count for name, count in vars(usage).items() if count}
@@ -81,7 +83,7 @@ class Ledger:
         self._take(line)
 
     def close(self) -> None:
-        """Let it go, for others to add to."""
+        """Release the lock."""
         if self._file is not None:
             os.close(self._file)
             self._file = None
@@ -91,7 +93,7 @@ def _locked(path: Path) -> int:
     path.parent.mkdir(parents=True, exist_ok=True)
     file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o644)
     try:
-        take(file, busy=f"{path}: another process captions this shard")
+        acquire(file, busy=f"{path}: another process is captioning this shard; wait for its end")
     except ValueError:
         os.close(file)
         raise

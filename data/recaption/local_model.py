@@ -1,4 +1,4 @@
-"""A vision-language model of transformers on this machine, asked one clip at a time."""
+"""A vision-language model of transformers on this machine, for one clip at a time."""
 
 import asyncio
 import importlib
@@ -15,12 +15,12 @@ from data.recaption.model import Answer, Model
 
 
 class LocalModel(Model):
-    """An image-text-to-text model from a folder, or from the hub when `download` is asked for.
+    """An image-text-to-text model from a folder, or from the hub with `download`.
 
-    Of the options it knows `temperature` (0: the likeliest words) and `max_tokens`.
+    Supported options: `temperature` (0: greedy decoding) and `max_tokens`.
 
     Raises:
-        ValueError: transformers or the files are missing, or an option is not known.
+        ValueError: transformers or the files are missing, or an option is not supported.
     """
 
     def __init__(
@@ -32,16 +32,21 @@ class LocalModel(Model):
         options: Mapping[str, Any] | None = None,
     ) -> None:
         rest = dict(options or {})
-        warmth = float(rest.pop("temperature", 0.0))
+        temperature = float(rest.pop("temperature", 0.0))
         self._generate: dict[str, Any] = {"max_new_tokens": int(rest.pop("max_tokens", 600))}
-        self._generate |= {"do_sample": True, "temperature": warmth} if warmth > 0 else {}
+        if temperature > 0:
+            self._generate |= {"do_sample": True, "temperature": temperature}
         if rest:
-            raise ValueError(f"captions: a local model knows no option {', '.join(rest)}")
+            raise ValueError(
+                "captions: a local model supports only the options temperature and max_tokens, got "
+                f"{', '.join(rest)}"
+            )
         try:
             transformers = importlib.import_module("transformers")
         except ImportError as error:
             raise ValueError(
-                "captions: a local model needs transformers; pip install 'cascade[text]'"
+                "captions: a local model needs transformers, which is not installed; pip install "
+                "'cascade[text]'"
             ) from error
         source = {"local_files_only": not download}
         dtype = torch.float32 if device == "cpu" else torch.bfloat16
@@ -52,8 +57,8 @@ class LocalModel(Model):
             )
         except (OSError, ValueError, ImportError) as error:
             raise ValueError(
-                f"captions: no image-text-to-text model loads from {model!r}; name a folder that "
-                f"has one, or allow it with download=true ({error})"
+                f"captions: no image-text-to-text model can be loaded from {model!r}; use the "
+                f"folder of one, or allow a download with download=true ({error})"
             ) from error
         self._net = net.to(device).eval()
         self.name = Path(model).name
@@ -65,7 +70,7 @@ class LocalModel(Model):
         pictures: Sequence[bytes],
         schema: Mapping[str, Any],  # noqa: ARG002 its answers are only read
     ) -> Answer:
-        """The answer; one after the other."""
+        """The answer; requests run one after the other."""
         async with self._turn:
             return await asyncio.to_thread(self._answer, text, pictures)
 
@@ -92,4 +97,4 @@ class LocalModel(Model):
         )
 
     async def close(self) -> None:
-        """Nothing is held open."""
+        """Do nothing: nothing is open."""

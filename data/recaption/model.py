@@ -1,7 +1,7 @@
-"""Who is asked: a vision-language model behind an endpoint of OpenAI's protocol.
+"""A vision-language model behind an endpoint with OpenAI's protocol.
 
-vLLM, Ollama, llama.cpp and the clouds speak it. What may go wrong with a request is told apart by
-what is to be done about it.
+vLLM, Ollama, llama.cpp and cloud services support it. There is one exception for each way to handle
+a failed request.
 """
 
 import asyncio
@@ -20,14 +20,14 @@ from data.recaption.ledger import Usage
 
 @dataclass(frozen=True, kw_only=True)
 class Answer:
-    """What a model wrote, and the tokens that it took."""
+    """The text of an answer, and its token counts."""
 
     text: str
     usage: Usage
 
 
 class TroubleError(Exception):
-    """The server failed this time: it is asked again, after `wait_s` seconds where it says so."""
+    """A temporary failure: retry, after `wait_s` seconds if the server says so."""
 
     def __init__(self, reason: str, *, wait_s: float | None = None) -> None:
         super().__init__(reason)
@@ -35,37 +35,37 @@ class TroubleError(Exception):
 
 
 class BusyError(TroubleError):
-    """The server has too much to do; nothing is wrong with the request."""
+    """The server is busy: retry later; this does not count as a failed attempt."""
 
 
 class RejectedError(Exception):
-    """The server will not take this request, however often it is asked."""
+    """The server rejects this request: do not retry it."""
 
 
 class HopelessError(ValueError):
-    """The server will take no request at all: a wrong key, no such model, no money left."""
+    """The server rejects all requests, because of a wrong key, model or quota: end the run."""
 
 
 class Model(ABC):
-    """Answers questions about pictures."""
+    """Answers requests about images."""
 
     name: str
 
     @abstractmethod
     async def ask(self, text: str, pictures: Sequence[bytes], schema: Mapping[str, Any]) -> Answer:
-        """The answer.
+        """The answer to a request.
 
         Raises:
-            TroubleError, BusyError, RejectedError, HopelessError: see there.
+            TroubleError, BusyError, RejectedError, HopelessError: see their docstrings.
         """
 
     @abstractmethod
     async def close(self) -> None:
-        """Let go of what it holds."""
+        """Release resources."""
 
 
 class Endpoint(Model):
-    """A model behind an endpoint; the key goes nowhere but there, and is cut out of what it says.
+    """A model behind an endpoint; the key is sent only there, and removed from error messages.
 
     Raises:
         ValueError: the `openai` library is missing.
@@ -85,12 +85,13 @@ class Endpoint(Model):
             self._openai: Any = importlib.import_module("openai")
         except ImportError as error:
             raise ValueError(
-                "captions: an endpoint needs openai; install it by pip install 'cascade[captions]'"
+                "captions: an endpoint needs the library openai, which is not installed; pip "
+                "install 'cascade[captions]'"
             ) from error
         if not urlsplit(url).scheme.startswith("http") or not urlsplit(url).hostname:
             raise ValueError(
-                f"captions: endpoint={url!r} is no URL such as http://localhost:8000/v1; "
-                "for a model in a folder say endpoint=local"
+                f"captions: endpoint must be a URL such as http://localhost:8000/v1, got {url!r}; "
+                "for a model in a folder set endpoint=local"
             )
         self.name, self.timeout_s = model, timeout_s
         self.structured, self.options = structured, dict(options or {})
@@ -108,7 +109,7 @@ class Endpoint(Model):
             options["response_format"] = {"type": "json_schema", "json_schema": form}
         openai = self._openai
         try:
-            # The client's own time-out begins anew with every byte that comes.
+            # The client's own timeout restarts with every received byte.
             async with asyncio.timeout(self.timeout_s):
                 reply = await self._client.chat.completions.create(
                     model=self.name, messages=[{"role": "user", "content": content}], **options
@@ -119,9 +120,9 @@ class Endpoint(Model):
             cause = error.__cause__ or error
             raise TroubleError(self._clean(f"no connection: {cause}")) from None
         except openai.APIStatusError as error:
-            raise self._told(error) from None
+            raise self._as_failure(error) from None
         except (openai.APIError, ValueError) as error:
-            raise TroubleError(self._clean(f"no answer of the protocol: {error}")) from None
+            raise TroubleError(self._clean(f"invalid answer: {error}")) from None
         return self._read(reply)
 
     def _read(self, reply: Any) -> Answer:
@@ -129,7 +130,7 @@ class Endpoint(Model):
             choice = reply.choices[0]
             text = choice.message.content or ""
         except (AttributeError, IndexError, TypeError) as error:
-            raise TroubleError("no answer of the protocol: it has no choices") from error
+            raise TroubleError("invalid answer: it has no choices") from error
         used = getattr(reply, "usage", None)
         prompt = getattr(used, "prompt_tokens", None)
         completion = getattr(used, "completion_tokens", None)
@@ -137,21 +138,23 @@ class Endpoint(Model):
         counts = {"prompt": prompt, "completion": completion} if metered else {"unmetered": 1}
         return Answer(text=str(text), usage=Usage(answers=1, **counts))
 
-    def _told(self, error: Any) -> Exception:
+    def _as_failure(self, error: Any) -> Exception:
+        """The exception for an HTTP status."""
         status = error.status_code
-        said = self._clean(f"{status}: " + error.message.removeprefix(f"Error code: {status} - "))
+        text = self._clean(f"{status}: " + error.message.removeprefix(f"Error code: {status} - "))
         if status in (401, 402, 403, 404) or error.code == "insufficient_quota":
-            return HopelessError(f"captions: the endpoint refuses all requests: {said}")
+            return HopelessError(f"captions: the endpoint rejects all requests: {text}")
         wait = retry_after(error.response.headers)
         if status == 429:
-            return BusyError(said, wait_s=wait)
+            return BusyError(text, wait_s=wait)
         if status in (408, 409, 425) or status >= 500:
-            return TroubleError(said, wait_s=wait)
-        return RejectedError(said)
+            return TroubleError(text, wait_s=wait)
+        return RejectedError(text)
 
-    def _clean(self, said: str) -> str:
-        said = said.replace(self._key, "***") if self._key else said
-        return " ".join(said.split())[:300]
+    def _clean(self, text: str) -> str:
+        """A text on one line, of limited length, without the key."""
+        text = text.replace(self._key, "***") if self._key else text
+        return " ".join(text.split())[:300]
 
     async def close(self) -> None:
         """Close the connections."""
@@ -164,7 +167,7 @@ def _picture(jpeg: bytes) -> dict[str, Any]:
 
 
 def retry_after(headers: Mapping[str, str]) -> float | None:
-    """Seconds that a server asks to wait: a number of them, of milliseconds, or a date."""
+    """Seconds to wait according to a server's headers: seconds, milliseconds, or a date."""
     try:
         if "retry-after-ms" in headers:
             return max(0.0, float(headers["retry-after-ms"]) / 1000)

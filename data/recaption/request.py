@@ -1,4 +1,4 @@
-"""What a model is asked about a clip, and how its answer is read."""
+"""The request for a clip's captions, and the parsing of the answer."""
 
 import hashlib
 import json
@@ -16,21 +16,21 @@ Answer with one JSON object and nothing else, with these keys:
 
 
 class BadAnswerError(ValueError):
-    """An answer that holds no captions; its text is the reason."""
+    """An answer without valid captions; the text is the reason."""
 
 
 class Known(dict[str, Any]):
-    """A sample's json in a template: what it has not is `unknown`."""
+    """A sample's json in a template; missing keys are `unknown`."""
 
     def __missing__(self, name: str) -> str:
         return "unknown"
 
 
 class Request:
-    """One question about a clip: a template, and for each caption's name what it is to be.
+    """A template for the prompt, and the requested captions by name, each with its description.
 
     Raises:
-        ValueError: the template names a field that there is not, or a name is none for a caption.
+        ValueError: the template has an unknown field, or a caption has an invalid name.
     """
 
     def __init__(self, *, text: str, captions: Mapping[str, str]) -> None:
@@ -38,31 +38,34 @@ class Request:
         for _, field, _, _ in string.Formatter().parse(text):
             if field is not None and (field.partition("[")[0] not in FIELDS or "." in field):
                 raise ValueError(
-                    f"captions: the template names {{{field}}}; there are "
-                    f"{', '.join(FIELDS)}, and braces themselves are written {{{{ and }}}}"
+                    f"captions: the template has the unknown field {{{field}}}; the fields are "
+                    f"{', '.join(FIELDS)}, and literal braces are written {{{{ and }}}}"
                 )
         if not self.captions:
-            raise ValueError("captions: a request must name the captions that it asks for")
+            raise ValueError("captions: a request must name at least one caption, got none")
         for name in self.captions:
             if not name.isidentifier() or name in (KEY, TEXT):
-                raise ValueError(f"captions: {name!r} cannot name a caption; use a plain word")
+                raise ValueError(
+                    f"captions: the name of a caption must be an identifier other than {KEY} and "
+                    f"{TEXT}, got {name!r}"
+                )
 
     def render(self, fields: Mapping[str, Any]) -> str:
-        """The question about one clip.
+        """The prompt for one clip.
 
         Raises:
-            ValueError: a field has not the form that the template asks for.
+            ValueError: a field does not match its format in the template.
         """
         known = {**fields, "json": Known(fields["json"])}
         try:
-            asked = self.text.format_map(known)
+            prompt = self.text.format_map(known)
         except (ValueError, TypeError, LookupError) as error:
-            raise ValueError(f"the template does not fit its fields: {error}") from error
+            raise ValueError(f"the template does not match its fields: {error}") from error
         keys = "\n".join(f"{json.dumps(n)}: {what}" for n, what in self.captions.items())
-        return asked.rstrip() + _ORDER + keys
+        return prompt.rstrip() + _ORDER + keys
 
     def schema(self) -> dict[str, Any]:
-        """The answer's JSON schema."""
+        """The JSON schema of the answer."""
         return {
             "type": "object",
             "properties": {name: {"type": "string"} for name in self.captions},
@@ -71,10 +74,10 @@ class Request:
         }
 
     def parse(self, answer: str) -> dict[str, str]:
-        """The captions in an answer: its last JSON object that has them all.
+        """The captions in an answer: the last JSON object that has all of them.
 
         Raises:
-            BadAnswerError: there is none, or a caption is empty or no text.
+            BadAnswerError: there is no such object, or a caption is empty or not a text.
         """
         if not answer.strip():
             raise BadAnswerError("the answer is empty")
@@ -95,11 +98,11 @@ class Request:
         for name in self.captions:
             caption = found[name]
             if not isinstance(caption, str) or not caption.strip():
-                raise BadAnswerError(f"{name} is empty or no text")
+                raise BadAnswerError(f"{name} is empty or not a text")
             captions[name] = " ".join(caption.split()).encode(errors="replace").decode()
         return captions
 
     def recipe(self, made_by: Mapping[str, Any]) -> str:
-        """What captions are made by: a hash of this request and of all that shapes its answers."""
-        told = json.dumps([self.text, self.captions, dict(made_by)], sort_keys=True)
-        return hashlib.blake2b(told.encode(), digest_size=8).hexdigest()
+        """A hash of this request and of all settings that influence its answers."""
+        text = json.dumps([self.text, self.captions, dict(made_by)], sort_keys=True)
+        return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()

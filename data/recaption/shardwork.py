@@ -1,4 +1,4 @@
-"""The captions of one shard: what is there, what is asked for, and the file when it is done."""
+"""The captions of one shard: existing ones, remaining requests, and the written file."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -12,24 +12,24 @@ from data.recaption.request import Request
 from data.shards.caption import captions_path, read_beside, read_captions, read_note, write_captions
 
 Recipes = Mapping[str, Request]
-"""What is asked about every clip, by the hash of all that shapes the answers."""
+"""The requests for every clip, by the hash of all settings that influence the answers."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Question:
-    """One question about one clip."""
+    """One request for one clip."""
 
     work: "ShardWork"
     row: Mapping[str, Any]
     recipe: str
     request: Request
 
-    def question(self, pictures: int) -> str:
-        """The question, with this clip's fields; so many of its frames are shown.
+    def prompt(self, pictures: int) -> str:
+        """The prompt, with the fields of this clip; `pictures` is its number of images.
 
         Raises:
-            OSError: the shard does not read.
-            ValueError: its text or json does not read, or does not fit the template.
+            OSError: the shard cannot be read.
+            ValueError: its text or json is invalid, or does not match the template.
         """
         text, state = read_beside(self.work.shard, self.row)
         old = text.strip() or state.get("caption") or "nothing"
@@ -38,11 +38,11 @@ class Question:
 
 
 class ShardWork:
-    """One shard's captions, by recipe; with `adding` its ledger is held until `close`.
+    """The captions of one shard, by recipe; with `adding` its ledger is locked until `close`.
 
     Raises:
-        ValueError: its captions were made by another recipe and `replace` is not asked for, or
-            another process captions it.
+        ValueError: its captions were made by another recipe and `replace` is false, or another
+            process is captioning it.
     """
 
     def __init__(
@@ -71,22 +71,22 @@ class ShardWork:
                 if made["recipe"] != recipe and not replace:
                     raise ValueError(
                         f"{self.path}: {name} was made by the model {made['model']} (recipe "
-                        f"{made['recipe']}), but {self.model} (recipe {recipe}) is asked for; give "
-                        "the new captions other names, or make them anew with replace=true"
+                        f"{made['recipe']}), but {self.model} (recipe {recipe}) is requested; give "
+                        "the new captions other names, or replace the old ones with replace=true"
                     )
 
     def clips(self) -> list[str]:
-        """The keys of the clips that decode."""
+        """The keys of the usable clips."""
         table = pq.read_table(self.index, columns=["key", "reason"])
         return [row["key"] for row in table.to_pylist() if not row["reason"]]
 
     def count(self) -> dict[str, int]:
-        """How much is left to be asked, by recipe."""
+        """The number of remaining requests by recipe."""
         keys = self.clips()
         return {recipe: sum(not self.done(key, recipe) for key in keys) for recipe in self.recipes}
 
     def tasks(self) -> Iterator[Question]:
-        """What is left to be asked."""
+        """The remaining requests."""
         for row in pq.read_table(self.index).to_pylist():
             if row["reason"]:
                 continue
@@ -95,14 +95,14 @@ class ShardWork:
                     yield Question(work=self, row=row, recipe=recipe, request=request)
 
     def done(self, key: str, recipe: str) -> bool:
-        """Whether a clip has its captions of a recipe."""
+        """Whether a clip has the captions of a recipe."""
         if key in self.ledger.captions.get(recipe, {}):
             return True
         names, held = self.recipes[recipe].captions, self.held.get(key, {})
         return all(held.get(n) and self.note.get(n, {}).get("recipe") == recipe for n in names)
 
     def captions(self) -> dict[str, dict[str, str]]:
-        """All captions, in the index's order: those in the file that stay, and the ledger's."""
+        """All captions in the order of the index: those kept from the file, and the ledger's."""
         current = {name: recipe for recipe, r in self.recipes.items() for name in r.captions}
         stays = {
             name
@@ -120,15 +120,15 @@ class ShardWork:
         return {key: merged[key] for key in order if merged.get(key)}
 
     def failed(self) -> dict[str, str]:
-        """Why clips have no captions, by key."""
+        """The reasons of failed clips, by key."""
         return {k: why for r in self.recipes for k, why in self.ledger.failed.get(r, {}).items()}
 
     def usage(self) -> dict[str, Usage]:
-        """What the answers of each recipe took, in all calls."""
+        """The token counts of each recipe, of all calls."""
         return {recipe: self.ledger.usage.get(recipe, Usage()) for recipe in self.recipes}
 
     def close(self) -> None:
-        """Write the captions' file where it is not up to date, and let go of the ledger."""
+        """Write the file of captions if it is outdated, and release the ledger."""
         captions = self.captions()
         note = self.note | {
             name: {"model": self.model, "recipe": recipe}

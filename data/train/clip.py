@@ -8,7 +8,6 @@ from collections.abc import Callable, Mapping, Sequence
 
 from jaxtyping import UInt8
 from torch import Tensor
-from torch.nn import functional as F
 
 from cascade.keyed import choice, uniform
 
@@ -87,17 +86,3 @@ def _weights(name: str, pairs: Weights) -> dict[float, float]:
             f"[[1,3],[0.5,1]]; got {pairs}"
         )
     return kept
-
-
-def covering(height: int, width: int, cover: tuple[int, int], zoom: float = 1) -> tuple[int, int]:
-    """The smallest size with this aspect ratio that covers `cover` × `zoom`."""
-    scale = zoom * max(cover[0] / height, cover[1] / width)
-    return max(cover[0], round(height * scale)), max(cover[1], round(width * scale))
-
-
-def scale(frames: UInt8[Tensor, "f h w c"], size: tuple[int, int]) -> UInt8[Tensor, "c f y x"]:
-    """Frames at another (height, width), antialiased."""
-    x = frames.permute(0, 3, 1, 2)
-    if size != tuple(x.shape[2:]):
-        x = F.interpolate(x, size=size, mode="bilinear", antialias=True)
-    return x.transpose(0, 1)

@@ -13,7 +13,7 @@ from typing import Any, final
 import pytorch_lightning as pl
 import torch
 
-from cascade.checkpoint.loops import go_on
+from cascade.checkpoint.loops import resume_after
 from cascade.grid import Grid
 from cascade.text.encoder import Fetch
 from data.decode.decoder import Decoder
@@ -190,7 +190,7 @@ class ShardData(pl.LightningDataModule):
             raise ValueError("data: the length of the run is required: set trainer.max_steps")
         accumulate = trainer.accumulate_grad_batches
         done = trainer.global_step * accumulate
-        go_on(trainer, done)
+        resume_after(trainer, done)
         self._quarantine = Quarantine(Path(trainer.default_root_dir) / "quarantine.jsonl")
         self._quarantine.load_state_dict(self._quarantined, write=trainer.is_global_zero)
         return self.train_loader(

@@ -11,17 +11,18 @@ from torch import Tensor
 
 from cascade.grid import Grid
 from cascade.text.encoder import Fetch
+from cascade.times import clip_length
+from cascade.video import covering, scale_frames
 from data.decode.decoder import Decoder
 from data.decode.probe import DecodeError, Timing
 from data.index.columns import Index
 from data.plan.buckets import Draw
 from data.plan.clip_shapes import Side
 from data.plan.fit import Fit, Fitter
-from data.plan.select import clip_length
 from data.shards.caption import Captions, read_beside
 from data.shards.format import Sample
 from data.shards.store import read_span
-from data.train.clip import Clipper, covering, scale
+from data.train.clip import Clipper
 from data.train.rules import ClipRules
 
 log = logging.getLogger(__name__)
@@ -191,5 +192,5 @@ class SampleReader:
             decoded = self.decoder.frames(times[first : first + chunk])
             # The decoder reuses its memory in the next call.
             whole = scaled == tuple(decoded.shape[1:3])
-            parts.append(scale(decoded.clone() if whole else decoded, scaled))
+            parts.append(scale_frames(decoded.clone() if whole else decoded, scaled))
         return torch.cat(parts, dim=1) if len(parts) > 1 else parts[0]

@@ -1,4 +1,4 @@
-"""The words of the world of shapes: attributes, their values and colours, the held-out list."""
+"""The attributes of the world of shapes, their values, and the held-out combinations."""
 
 import itertools
 from dataclasses import asdict, astuple, dataclass
@@ -36,12 +36,12 @@ VALUES: dict[str, tuple[str, ...]] = {
     "background": tuple(BACKGROUNDS),
     "direction": tuple(DIRECTIONS),
 }
-"""Every attribute and the values it takes, in order."""
+"""Every attribute with its values, in order."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Attributes:
-    """What a caption says of a clip, one value per attribute."""
+    """The content of a caption: one value per attribute."""
 
     shape: str
     colour: str
@@ -52,7 +52,7 @@ class Attributes:
     def __post_init__(self) -> None:
         for name, value in asdict(self).items():
             if value not in VALUES[name]:
-                raise ValueError(f"shapes: {name} is one of {VALUES[name]}, not {value!r}")
+                raise ValueError(f"shapes: {name} must be one of {VALUES[name]}, got {value!r}")
 
     def to_dict(self) -> dict[str, str]:
         """Attribute → value."""
@@ -68,10 +68,11 @@ def combinations() -> list[Attributes]:
 
 
 def held_out(attributes: Attributes) -> bool:
-    """Whether training never shows this combination.
+    """Whether a combination is held out of training.
 
-    A linear rule on the values' places (shape, colour, size, background, direction). It holds out
-    64 of the 720; every value is left out about equally often, every pair of values is trained on.
+    A linear rule on the indices of the values (shape, colour, size, background, direction) holds
+    out 64 of the 720. Every value is held out about equally often, and every pair of values is
+    trained on.
     """
     places = [VALUES[n].index(v) for n, v in zip(VALUES, astuple(attributes), strict=True)]
     return sum(w * p for w, p in zip(HELD_OUT_WEIGHTS, places, strict=True)) % HELD_OUT_MODULUS == 0

@@ -1,4 +1,4 @@
-"""A clip as H.264 in MP4, in memory: near lossless, and the same bytes for the same pixels."""
+"""Encodes a clip as H.264 in MP4 in memory: nearly lossless, with reproducible bytes."""
 
 import io
 from fractions import Fraction
@@ -12,9 +12,9 @@ from jaxtyping import UInt8
 def encode_mp4(frames: UInt8[np.ndarray, "f h w 3"], fps: float, *, crf: int = 6) -> bytes:
     """The clip as yuv444p H.264, which keeps the colour of single pixels.
 
-    Without B-frames the file needs no edit list, which some decoders misread. The same pixels give
-    the same bytes: with one thread, and without x264's macroblock tree, which differed between runs
-    once in some thousand clips.
+    There are no B-frames, so no edit list is needed, which some decoders misread. The same pixels
+    give the same bytes: x264 runs with one thread and without its macroblock tree, whose result
+    differed between runs for about one in a thousand clips.
     """
     out = io.BytesIO()
     with av.open(out, "w", format="mp4", options={"fflags": "+bitexact"}) as container:

@@ -1,7 +1,7 @@
-"""Reads the attributes of the world of shapes back from pixels alone.
+"""Reads the attributes of the world of shapes from pixels alone.
 
-Made for generated video too: every step is a soft, robust estimate (medians, weighted centroids,
-templates with blur), and what cannot be told is `NONE`, never a guess.
+It also works for generated videos: every step is a robust estimate (medians, weighted centroids,
+templates with blur), and an unclear attribute is `NONE`, not a guess.
 """
 
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ from data.worlds.attributes import BACKGROUNDS, COLOURS, DIRECTIONS, SIZES, VALU
 from data.worlds.raster import SHAPES, edges
 
 NONE = "none"
-"""What is read where there is no object, or no clear answer."""
+"""The value of an attribute without an object, or without a clear result."""
 
 Clip = Float[np.ndarray, "f h w 3"]
 Track = Float[np.ndarray, " f"]
@@ -25,17 +25,18 @@ WORKING_SIZE = 32
 REACH = 0.34
 """Pixels further than this from the object's peak are not the object."""
 LEAST_AREA = 0.012
-"""Less than this share of a square frame is no object; the smallest there is covers 0.03."""
+"""A smaller share of a square frame is not an object; the smallest object covers 0.03."""
 MOVING = 0.18
-"""A way of at least this in the clip's time is motion; half of the shortest there is."""
+"""A path of at least this length counts as motion; it is half of the shortest path."""
 
 
 def parse(
     video: Shaped[Tensor, "3 f h w"], fps: float | None = None, *, duration: float = 2.0
 ) -> dict[str, str]:
-    """Attribute → value, or `NONE`, of a clip: uint8, or float in [-1, 1].
+    """Attribute → value (or `NONE`) of a clip: uint8, or float in [-1, 1].
 
-    `duration` is the world's, in seconds; without `fps` the clip is taken to last so long.
+    `duration` is the duration of the world's clips in seconds; without `fps` it is also assumed for
+    this clip.
     """
     clip = _to_levels(video)
     rate = fps or clip.shape[0] / duration
@@ -55,7 +56,7 @@ def parse(
 
 
 def _to_levels(video: Shaped[Tensor, "3 f rows columns"]) -> Clip:
-    """The clip in 0…255, averaged down to the working size."""
+    """The clip in [0, 255], averaged down to the working size."""
     pixels = video.detach().cpu().double()
     if video.is_floating_point():
         pixels = (pixels.clamp(-1, 1) + 1) * 127.5
@@ -77,7 +78,7 @@ def _border(clip: Clip) -> Float[np.ndarray, "n 3"]:
 
 
 def _ground(clip: Clip) -> Float[np.ndarray, " 3"]:
-    """The background's colour: the median of the border, which an object seldom touches."""
+    """The colour of the background: the median of the border, which objects rarely touch."""
     median: Float[np.ndarray, " 3"] = np.median(_border(clip), axis=0)
     return median
 
@@ -93,10 +94,10 @@ def _nearest_background(ground: Float[np.ndarray, " 3"]) -> str:
 def _colour(
     clip: Clip, ground: Float[np.ndarray, " 3"]
 ) -> tuple[str | None, Float[np.ndarray, " 3"]]:
-    """The colour that most frames show, and its difference to the ground.
+    """The object colour in most frames, and its difference to the background.
 
-    A pixel of coverage a is ground + a (ink − ground): it lies on the ray to its ink. Each frame
-    votes for the ray that explains most of its energy.
+    A pixel of coverage a is ground + a (ink − ground), so it is on the ray to its ink. Each frame
+    votes for the ray that explains the most of its energy.
     """
     names = list(COLOURS)
     rays = np.array([COLOURS[name] for name in names]) - ground
@@ -118,7 +119,7 @@ def _colour(
 
 @dataclass(frozen=True, kw_only=True)
 class Seen:
-    """The object in every frame: its coverage, where its centre is, whether it is there at all."""
+    """The object in every frame: its coverage, its centre, and whether it is present."""
 
     coverage: Float[np.ndarray, "f h w"]
     x: Track
@@ -127,7 +128,7 @@ class Seen:
 
 
 def _find(clip: Clip, ground: Float[np.ndarray, " 3"], ink: Float[np.ndarray, " 3"]) -> Seen:
-    """Coverage by projection on the ink's ray, around its peak; its weighted centroid."""
+    """Coverage, by projection on the ink's ray around its peak, and its weighted centroid."""
     _, height, width, _ = clip.shape
     shorter = min(height, width)
     coverage = (clip - ground) @ ink / (ink @ ink)
@@ -157,7 +158,7 @@ def _centres(size: int, shorter: int) -> Float[np.ndarray, " n"]:
 
 
 def _blur(images: Float[np.ndarray, "f h w"], sigma: float) -> Float[np.ndarray, "f h w"]:
-    """Gaussian blur of `sigma` pixels; nothing beyond the border."""
+    """Gaussian blur of `sigma` pixels; zero beyond the border."""
     if sigma == 0:
         return images
     kernels = []
@@ -170,7 +171,7 @@ def _blur(images: Float[np.ndarray, "f h w"], sigma: float) -> Float[np.ndarray,
 
 
 def _form(seen: Seen) -> tuple[str, str]:
-    """Shape and size by templates: every shape × extent × blur, at each frame's own centre."""
+    """Shape and size by templates: every shape × extent × blur, at the centre in each frame."""
     frames = np.flatnonzero(seen.present)
     frames = frames[:: max(1, len(frames) // 8)]
     found = seen.coverage[frames]
@@ -192,7 +193,7 @@ def _form(seen: Seen) -> tuple[str, str]:
 
 
 def _direction(seen: Seen, fps: float, duration: float) -> str:
-    """The way of the centre in `duration` seconds, by the median of all pairwise slopes."""
+    """The direction of the centre's path, by the median of all pairwise slopes."""
     frames = np.flatnonzero(seen.present)
     first, second = np.triu_indices(len(frames), k=1)
     if len(first) == 0:

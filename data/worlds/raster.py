@@ -1,4 +1,4 @@
-"""Exact antialiased coverage: which share of every pixel a shape covers, on any grid.
+"""Exact antialiased coverage: the share of each pixel that a shape covers, on any grid.
 
 Coverage is an area, so averaging the pixels of a fine render gives the coarse render. Lengths are
 in units of the frame's shorter side, from its centre, x to the right and y down.
@@ -24,7 +24,7 @@ def edges(size: int, shorter: int) -> Float[np.ndarray, " n"]:
 def overlap(
     borders: Float[np.ndarray, " n"], low: Float[np.ndarray, "*s"], high: Float[np.ndarray, "*s"]
 ) -> Float[np.ndarray, "*s m"]:
-    """The share of every pixel of an axis that the interval [low, high] covers."""
+    """The share of each pixel along an axis that the interval [low, high] covers."""
     pixel = borders[1] - borders[0]
     inside = np.minimum(high[..., None], borders[1:]) - np.maximum(low[..., None], borders[:-1])
     share: Float[np.ndarray, "*s m"] = np.clip(inside / pixel, 0.0, 1.0)
@@ -41,7 +41,7 @@ def box(x: Centres, y: Centres, half: tuple[float, float], height: int, width: i
 
 
 def disc(x: Centres, y: Centres, radius: float, height: int, width: int) -> Coverage:
-    """A disc: the mean over thin strips of a row of the chord's overlap with every pixel."""
+    """A disc: the overlap of its chord with every pixel, averaged over thin strips of a row."""
     shorter = min(height, width)
     strips = max(4, -(-STRIPS // shorter))
     rows = edges(height * strips, shorter * strips)
@@ -53,17 +53,17 @@ def disc(x: Centres, y: Centres, radius: float, height: int, width: int) -> Cove
 
 
 def circle(x: Centres, y: Centres, size: float, height: int, width: int) -> Coverage:
-    """A disc whose radius is nine tenths of `size`, so that it weighs about as much as a cross."""
+    """A disc of radius 0.9 `size`, so that its area is about that of a cross."""
     return disc(x, y, 0.9 * size, height, width)
 
 
 def bar(x: Centres, y: Centres, size: float, height: int, width: int) -> Coverage:
-    """A lying bar, three times as long as high."""
+    """A horizontal bar, three times as long as high."""
     return box(x, y, (size, size / 3), height, width)
 
 
 def cross(x: Centres, y: Centres, size: float, height: int, width: int) -> Coverage:
-    """An upright cross whose arms are a quarter as thick as long: two boxes, counted once."""
+    """An upright cross of two boxes, a quarter as thick as long; the overlap counts once."""
     thick = size / 4
     lying = box(x, y, (size, thick), height, width)
     standing = box(x, y, (thick, size), height, width)
@@ -76,7 +76,7 @@ SHAPES: dict[str, Callable[[Centres, Centres, float, int, int], Coverage]] = {
     "bar": bar,
     "cross": cross,
 }
-"""Shapes that stay apart at 16 pixels, by name; `size` is half of a bar's length."""
+"""Shapes that can be distinguished at 16 pixels, by name; `size` is half of a bar's length."""
 
 EXTENTS: dict[str, tuple[float, float]] = {
     "circle": (0.9, 0.9),

@@ -55,7 +55,7 @@ TEMPLATES: tuple[tuple[str, str, str, str], ...] = (
 
 
 VERSION = 1
-"""To be raised whenever the same key would be drawn, rendered or captioned differently."""
+"""Increase it when the same key is drawn, rendered or captioned differently."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,19 +81,20 @@ class Shapes(World[ShapesState]):
     def __init__(
         self, *, duration: float = 2.0, travel: Sequence[float] = (0.36, 0.54), margin: float = 0.01
     ) -> None:
-        """The object stays whole and `margin` away from the border for `duration` seconds.
+        """The object is completely visible and `margin` from the border for `duration` seconds.
 
-        In that time a moving one goes a way between the two of `travel`.
+        In that time a moving object covers a distance between the two of `travel`.
 
         Raises:
-            ValueError: on the longest way the largest object cannot stay in the frame.
+            ValueError: the largest object would leave the frame at the longest distance.
         """
         shortest, longest = travel
         needed = 2 * max(SIZES.values()) + 2 * margin + longest
         if not (duration > 0 and 0 < shortest <= longest and needed <= 1 + 1e-9):
             raise ValueError(
-                f"shapes: {duration:g} s with a way of {shortest:g} to {longest:g} need "
-                f"{needed:.2f} of the frame; it must be more than 0 and at most 1: shorten travel"
+                f"shapes: travel from {shortest:g} to {longest:g} in {duration:g} s needs "
+                f"{needed:.2f} of the frame; all must be positive, and at most 1 of the frame is "
+                "available: shorten travel"
             )
         self.duration = float(duration)
         self.travel = (float(shortest), float(longest))
@@ -101,7 +102,7 @@ class Shapes(World[ShapesState]):
 
     @property
     def recipe(self) -> dict[str, Any]:
-        """Everything the drawn states depend on, as JSON."""
+        """Everything that the drawn states depend on, as JSON."""
         return {
             "world": self.name,
             "version": VERSION,
@@ -111,7 +112,7 @@ class Shapes(World[ShapesState]):
         }
 
     def sample(self, seed: int, position: int, attributes: Attributes | None = None) -> ShapesState:
-        """The state of (seed, position): a trained combination, or the one that is asked for."""
+        """The state of (seed, position): with the given attributes, or a trained combination."""
         rng = np.random.default_rng(keyed.key(seed, position, "shapes/state"))
         drawn = TRAINED[int(rng.integers(len(TRAINED)))]
         chosen = attributes or drawn
@@ -139,8 +140,8 @@ class Shapes(World[ShapesState]):
         times = np.arange(grid.frames) / grid.fps
         if times[-1] > state.duration + 1e-6:
             raise ValueError(
-                f"shapes: the clip lasts {state.duration:g} s, the last frame of {grid} is at "
-                f"{times[-1]:g} s; make the world with a longer duration"
+                f"shapes: the clip lasts {state.duration:g} s, but the last frame of {grid} is at "
+                f"{times[-1]:g} s; create the world with a longer duration"
             )
         words = state.attributes
         along, down = DIRECTIONS[words.direction]
@@ -153,7 +154,7 @@ class Shapes(World[ShapesState]):
         return np.rint(pixels).astype(np.uint8)
 
     def caption(self, state: ShapesState, phrasing: int, *, moving: bool = True) -> str:
-        """The sentence that names every attribute; without `moving`, of a still image."""
+        """A sentence with every attribute; without `moving` for a still image."""
         return prompt(state.attributes, phrasing, moving=moving)
 
     def to_json(self, state: ShapesState) -> dict[str, Any]:
@@ -166,7 +167,7 @@ class Shapes(World[ShapesState]):
 
 
 def prompt(attributes: Attributes, phrasing: int, *, moving: bool = True) -> str:
-    """The sentence number `phrasing` (counted round) that names every attribute."""
+    """Sentence number `phrasing`, modulo their number, with every attribute."""
     sentence, move, rest, image = TEMPLATES[phrasing % len(TEMPLATES)]
     words = attributes.to_dict()
     if not moving:
@@ -176,16 +177,16 @@ def prompt(attributes: Attributes, phrasing: int, *, moving: bool = True) -> str
 
 
 def heldout_prompts(n: int = 256) -> list[tuple[str, Attributes]]:
-    """The first `n` of held-out combinations × phrasings, (prompt, what it asks for) each.
+    """The first `n` of held-out combinations × phrasings, as (prompt, attributes).
 
-    Any `n` spreads evenly over combinations and phrasings: they advance together.
+    They are spread evenly over combinations and phrasings for any `n`.
 
     Raises:
         ValueError: there are fewer than `n`.
     """
     most = len(HELD_OUT) * len(TEMPLATES)
     if not 0 < n <= most:
-        raise ValueError(f"held-out prompts: between 1 and {most} can be had, not {n}")
+        raise ValueError(f"held-out prompts: n must be from 1 to {most}, got {n}")
     return [
         (prompt(words, i + i // len(HELD_OUT)), words)
         for i, words in ((i, HELD_OUT[i % len(HELD_OUT)]) for i in range(n))

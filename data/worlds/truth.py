@@ -1,4 +1,4 @@
-"""Ground truth on demand: the clip that a prompt asks for, as the world itself shows it."""
+"""Ground truth for a prompt: the clip as the world renders it."""
 
 import torch
 from jaxtyping import UInt8
@@ -10,7 +10,7 @@ from data.worlds.shapes import Shapes
 
 
 def shapes_truth(attributes: Attributes, grid: Grid, position: int) -> UInt8[Tensor, "3 f h w"]:
-    """A clip with these attributes on `grid`; `position` keys where it begins and its speed."""
+    """A clip with these attributes on `grid`; `position` keys its start and speed."""
     world = Shapes(duration=grid.duration)
     state = world.sample(0, position, attributes)
     return torch.from_numpy(world.render(state, grid)).permute(3, 0, 1, 2)

@@ -1,4 +1,4 @@
-"""What a procedural world is: states drawn by key, rendered on any grid, and captioned."""
+"""The interface of a procedural world: states drawn by key, rendered on any grid, captioned."""
 
 from abc import ABC, abstractmethod
 from typing import Any, ClassVar, Generic, TypeVar
@@ -12,7 +12,7 @@ State = TypeVar("State")
 
 
 class World(ABC, Generic[State]):
-    """A source of captioned videos whose truth is known.
+    """A source of captioned videos with known ground truth.
 
     A state is a continuous scene. Rendering samples it: frame i is the scene at time i / fps, and
     a pixel is the scene's mean over its area, so every grid shows the same clip.
@@ -20,16 +20,16 @@ class World(ABC, Generic[State]):
 
     name: ClassVar[str]
     phrasings: ClassVar[int]
-    """In how many ways a caption can be put."""
+    """Number of phrasings of a caption."""
 
     @property
     @abstractmethod
     def recipe(self) -> dict[str, Any]:
-        """Everything the drawn states depend on, as JSON."""
+        """Everything that the drawn states depend on, as JSON."""
 
     @abstractmethod
     def sample(self, seed: int, position: int) -> State:
-        """The training state of (seed, position); never a held-out one."""
+        """The training state of (seed, position); it is never held out."""
 
     @abstractmethod
     def render(self, state: State, grid: Grid) -> UInt8[np.ndarray, "f h w 3"]:
@@ -41,7 +41,7 @@ class World(ABC, Generic[State]):
 
     @abstractmethod
     def caption(self, state: State, phrasing: int, *, moving: bool = True) -> str:
-        """The sentence that names every attribute; without `moving`, of a still image."""
+        """A sentence with every attribute; without `moving` for a still image."""
 
     @abstractmethod
     def to_json(self, state: State) -> dict[str, Any]:

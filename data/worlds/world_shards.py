@@ -1,7 +1,7 @@
-"""Writes a world as WebDataset shards: the same arguments always give the same bytes.
+"""Writes a world as WebDataset shards; the same arguments give the same bytes.
 
-Run `python -m data.worlds.world_shards FOLDER --clips 4000` by hand, or name `make_shapes` as a
-data module's `make`. A run that was stopped goes on where it was.
+Run `python -m data.worlds.world_shards FOLDER --clips 4000`, or set `make_shapes` as the `make` of
+a data module. A run that was stopped can be continued.
 """
 
 import argparse
@@ -24,7 +24,7 @@ from rich.progress import track
 from webdataset import TarWriter
 
 from cascade import keyed
-from cascade.files.atomic import replacing, write_whole
+from cascade.files.atomic import replacing, write_atomic
 from cascade.grid import Grid
 from data.decode.sandbox import cores
 from data.worlds.encode_clip import encode_mp4
@@ -34,7 +34,7 @@ from data.worlds.world import World
 log = logging.getLogger(__name__)
 
 RECIPE = "world.json"
-"""The record, beside the shards, of what they were made from."""
+"""The file with the recipe, beside the shards."""
 
 
 def make_shapes(
@@ -74,22 +74,22 @@ def make_shards(
 ) -> None:
     """Write `clips` samples of `world` as `folder`/NAME-000000.tar and so on.
 
-    A sample is KEY.mp4, KEY.txt and KEY.json. Shards appear whole or not at all; those that are
-    there already are kept.
+    A sample is KEY.mp4, KEY.txt and KEY.json. Shards are written atomically; existing ones are
+    kept.
 
-    The share `stills` of the samples is a single frame, KEY.png, with a caption without motion.
-    `workers` are processes, by default one per core that this process may use.
+    A share `stills` of the samples are images: one frame, KEY.png, with a caption without motion.
+    `workers` is the number of processes, by default one per core that this process may use.
 
     Raises:
-        ValueError: the folder holds shards made from another recipe.
+        ValueError: the folder has shards of another recipe.
     """
     if clips < 1 or shard_size < 1 or not 0 <= stills <= 1:
         raise ValueError(
-            f"{world.name}: clips {clips} and shard_size {shard_size} must be positive, "
-            f"stills {stills:g} a share between 0 and 1"
+            f"{world.name}: clips and shard_size must be positive, and stills in [0, 1], got "
+            f"{clips}, {shard_size} and {stills:g}"
         )
-    job = WorldSpec(world=world, grid=grid, seed=seed, stills=stills)
-    _claim(folder, {**job.recipe, "clips": clips, "shard_size": shard_size})
+    spec = WorldSpec(world=world, grid=grid, seed=seed, stills=stills)
+    _claim(folder, {**spec.recipe, "clips": clips, "shard_size": shard_size})
     shards = {
         folder / f"{world.name}-{first // shard_size:06d}.tar": range(
             first, min(first + shard_size, clips)
@@ -102,17 +102,17 @@ def make_shards(
     title = f"{world.name}: {clips} clips"
     if workers <= 1:
         for path, span in track(missing.items(), description=title, disable=not missing):
-            job.write(path, span)
+            spec.write(path, span)
         return
     with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
-        futures = [pool.submit(job.write, path, span) for path, span in missing.items()]
+        futures = [pool.submit(spec.write, path, span) for path, span in missing.items()]
         for done in track(as_completed(futures), description=title, total=len(futures)):
             done.result()
 
 
 @dataclass(frozen=True, kw_only=True)
 class WorldSpec:
-    """What every sample of a set is made from."""
+    """The settings of all samples in a set of shards."""
 
     world: World[Any]
     grid: Grid
@@ -121,7 +121,7 @@ class WorldSpec:
 
     @property
     def recipe(self) -> dict[str, Any]:
-        """All that a sample's bytes depend on, as JSON."""
+        """Everything that the bytes of a sample depend on, as JSON."""
         return {
             **self.world.recipe,
             "grid": [*self.grid.shape, self.grid.fps],
@@ -131,12 +131,12 @@ class WorldSpec:
 
     @property
     def prefix(self) -> str:
-        """What the keys of this set begin with; other recipes have other keys."""
+        """The prefix of all keys; it is different for another recipe."""
         text = json.dumps(self.recipe, sort_keys=True)
         return f"{self.world.name}-{hashlib.blake2b(text.encode(), digest_size=4).hexdigest()}"
 
     def write(self, path: Path, span: range) -> None:
-        """Write the samples of `span` as one shard, which appears only when it is whole."""
+        """Write the samples of `span` as one shard, atomically."""
         with (
             replacing(path) as part,
             part.open("wb") as stream,
@@ -180,7 +180,7 @@ def _png(pixels: UInt8[np.ndarray, "h w 3"]) -> bytes:
 
 
 def _claim(folder: Path, recipe: dict[str, Any]) -> None:
-    """Record the recipe in a new folder; in an old one, hold it against the record."""
+    """Record the recipe in a new folder, or compare it with the recipe of an old one."""
     folder.mkdir(parents=True, exist_ok=True)
     for part in folder.glob(".*.part"):
         if time.time() - part.stat().st_mtime > 3600:
@@ -192,14 +192,14 @@ def _claim(folder: Path, recipe: dict[str, Any]) -> None:
         if differs:
             raise ValueError(
                 f"{folder}: its shards were made with "
-                f"{ {k: found.get(k) for k in sorted(differs)} }, now asked for "
-                f"{ {k: recipe.get(k) for k in sorted(differs)} }; "
-                "take another folder, or remove this one"
+                f"{ {k: found.get(k) for k in sorted(differs)} }, but now "
+                f"{ {k: recipe.get(k) for k in sorted(differs)} } is requested; "
+                "choose another folder, or remove this one"
             )
         return
     if any(folder.glob("*.tar")):
-        raise ValueError(f"{folder}: holds shards but no {RECIPE}; take another folder")
-    write_whole(record, json.dumps(recipe, indent=1).encode())
+        raise ValueError(f"{folder} has shards but no {RECIPE}; choose another folder")
+    write_atomic(record, json.dumps(recipe, indent=1).encode())
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

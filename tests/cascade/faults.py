@@ -151,10 +151,10 @@ FAULTS: dict[str, tuple[str, Callable[[], None] | None, list[str]]] = {
 }
 #: What a check says, by the check.
 SAID = {
-    "start": r"would not learn as it is:\s*\n\s*- (.*)",
-    "worth": r"step (\d+): (`\w+` is worth nothing.*?);",
-    "guard, stop": r"step (\d+) is skipped: ([^;]*; samples.*?; .*?):",
-    "guard, skip": r"step (\d+) is skipped: ([^;]*);",
+    "start": r"failed the checks before the first step:\s*\n\s*- (.*)",
+    "worth": r"step (\d+): (`\w+` has no effect.*?);",
+    "guard, stop": r"step (\d+) skipped: ([^;]*; samples.*?; .*?):",
+    "guard, skip": r"step (\d+) skipped: ([^;]*);",
     "diagnostics": r"step (\d+): (for \d+ steps the loss.*?):",
 }
 

@@ -1,15 +1,31 @@
-import math
-from collections import Counter
+"""The ways to prompt: where they put what is given, and what of it every stage has, and when."""
+
+from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 import torch
 from torch import Tensor
 
 from cascade import conditioning
-from cascade.conditioning import Given, Modes, whole_frames
+from cascade.conditioning import (
+    Given,
+    Modes,
+    Prompt,
+    Way,
+    bring,
+    choose,
+    source_names,
+    unseen,
+    ways,
+)
+from cascade.conditioning import whole_frames as whole
+from cascade.grid import Grid
+from cascade.video import write_mp4, write_png
 
-WAYS = tuple(Modes(text=1.0).shares)
-EVERY = Modes(**dict.fromkeys(WAYS, 1.0))
+FIXING = tuple(name for name, way in ways.items() if way.fixes)
+FRAMES = 32
+CPU = torch.device("cpu")
 
 
 def clips(batch: int = 1, frames: int = 8) -> Tensor:
@@ -18,12 +34,24 @@ def clips(batch: int = 1, frames: int = 8) -> Tensor:
     return torch.rand(batch, 3, frames, 6, 5, generator=generator) + 0.1
 
 
+def clock(frames: int) -> Tensor:
+    """A video that shows the number of each frame, from 1 on."""
+    return torch.arange(1.0, frames + 1).view(1, 1, frames, 1, 1).expand(1, 3, frames, 8, 8)
+
+
 def equal(a: Given, b: Given) -> bool:
-    return torch.equal(a.frames, b.frames) and torch.equal(a.mask, b.mask)
+    return torch.equal(a.frames, b.frames) and torch.equal(a.mask, b.mask) and a.end == b.end
 
 
 def frames_of(given: Given) -> list[int]:
-    return whole_frames(given.mask)[0].nonzero().flatten().tolist()
+    return whole(given.mask)[0].nonzero().flatten().tolist()
+
+
+def stages(stride: int) -> Iterator[tuple[int, Grid]]:
+    """The grids of a cascade whose base makes every `stride`-th frame, each with its own factor."""
+    for factor in (1, 2, 4, 8):
+        if stride % factor == 0:
+            yield factor, Grid(frames=FRAMES // factor, height=8, width=8, fps=8 / factor)
 
 
 # The functions
@@ -52,6 +80,22 @@ def test_given_frames_stand_unchanged_at_their_places() -> None:
         others = [i for i in range(8) if i not in places]
         assert not given.frames[:, :, others].any()
         assert not given.mask[:, :, others].any()
+        assert given.end is None
+
+
+def test_what_closes_a_video_begins_at_a_time_of_the_base_and_ends_the_video() -> None:
+    clip = clips(frames=16)
+    one, five = clip[:, :, :1], clip[:, :, :5]
+    for given, places in (
+        (conditioning.first_last(one, one, 16, stride=4), [0, 12]),
+        (conditioning.extend_backward(one, 16, stride=4), [12]),
+        (conditioning.extend_backward(five, 16, stride=4), [8, 9, 10, 11, 12]),
+        (conditioning.connect(five, five, 16, 2, stride=4), [0, 1, 12, 13]),
+        (conditioning.loop(five, 16, 5, stride=8), [0, 1, 2, 3, 4, 8, 9, 10, 11, 12]),
+    ):
+        assert frames_of(given) == places
+        assert given.end == places[-1] + 1
+    assert conditioning.extend_backward(clip[:, :, :4], 16, stride=4).end is None
 
 
 def test_extending_forward_and_backward_mirror_each_other() -> None:
@@ -82,7 +126,7 @@ def test_a_region_is_kept_and_pasted_and_no_frame_is_whole() -> None:
     mask = torch.zeros(1, 1, 8, 6, 5)
     mask[..., 1:4, 2:4] = 1
     given = conditioning.region(clip, mask)
-    assert not whole_frames(given.mask).any()
+    assert not whole(given.mask).any()
     assert torch.equal(given.frames, clip * mask)
     made = given.paste(torch.full_like(clip, -1))
     assert torch.equal(made[..., 1:4, 2:4], clip[..., 1:4, 2:4])
@@ -100,88 +144,134 @@ def test_places_that_do_not_fit_are_refused() -> None:
         conditioning.connect(clip[:, :, :2], clip, 8, 3)
     with pytest.raises(ValueError, match="different places"):
         conditioning.connect(clip, clip, 3, 2)
+    with pytest.raises(ValueError, match="must be at least 1, got 8 and 0"):
+        conditioning.extend_backward(clip[:, :, :1], 8, stride=0)
 
 
-# Drawing in training
+# What earlier stages are given
 
 
-@pytest.mark.parametrize("way", WAYS)
-@pytest.mark.parametrize("frames", [3, 8, 17])
-def test_training_gives_the_clips_own_pixels_and_leaves_some_to_make(way: str, frames: int) -> None:
-    clip = clips(16, frames)
-    given = Modes(**{way: 1.0}).draw(clip, seed=0, positions=range(16))
-    assert torch.equal(given.frames, clip * given.mask)
-    assert set(given.mask.unique().tolist()) <= {0.0, 1.0}
-    assert (given.mask.amin(dim=(1, 2, 3, 4)) == 0).all()
-    if way != "text":
-        assert (given.mask.amax(dim=(1, 2, 3, 4)) == 1).all()
+@pytest.mark.parametrize("stride", [1, 2, 4, 8])
+@pytest.mark.parametrize("way", FIXING)
+def test_every_stage_is_given_frames_at_its_own_times_and_the_base_has_some(
+    way: str, stride: int
+) -> None:
+    modes = Modes(shares={way: 1.0}, stride=stride)
+    for position in range(32):
+        given = modes.draw(clock(FRAMES), seed=0, positions=[position])
+        for factor, grid in stages(stride):
+            brought = bring(given, grid, CPU)
+            times = clock(FRAMES)[:, :, ::factor] * brought.mask
+            assert torch.equal(brought.frames, times)
+            assert torch.equal(brought.mask, given.mask[:, :, ::factor])
+        assert bring(given, grid, CPU).mask.any(), "the base is given nothing"
 
 
-def test_training_and_sampling_share_their_functions() -> None:
-    clip = clips()
-    first, last = clip[:, :, :1], clip[:, :, -1:]
-    for way, asked in (
-        ("text", conditioning.text(clip.shape)),
-        ("image", conditioning.image(first, 8)),
-        ("first_last", conditioning.first_last(first, last, 8)),
+@pytest.mark.parametrize("stride", [1, 2, 4, 8])
+@pytest.mark.parametrize("way", [name for name in FIXING if name not in ("fill_in", "region")])
+def test_what_a_stage_is_given_of_a_users_files_is_what_its_training_draws(
+    files: Path, way: str, stride: int
+) -> None:
+    grid = Grid(frames=FRAMES, height=8, width=8, fps=8)
+    named = {name: files / sources[name] for name in ways[way].needs[0]}
+    for share in (0.05, 0.2, 0.4, 0.5):
+        prompt = conditioning.prompt(grid, stride=stride, way=way, share=share, **named)
+        assert prompt.given is not None
+        assert prompt.end in (None, frames_of(prompt.given)[-1] + 1)
+        for factor, own in stages(stride):
+            mask = bring(prompt.given, own, CPU).mask.bool()
+            practised = Modes(shares={way: 1.0}, stride=stride // factor)
+            drawn = practised.mask(own.shape, seed=0, positions=range(400))
+            assert (drawn.expand(400, *mask.shape[1:]) == mask).flatten(1).all(1).any()
+        assert mask.any(), "the base is given nothing"
+        assert not mask.all(), "the base is left nothing to make"
+
+
+def test_a_stage_does_not_see_frames_between_its_own_times() -> None:
+    given = conditioning.fill_in(clips(frames=3), [0, 3, 5], 8)
+    assert unseen(given, 8) == []
+    assert unseen(given, 4) == [3, 5]
+    assert unseen(given, 2) == [5]
+    assert unseen(conditioning.extend_forward(clips(frames=3), 8), 2) == []
+
+
+# The registry
+
+
+sources = {
+    "image": "dark.png",
+    "last": "light.png",
+    "video": "ramp.mp4",
+    "to": "ramp.mp4",
+    "mask": "half.png",
+}
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A video from black to white, a black and a white picture, one that is half white."""
+    folder = tmp_path_factory.mktemp("files")
+    levels = torch.linspace(-1, 1, FRAMES).view(1, FRAMES, 1, 1).expand(3, FRAMES, 32, 32)
+    write_mp4(folder / "ramp.mp4", levels, fps=8)
+    for name, level in (("dark", -1.0), ("light", 1.0)):
+        write_png(folder / f"{name}.png", torch.full((3, 20, 20), level))
+    half = torch.ones(3, 20, 20)
+    half[..., 10:] = -1
+    write_png(folder / "half.png", half)
+    return folder
+
+
+def test_one_entry_is_all_that_a_way_needs(monkeypatch: pytest.MonkeyPatch) -> None:
+    def numbered(number: int, frames: int) -> Prompt:
+        return Prompt(given=conditioning.fill_in(clips(1, 1), [number], frames))
+
+    entry = Way(
+        name="numbered",
+        says="one frame",
+        needs=(("number",),),
+        read=lambda f: numbered(f.sources["number"], f.grid.frames),
+        draw=ways["image"].draw,
+        fewest=2,
+    )
+    monkeypatch.setitem(ways, "numbered", entry)
+    assert Modes(shares={"numbered": 1.0}).names(8, seed=0, positions=[0]) == ["numbered"]
+    grid = Grid(frames=8, height=6, width=5, fps=8)
+    prompt = conditioning.prompt(grid, number=3)
+    assert prompt.given is not None
+    assert frames_of(prompt.given) == [3]
+    with pytest.raises(ValueError, match="there are text, .*, numbered"):
+        choose("nothing", [])
+
+
+def test_what_is_given_says_which_way_is_meant() -> None:
+    for given, way in (
+        ([], "text"),
+        (["image"], "image"),
+        (["image", "last"], "first_last"),
+        (["last"], "extend_backward"),
+        (["video"], "extend_forward"),
+        (["video", "to"], "connect"),
+        (["indices", "video"], "fill_in"),
+        (["video", "mask"], "region"),
+        (["video", "strength"], "restyle"),
     ):
-        assert equal(Modes(**{way: 1.0}).draw(clip, seed=3, positions=[5]), asked)
-    for way, ask in (
-        ("extend_forward", lambda head, _: conditioning.extend_forward(head, 8)),
-        ("extend_backward", lambda _, tail: conditioning.extend_backward(tail, 8)),
-        ("connect", lambda head, tail: conditioning.connect(head, tail, 8, head.shape[2])),
-        (
-            "loop",
-            lambda head, tail: conditioning.loop(torch.cat([tail, head], 2), 8, head.shape[2]),
-        ),
+        assert choose(None, given).name == way
+        assert choose(way, given).name == way
+    assert choose("loop", ["video"]).name == "loop"
+
+
+def test_every_way_names_what_it_lacks_and_what_it_does_not_take() -> None:
+    for name, way in ways.items():
+        for needed in way.needs:
+            for missing in needed:
+                with pytest.raises(ValueError, match=rf"^way={name} needs .*{missing}=…"):
+                    choose(name, [one for one in needed if one != missing and len(needed) > 1])
+            for extra in set(source_names()) - {one for set_ in way.needs for one in set_}:
+                with pytest.raises(ValueError, match=rf"^way={name} takes .*, not {extra}=…"):
+                    choose(name, [*needed, extra])
+    with pytest.raises(ValueError, match=r"^way=sideways: no such way to prompt; there are text, "):
+        choose("sideways", ["video"])
+    with pytest.raises(
+        ValueError, match=r"takes image=… and video=… and no more\. .*loop: video=…"
     ):
-        drawn = Modes(**{way: 1.0}).draw(clip, seed=3, positions=[5])
-        known = len(frames_of(drawn)) // (2 if way in ("connect", "loop") else 1)
-        assert equal(drawn, ask(clip[:, :, :known], clip[:, :, -known:]))
-
-
-def test_ways_come_at_their_shares() -> None:
-    shares = {"text": 7.0, "image": 1.0, "extend_forward": 1.5, "region": 0.5}
-    draws = 4000
-    names = Modes(**shares).names(8, seed=1, positions=range(draws))
-    counts = Counter(names)
-    assert set(counts) == set(shares)
-    for way, share in shares.items():
-        chance = share / 10
-        spread = math.sqrt(chance * (1 - chance) / draws)
-        assert counts[way] / draws == pytest.approx(chance, abs=4 * spread)
-
-
-def test_draws_are_keyed_whatever_the_batch() -> None:
-    clip = clips(12)
-    whole = EVERY.draw(clip, seed=4, positions=range(100, 112))
-    for part in (slice(0, 5), slice(5, 12)):
-        drawn = EVERY.draw(clip[part], seed=4, positions=range(100 + part.start, 100 + part.stop))
-        assert equal(drawn, Given(whole.frames[part], whole.mask[part]))
-    again = EVERY.names(8, seed=5, positions=range(100, 112))
-    assert again != EVERY.names(8, seed=4, positions=range(100, 112))
-
-
-def test_lengths_vary_up_to_half_the_clip() -> None:
-    drawn = Modes(extend_forward=1.0).draw(clips(64), seed=0, positions=range(64))
-    assert set(whole_frames(drawn.mask).sum(dim=1).tolist()) == {1, 2, 3, 4}
-
-
-def test_images_are_prompted_by_text_or_region_alone() -> None:
-    assert set(EVERY.names(1, seed=0, positions=range(200))) == {"text", "region"}
-    assert set(Modes(image=1.0, loop=2.0).names(1, seed=0, positions=range(20))) == {"text"}
-    assert EVERY.draw(clips(4, 1), seed=0, positions=range(4)).mask.shape == (4, 1, 1, 6, 5)
-
-
-def test_region_keeps_inside_or_outside_of_a_box() -> None:
-    drawn = Modes(region=1.0).draw(clips(64), seed=0, positions=range(64))
-    corners = drawn.mask[:, 0, 0, [0, 0, -1, -1], [0, -1, 0, -1]].sum(dim=1)
-    assert 8 < (corners == 4).sum() < 56  # most boxes leave the corners free
-    assert torch.equal(drawn.mask[:, :, :1].expand_as(drawn.mask), drawn.mask)
-
-
-def test_shares_that_are_none_are_refused() -> None:
-    with pytest.raises(ValueError, match="must not all be 0"):
-        Modes()
-    with pytest.raises(ValueError, match="must not be negative"):
-        Modes(text=1.0, image=-0.1)
+        choose(None, ["video", "image"])

@@ -74,7 +74,7 @@ def test_averages_resume_through_a_safe_load(tmp_path: object) -> None:
 
 def test_other_widths_and_other_modules_are_refused() -> None:
     _, ema = averaged(5, (0.1,))
-    with pytest.raises(ValueError, match=r"widths \[0.1\], the run asks for \[0.2\]"):
+    with pytest.raises(ValueError, match=r"widths \[0.1\], the config \[0.2\]"):
         PowerEMA(Track(5), (0.2,)).load_state_dict(ema.state_dict())
     with pytest.raises(ValueError, match="differ in \\['weight'\\]"):
         PowerEMA(Track(6), (0.1,)).load_state_dict(ema.state_dict())

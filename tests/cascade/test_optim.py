@@ -158,22 +158,25 @@ def test_a_schedule_that_does_not_fit_is_refused() -> None:
 
 
 @pytest.mark.parametrize(
-    ("settings", "told"),
+    ("settings", "message"),
     [
-        ({"muon_lr": -0.1}, "muon_lr must be a number from 0 up, got -0.1"),
-        ({"adamw_lr": float("nan")}, "adamw_lr must be a number from 0 up, got nan"),
-        ({"weight_decay": float("inf")}, "weight_decay must be a number from 0 up, got inf"),
+        ({"muon_lr": -0.1}, "muon_lr must be a finite number of at least 0, got -0.1"),
+        ({"adamw_lr": float("nan")}, "adamw_lr must be a finite number of at least 0, got nan"),
+        (
+            {"weight_decay": float("inf")},
+            "weight_decay must be a finite number of at least 0, got inf",
+        ),
         ({"momentum": 1.0}, "momentum must be at least 0 and below 1, got 1.0"),
         ({"betas": (0.9, -1)}, r"betas\[1\] must be at least 0 and below 1, got -1"),
     ],
 )
 def test_settings_that_train_nothing_or_backwards_are_refused(
-    settings: dict[str, Any], told: str
+    settings: dict[str, Any], message: str
 ) -> None:
-    with pytest.raises(ValueError, match=told):
+    with pytest.raises(ValueError, match=message):
         muon_adamw(torch.nn.Linear(2, 2), **settings)
 
 
-def test_adamws_too() -> None:
-    with pytest.raises(ValueError, match="lr must be a number from 0 up, got -1"):
+def test_settings_of_adamw_that_train_nothing_are_refused() -> None:
+    with pytest.raises(ValueError, match="lr must be a finite number of at least 0, got -1"):
         adamw(torch.nn.Linear(2, 2), lr=-1)

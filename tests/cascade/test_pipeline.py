@@ -6,8 +6,10 @@ import torch
 from cascade import conditioning
 from cascade.bundle import BundleError, save_cascade
 from cascade.conditioning import Given, bring
+from cascade.evaluate import fingerprint
 from cascade.grid import Grid
 from cascade.pipeline import Cascade
+from cascade.video import resize
 
 CHAIN = {"name": "demo", "stages": ["base", "tsr1", "ssr1"], "sampling": {}}
 
@@ -98,15 +100,15 @@ def test_a_given_image_survives_to_the_last_stage(cascade):
         cascade("a", given=conditioning.image(image, 4))
 
 
-def test_given_frames_reach_earlier_stages_in_their_own_interval():
+def test_earlier_stages_are_given_the_frames_at_their_own_times_alone():
     frames = torch.arange(8.0).view(1, 1, 8, 1, 1).expand(1, 3, 8, 4, 4) / 8
     mask = torch.zeros(1, 1, 8, 4, 4)
-    mask[:, :, [0, 7]] = 1
+    mask[:, :, [0, 3, 6, 7]] = 1
     low = bring(
         Given(frames * mask, mask), Grid(frames=4, height=2, width=2, fps=4), torch.device("cpu")
     )
     assert low.mask[0, 0, :, 0, 0].tolist() == [1, 0, 0, 1]
-    torch.testing.assert_close(low.frames[0, 0, :, 0, 0], torch.tensor([0.0, 0, 0, 7 / 8]))
+    torch.testing.assert_close(low.frames[0, 0, :, 0, 0], torch.tensor([0.0, 0, 0, 6 / 8]))
 
 
 @pytest.mark.parametrize("prompt", ["", "雪の上を走る小さな犬"])
@@ -164,3 +166,77 @@ def test_offload_and_bfloat16_give_nearly_the_same_video(runs, cascade):
     half = Cascade.from_runs(runs, CHAIN, **options)("a", generator=seeded(2)).videos
     assert half.dtype == torch.float32
     assert (half - wanted).abs().mean() < 0.05
+
+
+def test_a_restyled_video_starts_from_its_source_noised_to_the_strength(cascade, monkeypatch):
+    source = torch.rand(1, 3, 8, 32, 32) * 2 - 1
+    low = resize(source[:, :, ::2], 16, 16)
+    base = cascade.stages[0]
+    monkeypatch.setattr(base, "predict", lambda z, _logsnr, _cond: z)  # what it starts from stays
+
+    def made(**options):
+        return cascade("a", generator=seeded(0), guidance_scale=1.0, **options).stages["base"]
+
+    near, far = (made(start=source, strength=s) for s in (0.05, 1.0))
+    torch.testing.assert_close(near, low, atol=0.4, rtol=0)
+    torch.testing.assert_close(far, made(), atol=1e-3, rtol=0)
+    with pytest.raises(ValueError, match="strength must lie in"):
+        cascade("a", start=source, strength=0.0)
+    with pytest.raises(ValueError, match="start .* and strength go together"):
+        cascade("a", start=source)
+    with pytest.raises(ValueError, match="must live on the last stage's grid"):
+        cascade("a", start=source[:, :, :4], strength=0.5)
+
+
+def test_each_stage_may_come_from_a_run_of_its_own(runs, bundle_of):
+    bundle_of("demo/tsr1", runs / "demo/tsr1/longer/bundle")
+    mixed = Cascade.from_runs(runs, CHAIN, run={"tsr1": "longer"})
+    assert [stage.name for stage in mixed.stages] == CHAIN["stages"]
+    with pytest.raises(BundleError, match="make train STAGE=base CASCADE=demo NAME=longer"):
+        Cascade.from_runs(runs, CHAIN, run="longer")
+    with pytest.raises(ValueError, match="cascade demo has no stage ssr9"):
+        Cascade.from_runs(runs, CHAIN, run={"ssr9": "longer"})
+
+
+def test_a_video_is_made_again_when_anything_it_depends_on_changes(runs):
+    def fresh():
+        return Cascade.from_runs(runs, CHAIN)
+
+    known = {fingerprint(fresh(), ["a"], 0)}
+    assert fingerprint(fresh(), ["a"], 0) in known
+
+    def augment(cascade):
+        cascade.stages[1].augment.snr = 7.0
+
+    def text(cascade):
+        cascade.stages[0].text.max_bytes = 99
+
+    def codec(cascade):
+        cascade.stages[0].codec.factor = (1, 2, 2)
+
+    def steps(cascade):
+        cascade.stages[0].sampling.steps = 99
+
+    def weights(cascade):
+        next(cascade.stages[2].parameters()).data.add_(1e-3)
+
+    def kind(cascade):
+        cascade.stages[2].kind.scalars = ("fps", "augment")
+
+    def level(cascade):
+        cascade.sampling[1]["low_logsnr"] = 3.0
+
+    for change in (augment, text, codec, steps, weights, kind, level):
+        cascade = fresh()
+        change(cascade)
+        found = fingerprint(cascade, ["a"], 0)
+        assert found not in known, change.__name__
+        known.add(found)
+
+
+def test_a_video_ends_with_its_given_last_frame(cascade):
+    first, last = torch.rand(2, 1, 3, 1, 32, 32) * 2 - 1
+    given = conditioning.first_last(first, last, 8, stride=2)
+    out = cascade("a", generator=seeded(0), given=given)
+    assert out.videos.shape[2] == out.grid.frames == 7
+    torch.testing.assert_close(out.videos[:, :, -1:], last, rtol=0, atol=0)

@@ -6,13 +6,20 @@ import sys
 
 import pytest
 import torch
+from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
+from cascade.conditioning import source_names
+from cascade.entry import CONF
 from cascade.grid import Grid
-from cascade.sample import file_name, given_files
+from cascade.sample import file_name, prompted
 from cascade.video import read_frames, write_mp4, write_png
 
-GRID = Grid(frames=8, height=16, width=16, fps=8)
+GRIDS = {
+    "base": Grid(frames=4, height=8, width=8, fps=4),
+    "tsr1": Grid(frames=8, height=8, width=8, fps=8),
+    "ssr1": Grid(frames=8, height=16, width=16, fps=8),
+}
 
 
 @pytest.fixture
@@ -21,12 +28,21 @@ def files(tmp_path):
     write_mp4(tmp_path / "ramp.mp4", levels, fps=8)
     for name, level in (("dark", -1.0), ("light", 1.0)):
         write_png(tmp_path / f"{name}.png", torch.full((3, 20, 20), level))
+    half = torch.ones(3, 20, 20)
+    half[..., 10:] = -1
+    write_png(tmp_path / "half.png", half)
+    write_png(tmp_path / "wide.png", torch.ones(3, 20, 40))
     return tmp_path
 
 
-def config(**values):
-    empty = dict.fromkeys(["image", "last", "video", "to"])
-    return OmegaConf.create({**empty, "way": "extend_forward", "share": 0.5, **values})
+def prompt_of(files, grids=GRIDS, **values):
+    """What the command makes of its arguments, files named by their names alone."""
+    with initialize_config_dir(version_base="1.3", config_dir=CONF):
+        cfg = compose("sample", overrides=["prompt=a"])
+    named = {
+        k: str(files / v) if str(v).endswith((".mp4", ".png")) else v for k, v in values.items()
+    }
+    return prompted({**OmegaConf.to_container(cfg), **named}, grids)
 
 
 def levels_and_places(given):
@@ -34,16 +50,16 @@ def levels_and_places(given):
     return [round(float(v), 1) for v in given.frames[0, :, places].mean((0, 2, 3))], places
 
 
-def test_text_alone_gives_nothing():
-    assert given_files(config(), GRID) is None
+def test_text_alone_gives_nothing(files):
+    assert prompt_of(files).arguments(2) == {}
 
 
 @pytest.mark.parametrize(
     ("values", "levels", "places"),
     [
         ({"image": "dark.png"}, [-1.0], [0]),
-        ({"last": "light.png"}, [1.0], [7]),
-        ({"image": "dark.png", "last": "light.png"}, [-1.0, 1.0], [0, 7]),
+        ({"last": "light.png"}, [1.0], [6]),
+        ({"image": "dark.png", "last": "light.png"}, [-1.0, 1.0], [0, 6]),
         ({"video": "ramp.mp4"}, [0.7, 0.8, 0.9, 1.0], [0, 1, 2, 3]),
         (
             {"video": "ramp.mp4", "way": "extend_backward"},
@@ -51,29 +67,100 @@ def test_text_alone_gives_nothing():
             [4, 5, 6, 7],
         ),
         ({"video": "ramp.mp4", "way": "loop"}, [0.9, 1.0, -1.0, -0.9], [0, 1, 6, 7]),
+        ({"video": "ramp.mp4", "to": "ramp.mp4"}, [0.9, 1.0, -1.0, -0.9], [0, 1, 6, 7]),
+        ({"video": "ramp.mp4", "indices": [0, 4, 6]}, [-1.0, -0.7, -0.5], [0, 4, 6]),
         (
-            {"video": "ramp.mp4", "way": "connect", "to": "ramp.mp4"},
-            [0.9, 1.0, -1.0, -0.9],
-            [0, 1, 6, 7],
+            {"video": "ramp.mp4", "way": "extend_backward", "share": 0.4},
+            [-1.0, -0.9, -0.8],
+            [4, 5, 6],
         ),
     ],
 )
 def test_files_are_given_where_their_way_puts_them(files, values, levels, places):
-    named = {k: str(files / v) if k != "way" else v for k, v in values.items()}
-    given = given_files(config(**named), GRID)
-    found, where = levels_and_places(given)
+    prompt = prompt_of(files, **values)
+    found, where = levels_and_places(prompt.given)
     assert where == places
     assert found == pytest.approx(levels, abs=0.11)
+    closes = "last" in values or "share" in values
+    assert prompt.end == (places[-1] + 1 if closes else None)
+    assert prompt.arguments(3)["given"].frames.shape == (3, 3, 8, 16, 16)
+
+
+def test_a_region_keeps_what_its_mask_shows_white(files):
+    given = prompt_of(files, video="ramp.mp4", mask="half.png").given
+    assert given.mask[..., :8].all()
+    assert not given.mask[..., 8:].any()
+    levels = given.frames[0, 0, :, 0, 0]
+    assert levels.tolist() == pytest.approx([-1 + 2 * i / 23 for i in range(8)], abs=0.05)
+
+
+def test_a_video_to_restyle_is_where_the_cascade_starts_and_fixes_nothing(files):
+    arguments = prompt_of(files, video="ramp.mp4", strength=0.7).arguments(2)
+    assert set(arguments) == {"start", "strength"}
+    assert arguments["start"].shape == (2, 3, 8, 16, 16)
+    assert arguments["strength"] == 0.7
+
+
+def test_where_the_last_frame_is_placed_is_said(files, caplog):
+    caplog.set_level("INFO")
+    prompt_of(files, image="dark.png", last="light.png")
+    assert (
+        "last frame placed at 6: the base samples every 2nd frame; the video has 7 frames"
+        in caplog.messages
+    )
+
+
+def test_stages_that_do_not_see_a_given_frame_are_named(files, caplog):
+    prompt_of(files, video="ramp.mp4", indices=[0, 3, 4])
+    (said,) = caplog.messages
+    assert "stage base makes frames 0, 2, … alone, so it does not see the given frames [3]" in said
 
 
 def test_files_that_do_not_go_together_are_refused(files):
-    video = str(files / "ramp.mp4")
-    with pytest.raises(ValueError, match="not both"):
-        given_files(config(video=video, image=str(files / "dark.png")), GRID)
-    with pytest.raises(ValueError, match="way=sideways: must be one of"):
-        given_files(config(video=video, way="sideways"), GRID)
-    with pytest.raises(ValueError, match="name the second with to="):
-        given_files(config(video=video, way="connect"), GRID)
+    for values, match in (
+        ({"video": "ramp.mp4", "image": "dark.png"}, "takes image=… and video=… and no more"),
+        (
+            {"video": "ramp.mp4", "way": "sideways"},
+            "way=sideways: no such way to prompt; there are",
+        ),
+        ({"video": "ramp.mp4", "way": "connect"}, "way=connect needs to=…"),
+        ({"way": "region"}, "way=region needs video=… and mask=…"),
+        ({"video": "ramp.mp4", "to": "ramp.mp4", "way": "loop"}, "way=loop takes video=…, not to="),
+        ({"video": "ramp.mp4", "share": 1.0}, "share=1.0: .* more than 0 and less than 1"),
+        ({"video": "ramp.mp4", "indices": [0, 8]}, r"indices=\[0, 8\]: .* from 0 to 7"),
+        ({"video": "ramp.mp4", "strength": 1.5}, "strength=1.5: must be more than 0 and at most 1"),
+        ({"video": "ramp.mp4", "mask": "light.png"}, "but all of it is white"),
+        ({"video": "ramp.mp4", "mask": "wide.png"}, r"mask is 20×40 and the video 32×32"),
+        ({"video": "dark.png", "strength": 0.5}, r"dark.png: .* gives 1 of the 8 frames wanted"),
+    ):
+        with pytest.raises(ValueError, match=match):
+            prompt_of(files, **values)
+
+
+def test_the_config_has_every_source_and_nothing_is_given_by_default():
+    with initialize_config_dir(version_base="1.3", config_dir=CONF):
+        cfg = compose("sample", overrides=["prompt=a"])
+    assert {cfg[name] for name in source_names()} == {None}
+
+
+@pytest.mark.parametrize(
+    ("overrides", "run"),
+    [
+        (["run='longer'"], "longer"),
+        (["run={base: longer}"], {"base": "longer"}),
+        (["run='default'", "run={base:longer}"], {"base": "longer"}),
+    ],
+)
+def test_a_run_is_named_for_all_stages_or_for_some(overrides, run):
+    with initialize_config_dir(version_base="1.3", config_dir=CONF):
+        assert compose("sample", overrides=["prompt=a", *overrides]).run == run
+
+
+def test_make_sample_hands_its_name_to_the_command():
+    done = subprocess.run(
+        ["make", "--dry-run", "sample", "NAME=longer"], capture_output=True, text=True, check=True
+    )
+    assert "run='longer'" in done.stdout
 
 
 def test_file_names_are_short_and_safe():
@@ -89,13 +176,15 @@ def test_the_command_writes_videos(tmp_path, bundle_of):
         bundle_of(f"demo/{stage}", tmp_path / "demo" / stage / "default" / "bundle")
     write_png(tmp_path / "first.png", torch.zeros(3, 32, 32))
     command = [sys.executable, "-m", "cascade.sample", "prompt='a ball, red: {big}'"]
-    command += [f"paths.runs={tmp_path}", "num_videos=2", f"image={tmp_path}/first.png"]
+    command += [f"paths.runs={tmp_path}", "num_videos=2"]
+    command += [f"image={tmp_path}/first.png", f"last={tmp_path}/first.png"]
     env = {**os.environ, "OMP_NUM_THREADS": "1"}
     done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr[-2000:]
     files = sorted((tmp_path / "demo/samples").glob("*.mp4"))
     assert [path.name for path in files] == ["a-ball-red-big-0-0.mp4", "a-ball-red-big-0-1.mp4"]
     frames, times = read_frames(files[0])
-    assert frames.shape == (8, 32, 32, 3)
+    assert frames.shape == (7, 32, 32, 3)  # it ends at the last time of the base
     assert times[1] == pytest.approx(1 / 8)
-    assert (frames[0].float() - 127.5).abs().max() < 12
+    assert (frames[[0, -1]].float() - 127.5).abs().max() < 12
+    assert "last frame placed at 6" in done.stdout

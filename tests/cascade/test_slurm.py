@@ -36,43 +36,45 @@ def test_the_time_left_is_read_as_squeue_writes_it(left, seconds):
     assert found is None if seconds is None else abs(found - time.time() - seconds) < 2
 
 
-def test_a_job_that_gets_nowhere_ends_and_one_that_moves_does_not(tmp_path, monkeypatch):
+def test_a_job_without_new_checkpoints_ends_and_one_with_them_does_not(tmp_path, monkeypatch):
     monkeypatch.setenv("SLURM_JOB_ID", "7")
     for step in (0, 0, 10, 10, 10):
         (tmp_path / "checkpoints" / f"{step:08d}").mkdir(parents=True, exist_ok=True)
         count_legs(tmp_path, 3)
-    with pytest.raises(StuckError, match="job 7 began 3 times at step 10"):
+    with pytest.raises(StuckError, match="job 7 started 3 times at step 10"):
         count_legs(tmp_path, 3)
     assert json.loads((tmp_path / "slurm/7.legs.json").read_bytes()) == [0, 0, 10, 10, 10, 10]
     monkeypatch.setenv("SLURM_JOB_ID", "8")
-    count_legs(tmp_path, 3)  # another job begins to count
+    count_legs(tmp_path, 3)  # another job counts from zero
 
 
-def test_a_script_asks_for_what_the_cluster_file_says(tmp_path):
+def test_a_script_requests_what_the_cluster_file_sets(tmp_path):
     asked = parameters(CLUSTER, tmp_path / "a b", "demo/base/x")
     assert (asked["nodes"], asked["ntasks_per_node"], asked["gpus_per_node"]) == (2, 4, 4)
     assert asked["mem"] == "64G"
     assert "account" not in asked
     assert asked["setup"][0] == "module x"
     shown = {**CLUSTER, "container": "printf '%s\\n'"}
-    told = command(shown, tmp_path / "a b", ["stage=demo/base", "name='x y'"])
-    said = subprocess.run(["bash", "-c", told], capture_output=True, text=True, check=True)
-    assert said.stdout.splitlines() == [
+    line = command(shown, tmp_path / "a b", ["stage=demo/base", "name='x y'"])
+    done = subprocess.run(["bash", "-c", line], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines() == [
         *("py", "-u", "-m", "cascade.job"),
         *(str(tmp_path / "a b"), "5", "stage=demo/base", "name='x y'", "hydra.mode=RUN"),
         *(f"hydra.run.dir='{tmp_path}/a b'", "++trainer.devices=4", "++trainer.num_nodes=2"),
     ]
 
 
-def test_a_cluster_file_says_all_that_a_job_asks_for(tmp_path):
+def test_a_cluster_file_sets_all_that_a_job_requests(tmp_path):
     with initialize_config_dir(version_base="1.3", config_dir=CONF):
-        told = ["cluster=slurm", "hydra/launcher=slurm", "logger=[]"]
-        config = compose("train", overrides=told, return_hydra_config=True)
+        overrides = ["cluster=slurm", "hydra/launcher=slurm", "logger=[]"]
+        config = compose("train", overrides=overrides, return_hydra_config=True)
         launcher = {k: v for k, v in config.hydra.launcher.items() if not k.startswith("_")}
         asked = parameters(launcher["cluster"], tmp_path, "x")
         inspect.signature(SlurmLauncher).bind(**launcher)
     assert asked.keys() <= inspect.signature(_make_sbatch_string).parameters.keys()
-    with pytest.raises(ValueError, match="legs of 3 minutes end with a notice 120 s before"):
+    with pytest.raises(
+        ValueError, match="minutes must exceed notice_s plus 60 s.* 3 minutes .* 120 s"
+    ):
         parameters({**CLUSTER, "minutes": 3, "notice_s": 120}, tmp_path, "x")
 
 
@@ -87,13 +89,13 @@ case $0 in *squeue) echo {state};; *scontrol) exit {code};; *sleep) exit 0;; esa
     [
         ("", "RUNNING", 3, False, 3),  # a run's own failure
         ("", "RUNNING", 0, False, 0),
-        (".again", "RUNNING", 0, True, 1),  # (it is to be killed while it sleeps)
-        (".again", "COMPLETING", 0, False, 0),  # cancelled, or queued again by Slurm
+        (".again", "RUNNING", 0, True, 1),  # (a real Slurm kills it while it sleeps)
+        (".again", "COMPLETING", 0, False, 0),  # cancelled, or requeued by Slurm
         (".again .again.not", "RUNNING", 1, False, 1),  # one rank lost another, which had failed
         ("stacks", "RUNNING", 137, True, 1),  # a rank that hung
     ],
 )
-def test_a_script_queues_its_job_again_where_the_run_asks(
+def test_a_script_requeues_its_job_if_the_run_requests_it(
     tmp_path, left, state, code, requeued, status
 ):
     run, bin_ = tmp_path / "run", tmp_path / "bin"
@@ -111,17 +113,17 @@ def test_a_script_queues_its_job_again_where_the_run_asks(
     env |= {"SLURM_JOB_ID": "7", "SLURM_RESTART_COUNT": "2"}
     done = subprocess.run(["bash", "-c", "\n".join(script)], env=env, capture_output=True)
     assert done.returncode == status
-    told = (tmp_path / "asked").read_text() if (tmp_path / "asked").exists() else ""
-    assert ("scontrol requeue 7" in told) is requeued
+    commands = (tmp_path / "asked").read_text() if (tmp_path / "asked").exists() else ""
+    assert ("scontrol requeue 7" in commands) is requeued
 
 
 HELD = """
 import os, signal, subprocess, sys, time
 from cascade.slurm import stop
 stop.nothing_to_lose = lambda: {nothing}
-stop.hold()
+stop.handle_signals()
 child = subprocess.Popen([sys.executable, "-c", "print(input())"], stdin=-1, stdout=-1)
-child.send_signal(signal.SIGTERM)  # Slurm's reach all that a job has started
+child.send_signal(signal.SIGTERM)  # Slurm sends signals to all processes of a job
 os.kill(os.getpid(), signal.{signal})
 time.sleep(1)
 print(stop.why, child.communicate(b"lives")[0].decode().strip())
@@ -129,17 +131,17 @@ print(stop.why, child.communicate(b"lives")[0].decode().strip())
 
 
 @pytest.mark.parametrize(
-    ("nothing", "said", "status"), [(True, "", slurm.AGAIN_STATUS), (False, "SIGUSR2 lives", 0)]
+    ("nothing", "output", "status"), [(True, "", slurm.AGAIN_STATUS), (False, "SIGUSR2 lives", 0)]
 )
-def test_a_signal_raises_a_flag_and_ends_only_what_has_nothing_to_lose(
-    tmp_path, nothing, said, status
+def test_a_signal_sets_a_flag_and_ends_only_a_process_with_nothing_to_lose(
+    tmp_path, nothing, output, status
 ):
     env = {**os.environ, slurm.AGAIN: str(tmp_path / "again")}
     program = HELD.format(nothing=nothing, signal="SIGUSR2")
     done = subprocess.run(
         [sys.executable, "-c", program], env=env, capture_output=True, text=True, timeout=60
     )
-    assert (done.stdout.strip(), done.returncode) == (said, status)
+    assert (done.stdout.strip(), done.returncode) == (output, status)
     assert (tmp_path / "again").exists() is nothing
 
 
@@ -165,7 +167,7 @@ print("alive", flush=True)
         ("ctypes.PyDLL(None).sleep(60)", 1),  # no Python thread runs while C holds the lock
     ],
 )
-def test_what_hangs_says_where_and_ends(tmp_path, hang, status):
+def test_a_process_that_hangs_writes_its_stacks_and_ends(tmp_path, hang, status):
     env = {**os.environ, "SLURM_JOB_ID": "7", "SLURM_RESTART_COUNT": "2"}
     program = [sys.executable, "-c", HANG.format(hang=hang), str(tmp_path)]
     done = subprocess.run(program, env=env, capture_output=True, text=True, timeout=60)
@@ -190,9 +192,9 @@ class Fit(pl.Trainer):
 
 
 @pytest.mark.parametrize(("left_s", "save_s", "stops"), [(60, 10, False), (30, 10, True)])
-def test_a_jobs_end_is_foreseen_from_the_length_of_a_save(monkeypatch, left_s, save_s, stops):
+def test_a_run_stops_in_time_to_save_before_its_job_ends(monkeypatch, left_s, save_s, stops):
     stop = slurm.Stop()
-    stop.held = True
+    stop.handles_signals = True
     monkeypatch.setattr(slurm, "stop", stop)
     end = time.time() + left_s
     monkeypatch.setattr(slurm, "ends_at", lambda: end)
@@ -204,13 +206,13 @@ def test_a_jobs_end_is_foreseen_from_the_length_of_a_save(monkeypatch, left_s, s
     assert ("the job ends in" in (stop.why or "")) is stops
 
 
-def test_a_stop_waits_until_the_step_is_whole(monkeypatch):
+def test_a_stop_waits_until_the_step_is_complete(monkeypatch):
     monkeypatch.setattr(slurm, "stop", slurm.Stop())
     interrupt, fit = Interrupt(), Fit(4, 1)
     before = signal.getsignal(signal.SIGTERM)
     interrupt.on_train_start(fit, pl.LightningModule())
     signal.raise_signal(signal.SIGTERM)
-    interrupt.on_train_batch_end(fit)  # gradients were gathered; no step was made yet
+    interrupt.on_train_batch_end(fit)  # a micro batch ended, but no optimizer step
     assert not fit.should_stop
     fit.global_step = 5
     interrupt.on_train_batch_end(fit)
@@ -220,7 +222,7 @@ def test_a_stop_waits_until_the_step_is_whole(monkeypatch):
     assert signal.getsignal(signal.SIGTERM) is before
 
 
-def test_a_run_that_fails_gives_the_signals_back(monkeypatch):
+def test_a_run_that_fails_restores_the_signal_handlers(monkeypatch):
     monkeypatch.setattr(slurm, "stop", slurm.Stop())
     interrupt, fit = Interrupt(), Fit(4, 1)
     before = signal.getsignal(signal.SIGINT)

@@ -36,12 +36,12 @@ def jobs_of(choice):
     root = "evaluate" if selected(choice, "hydra.job.name") == "evaluate" else "train"
     task = [f"stage={stage_of(choice)}", "logger=[]"] if root == "train" else ["cascade=demo"]
     with initialize_config_dir(version_base="1.3", config_dir=CONF):
-        told = [*task, f"sweep=[{choice}]"]
-        cfg = compose(root, overrides=told, return_hydra_config=True)
+        given = [*task, f"sweep=[{choice}]"]
+        cfg = compose(root, overrides=given, return_hydra_config=True)
         params = OmegaConf.to_container(cfg.hydra.sweeper.params)
     params = {key: str(value).replace("${stage_name}", "base") for key, value in params.items()}
     parsed = OverridesParser.create().parse_overrides([f"{k}={v}" for k, v in params.items()])
-    jobs = [told]
+    jobs = [given]
     for override in parsed:
         key = override.get_key_element()
         if override.is_interval_sweep():
@@ -116,14 +116,14 @@ def test_runs_are_called_by_what_is_swept_alone():
     assert parts("shift", "-1.4") == ["shift=-1.4"]
     ((name, _),) = named([["a.x=1", "b.x=2"]], swept=["a.x", "b.x"], sweep="s")
     assert name == "s/a.x=1,b.x=2"
-    with pytest.raises(ValueError, match="two runs would be called s/x=a_b"):
+    with pytest.raises(ValueError, match="two runs would be named s/x=a_b"):
         named([["x='a/b'"], ["x='a b'"]], swept=["x"], sweep="s")
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["stage=demo/base"], "which sweep.*lr, lr_search, mask_mix"),
+        (["stage=demo/base"], "no sweep was given.*lr, lr_search, mask_mix"),
         (
             ["stage=demo/base", "sweep=nothing"],
             "no such sweep of demo/base; there are guidance, lr",
@@ -132,11 +132,11 @@ def test_runs_are_called_by_what_is_swept_alone():
         (["stage=demo/base", "sweep=guidance lr"], "cannot be crossed"),
         (
             ["stage=demo/base", "sweep=lr_search prediction"],
-            "lr_search: a search, .* is not crossed with prediction",
+            "lr_search: a search .* cannot be crossed with prediction",
         ),
         (
             ["stage=demo/base", "sweep=prediction lr_search"],
-            "lr_search: a search, .* is not crossed with prediction",
+            "lr_search: a search .* cannot be crossed with prediction",
         ),
         (["stage=demo/base", "sweep=guidance", "cluster=slurm"], "runs on this machine"),
     ],
@@ -179,8 +179,8 @@ def sweep(tmp_path_factory):
     make_shapes(home / "shards", clips=24, shard_size=12)
 
     def command(name, *overrides, stage="demo/base"):
-        told = (f"stage={stage}", f"sweep={name}", f"paths.runs={home}/runs", *overrides)
-        return [sys.executable, "-m", "cascade.sweep", *told]
+        given = (f"stage={stage}", f"sweep={name}", f"paths.runs={home}/runs", *overrides)
+        return [sys.executable, "-m", "cascade.sweep", *given]
 
     def begin(name, *overrides, stage="demo/ssr1"):
         data = (f"data.shards={home}/shards", "data.make=null", "logger=csv", "debug=smoke")
@@ -192,8 +192,8 @@ def sweep(tmp_path_factory):
 
     def run(name, *overrides, **options):
         process = begin(name, *overrides, **options)
-        told, _ = process.communicate(timeout=600)
-        return process.returncode, told
+        output, _ = process.communicate(timeout=600)
+        return process.returncode, output
 
     run.command, run.begin, run.runs = command, begin, home / "runs/demo"
     return run
@@ -202,23 +202,23 @@ def sweep(tmp_path_factory):
 @pytest.mark.slow
 def test_one_failure_does_not_end_the_rest_and_a_second_call_runs_what_is_missing(sweep):
     swept = ["stage.diffusion.target=x", "stage.augment.max_t=0.25,1.5"]
-    code, told = sweep("prediction noise_augmentation", *swept, "name=two", "jobs=2")
+    code, output = sweep("prediction noise_augmentation", *swept, "name=two", "jobs=2")
     folder = sweep.runs / "ssr1/two"
     good = folder / "target=x,max_t=0.25"  # one value sweeps nothing, and is in no name
     good = good if good.is_dir() else folder / "max_t=0.25"
     bad = good.with_name(good.name.replace("0.25", "1.5"))
     assert code != 0
-    assert (good / "bundle").is_dir(), told
+    assert (good / "bundle").is_dir(), output
     assert not (bad / "bundle").exists()
-    assert f"{bad.name} failed: error: NoiseAugment: 0 <= min_t <= max_t <= 1" in told
-    assert "1 of 2 runs failed" in told
+    assert f"{bad.name} failed: error: NoiseAugment: 0 <= min_t <= max_t <= 1" in output
+    assert "1 of 2 runs failed" in output
     assert (folder / "index.html").read_text().count("<video") >= 1
     written = (good / "bundle/card.json").stat().st_mtime_ns
-    code, told = sweep(
+    code, output = sweep(
         "prediction noise_augmentation", swept[0], "stage.augment.max_t=0.25,0.5", "name=two"
     )
-    assert code == 0, told
-    assert "1 of 2 runs are finished already" in told
+    assert code == 0, output
+    assert "1 of 2 runs are finished already" in output
     assert (good / "bundle/card.json").stat().st_mtime_ns == written
     assert (good.with_name(good.name.replace("0.25", "0.5")) / "bundle").is_dir()
 
@@ -231,10 +231,10 @@ def test_a_sweep_that_is_stopped_stops_its_runs_whole(sweep):
     while not list(run.glob("metrics/*/metrics.csv")) and time.monotonic() < deadline:
         time.sleep(0.2)
     process.send_signal(signal.SIGTERM)
-    told, _ = process.communicate(timeout=240)
+    output, _ = process.communicate(timeout=240)
     assert process.returncode != 0
-    assert "stopped; the same command goes on" in told
-    assert "stopped at step" in told
+    assert "stopped; run the same command to resume" in output
+    assert "stopped at step" in output
     assert list((run / "checkpoints").iterdir())
     assert not (run.parent / "max_t=0.25").exists()
 
@@ -244,8 +244,8 @@ def test_guidance_samples_a_trained_cascade_at_several_scales(sweep, bundle_of):
     for stage in ("base", "tsr1", "ssr1"):
         bundle_of(f"demo/{stage}", sweep.runs / stage / "default/bundle")
     scales = ",".join(f"{{base:{{guidance_scale:{scale}}}}}" for scale in (1.0, 3.0))
-    told = sweep.command("guidance", f"+cascade.sampling={scales}", "prompts.n=2", "name=''")
-    done = subprocess.run(told, capture_output=True, text=True, timeout=600, check=False)
+    command = sweep.command("guidance", f"+cascade.sampling={scales}", "prompts.n=2", "name=''")
+    done = subprocess.run(command, capture_output=True, text=True, timeout=600, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     folder = sweep.runs / "base/guidance"
     reports = [folder / f"guidance_scale={scale}/evaluation.json" for scale in ("1.0", "3.0")]
@@ -257,14 +257,14 @@ def test_guidance_samples_a_trained_cascade_at_several_scales(sweep, bundle_of):
 def test_a_search_counts_what_there_is(sweep):
     pytest.importorskip("optuna")
     asked = ["name=search", "hydra.sweeper.sampler.n_startup_trials=1"]
-    code, told = sweep("lr_search", *asked, "hydra.sweeper.n_trials=1", stage="demo/base")
-    assert code == 0, told
+    code, output = sweep("lr_search", *asked, "hydra.sweeper.n_trials=1", stage="demo/base")
+    assert code == 0, output
     folder = sweep.runs / "base/search"
     (first,) = folder.glob("muon_lr=*,adamw_lr=*")
-    code, told = sweep("lr_search", *asked, "hydra.sweeper.n_trials=2", stage="demo/base")
-    assert code == 0, told
-    assert "1 of 2 trials have finished already" in told
+    code, output = sweep("lr_search", *asked, "hydra.sweeper.n_trials=2", stage="demo/base")
+    assert code == 0, output
+    assert "1 of 2 trials are finished already" in output
     runs = set(folder.glob("muon_lr=*,adamw_lr=*"))
     assert len(runs) == 2
     assert first in runs
-    assert "Best value" in told
+    assert "Best value" in output

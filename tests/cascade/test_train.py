@@ -98,11 +98,11 @@ def test_a_killed_run_goes_on_as_if_it_had_not_been(command, whole, tmp_path):
     again = load_file(folder / "bundle/model.safetensors")
     assert all(torch.equal(one[name], again[name]) for name in one)
     # Once more: it is finished, and says so.
-    assert "another NAME=… trains another" in run(command("killed")).stdout
+    assert "to train another run, choose another NAME=…" in run(command("killed")).stdout
 
 
 @pytest.mark.slow
-def test_ctrl_c_saves_at_the_step_and_the_run_goes_on_exactly(command, whole, tmp_path):
+def test_ctrl_c_saves_at_the_step_and_the_run_resumes_exactly(command, whole, tmp_path):
     env = {**os.environ, "OMP_NUM_THREADS": "1"}
     often = command("asked", "callbacks.checkpoint.every_n_steps=1000")
     process = subprocess.Popen(often, env=env, stdout=subprocess.PIPE, text=True)
@@ -114,7 +114,7 @@ def test_ctrl_c_saves_at_the_step_and_the_run_goes_on_exactly(command, whole, tm
     said, _ = process.communicate(timeout=120)
     assert process.returncode == 0
     if not (folder / "bundle").exists():  # a fast machine may have finished first
-        assert "the same command goes on" in said
+        assert "run the same command to resume" in said
         assert len(list(folder.glob("checkpoints/*"))) == 1
         run(often)
     assert losses(folder) == losses(whole)
@@ -224,7 +224,7 @@ def test_a_run_goes_on_without_the_service_of_wandb(command, tmp_path):
     os.kill(int(services[0]), signal.SIGTERM)
     said, _ = process.communicate(timeout=200)
     assert process.returncode == 0, said[-3000:]
-    assert "W&B is lost" in said
+    assert "W&B logging failed" in said
     assert len(losses(folder)) == 60
     assert (folder / "bundle").is_dir()
 
@@ -255,9 +255,9 @@ def test_a_choice_that_there_is_not_is_refused(argument, message):
     [("stage.train.step=3", "stage.train.step"), ("+stage.colour=red", "colour")],
 )
 def test_an_unknown_key_is_an_error(override, message, monkeypatch, tmp_path):
-    told = ["stage=demo/base", override, f"paths.runs={tmp_path}", "logger=csv"]
+    overrides = ["stage=demo/base", override, f"paths.runs={tmp_path}", "logger=csv"]
     monkeypatch.setenv("HYDRA_FULL_ERROR", "1")
-    monkeypatch.setattr(sys, "argv", ["cascade.train", *told])
+    monkeypatch.setattr(sys, "argv", ["cascade.train", *overrides])
     with pytest.raises((HydraException, InstantiationException), match=message):
         cascade.train.main()
 
@@ -288,14 +288,14 @@ def test_a_name_is_refused_before_it_has_a_folder():
 @pytest.mark.parametrize(
     ("override", "message"),
     [
-        ("~callbacks.ema", "callbacks.ema: a run cannot be without"),
-        ("~callbacks.checkpoint", "callbacks.checkpoint: a run cannot be without"),
+        ("~callbacks.ema", "callbacks.ema is required"),
+        ("~callbacks.checkpoint", "callbacks.checkpoint is required"),
         ("trainer.accumulate_grad_batches=0", "accumulate_grad_batches must be above 0, got 0"),
         ("trainer.val_check_interval=0", "val_check_interval must be above 0, got 0"),
         ("trainer.log_every_n_steps=-1", "log_every_n_steps must be above 0, got -1"),
         ("callbacks.samples.every_n_steps=0", "every_n_steps and count must be at least 1"),
-        ("callbacks.watchdog.hang_s=nan", "hang_s must be positive or null, got nan"),
-        ("+stage.train.lr_factor.final=-5", "final must be a share from 0 to 1, got -5"),
+        ("callbacks.watchdog.hang_s=nan", "hang_s must be positive and finite, or null, got nan"),
+        ("+stage.train.lr_factor.final=-5", "final must be a factor from 0 to 1, got -5"),
     ],
 )
 def test_settings_that_train_nothing_are_refused_before_the_first_step(override, message, tmp_path):
@@ -319,7 +319,7 @@ def test_settings_that_train_nothing_are_refused_before_the_first_step(override,
 def test_a_damaged_config_is_named_with_the_way_out(tmp_path):
     (tmp_path / "config.json").write_text('{"step": 1')
     with pytest.raises(
-        ValueError, match=r"config\.json is damaged: .*; each checkpoint's manifest"
+        ValueError, match=r"config\.json is damaged: .*; restore it from .* manifest"
     ):
         keep_config(tmp_path, {"data": {}})
 

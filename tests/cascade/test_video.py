@@ -1,4 +1,6 @@
 import math
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 
@@ -10,10 +12,13 @@ from PIL import Image
 from torch import Tensor
 
 from cascade.grid import Grid
+from cascade.times import clip_length
 from cascade.video import (
     bicubic,
+    covering,
     downsample,
     every,
+    frame_size,
     frame_times,
     hold,
     linear,
@@ -21,6 +26,7 @@ from cascade.video import (
     read_frames,
     read_image,
     resize,
+    scale_frames,
     to_float,
     to_uint8,
     upsample,
@@ -29,8 +35,14 @@ from cascade.video import (
     write_png,
     write_video,
 )
+from data.decode.decoder import Decoder
+from data.train.clip import Clipper
 
-CLIPS = ("bikes.mp4", "hiker.mp4", "jeep_turn.mp4", "toy_robot.mp4")
+CLIPS = ("clips/bikes.mp4", "clips/hiker.mp4", "clips/jeep_turn.mp4", "clips/toy_robot.mp4")
+HAZARDS = tuple(
+    f"hazards/{name}"
+    for name in ("two_video_streams.mp4", "plain_mpeg4_avi.avi", "vp9.webm", "edit_list_cut_2.mp4")
+)
 
 
 def smooth(frames: int = 9, height: int = 48, width: int = 64) -> Tensor:
@@ -184,25 +196,87 @@ def test_pictures_are_upright_and_transparency_is_white(tmp_path: Path) -> None:
 # Clips on a grid
 
 
-def counting(path: Path, ticks: list[int]) -> None:
-    """A video at a variable rate: frame i is grey 20·i and comes on at ticks[i] milliseconds."""
+def encode(path: Path, pictures: Sequence[np.ndarray], ticks: Sequence[int], rate: int) -> None:
+    """A video whose frame i comes on at ticks[i] / rate seconds."""
     with av.open(str(path), "w") as container:
-        stream = container.add_stream("libx264", rate=1000, options={"crf": "1"})
-        stream.width = stream.height = 16
+        stream = container.add_stream("libx264", rate=rate, options={"crf": "1"})
+        stream.height, stream.width = pictures[0].shape[:2]
         stream.pix_fmt = "yuv420p"
-        stream.codec_context.time_base = stream.time_base = Fraction(1, 1000)
-        for i, tick in enumerate(ticks):
-            frame = av.VideoFrame.from_ndarray(np.full((16, 16, 3), 20 * i, np.uint8), "rgb24")
-            frame.pts, frame.time_base = tick, Fraction(1, 1000)
+        stream.codec_context.time_base = stream.time_base = Fraction(1, rate)
+        for picture, tick in zip(pictures, ticks, strict=True):
+            frame = av.VideoFrame.from_ndarray(picture, "rgb24")
+            frame.pts, frame.time_base = tick, Fraction(1, rate)
             container.mux(stream.encode(frame))
         container.mux(stream.encode())
 
 
-def test_a_variable_frame_rate_is_read_as_it_plays(tmp_path: Path) -> None:
-    counting(tmp_path / "vfr.mkv", [0, 100, 500, 550, 900, 1000])
+def different(count: int, height: int = 48, width: int = 80) -> list[np.ndarray]:
+    """Pictures of which no two are alike."""
+    small = np.random.default_rng(0).integers(0, 256, (count, height // 8, width // 8, 3))
+    return list(small.repeat(8, 1).repeat(8, 2).astype(np.uint8))
+
+
+def test_of_a_variable_frame_rate_the_nearest_frame_in_time_is_taken(tmp_path: Path) -> None:
+    grey = [np.full((16, 16, 3), 20 * i, np.uint8) for i in range(6)]
+    encode(tmp_path / "vfr.mkv", grey, [0, 100, 500, 550, 900, 1000], 1000)
     clip = load_clip(tmp_path / "vfr.mkv", Grid(frames=4, height=16, width=16, fps=4))
     shown = (to_uint8(clip).float().mean(dim=(0, 2, 3)) / 20).round().int()
-    assert shown.tolist() == [0, 1, 2, 3]  # at 0, 250, 500 and 750 ms
+    assert shown.tolist() == [0, 1, 2, 4]  # for 0, 250, 500 and 750 ms
+
+
+@pytest.fixture(scope="module")
+def decoder() -> Iterator[Decoder]:
+    one = Decoder()
+    yield one
+    one.close()
+
+
+def as_the_loader_cuts_it(decoder: Decoder, path: Path, grid: Grid) -> Tensor:
+    """The clip that training takes of a video where nothing is drawn at random."""
+    decoder.open(path.read_bytes())
+    frames = decoder.frames(np.arange(grid.frames) / grid.fps)
+    size = covering(frames.shape[1], frames.shape[2], (grid.height, grid.width))
+    cut = Clipper(seed=0, random=False).cut(scale_frames(frames, size), grid.height, grid.width, 0)
+    return to_float(cut)
+
+
+@pytest.mark.parametrize(
+    ("own", "fps"), [(30, 24), (25, 24), (24, 16), (30, 8), (30, 16), (24, 24), (8, 16)]
+)
+def test_a_prompts_clip_is_the_loaders_bit_by_bit(
+    tmp_path: Path, decoder: Decoder, own: int, fps: int
+) -> None:
+    encode(tmp_path / "a.mp4", different(2 * own), range(2 * own), own)
+    for height, width in ((16, 16), (32, 20), (48, 80)):
+        grid = Grid(frames=2 * fps - 1, height=height, width=width, fps=fps)
+        loaded = load_clip(tmp_path / "a.mp4", grid)
+        assert torch.equal(loaded, as_the_loader_cuts_it(decoder, tmp_path / "a.mp4", grid))
+
+
+@pytest.mark.parametrize("name", ["a.mp4", "a.mkv", "a.avi"])
+def test_a_prompts_clip_is_the_loaders_at_any_time_stamps(
+    tmp_path: Path, decoder: Decoder, name: str
+) -> None:
+    steps = np.random.default_rng(1).choice([10, 33, 34, 80, 200], 40)
+    ticks = np.cumsum(steps) - steps[0] if name != "a.avi" else np.arange(40)
+    encode(tmp_path / name, different(40), ticks.tolist(), 1000 if name != "a.avi" else 25)
+    seconds = decoder.open((tmp_path / name).read_bytes()).duration
+    for fps in (7.0, 8.0, 24.0):
+        grid = Grid(frames=clip_length(seconds, fps), height=24, width=24, fps=fps)
+        loaded = load_clip(tmp_path / name, grid)
+        assert torch.equal(loaded, as_the_loader_cuts_it(decoder, tmp_path / name, grid))
+        with pytest.raises(ValueError, match=rf"of the {grid.frames + 1} frames wanted"):
+            load_clip(tmp_path / name, replace(grid, frames=grid.frames + 1))
+
+
+def test_single_frames_of_a_clip_are_those_of_the_whole(tmp_path: Path) -> None:
+    encode(tmp_path / "a.mp4", different(20), range(20), 10)
+    grid = Grid(frames=16, height=24, width=24, fps=8)
+    whole = load_clip(tmp_path / "a.mp4", grid)
+    places = [11, 0, 7]
+    assert torch.equal(load_clip(tmp_path / "a.mp4", grid, places=places), whole[:, places])
+    assert load_clip(tmp_path / "a.mp4", replace(grid, frames=99), places=[15]).shape[1] == 1
+    assert frame_size(tmp_path / "a.mp4") == (48, 80)
 
 
 def test_a_frame_is_taken_at_its_very_time_stamp(tmp_path: Path) -> None:
@@ -219,7 +293,8 @@ def test_a_clip_is_cropped_at_the_centre_not_squeezed(tmp_path: Path) -> None:
     image[:, :, 20:40] = 1
     write_png(tmp_path / "a.png", image)
     clip = load_clip(tmp_path / "a.png", Grid(frames=1, height=10, width=10, fps=1))
-    assert (clip == 1).all()
+    assert (clip[..., 1:-1] == 1).all()  # scaled before it is cropped, so its rim is mixed
+    assert (clip > 0.5).all()
     assert load_clip(tmp_path / "a.png", Grid(frames=1, height=9, width=31, fps=1)).shape[1:] == (
         1,
         9,
@@ -240,7 +315,9 @@ def test_pictures_and_gifs_are_clips(tmp_path: Path) -> None:
 def test_a_clip_too_short_is_refused_with_both_lengths(tmp_path: Path) -> None:
     write_mp4(tmp_path / "a.mp4", smooth(frames=4), 4)
     load_clip(tmp_path / "a.mp4", Grid(frames=8, height=8, width=8, fps=8))
-    with pytest.raises(ValueError, match=r"lasts 1\.000 s, but .* at 1\.000 s; take 4 frames"):
+    with pytest.raises(
+        ValueError, match=r"lasts 1\.000 s and gives 4 of the 5 frames wanted at 4 "
+    ):
         load_clip(tmp_path / "a.mp4", Grid(frames=5, height=8, width=8, fps=4))
     write_png(tmp_path / "a.png", torch.zeros(3, 8, 8))
     with pytest.raises(ValueError, match="lasts 0"):
@@ -248,24 +325,13 @@ def test_a_clip_too_short_is_refused_with_both_lengths(tmp_path: Path) -> None:
 
 
 @pytest.mark.media
-@pytest.mark.parametrize("name", CLIPS)
-def test_real_clips_load_at_a_grid_by_time_stamp(media: Path, name: str) -> None:
-    grid = Grid(frames=8, height=36, width=64, fps=4)
-    clip = load_clip(media / "clips" / name, grid)
+@pytest.mark.parametrize("name", CLIPS + HAZARDS)
+def test_real_clips_load_as_training_takes_them(media: Path, decoder: Decoder, name: str) -> None:
+    grid = Grid(frames=8, height=36, width=64, fps=8)
+    clip = load_clip(media / name, grid)
     assert clip.shape == (3, 8, 36, 64)
     assert clip.std() > 0.1
-    with av.open(str(media / "clips" / name)) as container:
-        stamps = [f.time for _, f in zip(range(80), container.decode(video=0), strict=False)]
-    last = max(i for i, time in enumerate(stamps) if time - stamps[0] <= 7 / 4 + 1e-4)
-    with av.open(str(media / "clips" / name)) as container:
-        frames = (f for i, f in enumerate(container.decode(video=0)) if i == last)
-        wanted = torch.from_numpy(next(frames).to_ndarray(format="rgb24"))
-    write = to_float(wanted).permute(2, 0, 1)
-    height, width = write.shape[1:]
-    high, wide = min(height, round(width * 36 / 64)), min(width, round(height * 64 / 36))
-    top, left = (height - high) // 2, (width - wide) // 2
-    cropped = write[None, :, None, top : top + high, left : left + wide]
-    torch.testing.assert_close(clip[:, 7], resize(cropped, 36, 64)[0, :, 0])
+    assert torch.equal(clip, as_the_loader_cuts_it(decoder, media / name, grid))
 
 
 @pytest.mark.media

@@ -52,7 +52,7 @@ def main() -> None:
     import webdataset
 
     from cascade.grid import Grid
-    from data.plan.select import clip_length
+    from cascade.times import clip_length
     from data.shards.store import read_span
     from data.train.module import ShardData
     from data.train.options import (

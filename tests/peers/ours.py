@@ -51,7 +51,7 @@ class Ours(Side):
             cfg = compose("train", [*own, *size, f"stage.target.frames={FRAMES}"])
         config: Any = OmegaConf.to_container(cfg.stage, resolve=True)
         if options.get("text_only"):
-            config["train"]["modes"] = {"_target_": "cascade.conditioning.Modes", "text": 1.0}
+            config["train"]["modes"]["only"] = "text"
         self.stage = hydra.utils.instantiate(config, _convert_="all")
         self.stage.text = FrozenWords()
         self.stage.configure_model()
@@ -60,6 +60,7 @@ class Ours(Side):
         self.optimizer = self.stage.recipe.optimizer(self.stage)
         self.rates = [group["lr"] for group in self.optimizer.param_groups]
         self.ema = PowerEMA(self.stage, cfg.callbacks.ema.sigma_rels)
+        self.use = cfg.callbacks.ema.use
         self.taken = 0
         return self.stage
 
@@ -88,7 +89,7 @@ class Ours(Side):
 
     def sample(self, captions: list[str], *, first: int, **settings: Any) -> Tensor:
         seeds = range(first, first + len(captions))
-        with self.ema.swapped(self.stage, self.ema.sigma_rels[0]):
+        with self.ema.swapped(self.stage, self.use):
             videos = self.stage.sample(
                 captions,
                 grid=self.stage.target,

@@ -32,7 +32,7 @@ class Runs:
         self.folder, self.shards, self.cluster = folder, shards, cluster
 
     def submit(self, name, *overrides, steps=40, module="cascade.train", check=True):
-        """What the command says."""
+        """Submit a run; returns the command's output."""
         command = [
             *(sys.executable, "-m", module, "--multirun", "hydra/launcher=slurm", "cluster=slurm"),
             *("cluster.gpus=0", "cluster.cpus=1", "cluster.minutes=20", "trainer=cpu2"),
@@ -45,9 +45,9 @@ class Runs:
         path = os.pathsep.join([str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")])
         env = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": path}
         done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=600)
-        said = done.stdout + done.stderr
-        assert not check or done.returncode == 0, said[-3000:]
-        return said
+        output = done.stdout + done.stderr
+        assert not check or done.returncode == 0, output[-3000:]
+        return output
 
     def run(self, name):
         return self.folder / "demo/base" / name
@@ -61,7 +61,7 @@ class Runs:
         return max(steps, default=0)
 
     def log(self, name):
-        """What the first rank said, in all legs."""
+        """The first rank's log, of all restarts of the job."""
         paths = sorted(self.run(name).glob(f"slurm/{self.job(name)}_0_log.out"))
         return "".join(path.read_text() for path in paths)
 
@@ -71,7 +71,7 @@ class Runs:
         assert self.run(name).joinpath("bundle").is_dir()
 
     def losses(self, name):
-        """Those of the steps that the log knows."""
+        """The losses of all logged steps."""
         try:
             return read_curves(self.run(name))["train/loss"]
         except (KeyError, FileNotFoundError, ValueError):
@@ -82,34 +82,34 @@ class Runs:
         return states([job])[job]
 
     def legs(self, name):
-        """How often it was queued again."""
-        told = subprocess.run(
+        """How often its job was requeued."""
+        shown = subprocess.run(
             ["scontrol", "show", "job", self.job(name)], capture_output=True, text=True, check=True
         ).stdout
-        return int(told.partition("Restarts=")[2].split()[0])
+        return int(shown.partition("Restarts=")[2].split()[0])
 
     @staticmethod
     def until(found, *, timeout_s=600.0):
-        """What `found` gives, once it gives something."""
+        """Wait until `found` returns something true; returns it."""
         end = time.monotonic() + timeout_s
         while not (got := found()):
-            assert time.monotonic() < end, f"nothing came in {timeout_s:g} s"
+            assert time.monotonic() < end, f"no result within {timeout_s:g} s"
             time.sleep(0.1)
         return got
 
     @staticmethod
     def preempt():
-        """A job of a higher partition that wants what the lower one uses, until it had that."""
-        told = ["sbatch", "--parsable", "--wait", "--partition=main", "--nodes=2", "--time=1"]
-        wanted = ["--ntasks-per-node=7", "--output=/dev/null", "--wrap", "sleep 0.5"]
-        subprocess.run([*told, *wanted], capture_output=True, check=True, timeout=600)
+        """Run a job in the higher partition that needs the resources of the lower one's jobs."""
+        command = ["sbatch", "--parsable", "--wait", "--partition=main", "--nodes=2", "--time=1"]
+        resources = ["--ntasks-per-node=7", "--output=/dev/null", "--wrap", "sleep 0.5"]
+        subprocess.run([*command, *resources], capture_output=True, check=True, timeout=600)
 
     def crash(self, node):
-        """Every process of a node ends at once; Slurm learns it later than the other ranks do."""
-        told = self.cluster / "run" / node
-        if not (UP and told.exists()):
-            pytest.skip("left out: this cluster's nodes cannot be crashed")
-        os.kill(int(told.read_text().split()[0]), signal.SIGKILL)
+        """Kill all processes of a node at once; Slurm notices it later than the other ranks."""
+        pids = self.cluster / "run" / node
+        if not (UP and pids.exists()):
+            pytest.skip("the nodes of this cluster cannot be crashed")
+        os.kill(int(pids.read_text().split()[0]), signal.SIGKILL)
         time.sleep(15)
         self.until(lambda: subprocess.run([UP, self.cluster], capture_output=True).returncode == 0)
 

@@ -1,4 +1,4 @@
-"""Runs as jobs of two nodes: whatever happens to them, their losses are an unbroken run's."""
+"""Runs as jobs of two nodes: after any interruption, their losses equal an uninterrupted run's."""
 
 import os
 import subprocess
@@ -23,8 +23,8 @@ def pace(seconds):
 
 @pytest.fixture(scope="module", autouse=True)
 def limited(runs):
-    """A job of two minutes for what takes longer, beside all others; it is submitted twice."""
-    late = "+cluster.parameters={signal: CONT@1, nodelist: n1}"  # Slurm's own notice tells nothing
+    """A run that needs more than its job's two minutes, submitted twice, next to all others."""
+    late = "+cluster.parameters={signal: CONT@1, nodelist: n1}"  # no notice in time from Slurm
     limit = ("cluster.minutes=2", "cluster.notice_s=30", "callbacks.interrupt.spare_s=8")
     first = "callbacks.interrupt.first_save_s=1"
     asked = (*ONE, late, *limit, first, pace(3))
@@ -34,14 +34,14 @@ def limited(runs):
 
 @pytest.fixture(scope="module")
 def whole(runs):
-    """The losses of a run that nothing broke."""
+    """The losses of an uninterrupted run."""
     runs.submit("whole", *FOUR, steps=STEPS)
     runs.until_trained("whole", timeout_s=900 + 2 * STEPS)
     assert len(runs.losses("whole")) == STEPS
     return runs.losses("whole")
 
 
-def test_preempted_crashed_and_hung_a_run_has_the_losses_of_an_unbroken_one(runs, whole):
+def test_a_preempted_crashed_and_hung_run_has_the_losses_of_an_uninterrupted_one(runs, whole):
     hang = f"+callbacks.hang={{_target_:trouble.Hang,step:{STEPS - 3},rank:3}}"
     watch = ("callbacks.watchdog.hang_s=30", "callbacks.watchdog.others_s=3")
     often = "callbacks.checkpoint.every_n_steps=1000"
@@ -88,9 +88,9 @@ def test_a_signal_in_a_validation_does_not_wait_for_its_end(runs):
 
 
 def test_of_four_runs_of_a_sweep_one_fails_and_the_others_are_trained(runs):
-    """By what it is told, each in a folder of its own."""
+    """Each run has its own folder, named by its override."""
     fails = "+callbacks.fail={_target_:trouble.Fail,step:3,rank:0}"
-    said = runs.submit(
+    output = runs.submit(
         *("seeds", *ONE, fails, "callbacks.fail.step=3,100,101,102"),
         *("hydra.sweep.subdir='demo/base/seeds/${callbacks.fail.step}'",),
         *("hydra.launcher.wait=true",),
@@ -100,12 +100,12 @@ def test_of_four_runs_of_a_sweep_one_fails_and_the_others_are_trained(runs):
     folders = {path.parent.name for path in runs.run("seeds").glob("*/bundle")}
     assert folders == {"100", "101", "102"}
     assert runs.state("seeds/3") == "FAILED"
-    assert f"job {runs.job('seeds/3')} ended FAILED" in said
+    assert f"job {runs.job('seeds/3')} ended FAILED" in output
 
 
-def test_a_time_limit_ends_a_leg_before_slurm_does(runs, limited):
-    """… and the same command finds the job that runs."""
-    assert f"job {runs.job('limited')} has it already" in limited
+def test_a_run_stops_and_is_requeued_before_its_time_limit(runs, limited):
+    """Submitting it again finds the job in the queue."""
+    assert f"job {runs.job('limited')} already trains this run" in limited
     runs.submit("unlimited", *ONE, steps=40)
     runs.until_trained("unlimited")
     assert "trained" in runs.submit("unlimited", *ONE, steps=40)

@@ -1,4 +1,4 @@
-"""Callbacks that make trouble where a test wants it; jobs import them by PYTHONPATH."""
+"""Callbacks that cause failures in a test's jobs, which import them by PYTHONPATH."""
 
 import time
 from pathlib import Path
@@ -7,7 +7,7 @@ import pytorch_lightning as pl
 
 
 class Pace(pl.Callback):
-    """Steps that take at least so long."""
+    """Makes every step take at least `sleep_s` seconds."""
 
     def __init__(self, *, sleep_s: float) -> None:
         self.sleep_s = sleep_s
@@ -31,7 +31,7 @@ class Hang(pl.Callback):
 
 
 class LongValidation(pl.Callback):
-    """The first validation takes longer than anyone waits."""
+    """The first validation takes ten minutes."""
 
     def on_validation_batch_start(self, trainer, *_):
         flag = Path(trainer.default_root_dir, "validating")

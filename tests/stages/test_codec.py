@@ -21,8 +21,6 @@ _spec.loader.exec_module(invertible)
 
 STAGES = ["demo/base", "demo/tsr1", "demo/ssr1"]
 FACTORS = [(1, 4, 4), (2, 2, 2)]
-OTHER = ("image", "first_last", "extend_forward", "extend_backward", "fill_in", "loop", "connect")
-TEXT = dict.fromkeys((*OTHER, "region"), 0.0) | {"text": 1.0}
 GRID = Grid(frames=8, height=32, width=32, fps=8)
 
 
@@ -60,7 +58,7 @@ def test_every_kind_trains_and_samples_on_the_pixel_grid(build, batch, codec, ch
 
 @pytest.mark.parametrize("choice", STAGES)
 def test_the_loss_of_a_zero_network_is_that_in_pixels(build, batch, codec, choice):
-    text = {"train": {"modes": TEXT}}
+    text = {"train": {"modes": {"only": "text"}}}
     clips = batch([3, 4], GRID.shape)
     latent = build(choice, codec=codec, **text).losses(clips, purpose="train")
     pixels = build(choice, codec=Pixels(), **text).losses(clips, purpose="train")

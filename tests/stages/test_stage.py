@@ -52,11 +52,7 @@ def test_all_parameters_learn(build, batch, choice):
 
 
 def test_given_whole_frames_are_clean_told_so_and_cost_nothing(build, batch):
-    modes = {"text": 0.0, "first_last": 1.0}
-    none = dict.fromkeys(
-        ["image", "extend_forward", "extend_backward", "fill_in", "loop", "connect", "region"], 0.0
-    )
-    stage = build("demo/base", train={"modes": {**modes, **none}})
+    stage = build("demo/base", train={"modes": {"only": "first_last"}})
     told = {}
 
     def spy(z, logsnr, cond):
@@ -268,3 +264,37 @@ def test_remaking_starts_from_the_clip(build, batch):
     far = remake(stage, x, ["a"], seeds=[0], start=1.0)
     assert near.shape == x.shape
     assert (near - far).abs().max() > 1e-2
+
+
+@pytest.mark.parametrize("choice", STAGES)
+def test_the_output_at_given_frames_does_not_move_the_free_ones(build, choice):
+    """Guidance with every statistic: a network's untrained output at given frames has no effect."""
+    guidance = {
+        "scale": 5.0,
+        "rescale": 0.7,
+        "zero_star": {"_target_": "cascade.diffusion.guidance.ZeroStar", "still": 0.0},
+        "threshold": {"_target_": "cascade.diffusion.guidance.DynamicThreshold"},
+    }
+    stage = build(choice, sampling={"guidance": guidance})
+    given = conditioning.fill_in(torch.rand(1, 3, 2, 16, 16) * 2 - 1, [0, 5], 8)
+
+    def video(wild):
+        def predict(z, _logsnr, cond):
+            out = torch.tanh(z) + 0.1 * cond.text.tokens.mean()
+            return out + wild * (given.mask > 0) * torch.sign(z)
+
+        stage.predict = predict
+        return stage.sample(["a"], grid=GRID, seeds=[0], low=low_for(stage), given=given, steps=3)
+
+    torch.testing.assert_close(video(0.0), video(50.0), rtol=0, atol=0)
+
+
+def test_a_window_of_a_video_starts_from_the_noise_of_the_whole(build):
+    stage = build("demo/tsr1")
+    starts = []
+    for frames in (8, 4):
+        grid = Grid(frames=frames, height=16, width=16, fps=8)
+        stage.predict = lambda z, _logsnr, _cond: starts.append(z) or torch.zeros_like(z)
+        low = low_for(stage)[:, :, : frames // 2]
+        stage.sample(["a"], grid=grid, seeds=[3], low=low, steps=1, guidance_scale=1.0)
+    torch.testing.assert_close(starts[0][:, :, :4], starts[1], rtol=0, atol=0)

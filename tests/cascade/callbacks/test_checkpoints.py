@@ -1,4 +1,4 @@
-"""What the disk fails at is told as it is, and costs a run no more than it must."""
+"""A failed write is reported with the disk's own error and ends a run only where it must."""
 
 import errno
 import logging
@@ -47,30 +47,30 @@ def checkpoints(**values):
 @pytest.mark.parametrize(
     ("number", "room"), [(errno.ENOSPC, True), (errno.EDQUOT, True), (errno.EIO, False)]
 )
-def test_room_is_asked_for_where_room_is_wanting(tmp_path, monkeypatch, caplog, number, room):
+def test_only_a_full_disk_asks_for_space(tmp_path, monkeypatch, caplog, number, room):
     monkeypatch.setattr(Path, "mkdir", fails(number))
     saver = checkpoints(max_failures=2)
     saver.on_train_batch_start(trainer(tmp_path, 2), MODULE)
     assert os.strerror(number) in caplog.text
-    assert ("make room" in caplog.text) is room
+    assert ("free disk space" in caplog.text) is room
     with pytest.raises(CheckpointError, match="2 times in a row") as ended:
         saver.on_train_batch_start(trainer(tmp_path, 4), MODULE)
-    assert ("make room" in str(ended.value)) is room
+    assert ("free disk space" in str(ended.value)) is room
     with pytest.raises(CheckpointError, match="could not be saved") as ended:
         checkpoints().on_train_end(trainer(tmp_path, 3), MODULE)
     assert os.strerror(number) in str(ended.value)
-    assert ("make room" in str(ended.value)) is room
+    assert ("free disk space" in str(ended.value)) is room
 
 
-def test_a_validation_that_cannot_be_noted_is_told(tmp_path, monkeypatch, caplog):
+def test_metrics_that_cannot_be_recorded_are_logged(tmp_path, monkeypatch, caplog):
     save(tmp_path, 2)
     monkeypatch.setattr(folders, "write_manifest", fails(errno.EROFS))
     checkpoints().on_validation_end(trainer(tmp_path, 2), MODULE)
-    assert "step 2: its validation could not be noted" in caplog.text
+    assert "step 2: its metrics could not be recorded" in caplog.text
     assert os.strerror(errno.EROFS) in caplog.text
 
 
-def test_old_checkpoints_that_cannot_go_end_no_run(tmp_path, monkeypatch, caplog):
+def test_old_checkpoints_that_cannot_be_removed_end_no_run(tmp_path, monkeypatch, caplog):
     for step in (2, 4):
         save(tmp_path, step)
     with monkeypatch.context() as patch, caplog.at_level(logging.ERROR):

@@ -1,4 +1,4 @@
-"""What a run says of itself: loss by kind, worth of conditions, speed, samples, and its rows."""
+"""A run's metrics: loss by kind of clip, worth of conditions, speed, samples, and their files."""
 
 import csv
 import json
@@ -20,6 +20,7 @@ from cascade.callbacks.worth import Worth
 from cascade.curves import last_step, read_curves
 from cascade.flops import forward_flops
 from cascade.loggers.csv_logger import AtomicCSVLogger
+from cascade.posthoc import reconstruct
 from stages.noised import weighted
 
 
@@ -86,7 +87,7 @@ def test_a_network_that_answers_zero_has_a_relative_loss_of_one(tiny):
     torch.testing.assert_close(losses.loss, losses.zero)
 
 
-def test_a_run_that_is_worse_than_nothing_ends(tiny, tmp_path):
+def test_a_run_with_a_loss_above_that_of_zero_outputs_ends(tiny, tmp_path):
     stage = tiny.tiny_stage()
     stage.predict = lambda z, _logsnr, _cond: 9 * z + stage.net.out.bias.sum()
     callbacks = [Diagnostics(logsnr_edges=[0.0], patience=4)]
@@ -94,7 +95,7 @@ def test_a_run_that_is_worse_than_nothing_ends(tiny, tmp_path):
         tiny.fit(stage, tmp_path, callbacks=callbacks, limit_val_batches=0)
 
 
-def test_what_the_network_uses_is_worth_something_and_what_it_does_not_nothing(
+def test_a_condition_that_the_network_uses_has_worth_and_an_unused_one_has_none(
     tiny, tmp_path, caplog
 ):
     stage = tiny.tiny_stage("demo/ssr1")
@@ -107,43 +108,42 @@ def test_what_the_network_uses_is_worth_something_and_what_it_does_not_nothing(
     assert len(curves["val/worth/low"]) == 3
     assert all(value > 0.5 for _, value in curves["val/worth/low"])
     assert all(value == 0 for _, value in curves["val/worth/text"])
-    said = [r.getMessage() for r in caplog.records if "worth nothing" in r.getMessage()]
-    assert ["`text`" in line for line in said] == [True, True]
-    assert "step 2: `text` is worth nothing in 2 validations in a row" in said[0]
+    warnings = [r.getMessage() for r in caplog.records if "has no effect" in r.getMessage()]
+    assert ["`text`" in line for line in warnings] == [True, True]
+    assert "step 2: `text` has no effect on the loss in 2 validations in a row" in warnings[0]
     required = Worth(conditions=["text"], clips=8, patience=1, required=["text"])
-    with pytest.raises(NotLearningError, match="look whether it fits the clips"):
+    with pytest.raises(NotLearningError, match="check that it matches the clips"):
         tiny.fit(stage, tmp_path, callbacks=[required], **options)
 
 
 def test_without_given_frames_the_same_frames_are_counted_and_all_are_noisy(tiny):
-    modes = dict.fromkeys(WAYS, 0.0) | {"first_last": 1.0}
-    stage = tiny.tiny_stage(train={"modes": modes})
+    stage = tiny.tiny_stage(train={"modes": {"only": "first_last"}})
     noised = stage.noise(tiny.clips([0, 1]), purpose="val")
-    told = {}
+    seen = {}
 
     def spy(z, logsnr, cond):
-        told.update(z=z, logsnr=logsnr, cond=cond)
+        seen.update(z=z, logsnr=logsnr, cond=cond)
         return torch.zeros_like(z)
 
     stage.predict = spy
     own = weighted(torch.zeros_like(noised.z), noised, stage.diffusion)
     without, differs = stage.loss_without(noised, noised.rolled(), "given")
     assert differs.all()
-    torch.testing.assert_close(own, without)  # an answer of zero costs the same on the same frames
-    assert (told["logsnr"] == noised.drawn[:, None]).all()
-    assert not told["cond"].mask.any()
-    torch.testing.assert_close(told["z"][:, :, 1:-1], noised.z[:, :, 1:-1])
-    assert (told["z"][:, :, 0] - noised.z[:, :, 0]).abs().max() > 0.01
+    torch.testing.assert_close(own, without)  # zero outputs have one loss on the same frames
+    assert (seen["logsnr"] == noised.drawn[:, None]).all()
+    assert not seen["cond"].mask.any()
+    torch.testing.assert_close(seen["z"][:, :, 1:-1], noised.z[:, :, 1:-1])
+    assert (seen["z"][:, :, 0] - noised.z[:, :, 0]).abs().max() > 0.01
 
 
-def test_waiting_for_data_is_told_and_the_flops_are_those_of_the_network(tiny, runs):
+def test_waiting_for_data_is_logged_and_the_flops_are_those_of_the_network(tiny, runs):
     curves = read_curves(runs["demo/base"])
     waited = 4 * 0.05
     share = [value for _, value in curves["throughput/wait_share"]]
     assert all(0 < value < 1 for value in share)
     spent = sum(1 / value for _, value in curves["throughput/steps_per_s"])
-    told = sum(s / r for s, (_, r) in zip(share, curves["throughput/steps_per_s"], strict=True))
-    assert waited * 0.7 <= told <= spent
+    logged = sum(s / r for s, (_, r) in zip(share, curves["throughput/steps_per_s"], strict=True))
+    assert waited * 0.7 <= logged <= spent
     for choice in ("demo/base", "demo/ssr1"):
         stage = tiny.tiny_stage(choice)
         batch = tiny.clips([0])
@@ -183,7 +183,7 @@ def test_rows_survive_a_new_column_and_a_kill(tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("strategy", ["ddp", "fsdp"])
-def test_ranks_decide_alike_and_make_their_share(tmp_path, strategy):
+def test_ranks_decide_alike_and_make_their_share(tiny, tmp_path, strategy):
     script = Path(__file__).with_name("tiny.py")
     launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
     done = subprocess.run(
@@ -207,3 +207,7 @@ def test_ranks_decide_alike_and_make_their_share(tmp_path, strategy):
     ]
     assert all((folder / name).stat().st_size > 500 for name in captions)
     assert {"val/worth/text", "val/loss", "train/loss"} <= set(read_curves(tmp_path))
+    averages, _ = reconstruct(tmp_path / "ema", 0.1, 6)  # whole, though the ranks' are sharded
+    expected = dict(tiny.tiny_stage().named_parameters())
+    shapes = {name: value.shape for name, value in averages.items()}
+    assert shapes == {name: p.shape for name, p in expected.items() if p.requires_grad}

@@ -1,4 +1,4 @@
-"""A rank that lost another is queued again with its job; a run's own failure is not."""
+"""A job is requeued when a rank lost another, and not when a rank failed by itself."""
 
 import subprocess
 import sys
@@ -16,9 +16,9 @@ GLOO = "[/pytorch/third_party/gloo/gloo/transport/tcp/"
 
 @pytest.fixture
 def queued(tmp_path, monkeypatch):
-    """Whether a job whose rank ends with an error is queued again."""
+    """Whether a job whose rank ends with an error is requeued."""
     monkeypatch.setenv(slurm.AGAIN, str(tmp_path / "again"))
-    monkeypatch.setattr(slurm.stop, "held", True)
+    monkeypatch.setattr(slurm.stop, "handles_signals", True)
     monkeypatch.setattr(Interrupt, "TELL_S", 0.0)
 
     def ended(error: BaseException) -> bool:
@@ -47,7 +47,7 @@ def queued(tmp_path, monkeypatch):
     ],
     ids=lambda error: f"{type(error).__name__}: {str(error)[-24:]}",
 )
-def test_a_rank_that_lost_another_is_queued_again(queued, error):
+def test_a_rank_that_lost_another_requeues_its_job(queued, error):
     assert queued(error)
 
 
@@ -64,7 +64,7 @@ def test_a_rank_that_lost_another_is_queued_again(queued, error):
     ],
     ids=lambda error: f"{type(error).__name__}: {str(error)[-24:]}",
 )
-def test_a_failure_of_ones_own_is_not(queued, error):
+def test_a_rank_that_failed_by_itself_does_not_requeue_its_job(queued, error):
     assert not queued(error)
 
 
@@ -85,7 +85,7 @@ except RuntimeError as error:
 """
 
 
-def test_what_gloo_says_of_a_rank_that_ended_is_known(queued):
+def test_gloos_error_about_a_rank_that_ended_is_recognised(queued):
     store = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
     ranks = [
         subprocess.Popen(
@@ -95,5 +95,5 @@ def test_what_gloo_says_of_a_rank_that_ended_is_known(queued):
         )
         for number in ("0", "1")
     ]
-    said = [process.communicate(timeout=60)[0].strip() for process in ranks]
-    assert queued(RuntimeError(said[0]))
+    errors = [process.communicate(timeout=60)[0].strip() for process in ranks]
+    assert queued(RuntimeError(errors[0]))

@@ -1,4 +1,4 @@
-"""What the callbacks say of a run in legs is what they say of one that was never broken off."""
+"""The callbacks log the same for a run that was resumed as for an uninterrupted one."""
 
 import json
 import time
@@ -20,20 +20,20 @@ from cascade.callbacks.watchdog import Watchdog
 from cascade.callbacks.worth import Worth
 from cascade.checkpoint.checkpoint_folder import newest
 from cascade.checkpoint.keep import Keep
-from cascade.checkpoint.loops import go_on
+from cascade.checkpoint.loops import resume_after
 from cascade.curves import read_curves
 
 
 @pytest.fixture(scope="module")
 def at():
-    """A checkpoint of a step before the next batch, when all of the step is behind."""
+    """Saves a checkpoint of a step before the next batch, when the step is complete."""
 
     class At(pl.Callback):
         def __init__(self, step, path=None):
             self.step, self.path = step, path
 
         def on_train_start(self, trainer, *_):
-            go_on(trainer, trainer.global_step)
+            resume_after(trainer, trainer.global_step)
 
         def on_train_batch_start(self, trainer, *_):
             if trainer.global_step == self.step and not self.path.exists():
@@ -42,7 +42,7 @@ def at():
     return At
 
 
-def test_sums_go_on_where_a_leg_ends_between_two_rows(tiny, at, tmp_path):
+def test_sums_are_restored_if_a_leg_ends_between_two_rows(tiny, at, tmp_path):
     def run(folder, **options):
         callbacks = [at(6, tmp_path / "state"), Diagnostics(logsnr_edges=[-2.0, 2.0])]
         options |= {"log_every_n_steps": 4, "val_check_interval": 8, "data": tiny.Clips(batches=9)}
@@ -87,30 +87,30 @@ def test_sums_of_two_ranks_are_all_there_on_any_number_of_ranks(world):
         trainer = Rank()
         trainer.world_size, trainer.global_rank, trainer.is_global_zero = world, rank, rank == 0
         state = {"now": parts, "sums": sums, "since": torch.ones(2, 3)}
-        watching._go_on(trainer, state)
+        watching._restore(trainer, state)
         assert watching._since.eq(1).all()
         found.append((watching._now, watching._sums))
     assert sum(now for now, _ in found).eq(3).all()
     assert sum(sums for _, sums in found).eq(3).all()
 
 
-class Told(Watchdog):
-    """A watchdog, and the signs of life that it was given."""
+class Recorded(Watchdog):
+    """A watchdog that records the progress reported to it."""
 
-    def __init__(self, told):
+    def __init__(self, places):
         super().__init__(hang_s=60.0)
-        self.told = told
+        self.places = places
 
     def alive(self, place):
-        self.told.append(place)
+        self.places.append(place)
         super().alive(place)
 
 
 @pytest.fixture(scope="module")
 def stopped(tiny, at, tmp_path_factory):
-    """A run that is stopped at a step whose samples are due, and then goes on, with its state."""
+    """A run that is stopped at a step whose samples are due, and then resumed."""
     folder = tmp_path_factory.mktemp("run")
-    told, seen = [], []
+    places, seen = [], []
 
     class Stop(pl.Callback):
         def on_train_batch_end(self, trainer, *_):
@@ -129,7 +129,7 @@ def stopped(tiny, at, tmp_path_factory):
 
     def leg(**options):
         callbacks = [
-            *(at(9, folder / "none"), Stop(), Told(told), EMA(sigma_rels=[0.1])),
+            *(at(9, folder / "none"), Stop(), Recorded(places), EMA(sigma_rels=[0.1])),
             *(Slow(every_n_steps=2, count=2, steps=2), Throughput()),
         ]
         data = tiny.Clips(batches=5)
@@ -138,31 +138,31 @@ def stopped(tiny, at, tmp_path_factory):
 
     leg()
     leg(checkpoint=folder / "state", limit_val_batches=0)
-    return SimpleNamespace(folder=folder, seen=seen, told=told)
+    return SimpleNamespace(folder=folder, seen=seen, places=places)
 
 
-def test_samples_that_a_stop_left_out_are_made_by_the_next_leg(stopped):
+def test_samples_that_a_stop_left_out_are_made_after_the_resume(stopped):
     assert stopped.seen == [[], ["00000002", "00000004", "00000005"]]
     assert len(list((stopped.folder / "samples/00000002").glob("*.mp4"))) == 2
 
 
-def test_samples_are_no_training_though_they_are_made_before_the_clock_stops(stopped):
+def test_the_time_of_samples_does_not_count_as_training(stopped):
     rates = dict(read_curves(stopped.folder)["throughput/steps_per_s"])
-    assert min(rates[step] for step in (3, 4)) > 1  # a second's wait is not in them
+    assert min(rates[step] for step in (3, 4)) > 1  # each sample waits a second
 
 
-def test_samples_and_saves_give_signs_of_life(stopped):
-    for sign in (
+def test_samples_and_saves_report_progress(stopped):
+    for place in (
         "the samples of step 2",
         "the samples of step 2, after 1 of 2 steps,",
         "the samples of step 2, after number 1,",
         "the save at step 2",
-        "the restored checkpoint's use",
+        "after restoring the checkpoint",
     ):
-        assert sign in stopped.told
+        assert place in stopped.places
 
 
-def test_a_leg_has_longer_until_its_first_batch_has_ended(tmp_path):
+def test_the_watchdogs_limit_is_longer_until_the_first_batch_has_ended(tmp_path):
     watch, trainer = Watchdog(hang_s=50.0, first_hang_s=70.0), Rank(tmp_path)
     stage = pl.LightningModule()
     stage.name = "base"
@@ -182,7 +182,7 @@ def test_a_validation_that_its_checkpoint_does_not_hold_counts_for_its_worth(tin
         saves = Checkpoints(every_n_steps=2, keep=Keep())
         saves.begin(config={}, resumed=resumed)
         worth = Worth(conditions=["text", "low"], clips=8, patience=9)
-        watch = Told([])
+        watch = Recorded([])
         data = tiny.Clips(batches=8)
         data.state_dict = dict
         tiny.fit(
@@ -194,8 +194,8 @@ def test_a_validation_that_its_checkpoint_does_not_hold_counts_for_its_worth(tin
             val_check_interval=2,
             checkpoint=None if resumed is None else resumed.state,
         )
-        begun = watch.told.index(f"the save at step {steps}")
-        assert begun < watch.told.index(f"what follows the save at step {steps}")
+        save = watch.places.index(f"the save at step {steps}")
+        assert save < watch.places.index(f"after the save at step {steps}")
         return worth.state_dict()
 
     assert leg(4) == {"nothing": {"text": 2}}
@@ -205,7 +205,7 @@ def test_a_validation_that_its_checkpoint_does_not_hold_counts_for_its_worth(tin
     assert leg(6, saved) == {"nothing": {"text": 3}}
 
 
-def test_rows_hold_no_bare_nan_and_none_of_a_step_that_is_done_again(tmp_path):
+def test_rows_hold_no_bare_nan_and_none_of_a_step_that_is_repeated(tmp_path):
     path = tmp_path / "rows.jsonl"
     nan = float("nan")
     append_rows(path, [{"step": 1, "loss": nan, "samples": [("a", nan)]}, {"step": 2, "loss": 1.0}])
@@ -215,6 +215,6 @@ def test_rows_hold_no_bare_nan_and_none_of_a_step_that_is_done_again(tmp_path):
     assert path.read_text() == first + "\n"
     path.write_text(
         '1\n{}\n[]\n{"step": null}\n' + first + "\n"
-    )  # a damaged file keeps nobody from going on
+    )  # a damaged file does not stop a resume
     keep_rows(path, before=2)
     assert path.read_text() == first + "\n"

@@ -1,4 +1,4 @@
-"""The probe's loss says whether what was read is what was written, and no more than that."""
+"""The probe's loss tells whether the weights that were read are those that were written."""
 
 from dataclasses import replace
 from types import SimpleNamespace
@@ -62,7 +62,7 @@ def resume(then, precision="32-true"):
 def test_the_same_weights_on_the_same_cpu_give_the_same_bits_or_an_error():
     loss = float(torch.tensor(0.3))
     assert resume(saved(loss)).times == 1
-    with pytest.raises(ProbeError, match=r"step 5 the probe's loss was .* further apart than 0"):
+    with pytest.raises(ProbeError, match=r"step 5 the probe's loss was .* difference exceeds 0"):
         resume(saved(loss * (1 + 1e-9)))
 
 
@@ -76,10 +76,10 @@ def test_the_same_weights_on_the_same_cpu_give_the_same_bits_or_an_error():
         ({"precision": "bf16-mixed", "device": "another"}, "bf16-mixed", 2e-2),
     ],
 )
-def test_what_else_has_changed_is_named_and_has_its_tolerance(values, precision, allowed):
+def test_a_changed_environment_is_named_and_has_its_tolerance(values, precision, allowed):
     loss = float(torch.tensor(0.3))
     resume(saved(loss * (1 + 0.9 * allowed), **values), precision)
-    with pytest.raises(ProbeError, match=f"further apart than {allowed:g}"):
+    with pytest.raises(ProbeError, match=f"difference exceeds {allowed:g}"):
         resume(saved(loss * (1 + 1.2 * allowed + 1e-9), **values), precision)
 
 
@@ -91,7 +91,7 @@ def test_measuring_leaves_every_part_in_its_mode_and_draws_nothing():
     assert (stage.training, stage.dropout.training, stage.frozen.training) == (True, True, False)
 
 
-def test_a_checkpoint_without_a_probe_or_with_another_is_not_held_against_it():
+def test_a_checkpoint_without_a_probe_or_with_another_is_not_checked():
     assert resume(saved(1.0, probe=None)).times == 0
     assert resume(saved(1.0, probe={"loss": 1.0, "samples": 2})).times == 0
 

@@ -1,4 +1,4 @@
-"""How far a run is, where nobody sees a bar move."""
+"""A run's progress without a terminal."""
 
 import pytorch_lightning as pl
 import torch
@@ -16,7 +16,7 @@ class Trainer(pl.Trainer):
         self.lightning_module = stage
 
 
-def test_without_a_terminal_a_line_is_said_now_and_then(capsys, monkeypatch):
+def test_without_a_terminal_a_line_is_printed_every_so_many_seconds(capsys, monkeypatch):
     now = [100.0]
     monkeypatch.setattr("cascade.callbacks.progress.time.monotonic", lambda: now[0])
     progress = RunProgressBar(every_s=30)
@@ -29,9 +29,9 @@ def test_without_a_terminal_a_line_is_said_now_and_then(capsys, monkeypatch):
     for seconds, step in (20, 20), (40, 30), (60, 40), (75, 50):
         now[0], trainer.global_step = 100.0 + seconds, step
         progress.on_train_batch_end(trainer, stage, torch.zeros(()), None, step)
-    told = capsys.readouterr()
-    assert "\r" not in told.err
-    assert told.err.splitlines() == [
+    output = capsys.readouterr()
+    assert "\r" not in output.err
+    assert output.err.splitlines() == [
         "base: step 30 of 100, train/loss 0.25, 0.5 steps/s, 0:02:20 left",
         "base: step 50 of 100, train/loss 0.25, 0.533 steps/s, 0:01:34 left",
     ]

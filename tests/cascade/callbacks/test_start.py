@@ -1,11 +1,16 @@
-"""Before the first step: what would never learn is found, and what is sound is left as it was."""
+"""Before the first step: faults are found and named, and a sound stage is left unchanged."""
 
 from dataclasses import replace
 
 import pytest
 import torch
 
-from cascade.callbacks.start import Start, all_is_read, awake, clip_comes_back
+from cascade.callbacks.start import (
+    Start,
+    check_conditions,
+    check_round_trip,
+    zero_weights_randomised,
+)
 from cascade.callbacks.verdict import NotLearningError
 from cascade.text.encoder import TextFeatures
 
@@ -14,9 +19,9 @@ CHOICES = ["demo/base", "demo/tsr1", "demo/ssr1"]
 
 def found(stage, batch):
     with torch.no_grad():
-        lines = [*clip_comes_back(stage, batch, 20.0)]
-        with awake(stage):
-            return [*lines, *all_is_read(stage, batch)]
+        lines = [*check_round_trip(stage, batch, 20.0)]
+        with zero_weights_randomised(stage):
+            return [*lines, *check_conditions(stage, batch)]
 
 
 @pytest.mark.parametrize("choice", CHOICES)
@@ -31,7 +36,7 @@ def test_a_sound_stage_passes_and_nothing_of_it_changes(tiny, choice):
 
 
 def test_a_sound_stage_of_one_frame_and_clips_without_captions_pass(tiny):
-    """A single frame can be given by no way; a caption may lack where another has one."""
+    """No way to prompt gives a single frame; some captions may be empty if others are not."""
     stage = tiny.tiny_stage("demo/ssr1", target={"frames": 1})
     assert found(stage, tiny.clips([0, 1], (1, *tiny.SHAPE[1:]))) == []
     stage = tiny.tiny_stage()
@@ -45,9 +50,9 @@ def _cut_scalar(stage, place):
     inner = stage.net.condition.forward
 
     def forward(logsnr, scalars, pooled):
-        told = scalars.clone()
-        told[:, place] = 0
-        return inner(logsnr, told, pooled)
+        without = scalars.clone()
+        without[:, place] = 0
+        return inner(logsnr, without, pooled)
 
     stage.net.condition.forward = forward
 
@@ -74,28 +79,28 @@ def _cut_given(stage):
 
 
 FAULTS = {
-    "text: other captions change nothing in the loss": ("demo/base", _cut_text),
-    "low: changes nothing": ("demo/ssr1", lambda s: _cut(s, low=lambda low: low * 0)),
-    "low: is not like the clip": (
+    "text: has no effect on the loss": ("demo/base", _cut_text),
+    "low: has no effect": ("demo/ssr1", lambda s: _cut(s, low=lambda low: low * 0)),
+    "low: must resemble the clip": (
         "demo/ssr1",
         lambda s: setattr(s.kind, "expand", lambda low: torch.zeros(low.shape[0], 3, 4, 16, 16)),
     ),
-    "given: changes nothing": ("demo/tsr1", _cut_given),
-    "fps: changes nothing": ("demo/base", lambda s: _cut_scalar(s, s.kind.scalars.index("fps"))),
-    "augment: changes nothing": ("demo/ssr1", lambda s: _cut_scalar(s, 0)),
+    "given: has no effect": ("demo/tsr1", _cut_given),
+    "fps: has no effect": ("demo/base", lambda s: _cut_scalar(s, s.kind.scalars.index("fps"))),
+    "augment: has no effect": ("demo/ssr1", lambda s: _cut_scalar(s, 0)),
     "normalisation: pixels must lie in": (
         "demo/base",
         lambda s: setattr(s, "clip", lambda v: v.float()),
     ),
-    "normalisation: clips do not come back": (
+    "normalisation: a round trip": (
         "demo/base",
         lambda s: setattr(s, "clip", lambda v: v.float() / 255),
     ),
-    "codec: a clip comes back at": (
+    "codec: a clip's round trip has": (
         "demo/base",
         lambda s: setattr(s.codec, "decode", lambda z: 0.99 * z),
     ),
-    "codec: latents must spread by about 1": (
+    "codec: the standard deviation of latents must be about 1": (
         "demo/base",
         lambda s: (
             setattr(s.codec, "encode", lambda x: 20 * x),
@@ -109,27 +114,27 @@ FAULTS = {
 }
 
 
-@pytest.mark.parametrize("said", list(FAULTS))
-def test_every_fault_is_found_and_named(tiny, said):
-    choice, plant = FAULTS[said]
+@pytest.mark.parametrize("message", list(FAULTS))
+def test_every_fault_is_found_and_named(tiny, message):
+    choice, plant = FAULTS[message]
     stage = tiny.tiny_stage(choice)
     plant(stage)
     lines = found(stage, tiny.clips([0, 1]))
-    assert any(line.startswith(said) for line in lines), lines
+    assert any(line.startswith(message) for line in lines), lines
 
 
 def test_a_run_ends_before_its_first_step_with_all_that_is_wrong(tiny, tmp_path):
     stage = tiny.tiny_stage()
     _cut_text(stage)
     _cut_given(stage)
-    with pytest.raises(NotLearningError) as told:
+    with pytest.raises(NotLearningError) as error:
         tiny.fit(stage, tmp_path, callbacks=[Start()], limit_val_batches=0)
-    assert "base would not learn as it is:\n  - text: " in str(told.value)
-    assert "\n  - given: changes nothing" in str(told.value)
+    assert "base failed the checks before the first step:\n  - text: " in str(error.value)
+    assert "\n  - given: has no effect" in str(error.value)
     assert stage.trainer.global_step == 0
 
 
-def test_a_plan_without_a_batch_is_an_error_and_no_empty_success(tiny, tmp_path):
+def test_a_plan_without_a_batch_is_an_error(tiny, tmp_path):
     data = tiny.Clips(batches=0)
     data.pool = type("Pool", (), {"rows": []})()
     with pytest.raises(NotLearningError, match="the plan has no batch"):

@@ -1,7 +1,7 @@
-"""A tiny stage and clips of noise in the loader's form, for whoever fits one.
+"""A tiny stage and synthetic clips in the loader's format, to fit in tests.
 
-By itself: `torchrun --nproc-per-node 2 tiny.py ddp OUT` fits under every callback on two ranks, of
-which the second meets a loss that is no number in the fourth step.
+As a script, `torchrun --nproc-per-node 2 tiny.py ddp OUT` fits with every callback on two ranks;
+the second has a loss of NaN in the fourth step.
 """
 
 import json
@@ -49,7 +49,7 @@ def tiny_stage(choice: str = "demo/base", **changes: Any) -> Any:
 
 
 def clips(positions: Sequence[int], shape: tuple[int, int, int] = SHAPE) -> dict[str, Any]:
-    """Flat grounds, each with a brighter box; a batch of them."""
+    """A batch of clips: flat backgrounds, each with a bright box."""
     videos = []
     for p in positions:
         generator = torch.Generator().manual_seed(p)
@@ -68,7 +68,7 @@ def clips(positions: Sequence[int], shape: tuple[int, int, int] = SHAPE) -> dict
 
 
 class Loader:
-    """Batches in turn, each waited for `slow_s`; after a resume `behind` of them count as well."""
+    """Batches in turn, each after `slow_s` seconds; `behind` is the number trained before."""
 
     def __init__(self, batches: list[dict[str, Any]], slow_s: float = 0.0, behind: int = 0) -> None:
         self.batches, self.slow_s, self.behind, self.waited_s = batches, slow_s, behind, 0.0
@@ -113,7 +113,7 @@ class Clips(pl.LightningDataModule):
 
 
 def all_callbacks(**options: Any) -> list[pl.Callback]:
-    """Each callback of this folder, as a run has them."""
+    """One of each callback, as in a run."""
     conditions = ["text", "low", "given", "fps"]
     return [
         EMA(sigma_rels=[0.1]),
@@ -173,7 +173,7 @@ def spoil(stage: Any, *, steps: Sequence[int], factor: float = float("nan"), ran
 
 
 def main(strategy: str, folder: Path) -> None:
-    """Two ranks, under every callback."""
+    """Fit on the launched ranks with every callback."""
     torch.set_num_threads(1)
     options: dict[str, Any] = {"strategy": "ddp"}
     if strategy == "fsdp":

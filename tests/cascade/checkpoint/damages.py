@@ -1,9 +1,9 @@
-"""What a resume says and does after each kind of damage to a run's checkpoints: a script.
+"""What a resume logs and does after each kind of damage to a run's checkpoints: a script.
 
     python tests/cascade/checkpoint/damages.py FOLDER [--cases "one bit of the newest" …]
 
-One run is stopped half way; a copy of it is damaged in one way and gone on with by the same
-command. A run that goes on must end with the unbroken run's figures and state, to the last bit.
+One run is stopped half way; a copy of it is damaged in one way and resumed by the same command. A
+resumed run must end with the uninterrupted run's metrics and state, bit for bit.
 """
 
 import argparse
@@ -44,7 +44,7 @@ def flip(path: Path) -> None:
 
 
 def spoil(folder: Path) -> None:
-    """Other weights under right checksums: what only the probe can find."""
+    """Other weights with right checksums: only the probe can find this."""
     path = folder / "state"
     state = torch.load(path, weights_only=True)
     for weight in state["state_dict"].values():
@@ -56,7 +56,7 @@ def spoil(folder: Path) -> None:
 
 
 def nothing(run: Path) -> None:
-    """No damage: other overrides are to be refused."""
+    """No damage: other overrides must be refused."""
 
 
 def newest_of(run: Path) -> Path:
@@ -65,7 +65,7 @@ def newest_of(run: Path) -> Path:
 
 
 Damage = Callable[[Path], None]
-#: Name → what is done to the run's folder, and what the command has besides.
+#: Name → what is done to the run's folder, and further overrides.
 CASES: dict[str, tuple[Damage, tuple[str, ...]]] = {
     "nothing": (nothing, ()),
     "newest cut in half": (lambda run: cut(newest_of(run) / "state"), ()),
@@ -88,13 +88,13 @@ FULL = "disk full, then not"
 
 
 def said(log: Path, begin: int) -> str:
-    """What a leg said of it: its warnings and its error, without paths."""
+    """The warnings and errors in a log, without paths."""
     text = log.read_bytes()[begin:].decode(errors="replace")
     lines = [
         line
         for line in text.splitlines()
         if re.search(
-            r"damaged|error|refused|trained with|differ|→|whole|probe|fingerprint|No space", line
+            r"damaged|error|refused|trained with|differ|→|intact|probe|fingerprint|No space", line
         )
         and "INFO" not in line
     ]
@@ -102,9 +102,9 @@ def said(log: Path, begin: int) -> str:
 
 
 def full_disk(folder: Path, wanted: Any, state: Any) -> dict[str, Any] | None:
-    """A run on a disk with room for two checkpoints and not three, which grows; none without root.
+    """A run on a disk with space for two checkpoints but not three; None without root.
 
-    The run ends after three saves in a row that fail, with the last good one; then it goes on.
+    The run ends after three failed saves in a row; the disk then grows, and the run resumes.
     """
     disk = folder / "disk"
     disk.mkdir()
@@ -117,24 +117,24 @@ def full_disk(folder: Path, wanted: Any, state: Any) -> dict[str, Any] | None:
         (disk / "shards").symlink_to(first if first.exists() else folder / "shards")
         code = os.waitpid(start(disk, "full", *OVERRIDES), 0)[1]
         there = [path.name for path in sorted(run_of(disk, "full").glob("checkpoints/*"))]
-        told = said(disk / "full.log", 0)
+        output = said(disk / "full.log", 0)
         subprocess.run(["mount", "-o", "remount,size=200m", str(disk)], check=True)
         again = os.waitpid(start(disk, "full", *OVERRIDES), 0)[1]
         result = f"{code}, then {again}"
         if code and not again:
             result = judged(run_of(disk, "full"), wanted, state)
-        return {"result": result, "said": told, "there": there}
+        return {"result": result, "said": output, "there": there}
     finally:
         subprocess.run(["umount", str(disk)], check=False)
 
 
 def judged(run: Path, wanted: Any, state: Any) -> str:
-    """How a run that has ended did."""
+    """Whether a run ended as the uninterrupted one."""
     last = torch.load(folder_of(run, STEPS) / "state", weights_only=True)
     other = [line for line in unlike(state, last) if "val_loop." not in line]
     got = rows(run)
     other += [f"{key}: {got.get(key)}" for key in wanted if got.get(key) != wanted[key]]
-    return "ended as the unbroken run, to the last bit" if not other else f"ended: {other[:3]}"
+    return "ended as the uninterrupted run, bit for bit" if not other else f"ended: {other[:3]}"
 
 
 def main() -> None:

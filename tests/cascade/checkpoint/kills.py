@@ -1,10 +1,10 @@
-"""Trains a small run, killed at random moments, against one that was not: a script.
+"""Compares a small run that is killed at random moments with an uninterrupted one: a script.
 
     python tests/cascade/checkpoint/kills.py FOLDER [--kills 100] [--seed 0] [--log-every 5]
 
-It is killed by SIGKILL from outside, some random time after it began a step, a save, a validation,
-its start or its end; the first time in its last validation. Whatever a leg logged, and all that the
-last checkpoint holds, must be the unbroken run's to the last bit.
+It is killed by SIGKILL a random time after it started a step, a save, a validation, its start or
+its end; the first time in its last validation. All logged values, the last checkpoint and the
+snapshots of the averages must be bit-identical to those of the uninterrupted run.
 """
 
 import argparse
@@ -29,11 +29,12 @@ STEPS, VALIDATE = 24, 4
 OVERRIDES = (
     *(f"shrink.steps={STEPS}", "callbacks.checkpoint.every_n_steps=3"),
     *("callbacks.samples.every_n_steps=9", f"trainer.val_check_interval={VALIDATE}"),
+    "callbacks.ema.snapshot_every=5",
 )
 
 
 def durations(child: int, doing: Doing) -> dict[str, float]:
-    """Follow a leg to its end; for each thing that it does, how long that lasts once (s)."""
+    """Follow a leg to its end; returns the mean duration in seconds of each thing that it does."""
     spent, before = dict.fromkeys(MOMENTS, 0.0), time.monotonic()
     while not (ended := os.waitpid(child, os.WNOHANG))[0]:
         time.sleep(0.0005)
@@ -44,8 +45,13 @@ def durations(child: int, doing: Doing) -> dict[str, float]:
     return {name: spent[name] / max(1, doing.times(name)) for name in MOMENTS}
 
 
+def snapshots(run: Path) -> dict[str, bytes]:
+    """The files of the averages' snapshots."""
+    return {path.name: path.read_bytes() for path in (run / "ema").iterdir()}
+
+
 def drawn(draw: random.Random) -> tuple[str, int]:
-    """A moment to be killed at: what the leg does then, and for which time."""
+    """A random moment for a kill: what the leg does then, and its how-manieth occurrence."""
     moment = draw.choices(list(MOMENTS), weights=list(MOMENTS.values()))[0]
     return moment, draw.randint(1, 3) if moment in ("step", "save", "validation") else 1
 
@@ -53,7 +59,7 @@ def drawn(draw: random.Random) -> tuple[str, int]:
 def killed(
     child: int, doing: Doing, at: tuple[str, int], draw: random.Random, lasts: Mapping[str, float]
 ) -> str | None:
-    """Kill a leg then; what it was doing, or none where it had ended by itself."""
+    """Kill a leg at a moment; returns what it was doing, or None if it had ended by itself."""
     moment, nth = at
     deadline = time.monotonic() + 120
     while moment != "start" and doing.times(moment) < nth:
@@ -112,15 +118,16 @@ def main() -> None:
             if values != wanted.get(key)
         ]
         faults += [f"{name}: no {key}" for key in wanted.keys() - got.keys()]
+        faults += [f"{name}: other snapshots"] if snapshots(run) != snapshots(whole) else []
         ended = torch.load(folder_of(run, STEPS) / "state", weights_only=True)
-        # How many batches of validations began counts those that were begun twice.
+        # The counter of started validation batches includes validations that were repeated.
         found_unlike = [line for line in unlike(state, ended) if "val_loop." not in line]
         faults += [f"{name}: {line}" for line in found_unlike]
         shutil.rmtree(run)
     result = {
         "seconds that each lasts": {name: round(value, 3) for name, value in lasts.items()},
         "kills": dict(table),
-        "gone on from": dict(origins),
+        "resumed from": dict(origins),
         "parts left by kills": parts,
         "runs": runs,
         "values compared per run": len(wanted),

@@ -1,7 +1,7 @@
-"""Small runs for what befalls them; a leg is the real command, in a process forked from this one.
+"""Small runs to kill and damage; a leg is the real command in a process forked from this one.
 
-The process that forks has imported everything, so a leg takes a second or two of one core. A leg
-tells by shared memory what it is doing, for whoever kills it.
+The parent process has imported everything, so a leg takes a second or two of one core. A leg
+reports by shared memory what it is doing, so that it can be killed at a chosen moment.
 """
 
 import csv
@@ -16,11 +16,11 @@ import pytorch_lightning as pl
 import torch
 
 import cascade.train
-import data.train.module  # noqa: F401 (what a leg imports is imported once)
+import data.train.module  # noqa: F401 (imported once for all legs)
 import stages.stage  # noqa: F401 (the same)
 from cascade.callbacks.checkpoints import Checkpoints
 
-#: What a leg may be doing, and how often it is to be killed then.
+#: What a leg may be doing, and the weight with which this moment is chosen for a kill.
 MOMENTS = {"start": 2, "step": 4, "save": 4, "validation": 4, "end": 1}
 OVERRIDES = (
     *("stage=demo/base", "debug=smoke", "data.make=null", "logger=csv"),
@@ -30,7 +30,7 @@ OVERRIDES = (
 
 
 class Doing:
-    """What a leg is doing, in memory that it shares with whoever kills it."""
+    """What a leg is doing, in memory shared with its parent process."""
 
     def __init__(self) -> None:
         self.names = list(MOMENTS)
@@ -52,12 +52,12 @@ class Doing:
         return self.memory[1 + self.names.index(name)]
 
     def watch(self) -> None:
-        """Have the callback that saves tell it, in this process."""
+        """Have the `Checkpoints` callback of this process report it."""
 
-        def telling(method: str, before: str | None, after: str | None) -> None:
+        def report(method: str, before: str | None, after: str | None) -> None:
             own = getattr(Checkpoints, method)
 
-            def told(*args: Any, **kwargs: Any) -> Any:
+            def reported(*args: Any, **kwargs: Any) -> Any:
                 if before is not None:
                     self.set(before)
                 result = own(*args, **kwargs)
@@ -65,17 +65,17 @@ class Doing:
                     self.set(after)
                 return result
 
-            setattr(Checkpoints, method, told)
+            setattr(Checkpoints, method, reported)
 
-        telling("_save", "save", "step")
-        telling("on_train_batch_start", None, "step")
-        telling("on_validation_start", None, "validation")
-        telling("on_validation_end", None, "step")
-        telling("on_train_end", None, "end")
+        report("_save", "save", "step")
+        report("on_train_batch_start", None, "step")
+        report("on_validation_start", None, "validation")
+        report("on_validation_end", None, "step")
+        report("on_train_end", None, "end")
 
 
 def start(folder: Path, name: str, *overrides: str, doing: Doing | None = None) -> int:
-    """A leg of the run `name` on the shards in `folder`; the process that trains it."""
+    """Start a leg of the run `name` on the shards in `folder`; returns its process id."""
     if doing is not None:
         doing.clear()
     child = os.fork()
@@ -107,13 +107,13 @@ def run_of(folder: Path, name: str) -> Path:
 
 
 def rows(run: Path) -> dict[tuple[str, int], set[str]]:
-    """Every value that a leg has written, as it is written, by name and step; times left out."""
+    """Every logged value, as text, by name and step; without times."""
     found: dict[tuple[str, int], set[str]] = {}
     for line in (run / "losses.jsonl").read_text().splitlines():
         row = json.loads(line)
         name = "/".join(str(row[part]) for part in ("logsnr", "bucket", "mode"))
-        said = f"{row['loss']} of {row['clips']}"
-        found.setdefault((f"losses/{name}", row["step"]), set()).add(said)
+        value = f"{row['loss']} of {row['clips']}"
+        found.setdefault((f"losses/{name}", row["step"]), set()).add(value)
     for path in sorted(run.glob("metrics/*/metrics.csv")):
         text = path.read_text()
         lines = text[: text.rfind("\n") + 1].splitlines()  # the last one may be cut short
@@ -125,7 +125,7 @@ def rows(run: Path) -> dict[tuple[str, int], set[str]]:
 
 
 def unlike(one: Any, other: Any, where: str = "") -> list[str]:
-    """Where two states differ in a single bit."""
+    """The places where two states differ in at least one bit."""
     if isinstance(one, dict) and isinstance(other, dict):
         keys = sorted({*one, *other}, key=str)
         parts = [unlike(one.get(k), other.get(k), f"{where}/{k}") for k in keys]
@@ -140,7 +140,7 @@ def unlike(one: Any, other: Any, where: str = "") -> list[str]:
 
 
 class StopAt(pl.Callback):
-    """Has a run stop after a step, as a signal or a leg's end would."""
+    """Stops a run after a step, as a signal or a time limit does."""
 
     def __init__(self, *, step: int) -> None:
         self.step = step

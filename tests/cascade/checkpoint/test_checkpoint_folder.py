@@ -1,4 +1,4 @@
-"""A checkpoint is there whole or not at all; what was damaged since is found and passed by."""
+"""A checkpoint is complete or absent; a damaged one is found and skipped."""
 
 import errno
 import json
@@ -61,17 +61,17 @@ def other_step(path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "damage", "told"),
+    ("name", "damage", "message"),
     [
         ("state", cut, "state has 5,5"),
         ("state", flip, "state has checksum"),
         ("state", Path.unlink, "state is missing"),
         ("manifest.json", flip, "manifest.json"),
-        ("manifest.json", cut, "manifest.json is no manifest"),
+        ("manifest.json", cut, "manifest.json is not a manifest"),
         ("manifest.json", Path.unlink, "manifest.json cannot be read"),
     ],
 )
-def test_a_damaged_newest_falls_back_and_says_what_is_wrong(tmp_path, caplog, name, damage, told):
+def test_a_damaged_newest_is_reported_and_skipped(tmp_path, caplog, name, damage, message):
     save(tmp_path, 2)
     path = save(tmp_path, 4) / name
     assert newest(tmp_path).step == 4
@@ -79,8 +79,8 @@ def test_a_damaged_newest_falls_back_and_says_what_is_wrong(tmp_path, caplog, na
     with caplog.at_level(logging.WARNING):
         assert newest(tmp_path).step == 2
     assert "00000004 is damaged" in caplog.text
-    assert told in caplog.text
-    # It is set aside, and in the way of no later save.
+    assert message in caplog.text
+    # It is renamed, so that it does not affect later saves.
     assert [path.name for path in folders(tmp_path)] == ["00000002"]
     assert [path.name for path in tmp_path.glob("checkpoints/*.damaged")]
 
@@ -111,10 +111,10 @@ def json_differs(one: bytes, other: bytes) -> bool:
         return True
 
 
-def test_a_run_whose_checkpoints_are_all_damaged_does_not_begin_anew(tmp_path):
+def test_a_run_whose_checkpoints_are_all_damaged_does_not_start_from_step_0(tmp_path):
     for step in (2, 4):
         flip(save(tmp_path, step) / "state")
-    with pytest.raises(CheckpointError, match=r"00000002, 00000004 is whole.*remove"):
+    with pytest.raises(CheckpointError, match=r"00000002, 00000004 is intact.*remove"):
         newest(tmp_path)
     assert newest(tmp_path / "other") is None
 
@@ -122,14 +122,14 @@ def test_a_run_whose_checkpoints_are_all_damaged_does_not_begin_anew(tmp_path):
 def test_a_manifest_of_another_step_or_format_is_refused(tmp_path):
     folder = save(tmp_path, 3)
     other_step(folder / "manifest.json")
-    assert damages(folder) == ["manifest.json is of step 7"]
+    assert damages(folder) == ["manifest.json is of step 7, but the folder is named 00000003"]
     text = manifest(3).dumps().replace(b'"format": 1', b'"format": 2')
-    with pytest.raises(ManifestError, match="has format 2, this Cascade reads 1"):
+    with pytest.raises(ManifestError, match="has format 2, but this version reads format 1"):
         Manifest.loads(text)
     assert Manifest.loads(manifest(3).dumps()) == manifest(3)
 
 
-def test_what_a_kill_leaves_is_never_taken_for_a_checkpoint_and_is_cleared(tmp_path):
+def test_incomplete_folders_of_a_kill_are_not_checkpoints_and_are_removed(tmp_path):
     target = save(tmp_path, 2)
     (target.parent / ".00000004.part").mkdir()
     (target.parent / ".00000001.ab.gone").mkdir()
@@ -155,7 +155,7 @@ def test_a_state_executes_nothing(tmp_path):
         StateFile().load_checkpoint(tmp_path / "state", weights_only=False)
 
 
-def test_a_full_disk_is_an_error_of_the_disk():
+def test_a_full_disk_is_an_oserror():
     with pytest.raises(OSError, match="No space") as caught:
         StateFile().save_checkpoint({"x": torch.zeros(1 << 20)}, "/dev/full")
     assert caught.value.errno == errno.ENOSPC
@@ -180,7 +180,7 @@ def test_last_every_and_best_are_kept_and_nothing_else(tmp_path):
 
 
 @pytest.mark.parametrize("mode", ["min", "max"])
-def test_a_figure_that_is_not_finite_is_never_the_best(mode):
+def test_a_metric_that_is_not_finite_is_never_the_best(mode):
     best = Best(metric="val/loss", mode=mode)
     spoiled = [
         manifest(step, figures={"val/loss": float(value)})

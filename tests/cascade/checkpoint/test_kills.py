@@ -1,4 +1,4 @@
-"""SIGKILL at random moments, damage, a full disk: a run ends as the unbroken one, or is refused.
+"""After SIGKILL, damage or a full disk a run ends as an uninterrupted one, or is refused.
 
 CASCADE_KILLS=100 kills more often, and tries every kind of damage.
 """
@@ -16,7 +16,7 @@ HERE = Path(__file__).parent
 KILLS = os.environ.get("CASCADE_KILLS", "10")
 
 
-def told_by(script: str, *arguments: str, limit_s: float = 900) -> dict:
+def output_of(script: str, *arguments: str, limit_s: float = 900) -> dict:
     env = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(HERE.parents[2])}
     command = [sys.executable, str(HERE / script), *arguments]
     done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=limit_s)
@@ -26,11 +26,11 @@ def told_by(script: str, *arguments: str, limit_s: float = 900) -> dict:
 
 @pytest.mark.slow
 def test_kills_at_random_moments_cost_no_bit(tmp_path):
-    told = told_by("kills.py", str(tmp_path), "--kills", KILLS, limit_s=300 + 60 * int(KILLS))
-    sys.stdout.write(json.dumps(told, indent=1) + "\n")
-    assert told["faults"] == []
-    assert sum(told["kills"].values()) >= int(KILLS)
-    assert told["values compared per run"] > 100
+    output = output_of("kills.py", str(tmp_path), "--kills", KILLS, limit_s=300 + 60 * int(KILLS))
+    sys.stdout.write(json.dumps(output, indent=1) + "\n")
+    assert output["faults"] == []
+    assert sum(output["kills"].values()) >= int(KILLS)
+    assert output["values compared per run"] > 100
 
 
 @pytest.fixture(scope="module")
@@ -38,16 +38,16 @@ def table(tmp_path_factory):
     folder = tmp_path_factory.mktemp("damages")
     few = ["one bit of the newest", "other weights, right checksums", "another data set"]
     cases = ["--cases", *few, "disk full, then not"] if KILLS == "10" else []
-    told = told_by("damages.py", str(folder), *cases)
+    output = output_of("damages.py", str(folder), *cases)
     shutil.rmtree(folder)
-    return told
+    return output
 
 
-AS_UNBROKEN = "ended as the unbroken run, to the last bit"
+AS_UNBROKEN = "ended as the uninterrupted run, bit for bit"
 
 
 @pytest.mark.slow
-def test_every_damage_is_passed_by_or_refused(table):
+def test_every_damage_is_skipped_or_refused(table):
     sys.stdout.write(json.dumps(table, indent=1, ensure_ascii=False) + "\n")
     wanted = {
         "nothing": (AS_UNBROKEN, ""),
@@ -57,7 +57,7 @@ def test_every_damage_is_passed_by_or_refused(table):
         "its manifest removed": (AS_UNBROKEN, "is damaged: manifest.json cannot be read"),
         "its state removed": (AS_UNBROKEN, "is damaged: state is missing"),
         "the newest removed": (AS_UNBROKEN, ""),
-        "all damaged": ("refused", "is whole"),
+        "all damaged": ("refused", "is intact"),
         "other weights, right checksums": ("refused", "the probe's loss was"),
         "another width": ("refused", "[2, 4, 4] → [2, 8, 8]"),
         "another config, no config.json": ("refused", "logsnr_shift"),
@@ -66,7 +66,7 @@ def test_every_damage_is_passed_by_or_refused(table):
         "disk full, then not": (AS_UNBROKEN, "No space left on device"),
     }
     for case in table:
-        result, told = wanted[case]
+        result, message = wanted[case]
         assert table[case]["result"] == result, (case, table[case])
-        assert told in table[case]["said"], (case, table[case])
+        assert message in table[case]["said"], (case, table[case])
     assert len(table) >= 3  # the full disk is a mount, which takes root

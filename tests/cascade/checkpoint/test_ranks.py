@@ -26,8 +26,8 @@ try:
     checkpoint_folder.describe(found.folder, {})
 except OSError as error:
     failed = error.errno
-told = ",".join(read[:2])
-print("rank", dist.get_rank(), "step", found.step, "read", told, "failed", failed)
+files = ",".join(read[:2])
+print("rank", dist.get_rank(), "step", found.step, "read", files, "failed", failed)
 dist.barrier()
 """
 
@@ -47,8 +47,8 @@ def test_two_ranks_fall_back_together_and_read_each_file_once(tmp_path):
         )
         for rank in range(2)
     ]
-    told = sorted(process.communicate(timeout=120)[0].strip() for process in ranks)
-    assert told == [
+    lines = sorted(process.communicate(timeout=120)[0].strip() for process in ranks)
+    assert lines == [
         "rank 0 step 2 read 00000004,00000002 failed 122",
         "rank 1 step 2 read  failed 122",
     ]

@@ -18,7 +18,7 @@ CONFIG |= {"trainer": {"precision": "32-true", "devices": 1}, "name": "one"}
 
 
 class Stage(torch.nn.Module):
-    """As much of a stage as its shapes need: its network is built late."""
+    """The part of a stage that its shapes need; its network is built late."""
 
     def __init__(self, name="base", width=2):
         super().__init__()
@@ -34,7 +34,7 @@ def checkpoint(tmp_path, **values):
     return Checkpoint(tmp_path / "00000005", saved)
 
 
-def test_what_fits_is_gone_on_with_and_free_keys_may_change(tmp_path):
+def test_a_matching_checkpoint_is_resumed_and_free_keys_may_change(tmp_path):
     free = CONFIG | {"name": "two", "data": {"shards": "a", "loading": {"num_workers": 0}}}
     free |= {"trainer": {"precision": "32-true", "devices": 4}}
     check_fits(checkpoint(tmp_path), Stage(), free, tmp_path)
@@ -44,7 +44,9 @@ def test_another_stage_width_or_config_is_refused_with_both_values(tmp_path):
     saved = checkpoint(tmp_path)
     with pytest.raises(CheckpointError, match="is of stage base, but this run trains tsr1"):
         check_fits(saved, Stage("tsr1"), CONFIG, tmp_path)
-    with pytest.raises(CheckpointError, match=r"net\.weight: \[1, 2\] in .* \[1, 3\] in the net"):
+    with pytest.raises(
+        CheckpointError, match=r"net\.weight: \[1, 2\] in .* \[1, 3\] in the network"
+    ):
         check_fits(saved, Stage(width=3), CONFIG, tmp_path)
     with pytest.raises(ConfigChangedError, match=r"stage\.width: 8 → 16\n.*another NAME"):
         check_fits(saved, Stage(), CONFIG | {"stage": {"width": 16}}, tmp_path)
@@ -53,7 +55,7 @@ def test_another_stage_width_or_config_is_refused_with_both_values(tmp_path):
         check_fits(saved, Stage(), bf16, tmp_path)
 
 
-def test_callbacks_that_touch_the_numbers_are_held_to_and_others_are_free(tmp_path):
+def test_callbacks_that_affect_the_numbers_are_fixed_and_others_are_free(tmp_path):
     def config(**callbacks):
         known = {"guard": {"factor": 10.0}, "ema": {"sigma_rels": [0.05]}, "samples": {"count": 4}}
         return CONFIG | {"callbacks": known | callbacks}
@@ -86,7 +88,7 @@ def test_a_config_may_change_until_something_is_trained(tmp_path):
     keep_config(tmp_path, CONFIG)
     assert (tmp_path / "metrics").is_dir()
     keep_config(tmp_path, CONFIG | {"seed": 1})
-    # What the first one logged is in nobody's way.
+    # The logs of the first config were moved away.
     assert not (tmp_path / "metrics").exists()
     assert {path.name for path in tmp_path.glob("before/0/*")} == {"metrics", "config.json"}
     (tmp_path / "checkpoints" / "00000001").mkdir(parents=True)
@@ -94,7 +96,7 @@ def test_a_config_may_change_until_something_is_trained(tmp_path):
         keep_config(tmp_path, CONFIG)
 
 
-def test_a_config_is_held_against_what_was_trained_and_nothing_is_written(tmp_path):
+def test_checking_a_config_writes_nothing(tmp_path):
     check_config(tmp_path, CONFIG)
     assert not list(tmp_path.iterdir())
     keep_config(tmp_path, CONFIG)

@@ -1,4 +1,4 @@
-"""All legs of a run are one run at W&B."""
+"""A run has one W&B run, however often it is resumed."""
 
 import shutil
 

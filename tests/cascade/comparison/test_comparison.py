@@ -209,15 +209,19 @@ def test_more_runs_than_colours_are_grouped_by_a_setting():
 @pytest.mark.parametrize(
     ("said", "state"),
     [
-        ("ValueError: x\nstopped at step 5; the same command goes on\n", "stopped at step 5"),
+        ("ValueError: x\nstopped at step 5; run the same command to resume\n", "stopped at step 5"),
         ("error: x\nsrun: error: n1: task 0: Exited with exit code 1\n", "failed"),
         ("error: x\nslurmstepd: error: *** STEP 7.0 ON n1 CANCELLED AT now ***\n", "failed"),
         ("srun: error: n1: task 0\nslurmstepd: error: *** JOB 7 ON n1 CANCELLED AT now ***\n", ""),
-        ("error: old\n-- begun now\nsteps\n", ""),
-        ("error: old\n[now][cascade.train][INFO] - going on from a/checkpoints/00000005\n", ""),
-        ("-- begun a\nsteps\n-- begun b\nerror: r was trained with another config:\n  a: 1\n", ""),
+        ("error: old\n-- started now\nsteps\n", ""),
+        ("error: old\n[now][cascade.train][INFO] - resuming from a/checkpoints/00000005\n", ""),
         (
-            "-- begun a\nerror: x\n-- begun b\nerror: r: another process trains here; wait\n",
+            "-- started a\nsteps\n-- started b\nerror: r was trained with another config (old → "
+            "new):\n  a: 1\n",
+            "",
+        ),
+        (
+            "-- started a\nerror: x\n-- started b\nerror: r: another process trains here; wait\n",
             "failed",
         ),
     ],

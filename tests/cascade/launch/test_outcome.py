@@ -1,4 +1,4 @@
-"""What launchers refuse, and in which words a command ends whose runs failed."""
+"""What launchers refuse, and the messages with which a command ends after failed runs."""
 
 import json
 import os
@@ -10,7 +10,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.core.utils import JobStatus
 from hydra.types import HydraContext, RunMode
 
-from cascade.checkpoint.run_config import numbers
+from cascade.checkpoint.run_config import fixed_part
 from cascade.entry import CONF
 from cascade.launch import queue
 from cascade.launch.local_launcher import LocalLauncher, planned
@@ -27,12 +27,12 @@ def setting(tmp_path):
         loader = GlobalHydra.instance().hydra.config_loader
 
         def compose(*overrides):
-            told = ["hydra.job.name=train", *overrides]
-            config = loader.load_configuration("train", told, run_mode=RunMode.MULTIRUN)
+            given = ["hydra.job.name=train", *overrides]
+            config = loader.load_configuration("train", given, run_mode=RunMode.MULTIRUN)
             HydraConfig.instance().set_config(config)
             return HydraContext(config_loader=loader, callbacks=None), config
 
-        compose.told = lambda home, *more: [
+        compose.overrides = lambda home, *more: [
             *("stage=demo/base", f"paths.runs={home}/runs", "name=a", *more)
         ]
         yield compose
@@ -40,21 +40,21 @@ def setting(tmp_path):
 
 
 def trained(tmp_path, setting, *overrides):
-    """The folder of a run that has ended."""
+    """The folder of a finished run."""
     context, config = setting()
-    told = setting.told(tmp_path, *overrides)
-    run = planned(context, config, told).folder
-    composed = context.config_loader.load_sweep_config(config, told)
+    given = setting.overrides(tmp_path, *overrides)
+    run = planned(context, config, given).folder
+    composed = context.config_loader.load_sweep_config(config, given)
     HydraConfig.instance().set_config(composed)
     (run / "bundle").mkdir(parents=True)
     (run / "bundle/card.json").write_text('{"figures": {"val/loss": 0.5}}')
-    (run / "config.json").write_text(json.dumps(numbers(config_of(composed))))
+    (run / "config.json").write_text(json.dumps(fixed_part(config_of(composed))))
     return run
 
 
 @pytest.fixture
 def cluster(tmp_path, monkeypatch):
-    """A Slurm that says what a test wants: cluster(squeue="FAILED", sbatch="no")."""
+    """A Slurm with the answers that a test sets: cluster(squeue="FAILED", sbatch="no")."""
     (tmp_path / "bin").mkdir()
     monkeypatch.setenv("PATH", str(tmp_path / "bin"), prepend=os.pathsep)
     for name in [name for name in os.environ if name.startswith("SLURM_")]:
@@ -82,21 +82,22 @@ def slurm(tmp_path, setting, *batch, follow=False, sweeper=()):
         cluster=config.hydra.launcher.cluster, follow=follow, wait=False, poll_s=0.01
     )
     launcher.setup(hydra_context=context, task_function=print, config=config)
-    return launcher.launch([setting.told(tmp_path, *told) for told in batch], initial_job_idx=0)
+    runs = [setting.overrides(tmp_path, *given) for given in batch]
+    return launcher.launch(runs, initial_job_idx=0)
 
 
 def test_a_sweep_called_again_with_another_value_counts_the_finished_run_as_failed(
     tmp_path, setting
 ):
     trained(tmp_path, setting)
-    for told, status in (["seed=1"], JobStatus.FAILED), ([], JobStatus.COMPLETED):
+    for given, status in (["seed=1"], JobStatus.FAILED), ([], JobStatus.COMPLETED):
         context, config = setting("hydra/sweeper=grid", "hydra/launcher=local")
         launcher = LocalLauncher(jobs=1)
         launcher.setup(hydra_context=context, task_function=print, config=config)
-        (ended,) = launcher.launch([setting.told(tmp_path, *told)], initial_job_idx=0)
+        (ended,) = launcher.launch([setting.overrides(tmp_path, *given)], initial_job_idx=0)
         assert ended.status is status
         if status is JobStatus.FAILED:
-            with pytest.raises(RuntimeError, match=r"another config:\n  stage.train.seed: 0 → 1"):
+            with pytest.raises(RuntimeError, match=r"another config.*:\n  stage.train.seed: 0 → 1"):
                 _ = ended.return_value
         else:
             assert ended.return_value == 0.5
@@ -105,18 +106,18 @@ def test_a_sweep_called_again_with_another_value_counts_the_finished_run_as_fail
 def test_a_changed_config_is_refused_before_anything_is_submitted(tmp_path, setting, cluster):
     run = trained(tmp_path, setting)
     asked = cluster(squeue="PENDING")
-    with pytest.raises(SystemExit, match=r"^error: .*another config:\n  stage.train.seed: 0 → 1"):
+    with pytest.raises(SystemExit, match=r"^error: .*another config.*:\n  stage.train.seed: 0"):
         slurm(tmp_path, setting, ["seed=1"])
     (run / "bundle").rename(tmp_path / "elsewhere")
     (run / "checkpoints/00000005").mkdir(parents=True)
     (run / "checkpoints/00000005/manifest.json").write_text("{}")
-    with pytest.raises(SystemExit, match="seed: 0 → 1"):  # all are looked at before any is begun
+    with pytest.raises(SystemExit, match="seed: 0 → 1"):  # all are checked before any is submitted
         slurm(tmp_path, setting, ["name=b"], ["seed=1"])
     assert not asked.exists()
     slurm(tmp_path, setting, ["name=c"])
     assert asked.exists()
     asked = cluster(squeue="PENDING")
-    slurm(tmp_path, setting, ["name=c"], sweeper=["hydra/sweeper=grid"])  # joins it
+    slurm(tmp_path, setting, ["name=c"], sweeper=["hydra/sweeper=grid"])  # finds its job
     with pytest.raises(SystemExit, match="seed: 0 → 1"):
         slurm(tmp_path, setting, ["name=c", "seed=1"])
     (ended,) = slurm(tmp_path, setting, ["name=c", "seed=1"], sweeper=["hydra/sweeper=grid"])
@@ -124,19 +125,19 @@ def test_a_changed_config_is_refused_before_anything_is_submitted(tmp_path, sett
     assert not asked.exists()
 
 
-def test_what_fails_on_a_cluster_ends_in_a_line(tmp_path, setting, cluster):
+def test_a_failure_on_a_cluster_ends_in_one_line(tmp_path, setting, cluster):
     cluster(squeue="FAILED")
     with pytest.raises(SystemExit, match=r"^error: \S+: job 7 ended FAILED; see \S+_log.out$"):
         slurm(tmp_path, setting, [], follow=True)
     cluster(squeue="FAILED", sbatch="Batch job submission failed: Invalid partition name specified")
-    said = r"^error: \S+/a: sbatch refused: Batch .*Invalid partition.*; see cluster.partition, .*$"
-    with pytest.raises(SystemExit, match=said):
+    refusal = r"^error: \S+/a: sbatch refused: Batch .*Invalid partition.*; check cluster.partition"
+    with pytest.raises(SystemExit, match=refusal):
         slurm(tmp_path, setting, [])
-    with pytest.raises(SystemExit, match="^error: cluster: legs of 1 minutes"):
+    with pytest.raises(SystemExit, match="^error: cluster: minutes must exceed notice_s"):
         slurm(tmp_path, setting, ["name=b"], sweeper=["cluster.minutes=1"])
 
 
-def test_the_lines_of_several_logs_tell_their_run(tmp_path, capfdbinary):
+def test_the_lines_of_several_logs_start_with_their_run(tmp_path, capfdbinary):
     paths = [tmp_path / stage / "default/slurm/7_0_log.out" for stage in ("base", "tsr1")]
     for path in paths:
         path.parent.mkdir(parents=True)
@@ -145,15 +146,15 @@ def test_the_lines_of_several_logs_tell_their_run(tmp_path, capfdbinary):
     logs.show()
     paths[0].write_text("one\nhalf\n")
     logs.show(last=True)
-    said = capfdbinary.readouterr().out.decode().splitlines()
-    assert said == [
+    lines = capfdbinary.readouterr().out.decode().splitlines()
+    assert lines == [
         *("base/default: one", "tsr1/default: one", "base/default: half", "tsr1/default: hal")
     ]
     Logs(paths[:1]).show()
     assert capfdbinary.readouterr().out == b"one\nhalf\n"
 
 
-def test_a_job_of_a_lost_node_is_not_ended_before_it_had_time_to_be_queued_again(
+def test_a_job_of_a_lost_node_has_time_to_be_requeued_before_it_counts_as_ended(
     tmp_path, cluster, monkeypatch
 ):
     now, later = tmp_path / "now", tmp_path / "later"

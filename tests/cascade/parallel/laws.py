@@ -1,6 +1,6 @@
 """Laws that need several ranks; run by test_ranks.py as `torchrun laws.py OUT`, not collected.
 
-Every rank runs every law; OUT/<rank>.json says of each how it went.
+Every rank runs every law; OUT/<rank>.json has the result of each.
 """
 
 import json
@@ -23,9 +23,9 @@ from cascade.ema import PowerEMA
 from cascade.optim import adamw, muon_adamw, orthogonalize
 from cascade.parallel import checkpoint
 from cascade.parallel.metadata import DamagedError
-from cascade.parallel.muon import dealt
+from cascade.parallel.muon import map_full_matrices
 from cascade.parallel.sharding import shard
-from cascade.parallel.shards import divided, local, rows_of, whole
+from cascade.parallel.shards import gathered, local, rows_of, sharded
 from cascade.parallel.strategy import FSDP2
 
 LAWS = []
@@ -37,7 +37,7 @@ def law(function):
 
 
 class Net(nn.Module):
-    """Rows that no number of ranks divides, kernels, a vector shorter than the ranks are many."""
+    """Odd numbers of rows, convolution kernels, and a vector with fewer elements than ranks."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -99,7 +99,7 @@ def trained(module: Holder, steps: int, rank: int | None, world: int):
 
 
 @law
-def matrices_dealt_out_are_as_each_alone(mesh: DeviceMesh, folder: Path) -> None:
+def full_matrices_give_the_same_result_as_each_alone(mesh: DeviceMesh, folder: Path) -> None:
     torch.manual_seed(0)
     shapes = [(7, 5), (4, 9), (7, 5), (1, 6), (12, 3), (7, 5), (2, 2)]
     matrices = [torch.randn(shape) for shape in shapes]
@@ -108,7 +108,7 @@ def matrices_dealt_out_are_as_each_alone(mesh: DeviceMesh, folder: Path) -> None
         m[rows_of(len(m), world)[rank].start :][: len(rows_of(len(m), world)[rank])]
         for m in matrices
     ]
-    out = dealt(orthogonalize, mine, [len(m) for m in matrices], mesh.get_group())
+    out = map_full_matrices(orthogonalize, mine, [len(m) for m in matrices], mesh.get_group())
     for m, part in zip(matrices, out, strict=True):
         span = rows_of(len(m), world)[rank]
         expected = orthogonalize(m.unsqueeze(0))[0][span.start : span.stop]
@@ -116,7 +116,7 @@ def matrices_dealt_out_are_as_each_alone(mesh: DeviceMesh, folder: Path) -> None
 
 
 @law
-def optimizers_and_averages_of_parts_are_the_parts_of_the_whole(
+def optimizers_and_averages_of_shards_are_shards_of_the_full_ones(
     mesh: DeviceMesh, folder: Path
 ) -> None:
     for make in (muon_adamw, lambda m: adamw(m, lr=1e-2, weight_decay=0.1)):
@@ -126,16 +126,18 @@ def optimizers_and_averages_of_parts_are_the_parts_of_the_whole(
         own = dict(alone.named_parameters())
         for name, p in parts.named_parameters():
             assert isinstance(p, DTensor), name
-            torch.testing.assert_close(whole(p.detach()), own[name].detach(), rtol=1e-4, atol=2e-6)
+            torch.testing.assert_close(
+                gathered(p.detach()), own[name].detach(), rtol=1e-4, atol=2e-6
+            )
         with averages.swapped(parts, 0.05), expected.swapped(alone, 0.05):
             for name, p in parts.named_parameters():
                 torch.testing.assert_close(
-                    whole(p.detach()), own[name].detach(), rtol=1e-4, atol=2e-6
+                    gathered(p.detach()), own[name].detach(), rtol=1e-4, atol=2e-6
                 )
 
 
 @law
-def what_was_saved_in_parts_comes_back_in_parts_and_whole(mesh: DeviceMesh, folder: Path) -> None:
+def a_sharded_checkpoint_loads_sharded_and_full(mesh: DeviceMesh, folder: Path) -> None:
     module = holder(mesh)
     optimizer, ema = trained(module, 3, mesh.get_local_rank(), mesh.size())
     tree = {
@@ -147,22 +149,22 @@ def what_was_saved_in_parts_comes_back_in_parts_and_whole(mesh: DeviceMesh, fold
     path = folder / "saved"
     checkpoint.save(tree, path, lead=dist.get_rank() == 0)
     dist.barrier()
-    again = checkpoint.load(path, lambda size, dtype: divided(torch.zeros(size, dtype=dtype), mesh))
+    again = checkpoint.load(path, lambda size, dtype: sharded(torch.zeros(size, dtype=dtype), mesh))
     assert again["step"] == 3
     flat, other = checkpoint.split(tree)[1], checkpoint.split(again)[1]
     assert flat.keys() == other.keys()
     assert all(torch.equal(local(flat[name]), local(other[name])) for name in flat)
     full = checkpoint.load_whole(path)
     for name, value in module.state_dict().items():
-        assert torch.equal(full["state_dict"][name], whole(value))
+        assert torch.equal(full["state_dict"][name], gathered(value))
     assert len(flat) == len(module.state_dict()) * 3 + sum(
         isinstance(v, DTensor) for s in optimizer.state.values() for v in s.values()
     )
 
 
 @law
-def a_rank_that_cannot_write_is_told_on_all(mesh: DeviceMesh, folder: Path) -> None:
-    tree = {"w": divided(torch.zeros(8, 2), mesh)}
+def a_rank_that_cannot_write_raises_on_all_ranks(mesh: DeviceMesh, folder: Path) -> None:
+    tree = {"w": sharded(torch.zeros(8, 2), mesh)}
     path = folder / "full"
     if mesh.get_local_rank() == 0:
         path.mkdir()
@@ -173,19 +175,19 @@ def a_rank_that_cannot_write_is_told_on_all(mesh: DeviceMesh, folder: Path) -> N
 
 
 @law
-def a_lost_part_is_told_on_all(mesh: DeviceMesh, folder: Path) -> None:
+def a_lost_shard_raises_on_all_ranks(mesh: DeviceMesh, folder: Path) -> None:
     path = folder / "lost"
-    checkpoint.save({"w": divided(torch.zeros(8, 2), mesh)}, path, lead=dist.get_rank() == 0)
+    checkpoint.save({"w": sharded(torch.zeros(8, 2), mesh)}, path, lead=dist.get_rank() == 0)
     dist.barrier()
     if mesh.get_local_rank() == 0:
         (path / "__1_0.distcp").unlink()
     dist.barrier()
     with pytest.raises((DamagedError, OSError), match="__1_0.distcp"):
-        checkpoint.load(path, lambda size, dtype: divided(torch.zeros(size, dtype=dtype), mesh))
+        checkpoint.load(path, lambda size, dtype: sharded(torch.zeros(size, dtype=dtype), mesh))
 
 
 @law
-def a_run_goes_on_from_parts_to_the_bit_and_from_one_file(mesh: DeviceMesh, folder: Path) -> None:
+def a_run_resumes_bit_exactly_from_shards_and_from_one_file(mesh: DeviceMesh, folder: Path) -> None:
     through, first = fitted(FSDP2(), folder), fitted(FSDP2(), folder, steps=1, save="parts")
     again = fitted(FSDP2(), folder, resume="parts")
     for one, other in zip(through.parameters(), again.parameters(), strict=True):
@@ -250,10 +252,10 @@ def accumulated_batches_are_summed_over_ranks_once(mesh: DeviceMesh, folder: Pat
     one = fitted(FSDP2(), folder, last, accumulate=4)
     other = fitted(FSDP2(sum_each_batch=True), folder, each, accumulate=4)
     groups = 4  # three blocks, and the rest of the network
-    told = [{k: v for k, v in c.items() if "reduce_scatter" in k} for c in last.counts]
-    assert [sum(c.values()) for c in told] == [0, 0, 0, groups] * 2, last.counts
-    told = [{k: v for k, v in c.items() if "reduce_scatter" in k} for c in each.counts]
-    assert [sum(c.values()) for c in told] == [groups] * 8, each.counts
+    sums = [{k: v for k, v in c.items() if "reduce_scatter" in k} for c in last.counts]
+    assert [sum(c.values()) for c in sums] == [0, 0, 0, groups] * 2, last.counts
+    sums = [{k: v for k, v in c.items() if "reduce_scatter" in k} for c in each.counts]
+    assert [sum(c.values()) for c in sums] == [groups] * 8, each.counts
     more = last.counts[3].keys() - {"_allgather_base_", "_reduce_scatter_base_"}
     # One sum to clip by, and for Muon two exchanges.
     assert {k: last.counts[3][k] for k in more} == {"all_reduce": 1, "alltoall_base_": 2}
@@ -267,15 +269,15 @@ def main() -> None:
     torch.set_num_threads(1)
     dist.init_process_group("gloo")
     mesh = init_device_mesh("cpu", (dist.get_world_size(),), mesh_dim_names=("data_parallel",))
-    told = {}
+    results = {}
     for one in LAWS:
         try:
             one(mesh, folder)
-            told[one.__name__] = "holds"
+            results[one.__name__] = "holds"
         except Exception:
-            told[one.__name__] = traceback.format_exc()
+            results[one.__name__] = traceback.format_exc()
         dist.barrier()
-    (folder / f"{dist.get_rank()}.json").write_text(json.dumps(told))
+    (folder / f"{dist.get_rank()}.json").write_text(json.dumps(results))
     dist.destroy_process_group()
 
 

@@ -42,7 +42,7 @@ def outputs(make, checkpointing, compiled):
     return [out.detach(), *(p.grad for p in net.parameters() if p.grad is not None)]
 
 sizes = dict(in_channels=3, out_channels=3, text_width=64, num_scalars=1)
-told = {}
+counts = {}
 for name, make in {
     "DiT": lambda c: DiT(
         **sizes, width=64, depth=4, head_width=32, long_skips=True, checkpointing=c
@@ -53,9 +53,9 @@ for name, make in {
     for checkpointing in (False, True):
         for one, other in zip(plain, outputs(make, checkpointing, True), strict=True):
             torch.testing.assert_close(other, one, rtol=1e-4, atol=1e-6)
-    told[name] = counters["stats"]["unique_graphs"]
-told["breaks"] = list(counters["graph_break"])
-json.dump(told, sys.stdout)
+    counts[name] = counters["stats"]["unique_graphs"]
+counts["breaks"] = list(counters["graph_break"])
+json.dump(counts, sys.stdout)
 """
 
 
@@ -77,10 +77,10 @@ def test_compiled_blocks_compute_the_same_in_few_graphs_without_a_break():
         [sys.executable, "-c", SCRIPT], env=env, capture_output=True, text=True, timeout=300
     )
     assert done.returncode == 0, done.stderr[-3000:]
-    told = json.loads(done.stdout)
-    assert told["breaks"] == []
-    assert told["DiT"] <= 4  # with and without a skip, with and without checkpointing
-    assert told["Hourglass"] - told["DiT"] <= 12
+    counts = json.loads(done.stdout)
+    assert counts["breaks"] == []
+    assert counts["DiT"] <= 4  # with and without a skip, with and without checkpointing
+    assert counts["Hourglass"] - counts["DiT"] <= 12
 
 
 def test_what_is_computed_again_is_the_same(tmp_path):

@@ -1,4 +1,4 @@
-"""A sharded checkpoint's table of contents is data: it runs nothing, and leads nowhere else."""
+"""A sharded checkpoint's metadata runs no code, and leads to no file outside its folder."""
 
 import dataclasses
 import os
@@ -24,7 +24,7 @@ class Command:
 
 @pytest.fixture
 def saved(tmp_path):
-    """A checkpoint that one process wrote, as its table of contents and its folder."""
+    """A checkpoint written by one process: its metadata and its folder."""
     folder = tmp_path / "saved"
     checkpoint.save({"weights": {"a": torch.arange(6.0)}, "step": 3}, folder, lead=True)
     return read_metadata(folder), folder
@@ -42,18 +42,18 @@ def test_one_process_reads_what_it_wrote(saved):
     assert str(folder).encode() not in (folder / METADATA).read_bytes()
 
 
-def test_it_runs_nothing(saved, tmp_path):
+def test_the_metadata_runs_nothing(saved, tmp_path):
     found, folder = saved
     found.planner_data = Command(tmp_path / "done")
     rewritten(folder, found)
-    with pytest.raises(DamagedError, match=r"asks for posix\.system"):
+    with pytest.raises(DamagedError, match=r"refers to posix\.system"):
         read_metadata(folder)
-    with pytest.raises(DamagedError, match=r"asks for posix\.system"):
+    with pytest.raises(DamagedError, match=r"refers to posix\.system"):
         checkpoint.load_whole(folder)
     assert not (tmp_path / "done").exists()
 
 
-def test_nor_does_the_state_itself(saved, tmp_path):
+def test_the_state_runs_nothing(saved, tmp_path):
     _, folder = saved
     shutil.rmtree(folder)
     checkpoint.save({"step": Command(tmp_path / "done")}, folder, lead=True)
@@ -65,14 +65,14 @@ def test_nor_does_the_state_itself(saved, tmp_path):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"relative_path": "../elsewhere"}, "which is no file beside it"),
-        ({"relative_path": "/etc/passwd"}, "which is no file beside it"),
+        ({"relative_path": "../elsewhere"}, "must be in a file of this folder"),
+        ({"relative_path": "/etc/passwd"}, "must be in a file of this folder"),
         ({"length": 10**12}, "ends at byte"),
         ({"offset": -1}, "ends at byte"),
-        ({"transform_descriptors": ("zstd",)}, "is packed by"),
+        ({"transform_descriptors": ("zstd",)}, "must not be compressed"),
     ],
 )
-def test_it_leads_nowhere_else(saved, change, message):
+def test_it_names_no_file_outside_its_folder(saved, change, message):
     found, folder = saved
     [(index, place)] = found.storage_data.items()
     found.storage_data = {index: dataclasses.replace(place, **change)}
@@ -81,15 +81,15 @@ def test_it_leads_nowhere_else(saved, change, message):
         checkpoint.load_whole(folder)
 
 
-def test_it_asks_for_no_more_memory_than_there_is_on_disk(saved):
+def test_it_describes_no_more_data_than_the_files_have(saved):
     found, folder = saved
     found.state_dict_metadata["rest"].size = torch.Size([10**15])
     rewritten(folder, found)
-    with pytest.raises(DamagedError, match="is more than all"):
+    with pytest.raises(DamagedError, match="exceeds the"):
         checkpoint.load_whole(folder)
 
 
-def test_what_is_no_tensor_is_refused(saved):
+def test_an_entry_that_is_not_a_tensor_is_refused(saved):
     found, folder = saved
     found.state_dict_metadata["more"] = contents.BytesStorageMetadata()
     found.storage_data[contents.MetadataIndex("more")] = files._StorageInfo("__0_0.distcp", 0, 1)
@@ -99,7 +99,7 @@ def test_what_is_no_tensor_is_refused(saved):
 
 
 @pytest.mark.parametrize("data", [b"", b"\x80\x04.", pickle.dumps([1])])
-def test_what_is_no_table_of_contents_is_refused(saved, data):
+def test_a_file_that_is_not_metadata_is_refused(saved, data):
     _, folder = saved
     (folder / METADATA).write_bytes(data)
     with pytest.raises(DamagedError, match=str(folder)):

@@ -1,4 +1,4 @@
-"""Laws of training in parts, on two ranks (laws.py): each is told by name."""
+"""The laws of sharded training on two ranks (laws.py), one test per law."""
 
 import ast
 import json
@@ -18,8 +18,8 @@ LAWS = [
 
 
 @pytest.fixture(scope="module")
-def told(tmp_path_factory):
-    """What each rank says of each law."""
+def results(tmp_path_factory):
+    """Each rank's result of each law."""
     folder = tmp_path_factory.mktemp("laws")
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
     env = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path.cwd())}
@@ -32,5 +32,5 @@ def told(tmp_path_factory):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("law", LAWS)
-def test_on_two_ranks(told, law):
-    assert [one[law] for one in told] == ["holds", "holds"]
+def test_on_two_ranks(results, law):
+    assert [one[law] for one in results] == ["holds", "holds"]

@@ -14,8 +14,9 @@ import pytest
 import torch
 from PIL import Image
 
+from cascade.times import nearest
 from data.decode.decoder import Decoder
-from data.decode.frames import nearest, new_array
+from data.decode.frames import new_array
 from data.decode.inspection import Inspection
 from data.decode.probe import MAX_PIXELS, DecodeError
 from data.decode.pyav import StrictReader

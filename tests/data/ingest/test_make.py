@@ -56,7 +56,7 @@ def test_clips_are_short_gop_without_b_frames_and_cover_their_shots(make, videos
         found = header(clips[f"{row['window']:04d}.mp4"])
         assert found == (128, 96, 12, frames, pytest.approx(0.5), 0, "yuv420p")
         assert row["frames"] == frames
-    assert record["written_anew"] == "2 windows"
+    assert record["reencoded"] == "2 windows"
 
 
 def test_the_pictures_of_a_clip_are_those_of_its_source(make, make_scene, make_video, tmp_path):
@@ -80,22 +80,22 @@ def test_a_short_side_is_capped_and_sides_are_even(make, make_scene, make_video,
 def test_a_sound_video_keeps_its_bytes(make, make_scene, make_video, tmp_path):
     sound = make_video(tmp_path / "v.mp4", make_scene(1, 40), gop=12)
     record, clips = make(sound)
-    assert record["written_anew"] == ""
+    assert record["reencoded"] == ""
     assert clips == {"0000.mp4": sound.read_bytes()}
-    assert make(sound, "encoding.keep=false")[0]["written_anew"] == "encoding.keep is false"
-    assert "too large" in make(sound, "encoding.short_side=64")[0]["written_anew"]
-    assert "windows" in make(sound, "windows.max_s=2")[0]["written_anew"]
-    assert "frames per second" in make(sound, "encoding.max_fps=6")[0]["written_anew"]
-    assert "key frames" in make(sound, "encoding.keep_gop_s=0.5")[0]["written_anew"]
+    assert make(sound, "encoding.keep=false")[0]["reencoded"] == "encoding.keep is false"
+    assert "too large" in make(sound, "encoding.short_side=64")[0]["reencoded"]
+    assert "windows" in make(sound, "windows.max_s=2")[0]["reencoded"]
+    assert "frames per second" in make(sound, "encoding.max_fps=6")[0]["reencoded"]
+    assert "key frames" in make(sound, "encoding.keep_gop_s=0.5")[0]["reencoded"]
     other = make_video(tmp_path / "v.mkv", make_scene(1, 40), gop=12)
-    assert "is not mp4" in make(other)[0]["written_anew"]
+    assert "is not mp4" in make(other)[0]["reencoded"]
 
 
 def test_a_variable_rate_becomes_constant_by_time_stamp(make, make_scene, make_video, tmp_path):
     pixels = make_scene(1, 30)
     times = [i / 12 if i < 20 else (20 + 4 * (i - 20)) / 12 for i in range(30)]
     record, clips = make(make_video(tmp_path / "v.mp4", pixels, times=times, bf="0"))
-    assert record["written_anew"] == "its frame rate varies"
+    assert record["reencoded"] == "its frame rate varies"
     (tmp_path / "clip.mp4").write_bytes(clips["0000.mp4"])
     frames, stamps = read_frames(tmp_path / "clip.mp4")
     assert np.ptp(np.diff(stamps.numpy())) < 1e-6

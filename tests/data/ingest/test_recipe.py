@@ -17,7 +17,7 @@ from data.ingest.work import Cluster
         ("filters.text=0.2", "measures.text_side is null, so text is not measured"),
         ("encoding.short_side=99", "short_side must be even"),
         ("encoding.crf=60", "from 0 .lossless. to 51, got 60"),
-        ("encoding.preset=quick", "preset is one of ultrafast, .*got 'quick'"),
+        ("encoding.preset=quick", "preset must be one of ultrafast, .*got 'quick'"),
         ("packing.samples=0", "packing.samples must be more than 0"),
         ("+filters.blak=1", "unexpected keyword argument 'blak'"),
     ],

@@ -66,7 +66,7 @@ def test_what_a_cancelled_array_leaves_the_same_command_goes_on_with(
 
     with monkeypatch.context() as patched:
         patched.setattr(SlurmArray, "_wait", cancel)
-        with pytest.raises(ValueError, match=r"sources undone; its logs.*the same command goes on"):
+        with pytest.raises(ValueError, match=r"sources unfinished; its logs.*run the same command"):
             make_shards(str(videos), tmp_path, make_recipe(), SlurmArray(**settings), SETTINGS)
     assert not (tmp_path / "report").exists()
     shards = make_shards(str(videos), tmp_path, make_recipe(), SlurmArray(**settings), SETTINGS)

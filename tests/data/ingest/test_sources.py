@@ -28,7 +28,7 @@ def test_a_json_beside_brings_caption_and_columns_and_a_text_goes_first(tmp_path
     a, b, c = find_sources(tmp_path).sources
     assert (a.caption, a.columns["who"]) == ("from json", "me")
     assert b.caption == "from text"
-    assert "c.json does not read" in c.refused
+    assert "c.json cannot be read" in c.refused
 
 
 @pytest.mark.parametrize("kind", ["csv", "jsonl", "parquet"])
@@ -57,16 +57,16 @@ def test_a_lists_paths_are_relative_to_it_and_its_columns_are_kept(tmp_path, vid
     assert not first.refused
     assert "No such file" in gone.refused
     assert "row 1 counts" in again.refused
-    assert "names a URL" in far.refused
+    assert "is a URL" in far.refused
 
 
 def test_what_cannot_be_a_list_of_sources_says_why(tmp_path):
-    with pytest.raises(ValueError, match="names no video"):
+    with pytest.raises(ValueError, match="has no video or image"):
         find_sources(tmp_path)
     with pytest.raises(ValueError, match="no folder, no list"):
         find_sources(tmp_path / "nowhere")
     (tmp_path / "a.csv").write_text("file,caption\nx.mp4,hello\n")
-    with pytest.raises(ValueError, match="row 1 has no text in column 'path'"):
+    with pytest.raises(ValueError, match="row 1 must have a text in column 'path'"):
         find_sources(tmp_path / "a.csv")
     (tmp_path / "a.jsonl").write_text('{"path": "x.mp4", "clip": 1}')
     with pytest.raises(ValueError, match="column 'clip'.*another name"):
@@ -79,5 +79,5 @@ def test_shards_are_known_and_not_mixed_with_media(tmp_path, videos):
     assert is_shards(tmp_path / "{00..09}.tar")
     assert not is_shards(videos)
     (tmp_path / "a.mp4").write_bytes(b"")
-    with pytest.raises(ValueError, match=r"holds shards and also a\.mp4"):
+    with pytest.raises(ValueError, match=r"both shards and media, such as a\.mp4"):
         is_shards(tmp_path)

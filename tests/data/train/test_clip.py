@@ -6,8 +6,9 @@ import pytest
 import torch
 
 from cascade.grid import Grid
+from cascade.video import covering, scale_frames
 from data.plan.fit import Fitter
-from data.train.clip import Clipper, covering, scale
+from data.train.clip import Clipper
 
 
 def clipper(**options):
@@ -16,7 +17,7 @@ def clipper(**options):
 
 def test_clip_is_the_plain_antialiased_resize():
     frames = torch.randint(0, 256, (3, 48, 64, 3), dtype=torch.uint8)
-    scaled = scale(frames, (16, 21))
+    scaled = scale_frames(frames, (16, 21))
     assert scaled.shape == (3, 3, 16, 21)
     plain = torch.nn.functional.interpolate(
         frames.permute(0, 3, 1, 2).double(), size=(16, 21), mode="bilinear", antialias=True
@@ -31,7 +32,7 @@ def test_odd_sizes_cover_the_shape(size, zoom):
     assert min(height, width) == 16 * zoom
     assert abs(height / width - size[0] / size[1]) < 0.05 * size[0] / size[1]
     frames = torch.zeros(2, *size, 3, dtype=torch.uint8)
-    assert clipper().cut(scale(frames, (height, width)), 16, 16, 0).shape == (3, 2, 16, 16)
+    assert clipper().cut(scale_frames(frames, (height, width)), 16, 16, 0).shape == (3, 2, 16, 16)
 
 
 def test_one_crop_for_the_whole_clip():

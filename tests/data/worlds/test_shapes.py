@@ -133,7 +133,7 @@ def test_heldout_prompts_are_distinct_and_even():
     assert len({text for text, _ in prompts}) == 256
     assert set(Counter(words for _, words in prompts).values()) == {4}
     assert heldout_prompts(100) == prompts[:100]
-    with pytest.raises(ValueError, match="between 1 and 256"):
+    with pytest.raises(ValueError, match="n must be from 1 to 256"):
         heldout_prompts(257)
 
 
@@ -144,5 +144,5 @@ def test_a_state_survives_json():
 
 
 def test_an_unknown_value_is_refused():
-    with pytest.raises(ValueError, match="colour is one of"):
+    with pytest.raises(ValueError, match="colour must be one of"):
         Attributes(shape="bar", colour="puce", size="small", background="black", direction="up")

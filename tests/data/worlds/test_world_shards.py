@@ -76,10 +76,12 @@ def test_a_stopped_run_goes_on_and_keeps_whole_shards(tmp_path: Path):
 
 def test_shards_of_another_recipe_are_refused(tmp_path: Path):
     make_shapes(tmp_path, clips=2, grid=GRID, shard_size=2, workers=1)
-    with pytest.raises(ValueError, match=r"made with \{'clips': 2\}, now asked for \{'clips': 3\}"):
+    with pytest.raises(
+        ValueError, match=r"made with \{'clips': 2\}, but now \{'clips': 3\} is requested"
+    ):
         make_shapes(tmp_path, clips=3, grid=GRID, shard_size=2, workers=1)
     (tmp_path / "world.json").unlink()
-    with pytest.raises(ValueError, match=r"holds shards but no world\.json"):
+    with pytest.raises(ValueError, match=r"has shards but no world\.json"):
         make_shapes(tmp_path, clips=2, grid=GRID, shard_size=2, workers=1)
     with pytest.raises(ValueError, match="must be positive"):
         make_shapes(tmp_path / "none", clips=0, grid=GRID)

@@ -1,0 +1,81 @@
+"""What the user fixed of a video, on the last stage's grid and on the grids of earlier stages."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from cascade.grid import Grid
+from cascade.video import every, resize
+
+Clip = Float[Tensor, "b c f h w"]
+
+
+@dataclass(frozen=True)
+class Given:
+    """What the user fixed: `mask` is 1 there and `frames` holds it; elsewhere both are 0.
+
+    The video is its first `end` frames, where that is less than all: what closes a video begins at
+    a time of the base, and may end before the grid does.
+    """
+
+    frames: Float[Tensor, "b c f h w"]
+    mask: Float[Tensor, "b 1 f h w"]
+    end: int | None = None
+
+    def check(self, shape: Sequence[int]) -> None:
+        """Refuse what does not fit videos of `shape`, (b, c, f, h, w).
+
+        Raises:
+            ValueError: another shape, a mask other than 0 and 1, pixels outside [-1, 1].
+        """
+        batch, _, *grid = shape
+        if tuple(self.frames.shape) != tuple(shape) or tuple(self.mask.shape) != (batch, 1, *grid):
+            raise ValueError(
+                f"given frames must live on the last stage's grid: frames {tuple(shape)} and mask "
+                f"{(batch, 1, *grid)}, got {tuple(self.frames.shape)} and {tuple(self.mask.shape)}"
+            )
+        if not ((self.mask == 0) | (self.mask == 1)).all():
+            raise ValueError("given frames: the mask must be 0 or 1 everywhere")
+        inside = torch.where(self.mask > 0, self.frames, 0.0)
+        if not (inside.abs() <= 1 + 1e-3).all():
+            raise ValueError("given frames: pixels must be finite and in [-1, 1]")
+
+    def paste(self, x: Clip) -> Clip:
+        """`x` with what was fixed put over it."""
+        return torch.where(self.mask > 0, self.frames, x)
+
+
+def whole_frames(mask: Float[Tensor, "b 1 f h w"]) -> Bool[Tensor, "b f"]:
+    """Which frames are given whole."""
+    return mask.amin(dim=(1, 3, 4)) > 0
+
+
+def bring(given: Given, grid: Grid, device: torch.device) -> Given:
+    """What was fixed, brought from the last stage's grid to the grid of an earlier stage.
+
+    Frame j of a stage is frame j·k of the last grid, in training as in sampling, so a stage is
+    given the frames at its own times and no others. In space frames are resized, antialiased, and a
+    region counts where it covers a pixel whole.
+    """
+    factor = given.frames.shape[2] // grid.frames
+    mask = every(given.mask, factor).to(device)
+    frames = torch.where(mask > 0, every(given.frames, factor).to(device), 0.0)
+    if frames.shape[3:] != (grid.height, grid.width):
+        frames = resize(frames, grid.height, grid.width)
+        mask = (resize(mask, grid.height, grid.width) > 1 - 1e-3).to(frames)
+        frames = frames * mask
+    return Given(frames, mask)
+
+
+def unseen(given: Given, frames: int) -> list[int]:
+    """Given frames that a stage of `frames` frames learns nothing of.
+
+    It is given neither them nor the frame of its own that lies nearest before them.
+    """
+    any_given = given.mask.amax(dim=(0, 1, 3, 4)) > 0
+    factor = len(any_given) // frames
+    own = any_given[::factor].repeat_interleave(factor)
+    return (any_given & ~own).nonzero().flatten().tolist()

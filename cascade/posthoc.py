@@ -1,0 +1,204 @@
+"""Averages of any width after training, from snapshots of the tracked ones (EDM2, section 3.2).
+
+An average of width σ_rel at step t weighs the weights of step τ ≤ t by the profile
+p(τ) = (γ + 1) τ^γ / t^(γ+1). The profile of another width is the least-squares combination of the
+snapshots' profiles (EDM2, algorithm 3), and the same combination of the snapshots is its average.
+`PowerEMA` weighs each step by the integral of p over it, so this holds for short runs too.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from cascade.ema import exponent
+from cascade.files.atomic import replacing
+
+#: The largest error of a profile, relative to the profile, in the 2-norm. Two tracked widths with
+#: fewer than some five snapshots exceed it.
+LIMIT = 0.03
+
+
+@dataclass(frozen=True)
+class Profile:
+    """How an average of width `sigma_rel` at `step` weighs the steps before it."""
+
+    sigma_rel: float
+    step: int
+
+
+@dataclass(frozen=True)
+class Fit:
+    """A profile as a combination of others; `error` is relative to the profile, in the 2-norm.
+
+    If the weights of different steps were independent, the average would have the same error.
+    """
+
+    coefficients: tuple[float, ...]
+    error: float
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """The tracked averages of one step, on disk."""
+
+    path: Path
+    step: int
+    sigma_rels: tuple[float, ...]
+
+
+def fit(known: Sequence[Profile], wanted: Profile) -> Fit:
+    """The combination of `known` nearest to `wanted` (EDM2, algorithm 3), which adds up to 1."""
+    return _fits(known, [wanted])[0]
+
+
+def _fits(known: Sequence[Profile], wanted: Sequence[Profile]) -> list[Fit]:
+    """Least squares among combinations whose coefficients add up to 1, of profiles of norm 1.
+
+    The sum is ours: without it weights that hardly move are scaled by the fit's own error.
+    """
+    size, goal = (np.sqrt(np.diag(_inner(p, p))) for p in (known, wanted))
+    matrix = _inner(known, known) / size / size[:, None]
+    right = _inner(known, wanted) / goal / size[:, None]
+    scale = np.linalg.norm(1 / size)  # of the constraint, brought to norm 1 as well
+    unit = (1 / size / scale)[:, None]
+    # Lagrange: the gradient is a multiple of the constraint's.
+    system = np.block([[matrix, unit], [unit.T, np.zeros((1, 1))]])
+    found = np.linalg.lstsq(system, np.vstack([right, 1 / goal / scale]), rcond=1e-13)[0][:-1]
+    square = 1 + (found * (matrix @ found - 2 * right)).sum(0)
+    errors = np.sqrt(square.clip(min=0)).tolist()
+    coefficients = (found * goal / size[:, None]).T.tolist()
+    return [Fit(tuple(c), error) for c, error in zip(coefficients, errors, strict=True)]
+
+
+def _inner(one: Sequence[Profile], other: Sequence[Profile]) -> np.ndarray:
+    """∫ p q dτ for every pair: (γ+1)(δ+1)/(γ+δ+1) (s/t)^δ / t where s ≤ t; δ is q's exponent."""
+    gamma, s = (np.array(v, float)[:, None] for v in _numbers(one))
+    delta, t = (np.array(v, float)[None] for v in _numbers(other))
+    later = np.where(s < t, delta, gamma)
+    ratio = np.minimum(s, t) / np.maximum(s, t)
+    factor = (gamma + 1) * (delta + 1) / (gamma + delta + 1)
+    made: np.ndarray = factor * ratio**later / np.maximum(s, t)
+    return made
+
+
+def _numbers(profiles: Sequence[Profile]) -> tuple[list[float], list[int]]:
+    return [exponent(p.sigma_rel) for p in profiles], [p.step for p in profiles]
+
+
+def path_of(folder: Path, step: int) -> Path:
+    """Where the snapshot of a step lies."""
+    return folder / f"{step:08d}.safetensors"
+
+
+def write_snapshot(folder: Path, step: int, averages: Mapping[float, Mapping[str, Tensor]]) -> None:
+    """Write the averages of a step, by width and parameter, whole or not at all."""
+    tensors = {
+        f"{sigma}/{name}": value.contiguous()
+        for sigma, average in averages.items()
+        for name, value in average.items()
+    }
+    # One entry: safetensors writes several in any order, and equal snapshots should be equal files.
+    about = {"snapshot": json.dumps({"step": step, "sigma_rels": list(averages)})}
+    with replacing(path_of(folder, step)) as part:
+        save_file(tensors, part, about)
+
+
+def remove_after(folder: Path, step: int) -> None:
+    """Remove the snapshots of later steps, and what a kill left half written."""
+    for path in [*folder.glob("[0-9]*.safetensors"), *folder.glob(".*.part")]:
+        if path.suffix == ".part" or int(path.stem) > step:
+            path.unlink(missing_ok=True)
+
+
+def snapshots(folder: Path) -> list[Snapshot]:
+    """The snapshots in a folder, the earliest first.
+
+    Raises:
+        ValueError: one is damaged.
+    """
+    return [_described(path) for path in sorted(folder.glob("[0-9]*.safetensors"))]
+
+
+def _described(path: Path) -> Snapshot:
+    try:
+        with safe_open(path, "pt") as file:
+            about = json.loads((file.metadata() or {})["snapshot"])
+        return Snapshot(path, about["step"], tuple(about["sigma_rels"]))
+    except (SafetensorError, KeyError, ValueError) as error:
+        raise ValueError(
+            f"snapshot {path} is damaged ({error}); remove it, and the others will be used"
+        ) from error
+
+
+def reconstruct(folder: Path, sigma_rel: float, step: int) -> tuple[dict[str, Tensor], Fit]:
+    """The average of width `sigma_rel` at `step`, from the snapshots in `folder`.
+
+    Raises:
+        ValueError: there is no snapshot of that step; the width is not one, or cannot be had from
+            these snapshots; a snapshot is damaged or of another network.
+    """
+    found = [one for one in snapshots(folder) if one.step <= step]
+    if not found or found[-1].step != step:
+        newest = f"the newest is of step {found[-1].step}" if found else "there is none"
+        raise ValueError(
+            f"{folder}: an average at step {step} needs a snapshot of that step, but {newest}; "
+            "train with callbacks.ema.snapshot_every=…"
+        )
+    known = [Profile(sigma, one.step) for one in found for sigma in one.sigma_rels]
+    made = fit(known, Profile(sigma_rel, step))
+    if made.error > LIMIT:
+        raise ValueError(
+            f"{folder}: the fit to {len(found)} snapshots of widths "
+            f"{_listed(found[-1].sigma_rels)} gives the profile of width {sigma_rel:g} with an "
+            f"error of {made.error:.1%}, but the limit is {LIMIT:.0%}; take "
+            f"{_within(known, step)}, or train with a smaller callbacks.ema.snapshot_every"
+        )
+    return _combined(found, made.coefficients), made
+
+
+def _within(known: Sequence[Profile], step: int) -> str:
+    """Which widths are within the limit, in words."""
+    widths = [round(0.005 * n, 3) for n in range(2, 58)]
+    fits = _fits(known, [Profile(width, step) for width in widths])
+    near = [width for width, one in zip(widths, fits, strict=True) if one.error <= LIMIT]
+    if not near:
+        return f"one of {_listed(sorted({p.sigma_rel for p in known}))}"
+    gaps = round((near[-1] - near[0]) / 0.005) + 1 != len(near)
+    return f"one of {_listed(near)}" if gaps else f"one from {near[0]:g} to {near[-1]:g}"
+
+
+def _listed(widths: Sequence[float]) -> str:
+    return ", ".join(f"{width:g}" for width in widths)
+
+
+def _combined(found: Sequence[Snapshot], coefficients: Sequence[float]) -> dict[str, Tensor]:
+    """The sum of all averages times their coefficients; one file is read at a time."""
+    left = iter(coefficients)
+    total: dict[str, Tensor] = {}
+    for snapshot in found:
+        factors = {str(sigma): next(left) for sigma in snapshot.sigma_rels}
+        with safe_open(snapshot.path, "pt") as file:
+            names = {key.partition("/")[2] for key in file.keys()}  # noqa: SIM118 not a dict
+            if total and names != total.keys():
+                other = sorted(names ^ total.keys())
+                raise ValueError(f"snapshot {snapshot.path} is of another network: {other[:3]}")
+            for name in names:
+                parts = [
+                    factor * file.get_tensor(f"{sigma}/{name}").double()
+                    for sigma, factor in factors.items()
+                ]
+                own = torch.stack(parts).sum(0)
+                if name in total and total[name].shape != own.shape:
+                    raise ValueError(
+                        f"snapshot {snapshot.path} is of another network: {name} is "
+                        f"{list(own.shape)}, in others {list(total[name].shape)}"
+                    )
+                total[name] = total[name] + own if name in total else own
+    return {name: value.float() for name, value in total.items()}

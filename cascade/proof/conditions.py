@@ -1,0 +1,184 @@
+"""Every condition changes the network's output, and lowers the loss on held-out clips."""
+
+import itertools
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from statistics import NormalDist, stdev
+
+import torch
+from torch import Tensor
+
+from cascade.callbacks.start import MIN_CHANGE
+from cascade.proof.found import Found, Table, judged
+from cascade.proof.network_inputs import Inputs, answer, recorded
+from cascade.proof.practised_ways import NOTHING, practising, suiting
+from cascade.proof.subject import PURPOSE, Subject, taken
+from cascade.report import Cell
+from cascade.report.sections import Tone
+
+#: Clips for which a condition differs, below which its worth is not estimated.
+FEWEST = 8
+
+
+@dataclass(frozen=True, kw_only=True)
+class Worth:
+    """The mean log ratio of the loss without a condition to the loss with it."""
+
+    name: str
+    clips: int
+    mean: float = math.nan
+    half: float = math.nan
+    """Half the confidence interval."""
+
+    def verdict(self, least: float) -> str:
+        """In words: something, nothing, or not known."""
+        if self.clips < FEWEST:
+            return f"not tested: {self.clips} held-out clips differ in it, {FEWEST} are needed"
+        if self.mean - self.half > 0:
+            return "worth something"
+        if self.mean + self.half < least:
+            return "worth nothing"
+        return f"cannot be told on {self.clips} clips"
+
+
+@torch.no_grad()
+def check(subject: Subject) -> Found:
+    """The claim's figures: the change of the output by input, the worth by condition."""
+    changes = dict(_changes(subject))
+    least = float(subject.settings.worth["least"])
+    worths = _worths(subject)
+    wrong = [
+        f"{name}: changes nothing in the network's output (relative change {change:.1g})"
+        for name, change in changes.items()
+        if not change > MIN_CHANGE
+    ]
+    wrong += [
+        f"{one.name}: worth nothing on {one.clips} held-out clips: without it the loss changes by "
+        f"{_percent(one.mean)} ± {100 * one.half:.2f} %"
+        for one in worths
+        if one.verdict(least) == "worth nothing"
+    ]
+    weakest = min(changes, key=lambda name: changes[name])
+    told = sum(one.verdict(least) == "worth something" for one in worths)
+    return judged(
+        wrong,
+        figure=f"the least change is {changes[weakest]:.2g} ({weakest}); "
+        f"{told} of {len(worths)} conditions are worth something",
+        tolerance=f"change above {MIN_CHANGE:g}; worth not surely below {100 * least:g} % "
+        f"({100 * float(subject.settings.worth['confidence']):g} % interval)",
+        tables=[_change_table(changes), _worth_table(worths, least)],
+    )
+
+
+def _changes(subject: Subject) -> Iterator[tuple[str, float]]:
+    """The relative change of the output where one input alone is changed."""
+    stage, held = subject.trained, subject.clips()
+    frames = held["video"].shape[2]
+    given = [way for way in suiting(frames, stride=stage.recipe.modes.stride) if way != NOTHING][:1]
+    with practising(stage, given), recorded(stage) as calls:
+        stage.losses(taken(held, range(min(2, len(held["position"])))), purpose=PURPOSE)
+    inputs = calls[0]
+    out = answer(stage, inputs)
+    for name, value in inputs.items():
+        if name != "text_mask":
+            changed = answer(stage, {**inputs, name: _other(name, value, inputs)})
+            yield name, float((changed - out).norm() / out.norm().clamp(min=1e-12))
+
+
+def _other(name: str, value: Tensor, inputs: Inputs) -> Tensor:
+    """Another value of an input."""
+    match name:
+        case "z" | "low" | "given":
+            return -value
+        case "mask":
+            return torch.zeros_like(value) if value.any() else torch.ones_like(value)
+        case "logsnr":
+            return value + 2
+        case "text":
+            return -value.flip(-1) * inputs["text_mask"].unsqueeze(-1)
+        case _:
+            return value + 0.5
+
+
+def _worths(subject: Subject) -> list[Worth]:
+    """Each condition's worth: the loss with it taken from another clip, at the same draws.
+
+    Given frames are left out instead, of clips that all have some.
+    """
+    stage, held = subject.trained, subject.clips()
+    giving = [
+        way
+        for way in suiting(held["video"].shape[2], stride=subject.trained.recipe.modes.stride)
+        if way != NOTHING
+    ]
+    others = [name for name in stage.conditions if name != "given"]
+    logs = _ratios(subject, others, ()) | _ratios(subject, ["given"], giving)
+    confidence = float(subject.settings.worth["confidence"])
+    return [_estimate(name, list(logs[name].values()), confidence) for name in stage.conditions]
+
+
+def _ratios(
+    subject: Subject, names: Sequence[str], ways: Sequence[str]
+) -> dict[str, dict[int, list[float]]]:
+    """The log ratios of the losses by condition and clip; `ways` are forced, if there are any."""
+    stage, held, settings = subject.trained, subject.clips(), subject.settings
+    count = min(settings.clips, len(held["position"]))
+    logs: dict[str, dict[int, list[float]]] = {name: {} for name in names}
+    for draw, start in itertools.product(range(settings.draws), range(0, count, settings.batch)):
+        rows = range(start, min(start + settings.batch, count))
+        if len(rows) < 2:
+            continue
+        with practising(stage, ways):
+            noised = stage.noise(taken(held, rows), purpose=f"{PURPOSE} {draw}")
+        own, _ = stage.loss_without(noised, noised, "text")  # its own text: nothing is changed
+        for name in names:
+            other, differs = stage.loss_without(noised, noised.rolled(), name)
+            ratios = (other / own).log().tolist()
+            for row, value, counts in zip(rows, ratios, differs.tolist(), strict=True):
+                if counts and math.isfinite(value):
+                    logs[name].setdefault(row, []).append(value)
+    return logs
+
+
+def _estimate(name: str, logs: Sequence[Sequence[float]], confidence: float) -> Worth:
+    """The mean over clips, each by its mean over draws, with a normal interval."""
+    means = [sum(values) / len(values) for values in logs]
+    if len(means) < FEWEST:
+        return Worth(name=name, clips=len(means))
+    z = NormalDist().inv_cdf(0.5 + confidence / 2)
+    half = z * stdev(means) / len(means) ** 0.5
+    return Worth(name=name, clips=len(means), mean=sum(means) / len(means), half=half)
+
+
+def _percent(value: float) -> str:
+    return f"{100 * value:+.2f} %"
+
+
+def _change_table(changes: Mapping[str, float]) -> Table:
+    rows = [
+        (name, Cell(f"{change:.3g}", "good" if change > MIN_CHANGE else "bad"))
+        for name, change in changes.items()
+    ]
+    caption = "The relative change of the network's output where one input alone is changed."
+    return Table(columns=["input", "change"], rows=rows, caption=caption)
+
+
+def _worth_table(worths: Sequence[Worth], least: float) -> Table:
+    tones: dict[str, Tone] = {"worth something": "good", "worth nothing": "bad"}
+    rows = [
+        (
+            one.name,
+            one.clips,
+            None if math.isnan(one.mean) else _percent(one.mean),
+            None if math.isnan(one.half) else f"± {100 * one.half:.2f} %",
+            Cell(verdict := one.verdict(least), tones.get(verdict, "plain")),
+        )
+        for one in worths
+    ]
+    caption = (
+        "The change of the loss on held-out clips where one condition is another clip's "
+        "(given frames: left out), at the same clips, noise and log-SNR."
+    )
+    columns = ["condition", "clips", "loss without it", "interval", "verdict"]
+    return Table(columns=columns, rows=rows, caption=caption)

@@ -1,0 +1,129 @@
+"""What a check finds: a verdict, a figure beside its tolerance, notes, tables and pictures."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from jaxtyping import Float
+from torch import Tensor
+
+from cascade.report import Cell
+
+Verdict = Literal["holds", "fails", "not checked"]
+#: The exit status of a proof, by the worst of its verdicts.
+STATUS: Mapping[Verdict, int] = {"holds": 0, "not checked": 2, "fails": 1}
+
+
+class NotCheckedError(Exception):
+    """A claim that cannot be checked on this run or machine; the message is the reason."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Table:
+    """A table of figures."""
+
+    columns: Sequence[str]
+    rows: Sequence[Sequence[object]]
+    caption: str = ""
+
+    def plain(self) -> list[dict[str, Any]]:
+        """One dictionary per row, for JSON."""
+        return [
+            {name: _plain(cell) for name, cell in zip(self.columns, row, strict=True)}
+            for row in self.rows
+        ]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pictures:
+    """Videos in rows and columns; each is shown as its frames side by side."""
+
+    columns: Sequence[str]
+    rows: Sequence[tuple[str, Sequence[Float[Tensor, "3 _f _h _w"] | None]]]
+    caption: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Found:
+    """What the check of one claim found."""
+
+    verdict: Verdict
+    figure: str
+    tolerance: str
+    notes: Sequence[str] = ()
+    """What is wrong, and what a reader should know."""
+    tables: Sequence[Table] = ()
+    pictures: Sequence[Pictures] = ()
+
+
+def judged(
+    wrong: Sequence[str], *, figure: str, tolerance: str, notes: Sequence[str] = (), **shown: Any
+) -> Found:
+    """A claim that holds if nothing is wrong."""
+    return Found(
+        verdict="fails" if wrong else "holds",
+        figure=figure,
+        tolerance=tolerance,
+        notes=[*wrong, *notes],
+        **shown,
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Result:
+    """One claim with what was found."""
+
+    name: str
+    says: str
+    found: Found
+    seconds: float
+
+    def plain(self) -> dict[str, Any]:
+        """For JSON."""
+        return {
+            "claim": self.name,
+            "says": self.says,
+            "verdict": self.found.verdict,
+            "figure": self.found.figure,
+            "tolerance": self.found.tolerance,
+            "notes": list(self.found.notes),
+            "tables": [table.plain() for table in self.found.tables],
+            "seconds": round(self.seconds, 2),
+        }
+
+
+@dataclass
+class Proof:
+    """All claims about one run."""
+
+    stage: str
+    run: str
+    facts: dict[str, str]
+    results: list[Result] = field(default_factory=list)
+
+    def of(self, verdict: Verdict) -> list[Result]:
+        """The claims with this verdict."""
+        return [one for one in self.results if one.found.verdict == verdict]
+
+    @property
+    def status(self) -> int:
+        """1 if a claim fails, 2 if none fails but one could not be checked, else 0."""
+        if self.of("fails"):
+            return STATUS["fails"]
+        return STATUS["not checked"] if self.of("not checked") else STATUS["holds"]
+
+    def plain(self) -> dict[str, Any]:
+        """For JSON."""
+        return {
+            "stage": self.stage,
+            "run": self.run,
+            "status": self.status,
+            "facts": self.facts,
+            "claims": [one.plain() for one in self.results],
+        }
+
+
+def _plain(cell: object) -> Any:
+    if isinstance(cell, Cell):
+        return cell.value
+    return cell if isinstance(cell, int | float | str | bool | None) else str(cell)

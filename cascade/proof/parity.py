@@ -1,0 +1,186 @@
+"""What training feeds the network equals what the sampler feeds it, for every way to prompt.
+
+One held-out clip goes both ways at the same draws: through the training loss, and through `sample`
+with the arguments that a pipeline passes. Both networks record their inputs.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from cascade.proof.both_sides import sampling, training
+from cascade.proof.diagnosis import LAST, Made, by_cause, explain, gap
+from cascade.proof.found import Found, Pictures, Table, judged
+from cascade.proof.network_inputs import CHANNELS, Inputs
+from cascade.proof.practised_ways import NOTHING, suiting
+from cascade.proof.subject import Subject, taken
+from cascade.report import Cell
+from cascade.stage import Batch
+
+#: The row of the prediction that guidance leads away from.
+DROPPED = "no caption"
+#: So much that every caption is dropped.
+ALL = 1 - 1e-12
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pair:
+    """The inputs of one clip under one way to prompt, both ways."""
+
+    way: str
+    train: Inputs
+    sample: Inputs
+    made: Made
+
+    @property
+    def names(self) -> list[str]:
+        """All inputs that either has."""
+        return list(dict.fromkeys([*self.train, *self.sample]))
+
+    def gap(self, name: str) -> float:
+        """The largest difference of an input; infinite where one of both lacks it."""
+        if name not in self.train or name not in self.sample:
+            return float("inf")
+        return gap(self.train[name], self.sample[name])
+
+    def explained(self, name: str) -> str:
+        """How an input differs."""
+        if name in self.train and name in self.sample:
+            return explain(name, self.train, self.sample, self.made)
+        return f"{name}: {'the sampler' if name in self.train else 'training'} does not feed it"
+
+
+@torch.no_grad()
+def check(subject: Subject) -> Found:
+    """The claim's figures: the largest difference of each input under each way."""
+    held = subject.clips()
+    packed = subject.config["data"].get("batching") == "packing"
+    ways = suiting(held["video"].shape[2], stride=subject.trained.recipe.modes.stride)
+    clips = min(subject.settings.few, len(held["position"]))
+    allowed = _allowed(subject, held)
+    pairs = [
+        pair
+        for i in range(clips)
+        for pair in _pairs(subject, taken(held, [i]), ways, packed=packed)
+    ]
+    drifting = _drifting(subject, taken(held, [0]), ways)
+    wrong = [*_differences(pairs, allowed), *_unset(pairs), *drifting]
+    differing = sum(pair.gap(name) > 0 for pair in pairs for name in pair.names)
+    total = sum(len(pair.names) for pair in pairs)
+    exact = "exact, bit by bit"
+    if allowed:
+        exact += f"; {', '.join(allowed)} within {max(allowed.values()):g} (stored embeddings)"
+    return judged(
+        wrong,
+        figure=f"{differing} of {total} inputs differ ({clips} clips × {len(ways)} ways)",
+        tolerance=exact,
+        tables=[_table(pairs, allowed)],
+        pictures=[_pictures(_shown(pairs, allowed))],
+    )
+
+
+def _differences(pairs: Sequence[Pair], allowed: Mapping[str, float]) -> list[str]:
+    """How each input differs that differs more than is allowed, and under which ways."""
+    lines: dict[str, list[str]] = {}
+    for name in by_cause({name for pair in pairs for name in pair.names}):
+        wrong = [pair for pair in pairs if pair.gap(name) > allowed.get(name, 0.0)]
+        if wrong:
+            ways = list(dict.fromkeys(pair.way for pair in wrong))
+            lines.setdefault(wrong[0].explained(name), ways)
+    every = {pair.way for pair in pairs}
+    return [
+        f"{line} (ways to prompt: {'all' if {*ways} == every else ', '.join(ways)})"
+        for line, ways in lines.items()
+    ]
+
+
+def _unset(pairs: Sequence[Pair]) -> list[str]:
+    """The ways under which nobody sets the mask, though they are ways to give something."""
+    unset = [p.way for p in pairs if not p.train["mask"].any() and not p.sample["mask"].any()]
+    ways = [way for way in dict.fromkeys(unset) if way not in (NOTHING, DROPPED)]
+    return [f"mask: never set (ways to prompt: {', '.join(ways)})"] if ways else []
+
+
+def _drifting(subject: Subject, one: Batch, ways: Sequence[str]) -> list[str]:
+    """What the sampler feeds otherwise in later steps than in the first."""
+    lines: dict[str, list[str]] = {}
+    for way in ways:
+        calls = sampling(subject, one, way, steps=subject.settings.steps)
+        for name in calls[0]:
+            known = [calls[0][name]] if name not in ("text", "text_mask") else _firsts(calls, name)
+            moved = any(all(gap(call[name], one) for one in known) for call in calls)
+            if moved and name not in LAST:
+                lines.setdefault(name, []).append(way)
+    return [
+        f"{name}: the sampler feeds another in a later step (ways to prompt: {', '.join(ways)})"
+        for name, ways in lines.items()
+    ]
+
+
+def _firsts(calls: Sequence[Inputs], name: str) -> list[Tensor]:
+    """An input in the calls of the first step: with the caption and without."""
+    return [calls[0][name], calls[1][name]]
+
+
+def _pairs(subject: Subject, one: Batch, ways: Sequence[str], *, packed: bool) -> Iterator[Pair]:
+    """The pairs of one clip: every way, and the captions that are dropped."""
+    for way in ways:
+        train, made = training(subject.trained, one, way, packed=packed)
+        calls = sampling(subject, one, way)
+        yield Pair(way=way, train=train, sample=calls[-1], made=made)
+        if way == NOTHING and len(calls) > 1:
+            train, made = training(subject.trained, one, way, packed=packed, text_dropout=ALL)
+            yield Pair(way=DROPPED, train=train, sample=calls[0], made=made)
+
+
+def _allowed(subject: Subject, held: Batch) -> dict[str, float]:
+    """By how much an input may differ: embeddings are stored in 16 bits, sampling encodes anew."""
+    stored = any(one is not None for one in held.get("text") or [])
+    return {"text": subject.settings.tolerances["stored_text"]} if stored else {}
+
+
+def _table(pairs: Sequence[Pair], allowed: Mapping[str, float]) -> Table:
+    names = list(dict.fromkeys(name for pair in pairs for name in pair.names))
+    rows = []
+    for way in dict.fromkeys(pair.way for pair in pairs):
+        row: list[object] = [way]
+        for name in names:
+            worst = max(pair.gap(name) for pair in pairs if pair.way == way)
+            good = worst <= allowed.get(name, 0.0)
+            value = "equal" if worst == 0 else "other shape" if worst == float("inf") else worst
+            row.append(Cell(value, "good" if good else "bad"))
+        rows.append(row)
+    caption = "The largest difference of each input, over the clips."
+    return Table(columns=["way to prompt", *names], rows=rows, caption=caption)
+
+
+def _shown(pairs: Sequence[Pair], allowed: Mapping[str, float]) -> Pair:
+    """The pair to show: the first that differs, else one with frames given."""
+    bad = [p for p in pairs if any(p.gap(name) > allowed.get(name, 0.0) for name in p.names)]
+    given = [pair for pair in pairs if pair.train["mask"].any()]
+    return (bad or given or list(pairs))[0]
+
+
+def _pictures(pair: Pair) -> Pictures:
+    rows = []
+    for name in CHANNELS:
+        both = [side[name] for side in (pair.train, pair.sample) if name in side]
+        if len(both) == 2 and both[0].shape == both[1].shape:
+            difference = (both[0] - both[1]).abs()
+            most = float(difference.max())
+            shown = [*both, difference / most if most else difference]
+            rows.append((f"{name}", [_pixels(value, name) for value in shown]))
+    caption = (
+        f"The inputs of one clip under the way `{pair.way}`, frame by frame. The difference is "
+        "scaled to its largest value; it is grey where both are equal."
+    )
+    return Pictures(columns=["training", "sampler", "difference"], rows=rows, caption=caption)
+
+
+def _pixels(value: Tensor, name: str) -> Tensor:
+    """Channels as a picture: three as they are, others by their mean."""
+    one = value[0].float()
+    one = one if len(one) == 3 else one.mean(0, keepdim=True).expand(3, -1, -1, -1)
+    return (one * 2 - 1 if name == "mask" else one).clamp(-1, 1).cpu()

@@ -1,0 +1,44 @@
+"""The ways to prompt that a stage trains, each forced on its own."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+
+from cascade.conditioning import Modes, ways
+from cascade.stage import TrainableStage
+
+#: The way in which nothing is given.
+NOTHING = "text"
+
+
+def every() -> list[str]:
+    """The names of all ways that training draws."""
+    return [name for name, way in ways.items() if way.draw is not None]
+
+
+def forced(*names: str, stride: int = 1) -> Modes:
+    """Training's draw of given frames, by these ways alone, in equal shares."""
+    return Modes(shares=dict.fromkeys(names, 1.0), stride=stride)
+
+
+def suiting(frames: int, *, stride: int = 1) -> list[str]:
+    """The ways that a clip of so many frames can practise."""
+    return [
+        name
+        for name in every()
+        if forced(name, stride=stride).names(frames, seed=0, positions=[0]) == [name]
+    ]
+
+
+@contextmanager
+def practising(
+    stage: TrainableStage, names: Sequence[str] = (), *, text_dropout: float = 0.0
+) -> Iterator[None]:
+    """Inside, the stage trains these ways alone (by default its own shares), at this dropout."""
+    recipe = stage.recipe
+    modes = forced(*names, stride=recipe.modes.stride) if names else recipe.modes
+    stage.recipe = replace(recipe, modes=modes, text_dropout=text_dropout)
+    try:
+        yield
+    finally:
+        stage.recipe = recipe

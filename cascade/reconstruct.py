@@ -1,0 +1,58 @@
+"""A bundle of another averaged width: `python -m cascade.reconstruct run=… width=…`.
+
+The averaged weights are combined from the run's snapshots; everything else is the run's bundle.
+"""
+
+import logging
+from pathlib import Path
+
+import hydra
+from omegaconf import DictConfig
+from safetensors.torch import load_file
+
+from cascade.bundle import WEIGHTS, read_card, read_stage, save_bundle
+from cascade.callbacks.averages import SNAPSHOTS
+from cascade.entry import CONF, explained
+from cascade.posthoc import reconstruct
+
+log = logging.getLogger(__name__)
+
+
+def write_bundle(run: Path, width: float, to: Path) -> Path:
+    """Write the bundle of a finished run with its weights averaged at another width.
+
+    The card keeps no figures: they were measured with other weights.
+
+    Raises:
+        ValueError: the run is not finished, `to` exists, the width cannot be reconstructed, or the
+            snapshots are of another network than the bundle.
+    """
+    if not (run / "bundle").is_dir():
+        raise ValueError(f"{run}: has no bundle; finish the run first, by the same command")
+    if to.exists():
+        raise ValueError(f"{to} exists; remove it, or choose another folder by to=…")
+    stage, card = read_stage(run / "bundle"), read_card(run / "bundle")
+    weights = load_file(run / "bundle" / WEIGHTS)
+    averages, fit = reconstruct(run / SNAPSHOTS, width, card["steps"])
+    wrong = [n for n, v in averages.items() if n not in weights or weights[n].shape != v.shape]
+    if wrong:
+        raise ValueError(
+            f"{run}: snapshots and bundle are of different networks: {wrong[0]} is "
+            f"{list(averages[wrong[0]].shape)} in the snapshots, "
+            f"{list(weights[wrong[0]].shape) if wrong[0] in weights else 'missing'} in the bundle"
+        )
+    card |= {"sigma_rel": width, "profile_error": fit.error, "figures": {}}
+    save_bundle(to, stage=stage, weights=weights | averages, card=card)
+    log.info("%s: width %g, profile error %.2g", to, width, fit.error)
+    return to
+
+
+@hydra.main(version_base="1.3", config_path=CONF, config_name="reconstruct")
+@explained()
+def main(cfg: DictConfig) -> None:
+    """The command line."""
+    write_bundle(Path(cfg.run), float(cfg.width), Path(cfg.to))
+
+
+if __name__ == "__main__":
+    main()
