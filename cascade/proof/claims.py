@@ -56,7 +56,7 @@ CLAIMS = (
     ),
     Claim(
         name="exact resume",
-        says="A resume from a checkpoint gives the losses of the next steps again.",
+        says="A resume from a checkpoint gives the losses and weights of the next steps again.",
         check=resume_again.check,
     ),
     Claim(
