@@ -358,7 +358,7 @@ def _check_start(start: Tensor | None, strength: float | None, shape: tuple[int,
         return
     if tuple(start.shape) != shape:
         raise ValueError(
-            f"restyle: the video must live on the last stage's grid, {shape}, "
+            f"restyle: the video must be on the last stage's grid, {shape}, "
             f"got {tuple(start.shape)}"
         )
     if not 0 < strength <= 1:

@@ -104,7 +104,7 @@ def check_overrides(overrides: Sequence[str]) -> None:
 
 def write(proof: Proof, folder: Path) -> Path:
     """`prove.json` and the page beside it, from the same figures."""
-    text = json.dumps(proof.plain(), indent=2, ensure_ascii=False)
+    text = json.dumps(proof.to_json(), indent=2, ensure_ascii=False)
     write_atomic(folder / "prove.json", text.encode())
     return proof_page.write(proof, folder / "index.html")
 

@@ -136,10 +136,10 @@ class Kind(Protocol):
     def expand(self, low: Float[Tensor, "b c f2 h2 w2"]) -> Float[Tensor, "b c f h w"]:
         """The output of the stage before, brought to this stage's grid: the channels `low`."""
 
-    def plain(self, low: Float[Tensor, "b c f2 h2 w2"]) -> Float[Tensor, "b c f h w"]:
+    def baseline(self, low: Float[Tensor, "b c f2 h2 w2"]) -> Float[Tensor, "b c f h w"]:
         """`low` on this stage's grid by interpolation alone: the baseline the stage must beat."""
 
-    def own(self, x: Float[Tensor, "b c f h w"]) -> Float[Tensor, "b c f3 h w"]:
+    def new_frames(self, x: Float[Tensor, "b c f h w"]) -> Float[Tensor, "b c f3 h w"]:
         """The frames of `x` that are this stage's own work."""
 
 

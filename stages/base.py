@@ -26,10 +26,10 @@ class Base:
         """Refused: there is no stage before a base."""
         raise ValueError(f"a base takes no video of a stage before it, got {tuple(low.shape)}")
 
-    def plain(self, low: Float[Tensor, "b c f2 h2 w2"]) -> Float[Tensor, "b c f h w"]:
+    def baseline(self, low: Float[Tensor, "b c f2 h2 w2"]) -> Float[Tensor, "b c f h w"]:
         """Refused: a base has no baseline to beat on a clip."""
         raise ValueError(f"a base interpolates no video, got {tuple(low.shape)}")
 
-    def own(self, x: Float[Tensor, "b c f h w"]) -> Float[Tensor, "b c f h w"]:
+    def new_frames(self, x: Float[Tensor, "b c f h w"]) -> Float[Tensor, "b c f h w"]:
         """All frames."""
         return x

@@ -84,7 +84,7 @@ class Conditioner:
             latents = self.augment(latents, level, noise(latents.shape[1:]))
             if self.residual:
                 with torch.no_grad():
-                    baseline = self.codec.encode(self.kind.plain(low))
+                    baseline = self.codec.encode(self.kind.baseline(low))
         with torch.no_grad():
             known = self.codec.encode(given.frames)
         return Condition(

@@ -23,7 +23,7 @@ def measure(
     if true is None or stage.augment is None:
         return {}
     captions, seeds = batch["caption"], batch["position"].tolist()
-    made = true if before is None else remake(before, true, captions, seeds=seeds, steps=steps)
+    made = true if before is None else regenerate(before, true, captions, seeds=seeds, steps=steps)
     inputs = {"true": (true, stage.augment.schedule.logsnr_max), "made": (made, None)}
     grid = grid_of(x, stage.target.fps)
     figures = {}
@@ -37,7 +37,9 @@ def measure(
             low_logsnr=level,
             guidance_scale=1.0,
         )
-        own, plain, wanted = (stage.kind.own(v) for v in (video, stage.kind.plain(low), x))
+        own, plain, wanted = (
+            stage.kind.new_frames(v) for v in (video, stage.kind.baseline(low), x)
+        )
         figures[f"{name}/psnr"], figures[f"{name}/plain_psnr"] = (
             psnr(own, wanted),
             psnr(plain, wanted),
@@ -49,7 +51,7 @@ def measure(
     return figures
 
 
-def remake(
+def regenerate(
     stage: Stage,
     x: Float[Tensor, "b 3 f h w"],
     captions: list[str],

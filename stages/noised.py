@@ -116,7 +116,7 @@ def swapped(
         return replace(cond, text=others.text), differs
     if name == "given":
         differs = torch.tensor(
-            [ways[way].fixes for way in noised.example.ways], device=values.device
+            [ways[way].gives_frames for way in noised.example.ways], device=values.device
         )
         return replace(
             cond, given=torch.zeros_like(cond.given), mask=torch.zeros_like(cond.mask)

@@ -9,20 +9,20 @@ from torch import Tensor
 from cascade import keyed
 from cascade.conditioning import bring
 from cascade.diffusion.schedule import Schedule
-from cascade.proof.diagnosis import Made
+from cascade.proof.diagnosis import Components
 from cascade.proof.found import NotCheckedError
 from cascade.proof.network_inputs import Inputs, recorded
-from cascade.proof.practised_ways import forced, practising
 from cascade.proof.subject import PURPOSE, Subject, grid_of
+from cascade.proof.trained_ways import forced, training_ways
 from cascade.stage import Batch, TrainableStage
 
 
 def training(
     stage: TrainableStage, one: Batch, way: str, *, packed: bool, text_dropout: float = 0.0
-) -> tuple[Inputs, Made]:
+) -> tuple[Inputs, Components]:
     """What the training loss feeds the network, and what it is made of."""
     batch = {**one, "videos": list(one["video"])} if packed else one
-    with practising(stage, [way], text_dropout=text_dropout):
+    with training_ways(stage, [way], text_dropout=text_dropout):
         with recorded(stage) as calls:
             stage.losses(batch, purpose=PURPOSE)
         noised = stage.noise(one, purpose=PURPOSE)
@@ -30,7 +30,7 @@ def training(
     reduced = stage.kind.reduce(clip)
     low = None if reduced is None else stage.codec.encode(stage.kind.expand(reduced))
     eps = None if low is None else _draw(stage, one, "low", low.shape[1:])
-    return calls[0], Made(x=noised.example.x, eps=noised.eps, low=low, low_eps=eps)
+    return calls[0], Components(x=noised.example.x, eps=noised.eps, low=low, low_eps=eps)
 
 
 def sampling(subject: Subject, one: Batch, way: str, *, steps: int = 1) -> list[Inputs]:

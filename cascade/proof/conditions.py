@@ -12,8 +12,8 @@ from torch import Tensor
 from cascade.callbacks.start import MIN_CHANGE
 from cascade.proof.found import Found, Table, judged
 from cascade.proof.network_inputs import Inputs, answer, recorded
-from cascade.proof.practised_ways import NOTHING, practising, suiting
 from cascade.proof.subject import PURPOSE, Subject, taken
+from cascade.proof.trained_ways import NOTHING, suitable, training_ways
 from cascade.report import Cell
 from cascade.report.sections import Tone
 
@@ -75,8 +75,10 @@ def _changes(subject: Subject) -> Iterator[tuple[str, float]]:
     """The relative change of the output where one input alone is changed."""
     stage, held = subject.trained, subject.clips()
     frames = held["video"].shape[2]
-    given = [way for way in suiting(frames, stride=stage.recipe.modes.stride) if way != NOTHING][:1]
-    with practising(stage, given), recorded(stage) as calls:
+    given = [way for way in suitable(frames, stride=stage.recipe.modes.stride) if way != NOTHING][
+        :1
+    ]
+    with training_ways(stage, given), recorded(stage) as calls:
         stage.losses(taken(held, range(min(2, len(held["position"])))), purpose=PURPOSE)
     inputs = calls[0]
     out = answer(stage, inputs)
@@ -109,7 +111,7 @@ def _worths(subject: Subject) -> list[Worth]:
     stage, held = subject.trained, subject.clips()
     giving = [
         way
-        for way in suiting(held["video"].shape[2], stride=subject.trained.recipe.modes.stride)
+        for way in suitable(held["video"].shape[2], stride=subject.trained.recipe.modes.stride)
         if way != NOTHING
     ]
     others = [name for name in stage.conditions if name != "given"]
@@ -129,7 +131,7 @@ def _ratios(
         rows = range(start, min(start + settings.batch, count))
         if len(rows) < 2:
             continue
-        with practising(stage, ways):
+        with training_ways(stage, ways):
             noised = stage.noise(taken(held, rows), purpose=f"{PURPOSE} {draw}")
         own, _ = stage.loss_without(noised, noised, "text")  # its own text: nothing is changed
         for name in names:

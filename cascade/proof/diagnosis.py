@@ -11,7 +11,7 @@ from cascade.proof.network_inputs import Inputs
 
 
 @dataclass(frozen=True, kw_only=True)
-class Made:
+class Components:
     """What the noisy inputs of one clip were made of, on the latent grid."""
 
     x: Float[Tensor, "b c f h w"]
@@ -40,7 +40,7 @@ def gap(one: Tensor, other: Tensor) -> float:
     return float((one.double() - other.double()).abs().max()) if one.numel() else 0.0
 
 
-def explain(name: str, train: Inputs, sample: Inputs, made: Made) -> str:
+def explain(name: str, train: Inputs, sample: Inputs, made: Components) -> str:
     """How one input differs: `train` and `sample` are the inputs of one clip."""
     one, other = train[name], sample[name]
     if name in ("low", "given") and _swapped(train, sample):

@@ -26,7 +26,7 @@ class Table:
     rows: Sequence[Sequence[object]]
     caption: str = ""
 
-    def plain(self) -> list[dict[str, Any]]:
+    def to_json(self) -> list[dict[str, Any]]:
         """One dictionary per row, for JSON."""
         return [
             {name: _plain(cell) for name, cell in zip(self.columns, row, strict=True)}
@@ -74,20 +74,20 @@ class Result:
     """One claim with what was found."""
 
     name: str
-    says: str
+    statement: str
     found: Found
     seconds: float
 
-    def plain(self) -> dict[str, Any]:
+    def to_json(self) -> dict[str, Any]:
         """For JSON."""
         return {
             "claim": self.name,
-            "says": self.says,
+            "statement": self.statement,
             "verdict": self.found.verdict,
             "figure": self.found.figure,
             "tolerance": self.found.tolerance,
             "notes": list(self.found.notes),
-            "tables": [table.plain() for table in self.found.tables],
+            "tables": [table.to_json() for table in self.found.tables],
             "seconds": round(self.seconds, 2),
         }
 
@@ -112,14 +112,14 @@ class Proof:
             return STATUS["fails"]
         return STATUS["not checked"] if self.of("not checked") else STATUS["holds"]
 
-    def plain(self) -> dict[str, Any]:
+    def to_json(self) -> dict[str, Any]:
         """For JSON."""
         return {
             "stage": self.stage,
             "run": self.run,
             "status": self.status,
             "facts": self.facts,
-            "claims": [one.plain() for one in self.results],
+            "claims": [one.to_json() for one in self.results],
         }
 
 

@@ -8,8 +8,8 @@ import torch
 from cascade.conditioning import Given, bring
 from cascade.proof.found import Found, Pictures, Table, judged
 from cascade.proof.network_inputs import Inputs, watched
-from cascade.proof.practised_ways import NOTHING, forced, suiting
 from cascade.proof.subject import Subject, grid_of, taken
+from cascade.proof.trained_ways import NOTHING, forced, suitable
 from cascade.report import Cell
 from cascade.stage import Batch, Video
 
@@ -37,7 +37,7 @@ def check(subject: Subject) -> Found:
     held = subject.clips()
     ways = [
         way
-        for way in suiting(held["video"].shape[2], stride=subject.trained.recipe.modes.stride)
+        for way in suitable(held["video"].shape[2], stride=subject.trained.recipe.modes.stride)
         if way != NOTHING
     ]
     one = taken(held, [0])

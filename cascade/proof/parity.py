@@ -11,11 +11,11 @@ import torch
 from torch import Tensor
 
 from cascade.proof.both_sides import sampling, training
-from cascade.proof.diagnosis import LAST, Made, by_cause, explain, gap
+from cascade.proof.diagnosis import LAST, Components, by_cause, explain, gap
 from cascade.proof.found import Found, Pictures, Table, judged
 from cascade.proof.network_inputs import CHANNELS, Inputs
-from cascade.proof.practised_ways import NOTHING, suiting
 from cascade.proof.subject import Subject, taken
+from cascade.proof.trained_ways import NOTHING, suitable
 from cascade.report import Cell
 from cascade.stage import Batch
 
@@ -32,7 +32,7 @@ class Pair:
     way: str
     train: Inputs
     sample: Inputs
-    made: Made
+    made: Components
 
     @property
     def names(self) -> list[str]:
@@ -57,7 +57,7 @@ def check(subject: Subject) -> Found:
     """The claim's figures: the largest difference of each input under each way."""
     held = subject.clips()
     packed = subject.config["data"].get("batching") == "packing"
-    ways = suiting(held["video"].shape[2], stride=subject.trained.recipe.modes.stride)
+    ways = suitable(held["video"].shape[2], stride=subject.trained.recipe.modes.stride)
     clips = min(subject.settings.few, len(held["position"]))
     allowed = _allowed(subject, held)
     pairs = [

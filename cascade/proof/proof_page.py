@@ -32,7 +32,7 @@ def write(proof: Proof, path: Path) -> Path:
         ("claim", "", "figure", "tolerance", "seconds"),
         [
             (
-                one.says,
+                one.statement,
                 Cell(one.found.verdict, TONES[one.found.verdict]),
                 one.found.figure,
                 one.found.tolerance,
@@ -55,7 +55,7 @@ def lead(proof: Proof) -> str:
 
 def _section(page: Page, one: Result) -> None:
     found = one.found
-    page.section(one.name.capitalize(), one.says)
+    page.section(one.name.capitalize(), one.statement)
     verdict = Cell(found.verdict, TONES[found.verdict])
     rows: list[tuple[object, object]] = [("verdict", verdict)]
     rows += [("figure", found.figure), ("tolerance", found.tolerance)]

@@ -139,7 +139,7 @@ def test_a_bundle_builds_nothing_but_parts_of_a_stage(tmp_path, target, key):
     content = yaml.safe_load(path.read_text())
     content["stage"]["head_width"] = [{key: target, "command": f"touch {tmp_path}/done"}]
     path.write_text(yaml.safe_dump(content))
-    with pytest.raises(BundleError, match="no part named|only parts of a stage may be named"):
+    with pytest.raises(BundleError, match="no part named|a class must be named by `part`"):
         load_stage(folder)
     assert not (tmp_path / "done").exists()
 

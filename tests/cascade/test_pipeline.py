@@ -184,7 +184,7 @@ def test_a_restyled_video_starts_from_its_source_noised_to_the_strength(cascade,
         cascade("a", start=source, strength=0.0)
     with pytest.raises(ValueError, match="start .* and strength go together"):
         cascade("a", start=source)
-    with pytest.raises(ValueError, match="must live on the last stage's grid"):
+    with pytest.raises(ValueError, match="must be on the last stage's grid"):
         cascade("a", start=source[:, :, :4], strength=0.5)
 
 

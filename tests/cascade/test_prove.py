@@ -108,7 +108,7 @@ def test_all_claims_hold_for_a_sound_run_and_nothing_else_is_written(sound):
     told = json.loads((run / "prove/prove.json").read_text())
     text = page.read_text()
     assert told["status"] == 0
-    assert all(claim.says.replace("'", "&#x27;") in text for claim in CLAIMS)
+    assert all(claim.statement.replace("'", "&#x27;") in text for claim in CLAIMS)
     (inputs,) = (c for c in told["claims"] if c["claim"] == "same inputs")
     names = {"z", "low", "given", "mask", "logsnr", "text", "text_mask", "augment", "fps"}
     assert set(inputs["tables"][0][0]) == {"way to prompt", *names}

@@ -121,7 +121,7 @@ def test_files_that_do_not_go_together_are_refused(files):
         ({"video": "ramp.mp4", "image": "dark.png"}, "takes image=… and video=… and no more"),
         (
             {"video": "ramp.mp4", "way": "sideways"},
-            "way=sideways: no such way to prompt; there are",
+            "way=sideways: unknown way to prompt; known:",
         ),
         ({"video": "ramp.mp4", "way": "connect"}, "way=connect needs to=…"),
         ({"way": "region"}, "way=region needs video=… and mask=…"),

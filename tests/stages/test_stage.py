@@ -7,7 +7,7 @@ from cascade import conditioning
 from cascade.grid import Grid
 from cascade.video import to_float
 from stages.condition import scalars
-from stages.measure import remake
+from stages.measure import regenerate
 
 STAGES = ["demo/base", "demo/tsr1", "demo/ssr1"]
 AUGMENT = {
@@ -253,15 +253,15 @@ def test_ssr_is_measured_beside_bicubic_and_tsr_on_its_new_frames(build, batch):
             for way in ("", "plain_")
             for name in ("psnr", "ssim")
         }
-        assert stage.kind.own(x).shape[2] == count
-    torch.testing.assert_close(build("demo/tsr1").kind.own(x), x[:, :, 1::2])
+        assert stage.kind.new_frames(x).shape[2] == count
+    torch.testing.assert_close(build("demo/tsr1").kind.new_frames(x), x[:, :, 1::2])
 
 
 def test_remaking_starts_from_the_clip(build, batch):
     stage = build("demo/base")
     x = to_float(batch([2])["video"])
-    near = remake(stage, x, ["a"], seeds=[0], start=0.02)
-    far = remake(stage, x, ["a"], seeds=[0], start=1.0)
+    near = regenerate(stage, x, ["a"], seeds=[0], start=0.02)
+    far = regenerate(stage, x, ["a"], seeds=[0], start=1.0)
     assert near.shape == x.shape
     assert (near - far).abs().max() > 1e-2
 

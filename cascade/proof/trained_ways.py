@@ -11,7 +11,7 @@ from cascade.stage import TrainableStage
 NOTHING = "text"
 
 
-def every() -> list[str]:
+def all_ways() -> list[str]:
     """The names of all ways that training draws."""
     return [name for name, way in ways.items() if way.draw is not None]
 
@@ -21,17 +21,17 @@ def forced(*names: str, stride: int = 1) -> Modes:
     return Modes(shares=dict.fromkeys(names, 1.0), stride=stride)
 
 
-def suiting(frames: int, *, stride: int = 1) -> list[str]:
+def suitable(frames: int, *, stride: int = 1) -> list[str]:
     """The ways that a clip of so many frames can practise."""
     return [
         name
-        for name in every()
+        for name in all_ways()
         if forced(name, stride=stride).names(frames, seed=0, positions=[0]) == [name]
     ]
 
 
 @contextmanager
-def practising(
+def training_ways(
     stage: TrainableStage, names: Sequence[str] = (), *, text_dropout: float = 0.0
 ) -> Iterator[None]:
     """Inside, the stage trains these ways alone (by default its own shares), at this dropout."""
