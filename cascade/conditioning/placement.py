@@ -35,7 +35,7 @@ class Placement:
 
     @property
     def max_closing(self) -> int:
-        """The longest closing span (up to half the video) that leaves the base one frame to fill."""
+        """The longest closing span, up to half the video, that leaves the base a frame to fill."""
         return max(1, min(self.frames // 2, self.frames - self.stride))
 
     @property

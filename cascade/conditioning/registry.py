@@ -16,7 +16,7 @@ from cascade.conditioning.placement import Placement
 from cascade.conditioning.prompt_files import Files, Prompt
 
 Mask = Bool[np.ndarray, "f h w"]
-"""True where a clip's pixels are given; an axis may have size 1 if the mask is constant along it."""
+"""True at a clip's given pixels; an axis may have size 1 if the mask is constant along it."""
 Draw = Callable[[Placement, tuple[int, int], np.random.Generator], Mask]
 """A function that draws a mask, from the clip's frames, its (height, width) and a generator."""
 

@@ -1,4 +1,4 @@
-"""The inputs of one clip as training feeds them, and as the sampler does at the same draws."""
+"""The network inputs of one clip in training, and in sampling with the same random draws."""
 
 from collections.abc import Sequence
 
@@ -20,7 +20,7 @@ from cascade.stage import Batch, TrainableStage
 def training(
     stage: TrainableStage, one: Batch, way: str, *, packed: bool, text_dropout: float = 0.0
 ) -> tuple[Inputs, Components]:
-    """What the training loss feeds the network, and what it is made of."""
+    """The inputs that the training loss feeds the network, and their components."""
     batch = {**one, "videos": list(one["video"])} if packed else one
     with training_ways(stage, [way], text_dropout=text_dropout):
         with recorded(stage) as calls:
@@ -34,15 +34,15 @@ def training(
 
 
 def sampling(subject: Subject, one: Batch, way: str, *, steps: int = 1) -> list[Inputs]:
-    """What the sampler feeds the network, at the draws of training.
+    """The inputs that the sampler feeds the network, one per call, with training's random draws.
 
-    In a step, the last call is the one with the caption; where it is guided, the first is without.
+    The last call of a step has the caption; if the step is guided, the call before it has none.
     """
     stage, trained = subject.bundled, subject.trained
     clip, positions = trained.clip(one["video"]), one["position"].tolist()
     grid = grid_of(clip, float(one["fps"][0]))
     reduced, level = stage.kind.reduce(clip), None
-    low = None if reduced is None else reduced.clamp(-1, 1)  # as every stage ends
+    low = None if reduced is None else reduced.clamp(-1, 1)  # as the output of every stage is
     if stage.augment is not None:
         u = keyed.uniforms(trained.recipe.seed, positions, f"{PURPOSE}/augment")
         level = float(stage.augment.level(u.to(torch.float32)))
@@ -68,7 +68,7 @@ def time_of(schedule: Schedule, logsnr: float) -> float:
     """The diffusion time t for which λ(t), rounded to float32, is exactly `logsnr`.
 
     Raises:
-        NotCheckedError: there is none.
+        NotCheckedError: there is no such time.
     """
     wanted = torch.tensor(logsnr, dtype=torch.float32)
     first = schedule.time(wanted.double())

@@ -46,8 +46,8 @@ CLAIMS = (
     ),
     Claim(
         name="same video",
-        statement="The bundle has the run's averaged weights, and generates the same video after it is "
-        "saved and loaded again.",
+        statement="The bundle has the run's averaged weights, and generates the same video after "
+        "it is saved and loaded again.",
         check=same_video.check_bundle,
     ),
     Claim(
@@ -62,18 +62,18 @@ CLAIMS = (
     ),
     Claim(
         name="receptive field",
-        statement="No output depends on an input outside the receptive field that the network declares.",
+        statement="No output depends on an input outside the network's declared receptive field.",
         check=reach.check,
     ),
     Claim(
         name="same data",
-        statement="The data is the data that the run was trained on, and its held-out clips decode.",
+        statement="The data is unchanged since the run was trained, and its held-out clips decode.",
         check=same_data.check,
     ),
 )
 
 
-def proved(subject: Subject, *, only: tuple[str, ...] = ()) -> Iterator[Result]:
+def check_claims(subject: Subject, *, only: tuple[str, ...] = ()) -> Iterator[Result]:
     """Check each claim, or only those named in `only`.
 
     Raises:

@@ -1,4 +1,4 @@
-"""Every condition changes the network's output, and lowers the loss on held-out clips."""
+"""The claim that every condition changes the output and lowers the loss on held-out clips."""
 
 import itertools
 import math
@@ -11,13 +11,13 @@ from torch import Tensor
 
 from cascade.callbacks.start import MIN_CHANGE
 from cascade.proof.found import Found, Table, judged
-from cascade.proof.network_inputs import Inputs, answer, recorded
+from cascade.proof.network_inputs import Inputs, recorded, run_network
 from cascade.proof.subject import PURPOSE, Subject, taken
 from cascade.proof.trained_ways import NOTHING, suitable, training_ways
 from cascade.report import Cell
 from cascade.report.sections import Tone
 
-#: Clips for which a condition differs, below which its worth is not estimated.
+#: The fewest clips with another value of a condition that allow an estimate of its worth.
 FEWEST = 8
 
 
@@ -29,17 +29,17 @@ class Worth:
     clips: int
     mean: float = math.nan
     half: float = math.nan
-    """Half the confidence interval."""
+    """Half the width of the confidence interval."""
 
     def verdict(self, least: float) -> str:
-        """In words: something, nothing, or not known."""
+        """Whether the condition has an effect, in words."""
         if self.clips < FEWEST:
-            return f"not tested: {self.clips} held-out clips differ in it, {FEWEST} are needed"
+            return f"not tested: it differs on {self.clips} held-out clips, but {FEWEST} are needed"
         if self.mean - self.half > 0:
-            return "worth something"
+            return "effect"
         if self.mean + self.half < least:
-            return "worth nothing"
-        return f"cannot be told on {self.clips} clips"
+            return "no effect"
+        return f"undecided on {self.clips} clips"
 
 
 @torch.no_grad()
@@ -49,30 +49,30 @@ def check(subject: Subject) -> Found:
     least = float(subject.settings.worth["least"])
     worths = _worths(subject)
     wrong = [
-        f"{name}: changes nothing in the network's output (relative change {change:.1g})"
+        f"{name}: does not change the network's output (relative change {change:.1g})"
         for name, change in changes.items()
         if not change > MIN_CHANGE
     ]
     wrong += [
-        f"{one.name}: worth nothing on {one.clips} held-out clips: without it the loss changes by "
+        f"{one.name}: no effect on {one.clips} held-out clips: without it the loss changes by "
         f"{_percent(one.mean)} ± {100 * one.half:.2f} %"
         for one in worths
-        if one.verdict(least) == "worth nothing"
+        if one.verdict(least) == "no effect"
     ]
     weakest = min(changes, key=lambda name: changes[name])
-    told = sum(one.verdict(least) == "worth something" for one in worths)
+    effective = sum(one.verdict(least) == "effect" for one in worths)
     return judged(
         wrong,
-        figure=f"the least change is {changes[weakest]:.2g} ({weakest}); "
-        f"{told} of {len(worths)} conditions are worth something",
-        tolerance=f"change above {MIN_CHANGE:g}; worth not surely below {100 * least:g} % "
+        figure=f"the smallest change of the output is {changes[weakest]:.2g} ({weakest}); "
+        f"{effective} of {len(worths)} conditions lower the loss",
+        tolerance=f"change above {MIN_CHANGE:g}; worth not significantly below {100 * least:g} % "
         f"({100 * float(subject.settings.worth['confidence']):g} % interval)",
         tables=[_change_table(changes), _worth_table(worths, least)],
     )
 
 
 def _changes(subject: Subject) -> Iterator[tuple[str, float]]:
-    """The relative change of the output where one input alone is changed."""
+    """The relative change of the output when only one input is changed, by input."""
     stage, held = subject.trained, subject.clips()
     frames = held["video"].shape[2]
     given = [way for way in suitable(frames, stride=stage.recipe.modes.stride) if way != NOTHING][
@@ -81,10 +81,10 @@ def _changes(subject: Subject) -> Iterator[tuple[str, float]]:
     with training_ways(stage, given), recorded(stage) as calls:
         stage.losses(taken(held, range(min(2, len(held["position"])))), purpose=PURPOSE)
     inputs = calls[0]
-    out = answer(stage, inputs)
+    out = run_network(stage, inputs)
     for name, value in inputs.items():
         if name != "text_mask":
-            changed = answer(stage, {**inputs, name: _other(name, value, inputs)})
+            changed = run_network(stage, {**inputs, name: _other(name, value, inputs)})
             yield name, float((changed - out).norm() / out.norm().clamp(min=1e-12))
 
 
@@ -104,9 +104,9 @@ def _other(name: str, value: Tensor, inputs: Inputs) -> Tensor:
 
 
 def _worths(subject: Subject) -> list[Worth]:
-    """Each condition's worth: the loss with it taken from another clip, at the same draws.
+    """Each condition's worth, from the loss with the condition of another clip at the same draws.
 
-    Given frames are left out instead, of clips that all have some.
+    For given frames, from the loss without them, on clips that all have some.
     """
     stage, held = subject.trained, subject.clips()
     giving = [
@@ -123,7 +123,7 @@ def _worths(subject: Subject) -> list[Worth]:
 def _ratios(
     subject: Subject, names: Sequence[str], ways: Sequence[str]
 ) -> dict[str, dict[int, list[float]]]:
-    """The log ratios of the losses by condition and clip; `ways` are forced, if there are any."""
+    """The log ratios of the losses by condition and clip; only `ways` are drawn, if not empty."""
     stage, held, settings = subject.trained, subject.clips(), subject.settings
     count = min(settings.clips, len(held["position"]))
     logs: dict[str, dict[int, list[float]]] = {name: {} for name in names}
@@ -133,7 +133,7 @@ def _ratios(
             continue
         with training_ways(stage, ways):
             noised = stage.noise(taken(held, rows), purpose=f"{PURPOSE} {draw}")
-        own, _ = stage.loss_without(noised, noised, "text")  # its own text: nothing is changed
+        own, _ = stage.loss_without(noised, noised, "text")  # with its own text, so nothing changes
         for name in names:
             other, differs = stage.loss_without(noised, noised.rolled(), name)
             ratios = (other / own).log().tolist()
@@ -144,7 +144,7 @@ def _ratios(
 
 
 def _estimate(name: str, logs: Sequence[Sequence[float]], confidence: float) -> Worth:
-    """The mean over clips, each by its mean over draws, with a normal interval."""
+    """The mean over clips of each clip's mean over draws, with a normal confidence interval."""
     means = [sum(values) / len(values) for values in logs]
     if len(means) < FEWEST:
         return Worth(name=name, clips=len(means))
@@ -162,12 +162,12 @@ def _change_table(changes: Mapping[str, float]) -> Table:
         (name, Cell(f"{change:.3g}", "good" if change > MIN_CHANGE else "bad"))
         for name, change in changes.items()
     ]
-    caption = "The relative change of the network's output where one input alone is changed."
+    caption = "The relative change of the network's output when only one input is changed."
     return Table(columns=["input", "change"], rows=rows, caption=caption)
 
 
 def _worth_table(worths: Sequence[Worth], least: float) -> Table:
-    tones: dict[str, Tone] = {"worth something": "good", "worth nothing": "bad"}
+    tones: dict[str, Tone] = {"effect": "good", "no effect": "bad"}
     rows = [
         (
             one.name,
@@ -179,8 +179,8 @@ def _worth_table(worths: Sequence[Worth], least: float) -> Table:
         for one in worths
     ]
     caption = (
-        "The change of the loss on held-out clips where one condition is another clip's "
-        "(given frames: left out), at the same clips, noise and log-SNR."
+        "The change of the loss on held-out clips when one condition is replaced by another clip's "
+        "(given frames are removed), with the same clips, noise and log-SNR."
     )
     columns = ["condition", "clips", "loss without it", "interval", "verdict"]
     return Table(columns=columns, rows=rows, caption=caption)

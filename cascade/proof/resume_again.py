@@ -1,7 +1,7 @@
-"""A resume gives the losses of the next steps again.
+"""The claim that a resume from a checkpoint repeats the losses of the next steps.
 
-The run's state is linked into a temporary folder and trained there from the newest checkpoint that
-has logged losses after it; a finished run's last checkpoint has none.
+The run is resumed in a temporary folder from the newest checkpoint that has logged losses after it;
+the last checkpoint of a finished run has none.
 """
 
 import tempfile
@@ -28,7 +28,7 @@ from cascade.proof.found import Found, NotCheckedError, Table, judged
 from cascade.proof.subject import Subject, data_config
 from cascade.report import Cell
 
-#: The logged loss of one step.
+#: The name of the logged loss of a step.
 LOSS = "train/loss"
 #: Lightning's warnings about a trainer without the run's other callbacks.
 EXPECTED = (
@@ -38,7 +38,7 @@ EXPECTED = (
 
 
 class Losses(pl.Callback):
-    """The mean loss of each step, summed over micro batches as the diagnostics do."""
+    """Records the loss of each step, combined over micro-batches as the diagnostics do."""
 
     def __init__(self) -> None:
         self.by_step: dict[int, float] = {}
@@ -46,13 +46,13 @@ class Losses(pl.Callback):
         self._sum: Any = 0.0
 
     def on_train_start(self, trainer: pl.Trainer, _module: pl.LightningModule) -> None:
-        """The steps of the checkpoint were taken before."""
+        """Begin at the checkpoint's step."""
         self._step = trainer.global_step
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, _module: pl.LightningModule, outputs: Any, *_: Any
     ) -> None:
-        """Add a micro batch; note the sum where it ends a step."""
+        """Add a micro-batch; record the loss at the end of a step."""
         self._sum = self._sum + (outputs["mean"] / trainer.accumulate_grad_batches).float()
         if trainer.global_step > self._step:
             self.by_step[self._step], self._sum = float(self._sum), 0.0
@@ -68,12 +68,12 @@ class Start:
 
     @property
     def steps(self) -> int:
-        """Steps to train, up to the last of those losses."""
+        """The number of steps to train, up to the last of those losses."""
         return max(self.logged) + 1 - self.manifest.step
 
 
 def check(subject: Subject) -> Found:
-    """The claim's figures: each loss as it was logged and as it comes again."""
+    """The claim's figures: each loss as logged and as repeated."""
     subject.clips()
     start = _start(subject)
     changes = _changes(subject, start.manifest)
@@ -89,18 +89,20 @@ def check(subject: Subject) -> Found:
         worst = max(worst, off)
         rows.append((step + 1, logged, now, Cell(off, "good" if off <= allowed else "bad")))
         if not off <= allowed:
-            wrong.append(f"step {step + 1}: the loss was {logged!r}, a resume gives {now!r}")
+            wrong.append(
+                f"step {step + 1}: the logged loss is {logged!r}, but a resume gives {now!r}"
+            )
     return judged(
         wrong,
-        figure=f"losses differ by {worst:.2g} of themselves at most, over {start.steps} steps "
+        figure=f"relative differences of the losses: at most {worst:.2g}, over {start.steps} steps "
         f"from step {start.manifest.step}",
         tolerance=f"{allowed:g}: {'; '.join(changes)}" if changes else "exact, bit by bit",
-        tables=[Table(columns=["step", "logged", "again", "relative difference"], rows=rows)],
+        tables=[Table(columns=["step", "logged", "repeated", "relative difference"], rows=rows)],
     )
 
 
 def _start(subject: Subject) -> Start:
-    """The newest checkpoint with logged losses a few steps after it."""
+    """The newest intact checkpoint with logged losses in the steps after it."""
     most, rows = (int(subject.settings.resume[name]) for name in ("steps", "rows"))
     curve = dict(read_curves(subject.run).get(LOSS, []))
     if not subject.saved:
@@ -118,7 +120,7 @@ def _start(subject: Subject) -> Start:
 
 
 def resume(subject: Subject, start: Start) -> dict[int, float]:
-    """The losses of the steps after a checkpoint, by step, trained in a temporary folder."""
+    """The losses of the steps after a checkpoint, by step, from training in a temporary folder."""
     config, losses = subject.config, Losses()
     pl.seed_everything(config["seed"], workers=True, verbose=False)
     stage = instantiate(config["stage"], _convert_="all")
@@ -168,7 +170,7 @@ def _trainer(subject: Subject, start: Start, folder: Path, losses: Losses) -> pl
 
 
 def _changes(subject: Subject, manifest: Manifest) -> Sequence[str]:
-    """What changes the arithmetic since the checkpoint was written."""
+    """What has changed since the checkpoint was written and can change the arithmetic."""
     pairs = {
         "device": (manifest.device, device(subject.device)),
         "processes": (manifest.world, 1),
@@ -176,5 +178,5 @@ def _changes(subject: Subject, manifest: Manifest) -> Sequence[str]:
     }
     changed = [f"{name} {old} → {new}" for name, (old, new) in pairs.items() if old != new]
     if subject.device.type != "cpu" and not torch.are_deterministic_algorithms_enabled():
-        changed.append("a GPU's sums are not deterministic")
+        changed.append("sums on a GPU are not deterministic")
     return changed

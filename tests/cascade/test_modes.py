@@ -148,9 +148,9 @@ def test_drawing_takes_one_copy_to_the_clips_device() -> None:
 
 
 def test_shares_that_are_none_are_refused() -> None:
-    with pytest.raises(ValueError, match="at least must be more than 0"):
+    with pytest.raises(ValueError, match="at least one share must be more than 0"):
         Modes(shares={})
-    with pytest.raises(ValueError, match="at least must be more than 0"):
+    with pytest.raises(ValueError, match="at least one share must be more than 0"):
         Modes(shares={"text": 0.0})
     with pytest.raises(ValueError, match=r"share of image must be 0 or more, got -0\.1"):
         Modes(shares={"text": 1.0, "image": -0.1})
