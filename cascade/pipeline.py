@@ -22,7 +22,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from cascade.bundle import CASCADE, BundleError, load_stage, read_cascade
-from cascade.conditioning import Given, bring
+from cascade.conditioning import Given, to_grid
 from cascade.diffusion.sampler import Step
 from cascade.grid import Grid
 from cascade.prompts import Encoded, Prompts, share_encoders
@@ -225,7 +225,7 @@ class Cascade:
         count = total if batch_size is None else batch_size
         if count < 1:
             raise ValueError(f"batch_size must be positive, got {batch_size}")
-        encoded = prompts.encode(self.stages, self._placed)
+        encoded = prompts.encode(self.stages, self._on_device)
         parts: list[dict[str, Tensor]] = []
         for first in range(0, total, count):
             rows = slice(first, first + count)
@@ -263,15 +263,15 @@ class Cascade:
         low: Tensor | None = None
         made = {}
         for i, (stage, grid) in enumerate(zip(self.stages, grids, strict=True)):
-            with self._placed(stage):
+            with self._on_device(stage):
                 low = stage.sample(
                     text.texts[i],
                     grid=grid,
                     seeds=seeds,
                     negative=text.negatives[i],
                     low=low,
-                    given=given and bring(given, grid, stage.device),
-                    start=None if start is None or i else (_brought(start[0], grid), start[1]),
+                    given=given and to_grid(given, grid, stage.device),
+                    start=None if start is None or i else (_to_grid(start[0], grid), start[1]),
                     steps=steps[i],
                     guidance_scale=scales[i],
                     low_logsnr=self.sampling[i].get("low_logsnr"),
@@ -281,7 +281,7 @@ class Cascade:
         return made
 
     @contextlib.contextmanager
-    def _placed(self, module: Stage | TextEncoder) -> Iterator[None]:
+    def _on_device(self, module: Stage | TextEncoder) -> Iterator[None]:
         """A stage or encoder on its device and in its dtype; off again where memory is short."""
         if self.offload:
             module.to(self.device)
@@ -365,7 +365,7 @@ def _check_start(start: Tensor | None, strength: float | None, shape: tuple[int,
         raise ValueError(f"restyle: strength must lie in (0, 1], got {strength}")
 
 
-def _brought(video: Video, grid: Grid) -> Float[Tensor, "b 3 f2 h2 w2"]:
+def _to_grid(video: Video, grid: Grid) -> Float[Tensor, "b 3 f2 h2 w2"]:
     """A video on the last stage's grid, at the times and the size of an earlier stage."""
     video = every(video, video.shape[2] // grid.frames)
     return resize(video, grid.height, grid.width)

@@ -11,7 +11,7 @@ from cascade.stage import Stage
 from cascade.text.encoder import TextEncoder, TextFeatures
 
 #: Puts an encoder where it runs, for as long as the context lasts.
-Placed = Callable[[TextEncoder], AbstractContextManager[None]]
+OnDevice = Callable[[TextEncoder], AbstractContextManager[None]]
 
 
 @dataclass(frozen=True)
@@ -93,13 +93,13 @@ class Prompts:
                     for one in {*text}:
                         encoder.check(one)
 
-    def encode(self, stages: Sequence[Stage], placed: Placed) -> Encoded:
+    def encode(self, stages: Sequence[Stage], on_device: OnDevice) -> Encoded:
         """The features of each stage's encoder; a text that stands twice is encoded once."""
         wanted = [t for t in (self.texts, self.negatives) if not isinstance(t, TextFeatures)]
         each = list(dict.fromkeys(one for texts in wanted for one in texts))
         features: dict[int, TextFeatures] = {}
         for encoder in _distinct(stages) if each else []:
-            with placed(encoder):
+            with on_device(encoder):
                 features[id(encoder)] = encoder(each)
 
         def of(texts: list[str] | TextFeatures, stage: Stage) -> TextFeatures:

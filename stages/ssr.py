@@ -11,7 +11,7 @@ from cascade.video import bicubic, downsample, upsample
 
 @final
 class SpatialSR:
-    """Raises height and width; conditioned on the stage before by bilinear interpolation."""
+    """Raises height and width; conditioned on the previous stage by bilinear interpolation."""
 
     scalars: tuple[str, ...] = ("augment", "fps")
     takes_low: bool = True

@@ -12,7 +12,7 @@ from cascade.video import every, hold, linear
 
 @final
 class TemporalSR:
-    """Raises the frame rate; conditioned on the stage before with its frames repeated."""
+    """Raises the frame rate; conditioned on the previous stage with its frames repeated."""
 
     scalars: tuple[str, ...] = ("augment", "fps")
     takes_low: bool = True
@@ -37,6 +37,6 @@ class TemporalSR:
         return linear(low, self.scale.time)
 
     def new_frames(self, x: Float[Tensor, "b c f h w"]) -> Float[Tensor, "b c f2 h w"]:
-        """The new frames: all but those of the stage before."""
+        """The frames that the previous stage does not have."""
         new = torch.arange(x.shape[2], device=x.device) % self.scale.time != 0
         return x[:, :, new]

@@ -16,7 +16,7 @@ from cascade.conditioning.give import (
     region,
     text,
 )
-from cascade.conditioning.given import Given, bring, unseen, whole_frames
+from cascade.conditioning.given import Given, to_grid, unseen, whole_frames
 from cascade.conditioning.modes import Modes
 from cascade.conditioning.placement import Placement
 from cascade.conditioning.prompt_files import Files, Prompt
@@ -29,7 +29,6 @@ __all__ = [
     "Placement",
     "Prompt",
     "Way",
-    "bring",
     "choose",
     "connect",
     "extend_backward",
@@ -42,6 +41,7 @@ __all__ = [
     "region",
     "source_names",
     "text",
+    "to_grid",
     "unseen",
     "way_named",
     "ways",

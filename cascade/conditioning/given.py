@@ -53,7 +53,7 @@ def whole_frames(mask: Float[Tensor, "b 1 f h w"]) -> Bool[Tensor, "b f"]:
     return mask.amin(dim=(1, 3, 4)) > 0
 
 
-def bring(given: Given, grid: Grid, device: torch.device) -> Given:
+def to_grid(given: Given, grid: Grid, device: torch.device) -> Given:
     """Given frames of the last stage's grid, resampled to the grid of an earlier stage.
 
     Frame j of a stage is frame j·k of the last grid, in training as in sampling, so a stage is

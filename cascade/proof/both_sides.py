@@ -7,7 +7,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from cascade import keyed
-from cascade.conditioning import bring
+from cascade.conditioning import to_grid
 from cascade.diffusion.schedule import Schedule
 from cascade.proof.diagnosis import Components
 from cascade.proof.found import NotCheckedError
@@ -55,7 +55,7 @@ def sampling(subject: Subject, one: Batch, way: str, *, steps: int = 1) -> list[
             grid=grid,
             seeds=positions,
             low=low,
-            given=bring(given, grid, subject.device),
+            given=to_grid(given, grid, subject.device),
             steps=steps,
             low_logsnr=level,
             start=(clip, time_of(stage.diffusion.schedule, drawn)),

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import torch
 
-from cascade.conditioning import Given, bring
+from cascade.conditioning import Given, to_grid
 from cascade.proof.found import Found, Pictures, Table, judged
 from cascade.proof.network_inputs import Inputs, watched
 from cascade.proof.subject import Subject, grid_of, taken
@@ -71,7 +71,7 @@ def _sampled(subject: Subject, one: Batch, clip: Video, way: str) -> Sample:
     stage, seed = subject.bundled, subject.trained.recipe.seed
     drawn = forced(way).draw(clip, seed=seed, positions=one["position"].tolist())
     grid = grid_of(clip, float(one["fps"][0]))
-    given = bring(drawn, grid, subject.device)
+    given = to_grid(drawn, grid, subject.device)
     with watched(stage) as calls:
         made = stage.sample(
             one["caption"],

@@ -13,9 +13,9 @@ from cascade.conditioning import (
     Modes,
     Prompt,
     Way,
-    bring,
     choose,
     source_names,
+    to_grid,
     unseen,
     ways,
 )
@@ -160,11 +160,11 @@ def test_every_stage_is_given_frames_at_its_own_times_and_the_base_has_some(
     for position in range(32):
         given = modes.draw(clock(FRAMES), seed=0, positions=[position])
         for factor, grid in stages(stride):
-            brought = bring(given, grid, CPU)
+            brought = to_grid(given, grid, CPU)
             times = clock(FRAMES)[:, :, ::factor] * brought.mask
             assert torch.equal(brought.frames, times)
             assert torch.equal(brought.mask, given.mask[:, :, ::factor])
-        assert bring(given, grid, CPU).mask.any(), "the base is given nothing"
+        assert to_grid(given, grid, CPU).mask.any(), "the base is given nothing"
 
 
 @pytest.mark.parametrize("stride", [1, 2, 4, 8])
@@ -179,7 +179,7 @@ def test_what_a_stage_is_given_of_a_users_files_is_what_its_training_draws(
         assert prompt.given is not None
         assert prompt.end in (None, frames_of(prompt.given)[-1] + 1)
         for factor, own in stages(stride):
-            mask = bring(prompt.given, own, CPU).mask.bool()
+            mask = to_grid(prompt.given, own, CPU).mask.bool()
             trained = Modes(shares={way: 1.0}, stride=stride // factor)
             drawn = trained.mask(own.shape, seed=0, positions=range(400))
             assert (drawn.expand(400, *mask.shape[1:]) == mask).flatten(1).all(1).any()

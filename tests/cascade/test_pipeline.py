@@ -5,7 +5,7 @@ import torch
 
 from cascade import conditioning
 from cascade.bundle import BundleError, save_cascade
-from cascade.conditioning import Given, bring
+from cascade.conditioning import Given, to_grid
 from cascade.evaluate import fingerprint
 from cascade.grid import Grid
 from cascade.pipeline import Cascade
@@ -104,7 +104,7 @@ def test_earlier_stages_are_given_the_frames_at_their_own_times_alone():
     frames = torch.arange(8.0).view(1, 1, 8, 1, 1).expand(1, 3, 8, 4, 4) / 8
     mask = torch.zeros(1, 1, 8, 4, 4)
     mask[:, :, [0, 3, 6, 7]] = 1
-    low = bring(
+    low = to_grid(
         Given(frames * mask, mask), Grid(frames=4, height=2, width=2, fps=4), torch.device("cpu")
     )
     assert low.mask[0, 0, :, 0, 0].tolist() == [1, 0, 0, 1]

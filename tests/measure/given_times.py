@@ -16,7 +16,7 @@ from hydra import compose, initialize_config_dir
 from torch import Tensor
 
 from cascade import conditioning
-from cascade.conditioning import Given, bring
+from cascade.conditioning import Given, to_grid
 from cascade.entry import CONF
 from cascade.grid import Grid
 
@@ -99,7 +99,7 @@ def table(cascade: str) -> Iterator[str]:
         ends = f"  (ends after {new.end - 1})" if new.end is not None else ""
         for name, grid in stages.items():
             was = first_in_interval(Given(numbers * old.mask, old.mask), grid)
-            now = bring(Given(numbers * new.mask, new.mask), grid, torch.device("cpu"))
+            now = to_grid(Given(numbers * new.mask, new.mask), grid, torch.device("cpu"))
             both = [shown(one, frames) for one in (was, now)]
             worst = [max(a, *map(late, times), 0) for a, times in zip(worst, both, strict=True)]
             before, after = map(spelled, both)

@@ -3,7 +3,7 @@
 For moving clips of the world of shapes it prints how far the object moves between the last two
 frames of the video, in pixels: in the clip itself, as a trained temporal stage makes it where the
 last frame stands at a time of the base and the video ends there, and by the old rule, where the
-last frame closed the grid and the stage before had it at an earlier time.
+last frame closed the grid and the previous stage had it at an earlier time.
 """
 
 import argparse
@@ -61,7 +61,7 @@ def main() -> None:
     low = stage.kind.reduce(x)
     own = conditioning.first_last(first, x[:, :, last : last + 1], grid.frames, stride=factor)
     late = low.clone()
-    late[:, :, -1] = x[:, :, -1]  # the stage before had the last frame at its own last time
+    late[:, :, -1] = x[:, :, -1]  # the previous stage had the last frame at its own last time
     closing = conditioning.fill_in(
         torch.cat([first, x[:, :, -1:]], dim=2), [0, grid.frames - 1], grid.frames
     )

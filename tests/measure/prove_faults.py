@@ -72,7 +72,7 @@ def mask_never_set() -> Iterator[None]:
 
 
 class _OtherKind:
-    """A kind that brings the stage before to its grid by another interpolation."""
+    """A kind that brings the previous stage to its grid by another interpolation."""
 
     def __init__(self, kind: Any) -> None:
         self._kind = kind

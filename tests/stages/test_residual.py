@@ -1,4 +1,4 @@
-"""A stage that predicts the difference from the interpolated video of the stage before."""
+"""A stage that predicts the difference from the interpolated video of the previous stage."""
 
 import hydra
 import pytest
