@@ -139,11 +139,11 @@ def test_odd_sizes_are_refused_with_the_nearest_that_fits(cascade):
 
 def test_stages_that_do_not_meet_are_refused(runs):
     paths = {s: runs / "demo" / s / "default" / "bundle" for s in CHAIN["stages"]}
-    with pytest.raises(ValueError, match="starts with a base stage"):
+    with pytest.raises(ValueError, match="must be a base"):
         Cascade.from_pretrained([paths["ssr1"]])
-    with pytest.raises(ValueError, match=r"do not meet: base makes 4 .*ssr1 takes 8"):
+    with pytest.raises(ValueError, match=r"do not match: base generates 4 .*ssr1 takes 8"):
         Cascade.from_pretrained([paths["base"], paths["ssr1"]])
-    with pytest.raises(ValueError, match="names of their own"):
+    with pytest.raises(ValueError, match="must have different names"):
         Cascade.from_pretrained([paths["base"], paths["base"]])
 
 
@@ -182,7 +182,7 @@ def test_a_restyled_video_starts_from_its_source_noised_to_the_strength(cascade,
     torch.testing.assert_close(far, made(), atol=1e-3, rtol=0)
     with pytest.raises(ValueError, match="strength must lie in"):
         cascade("a", start=source, strength=0.0)
-    with pytest.raises(ValueError, match="start .* and strength go together"):
+    with pytest.raises(ValueError, match="start .* and strength must be given together"):
         cascade("a", start=source)
     with pytest.raises(ValueError, match="must be on the last stage's grid"):
         cascade("a", start=source[:, :, :4], strength=0.5)
