@@ -129,7 +129,7 @@ sample: $(READY)  ## [use] sample a video for PROMPT from the runs NAME of CASCA
 	$(RUN) -m cascade.sample cascade=$(CASCADE) "run='$(NAME)'" 'prompt=$${oc.env:PROMPT}' $(ARGS)
 
 evaluate: $(READY)  ## [use] measure how well the trained CASCADE follows held-out prompts
-	$(RUN) -m cascade.evaluate cascade=$(CASCADE) $(ARGS)
+	$(RUN) -m cascade.evaluate cascade=$(CASCADE) "run='$(NAME)'" $(ARGS)
 
 bench: $(READY)  ## [develop] measure the speed of STAGE: training step, sampling, data loading; prints JSON
 	@$(RUN) -m cascade.bench $(stage) $(ARGS)

@@ -161,10 +161,10 @@ class EMA(pl.Callback):
 
 
 def averages(trainer: pl.Trainer) -> EMA:
-    """The run's averages.
+    """The run's EMA callback.
 
     Raises:
-        ValueError: the run tracks none.
+        ValueError: the run has none.
     """
     for callback in callbacks(trainer):
         if isinstance(callback, EMA):

@@ -57,7 +57,7 @@ CLAIMS = (
     ),
     Claim(
         name="exact resume",
-        statement="A resume from a checkpoint repeats the losses of the next steps.",
+        statement="A resume from a checkpoint repeats the losses and weights of the next steps.",
         check=resume_again.check,
     ),
     Claim(

@@ -31,8 +31,20 @@ class Worth:
     half: float = math.nan
     """Half the width of the confidence interval."""
 
+    @property
+    def factor(self) -> str:
+        """The loss without the condition as a multiple of the loss with it; a geometric mean."""
+        return _times(self.mean)
+
+    @property
+    def interval(self) -> str:
+        """The ends of the confidence interval of the factor."""
+        return f"{_times(self.mean - self.half)} to {_times(self.mean + self.half)}"
+
     def verdict(self, least: float) -> str:
         """Whether the condition has an effect, in words."""
+        if not self.clips:
+            return "not tested: it has the same value on all held-out clips"
         if self.clips < FEWEST:
             return f"not tested: it differs on {self.clips} held-out clips, but {FEWEST} are needed"
         if self.mean - self.half > 0:
@@ -54,8 +66,8 @@ def check(subject: Subject) -> Found:
         if not change > MIN_CHANGE
     ]
     wrong += [
-        f"{one.name}: no effect on {one.clips} held-out clips: without it the loss changes by "
-        f"{_percent(one.mean)} ± {100 * one.half:.2f} %"
+        f"{one.name}: no effect on {one.clips} held-out clips: the loss without it is "
+        f"{one.factor} times the loss with it ({one.interval})"
         for one in worths
         if one.verdict(least) == "no effect"
     ]
@@ -153,8 +165,8 @@ def _estimate(name: str, logs: Sequence[Sequence[float]], confidence: float) -> 
     return Worth(name=name, clips=len(means), mean=sum(means) / len(means), half=half)
 
 
-def _percent(value: float) -> str:
-    return f"{100 * value:+.2f} %"
+def _times(log: float) -> str:
+    return f"{math.exp(log):.5g}"
 
 
 def _change_table(changes: Mapping[str, float]) -> Table:
@@ -172,15 +184,15 @@ def _worth_table(worths: Sequence[Worth], least: float) -> Table:
         (
             one.name,
             one.clips,
-            None if math.isnan(one.mean) else _percent(one.mean),
-            None if math.isnan(one.half) else f"± {100 * one.half:.2f} %",
+            None if math.isnan(one.mean) else one.factor,
+            None if math.isnan(one.mean) else one.interval,
             Cell(verdict := one.verdict(least), tones.get(verdict, "plain")),
         )
         for one in worths
     ]
     caption = (
-        "The change of the loss on held-out clips when one condition is replaced by another clip's "
-        "(given frames are removed), with the same clips, noise and log-SNR."
+        "The loss on held-out clips when one condition is replaced by another clip's (given "
+        "frames are removed), relative to the loss with it, at the same noise and log-SNR."
     )
-    columns = ["condition", "clips", "loss without it", "interval", "verdict"]
+    columns = ["condition", "clips", "relative loss", "interval", "verdict"]
     return Table(columns=columns, rows=rows, caption=caption)

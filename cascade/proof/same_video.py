@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from cascade.bundle import load_stage, read_stage, save_bundle
-from cascade.checkpoint.checkpoint_folder import folder_of
+from cascade.checkpoint.checkpoint_folder import STATE, folder_of
 from cascade.checkpoint.state_file import StateFile
 from cascade.proof.found import Found, Pictures, Table, judged
 from cascade.proof.subject import Subject, grid_of, taken
@@ -107,7 +107,7 @@ def _averages(subject: Subject) -> tuple[float | None, str]:
     found = next((one for one in subject.saved if one.step == steps), None)
     if found is None:
         return None, f"no checkpoint of step {steps} is left to compare the bundle's weights with"
-    file = folder_of(subject.run, steps) / "state"
+    file = folder_of(subject.run, steps) / STATE
     state = StateFile().load_checkpoint(file)
     averages = _of_width(state["callbacks"], sigma)
     weights = subject.bundled.state_dict()

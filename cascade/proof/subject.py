@@ -178,9 +178,16 @@ def open_run(
     )
 
 
-def data_config(config: Mapping[str, Any], **changes: Any) -> dict[str, Any]:
+def data_config(config: Mapping[str, Any], *, val_samples: int | None = None) -> dict[str, Any]:
     """The config of the run's data for one process, which does not write missing shards."""
-    return {**config["data"], "make": None, "num_workers": 0, **changes}
+    data = config["data"]
+    samples = {} if val_samples is None else {"samples": val_samples}
+    return {
+        **data,
+        "make": None,
+        "loading": {**data["loading"], "num_workers": 0},
+        "validation": {**data["validation"], **samples},
+    }
 
 
 def _data(

@@ -53,7 +53,7 @@ def sound(tmp_path_factory) -> tuple[Path, dict[str, Any]]:
     run = folder / "demo/ssr1/sound"
     overrides = [
         *(f"paths.runs={folder}", f"data.shards={folder}/shards", "data.make=null", "name=sound"),
-        *("shrink.steps=3", "data.val_share=0.5", "trainer.enable_progress_bar=false"),
+        *("shrink.steps=3", "data.validation.share=0.5", "trainer.enable_progress_bar=false"),
         *(f"logger.csv.save_dir={run}", "~callbacks.samples"),
     ]
     train(config(*overrides, root="train"), run)
@@ -105,11 +105,11 @@ def test_all_claims_hold_for_a_sound_run_and_nothing_else_is_written(sound):
     after = files(run)
     assert {name: after[name] for name in before} == before
     assert all(name.startswith("prove/") for name in after.keys() - before.keys())
-    proof = json.loads((run / "prove/prove.json").read_text())
+    record = json.loads((run / "prove/prove.json").read_text())
     text = page.read_text()
-    assert proof["status"] == 0
+    assert record["status"] == 0
     assert all(claim.statement.replace("'", "&#x27;") in text for claim in CLAIMS)
-    (inputs,) = (c for c in proof["claims"] if c["claim"] == "same inputs")
+    (inputs,) = (c for c in record["claims"] if c["claim"] == "same inputs")
     names = {"z", "low", "given", "mask", "logsnr", "text", "text_mask", "augment", "fps"}
     assert set(inputs["tables"][0][0]) == {"way to prompt", *names}
     assert {cell for row in inputs["tables"][0] for k, cell in row.items() if k in names} == {
@@ -170,7 +170,7 @@ def test_a_worth_is_judged_by_its_interval():
     for clips, mean, half, verdict in (
         (64, 0.2, 0.1, "effect"),
         (64, 0.0, 0.0005, "no effect"),
-        (64, 0.0, 0.01, "cannot be proof on 64 clips"),
+        (64, 0.0, 0.01, "undecided on 64 clips"),
         (3, 0.2, 0.1, "not tested: it differs on 3 held-out clips, but 8 are needed"),
     ):
         assert Worth(name="text", clips=clips, mean=mean, half=half).verdict(least) == verdict
@@ -276,8 +276,8 @@ def test_overrides_that_a_proof_would_not_heed_are_refused():
 
 
 def test_the_shards_may_lie_elsewhere_and_all_else_is_the_runs_own():
-    own = {"shards": "/there", "val_share": 0.5, "captions": None}
-    composed = {"shards": "/here", "val_share": 0.02, "captions": {"long": 1.0}}
+    own = {"shards": "/there", "validation": {"share": 0.5}, "captions": None}
+    composed = {"shards": "/here", "validation": {"share": 0.02}, "captions": {"long": 1.0}}
     assert with_overrides(own, composed, ["name=a"]) == own
     assert with_overrides(own, composed, ["data=shards"]) == own | {"shards": "/here"}
     assert with_overrides(own, composed, ["data.shards=/here"]) == own | {"shards": "/here"}

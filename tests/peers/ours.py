@@ -36,8 +36,9 @@ class FrozenWords(TextEncoder):
     def prepare(self) -> None:
         """Nothing: a vector is drawn when its word first comes."""
 
-    def forward(self, captions: Sequence[str]) -> TextFeatures:
-        """One vector per word."""
+    def forward(self, captions: Sequence[str], known: Any = None) -> TextFeatures:
+        """One vector per word; nothing is stored, so `known` is None."""
+        assert known is None
         return TextFeatures(*embed(captions))
 
 
@@ -68,6 +69,7 @@ class Ours(Side):
         batch = {
             "video": clips.video,
             "fps": torch.full((len(clips.captions),), self.stage.target.fps),
+            "zoom": torch.ones(len(clips.captions)),
             "caption": clips.captions,
             "position": torch.tensor(clips.positions),
         }
