@@ -1,4 +1,4 @@
-"""The product's structure in figures: `python tests/measure/structure.py`."""
+"""Figures of the code's structure: `python tests/measure/structure.py`."""
 
 import ast
 import sys
