@@ -64,9 +64,9 @@ def judge(run: Path, batch: dict[str, Any], cfg: DictConfig) -> dict[str, float]
     if low is None:
         figures = {"psnr": float(psnr(made, x)), "required": cfg.min_psnr}
     else:
-        own = stage.kind.own
-        plain = float(psnr(own(stage.kind.plain(low)), own(x)))
-        figures = {"psnr": float(psnr(own(made), own(x))), "interpolation": plain}
+        new_frames = stage.kind.new_frames
+        plain = float(psnr(new_frames(stage.kind.baseline(low)), new_frames(x)))
+        figures = {"psnr": float(psnr(new_frames(made), new_frames(x))), "interpolation": plain}
         figures["required"] = max(cfg.min_psnr, plain + cfg.min_gain)
     return figures
 

@@ -1,4 +1,4 @@
-"""What differs between what training and the sampler feed a network, in words."""
+"""Describes how the inputs that training and the sampler feed a network differ."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -11,8 +11,8 @@ from cascade.proof.network_inputs import Inputs
 
 
 @dataclass(frozen=True, kw_only=True)
-class Made:
-    """What the noisy inputs of one clip were made of, on the latent grid."""
+class Components:
+    """The components of one clip's noisy inputs, on the latent grid."""
 
     x: Float[Tensor, "b c f h w"]
     eps: Float[Tensor, "b c f h w"]
@@ -20,13 +20,13 @@ class Made:
     low_eps: Float[Tensor, "b c f h w"] | None = None
 
 
-#: Causes before their effects: given frames change z and logsnr, for instance.
+#: Causes come before their effects: for instance, given frames change z and logsnr.
 ORDER = ("text", "text_mask", "mask", "given", "low")
 LAST = ("logsnr", "z")
 
 
 def by_cause(names: Iterable[str]) -> list[str]:
-    """Names of inputs, those first whose difference explains others."""
+    """Names of inputs, first those whose difference explains others."""
     return sorted(
         names,
         key=lambda name: (name in LAST, ORDER.index(name) if name in ORDER else len(ORDER)),
@@ -40,8 +40,8 @@ def gap(one: Tensor, other: Tensor) -> float:
     return float((one.double() - other.double()).abs().max()) if one.numel() else 0.0
 
 
-def explain(name: str, train: Inputs, sample: Inputs, made: Made) -> str:
-    """How one input differs: `train` and `sample` are the inputs of one clip."""
+def explain(name: str, train: Inputs, sample: Inputs, made: Components) -> str:
+    """How the input `name` differs between `train` and `sample`, the inputs of one clip."""
     one, other = train[name], sample[name]
     if name in ("low", "given") and _swapped(train, sample):
         return "low and given: the sampler swaps their channels"
@@ -63,19 +63,19 @@ def explain(name: str, train: Inputs, sample: Inputs, made: Made) -> str:
 
 
 def _noisy(name: str, one: Tensor, other: Tensor, clean: Tensor, eps: Tensor) -> str:
-    """The shares of clip and noise in both, and what is left over in the sampler's."""
+    """The shares of clip and noise in both, and the residual of the sampler's input."""
     shares = [_shares(value, clean, eps) for value in (one, other)]
     (a, s, _), (b, r, left) = shares
     text = f"{name}: differs by up to {gap(one, other):.3g}"
     if abs(a - b) + abs(s - r) > 1e-4:
         text += f"; training feeds {a:.4f} clip + {s:.4f} noise, the sampler {b:.4f} + {r:.4f}"
     if left > max(1e-4, 2 * shares[0][2]):
-        text += f"; the clip in the sampler's is off by {left:.3g} on average: resized otherwise"
+        text += f"; the sampler's clip differs by {left:.3g} on average: resized otherwise"
     return text
 
 
 def _shares(value: Tensor, clean: Tensor, eps: Tensor) -> tuple[float, float, float]:
-    """The least-squares shares of clip and noise, and the root mean square of the rest."""
+    """The least-squares shares of clip and noise, and the root mean square of the residual."""
     parts = torch.stack([clean.flatten(), eps.flatten()], dim=1).double()
     target = value.flatten().double()
     shares = torch.linalg.lstsq(parts.cpu(), target.cpu().unsqueeze(1)).solution

@@ -1,22 +1,22 @@
-"""Given frames come back: under every way to prompt they stay as given, in every sampler step."""
+"""The claim that given frames are unchanged, for every way to prompt and in every sampler step."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 
-from cascade.conditioning import Given, bring
+from cascade.conditioning import Given, to_grid
 from cascade.proof.found import Found, Pictures, Table, judged
 from cascade.proof.network_inputs import Inputs, watched
-from cascade.proof.practised_ways import NOTHING, forced, suiting
 from cascade.proof.subject import Subject, grid_of, taken
+from cascade.proof.trained_ways import NOTHING, forced, suitable
 from cascade.report import Cell
 from cascade.stage import Batch, Video
 
 
 @dataclass(frozen=True, kw_only=True)
 class Sample:
-    """A video made under one way to prompt, and all that its network was fed."""
+    """A video sampled under one way to prompt, and all inputs of its network."""
 
     way: str
     given: Given
@@ -25,7 +25,7 @@ class Sample:
 
     @property
     def change(self) -> float:
-        """The largest change of a given pixel; NaN where nothing was given."""
+        """The largest change of a given pixel; NaN if no pixel was given."""
         known = self.given.mask.expand_as(self.made) > 0
         changes = (self.made - self.given.frames)[known].abs()
         return float(changes.max()) if len(changes) else float("nan")
@@ -37,7 +37,7 @@ def check(subject: Subject) -> Found:
     held = subject.clips()
     ways = [
         way
-        for way in suiting(held["video"].shape[2], stride=subject.trained.recipe.modes.stride)
+        for way in suitable(held["video"].shape[2], stride=subject.trained.recipe.modes.stride)
         if way != NOTHING
     ]
     one = taken(held, [0])
@@ -56,14 +56,14 @@ def check(subject: Subject) -> Found:
     ]
     shown = [(one.way, [v[0].cpu() for v in (one.given.frames, one.made, clip)]) for one in samples]
     columns = ["way to prompt", "pixels given", "largest change", "network calls"]
-    caption = f"Frame by frame, after {subject.settings.steps} steps; what is grey was not given."
+    caption = f"Frame by frame, after {subject.settings.steps} steps. Grey pixels were not given."
     worst = max((one.change for one in samples), default=0.0)
     return judged(
         wrong,
         figure=f"a given pixel changes by {worst:g} at most ({len(ways)} ways)",
         tolerance="exact, bit by bit",
         tables=[Table(columns=columns, rows=rows)],
-        pictures=[Pictures(columns=["given", "made", "the clip"], rows=shown, caption=caption)],
+        pictures=[Pictures(columns=["given", "sampled", "the clip"], rows=shown, caption=caption)],
     )
 
 
@@ -71,7 +71,7 @@ def _sampled(subject: Subject, one: Batch, clip: Video, way: str) -> Sample:
     stage, seed = subject.bundled, subject.trained.recipe.seed
     drawn = forced(way).draw(clip, seed=seed, positions=one["position"].tolist())
     grid = grid_of(clip, float(one["fps"][0]))
-    given = bring(drawn, grid, subject.device)
+    given = to_grid(drawn, grid, subject.device)
     with watched(stage) as calls:
         made = stage.sample(
             one["caption"],
@@ -85,10 +85,10 @@ def _sampled(subject: Subject, one: Batch, clip: Video, way: str) -> Sample:
 
 
 def _wrong(sample: Sample, clean: float) -> list[str]:
-    """What is not as it should be: in the video, and in the sampler's steps."""
+    """The errors in the video and in the sampler's steps."""
     found = []
     if sample.change != 0:
-        found.append(f"a given pixel comes back changed by {sample.change:.3g}")
+        found.append(f"a given pixel changes by {sample.change:.3g}")
     if not sample.made.isfinite().all():
         found.append("the video is not finite")
     for number, call in enumerate(sample.calls):
@@ -98,16 +98,16 @@ def _wrong(sample: Sample, clean: float) -> list[str]:
 
 
 def _moved(call: Inputs, first: Inputs, clean: float) -> Sequence[str]:
-    """What a call does to given frames: they must be as in the first, clean and marked so."""
+    """The errors of a call: given frames must be those of the first call, clean, and marked so."""
     found = [
-        f"{name} is not what it was in the first"
+        f"{name} differs from the first call"
         for name in ("given", "mask")
         if not torch.equal(call[name], first[name])
     ]
     whole = (call["mask"] > 0).all(dim=4).all(dim=3).all(dim=1)
     z, given = (call[name].transpose(1, 2)[whole] for name in ("z", "given"))
     if not torch.equal(z, given):
-        found.append("z is not what was given, in a frame given whole")
+        found.append("z differs from the given frame in a fully given frame")
     if not (call["logsnr"][whole] == clean).all():
-        found.append("logsnr is not the highest, in a frame given whole")
+        found.append("logsnr is not the highest in a fully given frame")
     return found
