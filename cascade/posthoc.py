@@ -98,7 +98,11 @@ def path_of(folder: Path, step: int) -> Path:
 
 
 def write_snapshot(folder: Path, step: int, averages: Mapping[float, Mapping[str, Tensor]]) -> None:
-    """Write the averages of a step, by width and parameter, whole or not at all."""
+    """Write the averages of a step, by width and parameter, whole or not at all.
+
+    Raises:
+        OSError: the disk is full, for example.
+    """
     tensors = {
         f"{sigma}/{name}": value.contiguous()
         for sigma, average in averages.items()
@@ -107,13 +111,16 @@ def write_snapshot(folder: Path, step: int, averages: Mapping[float, Mapping[str
     # One entry: safetensors writes several in any order, and equal snapshots should be equal files.
     about = {"snapshot": json.dumps({"step": step, "sigma_rels": list(averages)})}
     with replacing(path_of(folder, step)) as part:
-        save_file(tensors, part, about)
+        try:
+            save_file(tensors, part, about)
+        except SafetensorError as error:
+            raise OSError(str(error)) from error
 
 
 def remove_after(folder: Path, step: int) -> None:
-    """Remove the snapshots of later steps, and what a kill left half written."""
-    for path in [*folder.glob("[0-9]*.safetensors"), *folder.glob(".*.part")]:
-        if path.suffix == ".part" or int(path.stem) > step:
+    """Remove the snapshots of later steps, and the hidden files that a kill left half written."""
+    for path in [*folder.glob("[0-9]*.safetensors"), *folder.glob(".*")]:
+        if path.name.startswith(".") or int(path.stem) > step:
             path.unlink(missing_ok=True)
 
 
