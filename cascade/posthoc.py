@@ -99,7 +99,11 @@ def path_of(folder: Path, step: int) -> Path:
 
 
 def write_snapshot(folder: Path, step: int, averages: Mapping[float, Mapping[str, Tensor]]) -> None:
-    """Write the averages of a step atomically; `averages` are by width and parameter."""
+    """Write the averages of a step atomically; `averages` are by width and parameter.
+
+    Raises:
+        OSError: the disk is full, for example.
+    """
     tensors = {
         f"{sigma}/{name}": value.contiguous()
         for sigma, average in averages.items()
@@ -109,13 +113,16 @@ def write_snapshot(folder: Path, step: int, averages: Mapping[float, Mapping[str
     # equal files.
     about = {"snapshot": json.dumps({"step": step, "sigma_rels": list(averages)})}
     with replacing(path_of(folder, step)) as part:
-        save_file(tensors, part, about)
+        try:
+            save_file(tensors, part, about)
+        except SafetensorError as error:
+            raise OSError(str(error)) from error
 
 
 def remove_after(folder: Path, step: int) -> None:
     """Remove the snapshots of later steps, and partial files that a kill left."""
-    for path in [*folder.glob("[0-9]*.safetensors"), *folder.glob(".*.part")]:
-        if path.suffix == ".part" or int(path.stem) > step:
+    for path in [*folder.glob("[0-9]*.safetensors"), *folder.glob(".*")]:
+        if path.name.startswith(".") or int(path.stem) > step:
             path.unlink(missing_ok=True)
 
 

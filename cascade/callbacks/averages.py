@@ -41,6 +41,8 @@ class EMA(pl.Callback):
         snapshot_every: int | None = None,
     ) -> None:
         self.sigma_rels = tuple(sigma_rels)
+        if not self.sigma_rels:
+            raise ValueError("callbacks.ema: sigma_rels needs at least one width, got none")
         self.use = self.sigma_rels[0] if use is None else use
         self.snapshot_every = snapshot_every
         if self.use not in self.sigma_rels:
