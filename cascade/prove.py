@@ -25,7 +25,7 @@ from cascade.files.atomic import write_atomic
 from cascade.proof import proof_page
 from cascade.proof.claims import check_claims
 from cascade.proof.found import STATUS, Proof
-from cascade.proof.subject import Settings, config_of, find, open_run
+from cascade.proof.subject import ProofSettings, config_of, find, open_run
 from cascade.shrink import resolved
 
 #: The overrides that are allowed; a run is checked with the config that it was trained with.
@@ -45,7 +45,7 @@ def prove(config: dict[str, Any], run: Path, *, stage: str, overrides: Sequence[
         f"make train STAGE={Path(stage).name} CASCADE={Path(stage).parent} NAME={config['name']}"
     )
     card = find(run, train=train)
-    settings = Settings(**{k: v for k, v in config["prove"].items() if k != "only"})
+    settings = ProofSettings(**{k: v for k, v in config["prove"].items() if k != "only"})
     own = config_of(run, config, manifests(run))
     own["data"] = with_overrides(own["data"], config["data"], overrides)
     subject = open_run(run, own, card, settings)

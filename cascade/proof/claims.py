@@ -13,7 +13,7 @@ from cascade.proof import (
     same_data,
     same_video,
 )
-from cascade.proof.found import Found, NotCheckedError, Result
+from cascade.proof.found import ClaimResult, Found, NotCheckedError
 from cascade.proof.subject import Subject
 
 
@@ -73,7 +73,7 @@ CLAIMS = (
 )
 
 
-def check_claims(subject: Subject, *, only: tuple[str, ...] = ()) -> Iterator[Result]:
+def check_claims(subject: Subject, *, only: tuple[str, ...] = ()) -> Iterator[ClaimResult]:
     """Check each claim, or only those named in `only`.
 
     Raises:
@@ -90,7 +90,7 @@ def check_claims(subject: Subject, *, only: tuple[str, ...] = ()) -> Iterator[Re
         began = time.monotonic()
         found = _checked(claim, subject)
         seconds = time.monotonic() - began
-        yield Result(name=claim.name, statement=claim.statement, found=found, seconds=seconds)
+        yield ClaimResult(name=claim.name, statement=claim.statement, found=found, seconds=seconds)
 
 
 def _checked(claim: Claim, subject: Subject) -> Found:

@@ -11,9 +11,9 @@ from torch import Tensor
 
 from cascade.callbacks.start import MIN_CHANGE
 from cascade.proof.found import Found, Table, judged
-from cascade.proof.network_inputs import Inputs, recorded, run_network
+from cascade.proof.network_inputs import BASELINE, Inputs, recorded, run_network
 from cascade.proof.subject import PURPOSE, Subject, taken
-from cascade.proof.trained_ways import NOTHING, suitable, training_ways
+from cascade.proof.trained_ways import giving, training_ways
 from cascade.report import Cell
 from cascade.report.sections import Tone
 
@@ -22,7 +22,7 @@ FEWEST = 8
 
 
 @dataclass(frozen=True, kw_only=True)
-class Worth:
+class WorthEstimate:
     """The mean log ratio of the loss without a condition to the loss with it."""
 
     name: str
@@ -86,16 +86,13 @@ def check(subject: Subject) -> Found:
 def _changes(subject: Subject) -> Iterator[tuple[str, float]]:
     """The relative change of the output when only one input is changed, by input."""
     stage, held = subject.trained, subject.clips()
-    frames = held["video"].shape[2]
-    given = [way for way in suitable(frames, stride=stage.recipe.modes.stride) if way != NOTHING][
-        :1
-    ]
-    with training_ways(stage, given), recorded(stage) as calls:
+    some = giving(stage, held["video"].shape[2])[:1]
+    with training_ways(stage, some), recorded(stage) as calls:
         stage.losses(taken(held, range(min(2, len(held["position"])))), purpose=PURPOSE)
     inputs = calls[0]
     out = run_network(stage, inputs)
     for name, value in inputs.items():
-        if name != "text_mask":
+        if name not in ("text_mask", BASELINE):
             changed = run_network(stage, {**inputs, name: _other(name, value, inputs)})
             yield name, float((changed - out).norm() / out.norm().clamp(min=1e-12))
 
@@ -115,19 +112,15 @@ def _other(name: str, value: Tensor, inputs: Inputs) -> Tensor:
             return value + 0.5
 
 
-def _worths(subject: Subject) -> list[Worth]:
+def _worths(subject: Subject) -> list[WorthEstimate]:
     """Each condition's worth, from the loss with the condition of another clip at the same draws.
 
     For given frames, from the loss without them, on clips that all have some.
     """
     stage, held = subject.trained, subject.clips()
-    giving = [
-        way
-        for way in suitable(held["video"].shape[2], stride=subject.trained.recipe.modes.stride)
-        if way != NOTHING
-    ]
+    ways = giving(stage, held["video"].shape[2])
     others = [name for name in stage.conditions if name != "given"]
-    logs = _ratios(subject, others, ()) | _ratios(subject, ["given"], giving)
+    logs = _ratios(subject, others, ()) | _ratios(subject, ["given"], ways)
     confidence = float(subject.settings.worth["confidence"])
     return [_estimate(name, list(logs[name].values()), confidence) for name in stage.conditions]
 
@@ -155,14 +148,14 @@ def _ratios(
     return logs
 
 
-def _estimate(name: str, logs: Sequence[Sequence[float]], confidence: float) -> Worth:
+def _estimate(name: str, logs: Sequence[Sequence[float]], confidence: float) -> WorthEstimate:
     """The mean over clips of each clip's mean over draws, with a normal confidence interval."""
     means = [sum(values) / len(values) for values in logs]
     if len(means) < FEWEST:
-        return Worth(name=name, clips=len(means))
+        return WorthEstimate(name=name, clips=len(means))
     z = NormalDist().inv_cdf(0.5 + confidence / 2)
     half = z * stdev(means) / len(means) ** 0.5
-    return Worth(name=name, clips=len(means), mean=sum(means) / len(means), half=half)
+    return WorthEstimate(name=name, clips=len(means), mean=sum(means) / len(means), half=half)
 
 
 def _times(log: float) -> str:
@@ -178,7 +171,7 @@ def _change_table(changes: Mapping[str, float]) -> Table:
     return Table(columns=["input", "change"], rows=rows, caption=caption)
 
 
-def _worth_table(worths: Sequence[Worth], least: float) -> Table:
+def _worth_table(worths: Sequence[WorthEstimate], least: float) -> Table:
     tones: dict[str, Tone] = {"effect": "good", "no effect": "bad"}
     rows = [
         (

@@ -20,17 +20,16 @@ class Components:
     low_eps: Float[Tensor, "b c f h w"] | None = None
 
 
-#: Causes come before their effects: for instance, given frames change z and logsnr.
-ORDER = ("text", "text_mask", "mask", "given", "low")
+#: Causes before their effects: given frames change z and logsnr, for instance; scalars between.
+FIRST = ("text", "text_mask", "mask", "given", "low", "baseline")
 LAST = ("logsnr", "z")
 
 
 def by_cause(names: Iterable[str]) -> list[str]:
-    """Names of inputs, first those whose difference explains others."""
-    return sorted(
-        names,
-        key=lambda name: (name in LAST, ORDER.index(name) if name in ORDER else len(ORDER)),
-    )
+    """Names of inputs, those first whose difference explains others."""
+    ranks = {name: i - len(FIRST) for i, name in enumerate(FIRST)}
+    ranks |= {name: i + 1 for i, name in enumerate(LAST)}
+    return sorted(names, key=lambda name: (ranks.get(name, 0), name))
 
 
 def gap(one: Tensor, other: Tensor) -> float:

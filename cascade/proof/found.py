@@ -35,7 +35,7 @@ class Table:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Pictures:
+class ClaimPictures:
     """Videos in rows and columns; each is shown as its frames side by side."""
 
     columns: Sequence[str]
@@ -53,7 +53,7 @@ class Found:
     notes: Sequence[str] = ()
     """The errors found, or why the claim was not checked; then remarks."""
     tables: Sequence[Table] = ()
-    pictures: Sequence[Pictures] = ()
+    pictures: Sequence[ClaimPictures] = ()
 
 
 def judged(
@@ -70,7 +70,7 @@ def judged(
 
 
 @dataclass(frozen=True, kw_only=True)
-class Result:
+class ClaimResult:
     """One claim with the result of its check."""
 
     name: str
@@ -99,9 +99,9 @@ class Proof:
     stage: str
     run: str
     facts: dict[str, str]
-    results: list[Result] = field(default_factory=list)
+    results: list[ClaimResult] = field(default_factory=list)
 
-    def of(self, verdict: Verdict) -> list[Result]:
+    def of(self, verdict: Verdict) -> list[ClaimResult]:
         """The claims with this verdict."""
         return [one for one in self.results if one.found.verdict == verdict]
 

@@ -6,16 +6,16 @@ from dataclasses import dataclass
 import torch
 
 from cascade.conditioning import Given, to_grid
-from cascade.proof.found import Found, Pictures, Table, judged
+from cascade.proof.found import ClaimPictures, Found, Table, judged
 from cascade.proof.network_inputs import Inputs, watched
 from cascade.proof.subject import Subject, grid_of, taken
-from cascade.proof.trained_ways import NOTHING, forced, suitable
+from cascade.proof.trained_ways import forced, giving
 from cascade.report import Cell
 from cascade.stage import Batch, Video
 
 
 @dataclass(frozen=True, kw_only=True)
-class Sample:
+class SampledWay:
     """A video sampled under one way to prompt, and all inputs of its network."""
 
     way: str
@@ -35,11 +35,7 @@ class Sample:
 def check(subject: Subject) -> Found:
     """The claim's figures: the largest change of a given pixel, by way."""
     held = subject.clips()
-    ways = [
-        way
-        for way in suitable(held["video"].shape[2], stride=subject.trained.recipe.modes.stride)
-        if way != NOTHING
-    ]
+    ways = giving(subject.trained, held["video"].shape[2])
     one = taken(held, [0])
     clip = subject.trained.clip(one["video"])
     samples = [_sampled(subject, one, clip, way) for way in ways]
@@ -63,13 +59,15 @@ def check(subject: Subject) -> Found:
         figure=f"a given pixel changes by {worst:g} at most ({len(ways)} ways)",
         tolerance="exact, bit by bit",
         tables=[Table(columns=columns, rows=rows)],
-        pictures=[Pictures(columns=["given", "sampled", "the clip"], rows=shown, caption=caption)],
+        pictures=[
+            ClaimPictures(columns=["given", "sampled", "the clip"], rows=shown, caption=caption)
+        ],
     )
 
 
-def _sampled(subject: Subject, one: Batch, clip: Video, way: str) -> Sample:
+def _sampled(subject: Subject, one: Batch, clip: Video, way: str) -> SampledWay:
     stage, seed = subject.bundled, subject.trained.recipe.seed
-    drawn = forced(way).draw(clip, seed=seed, positions=one["position"].tolist())
+    drawn = forced(subject.trained, way).draw(clip, seed=seed, positions=one["position"].tolist())
     grid = grid_of(clip, float(one["fps"][0]))
     given = to_grid(drawn, grid, subject.device)
     with watched(stage) as calls:
@@ -81,10 +79,10 @@ def _sampled(subject: Subject, one: Batch, clip: Video, way: str) -> Sample:
             given=given,
             steps=subject.settings.steps,
         )
-    return Sample(way=way, given=given, made=made, calls=calls)
+    return SampledWay(way=way, given=given, made=made, calls=calls)
 
 
-def _wrong(sample: Sample, clean: float) -> list[str]:
+def _wrong(sample: SampledWay, clean: float) -> list[str]:
     """The errors in the video and in the sampler's steps."""
     found = []
     if sample.change != 0:

@@ -1,6 +1,7 @@
 """All inputs that a stage feeds its network in one call, by name."""
 
-from collections.abc import Iterator, Sequence
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -10,10 +11,12 @@ from torch import Tensor, nn
 
 from cascade.stage import Stage
 
-#: Inputs by name: z, low, given, mask, logsnr, text, text_mask, and each scalar by its name.
+#: Input by name: z, low, given, mask, logsnr, text, text_mask, and each scalar by its own name.
 Inputs = dict[str, Tensor]
 #: The inputs that are channels of one tensor, in their order there.
 CHANNELS = ("z", "low", "given", "mask")
+#: What the stage adds to the network's output, if it adds something.
+BASELINE = "baseline"
 
 
 def by_name(
@@ -46,9 +49,9 @@ def run_network(stage: Stage, inputs: Inputs) -> Float[Tensor, "b c f h w"]:
 def recorded(stage: Stage) -> Iterator[list[Inputs]]:
     """A context in which the network only records its inputs and returns zeros, which is fast.
 
-    A packed call is recorded as one call per clip, with text without padding.
+    A packed call counts as one call per clip, its text without padding. What the stage adds to the
+    network's output is recorded as one more input, the baseline.
     """
-    net: Any = stage.net
     calls: list[Inputs] = []
 
     def forward(x: Tensor, *rest: Tensor) -> Tensor:
@@ -64,16 +67,28 @@ def recorded(stage: Stage) -> Iterator[list[Inputs]]:
             outs.append(forward(x[None], levels[None], words[None], every, row[None])[0])
         return outs
 
-    own: dict[str, Any] = {"forward": forward}
-    if hasattr(net, "forward_packed"):
-        own["forward_packed"] = forward_packed
-    for name, function in own.items():
-        setattr(net, name, function)
-    try:
+    def added(predict: Callable[..., Any]) -> Callable[..., Any]:
+        def predicted(*arguments: Any) -> Any:
+            out = predict(*arguments)
+            outs = out if isinstance(out, list) else [out]
+            for call, one in zip(calls[-len(outs) :], outs, strict=True):
+                if one.any():
+                    call[BASELINE] = one.clone()
+            return out
+
+        return predicted
+
+    with contextlib.ExitStack() as replaced:
+        for owner, name, function in (
+            (stage.net, "forward", forward),
+            (stage.net, "forward_packed", forward_packed),
+            (stage, "predict", added(stage.predict)),
+            (stage, "predict_parts", added(getattr(stage, "predict_parts", stage.predict))),
+        ):
+            if hasattr(owner, name):
+                setattr(owner, name, function)
+                replaced.callback(delattr, owner, name)
         yield calls
-    finally:
-        for name in own:
-            delattr(net, name)
 
 
 @contextmanager

@@ -10,12 +10,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from cascade.conditioning import ways
 from cascade.proof.both_sides import sampling, training
 from cascade.proof.diagnosis import LAST, Components, by_cause, explain, gap
-from cascade.proof.found import Found, Pictures, Table, judged
-from cascade.proof.network_inputs import CHANNELS, Inputs
+from cascade.proof.found import ClaimPictures, Found, Table, judged
+from cascade.proof.network_inputs import BASELINE, CHANNELS, Inputs
 from cascade.proof.subject import Subject, taken
-from cascade.proof.trained_ways import NOTHING, suitable
+from cascade.proof.trained_ways import suitable
 from cascade.report import Cell
 from cascade.stage import Batch
 
@@ -57,15 +58,15 @@ def check(subject: Subject) -> Found:
     """The claim's figures: the largest difference of each input under each way."""
     held = subject.clips()
     packed = subject.config["data"].get("batching") == "packing"
-    ways = suitable(held["video"].shape[2], stride=subject.trained.recipe.modes.stride)
+    tried = suitable(subject.trained, held["video"].shape[2])
     clips = min(subject.settings.few, len(held["position"]))
     allowed = _allowed(subject, held)
     pairs = [
         pair
         for i in range(clips)
-        for pair in _pairs(subject, taken(held, [i]), ways, packed=packed)
+        for pair in _pairs(subject, taken(held, [i]), tried, packed=packed)
     ]
-    drifting = _drifting(subject, taken(held, [0]), ways)
+    drifting = _drifting(subject, taken(held, [0]), tried)
     wrong = [*_differences(pairs, allowed), *_unset(pairs), *drifting]
     differing = sum(pair.gap(name) > 0 for pair in pairs for name in pair.names)
     total = sum(len(pair.names) for pair in pairs)
@@ -74,7 +75,7 @@ def check(subject: Subject) -> Found:
         exact += f"; {', '.join(allowed)} within {max(allowed.values()):g} (stored embeddings)"
     return judged(
         wrong,
-        figure=f"{differing} of {total} inputs differ ({clips} clips × {len(ways)} ways)",
+        figure=f"{differing} of {total} inputs differ ({clips} clips × {len(tried)} ways)",
         tolerance=exact,
         tables=[_table(pairs, allowed)],
         pictures=[_pictures(_shown(pairs, allowed))],
@@ -87,51 +88,49 @@ def _differences(pairs: Sequence[Pair], allowed: Mapping[str, float]) -> list[st
     for name in by_cause({name for pair in pairs for name in pair.names}):
         wrong = [pair for pair in pairs if pair.gap(name) > allowed.get(name, 0.0)]
         if wrong:
-            ways = list(dict.fromkeys(pair.way for pair in wrong))
-            lines.setdefault(wrong[0].explained(name), ways)
+            lines.setdefault(
+                wrong[0].explained(name), list(dict.fromkeys(pair.way for pair in wrong))
+            )
     every = {pair.way for pair in pairs}
     return [
-        f"{line} (ways to prompt: {'all' if {*ways} == every else ', '.join(ways)})"
-        for line, ways in lines.items()
+        f"{line} (ways to prompt: {'all' if {*found} == every else ', '.join(found)})"
+        for line, found in lines.items()
     ]
 
 
 def _unset(pairs: Sequence[Pair]) -> list[str]:
     """The ways under which neither side sets the mask, although they give frames."""
     unset = [p.way for p in pairs if not p.train["mask"].any() and not p.sample["mask"].any()]
-    ways = [way for way in dict.fromkeys(unset) if way not in (NOTHING, DROPPED)]
-    return [f"mask: never set (ways to prompt: {', '.join(ways)})"] if ways else []
+    found = [name for name in dict.fromkeys(unset) if name in ways and ways[name].gives_frames]
+    return [f"mask: never set (ways to prompt: {', '.join(found)})"] if found else []
 
 
-def _drifting(subject: Subject, one: Batch, ways: Sequence[str]) -> list[str]:
-    """The inputs that the sampler changes after its first step, although they must be constant."""
+def _drifting(subject: Subject, one: Batch, tried: Sequence[str]) -> list[str]:
+    """What the sampler feeds otherwise in later steps than in the first."""
     lines: dict[str, list[str]] = {}
-    for way in ways:
-        calls = sampling(subject, one, way, steps=subject.settings.steps)
-        for name in calls[0]:
-            known = [calls[0][name]] if name not in ("text", "text_mask") else _firsts(calls, name)
-            moved = any(all(gap(call[name], one) for one in known) for call in calls)
-            if moved and name not in LAST:
-                lines.setdefault(name, []).append(way)
+    for way in tried:
+        first = sampling(subject, one, way)
+        for call in sampling(subject, one, way, steps=subject.settings.steps):
+            for name, value in call.items():
+                # In the first step the text is the caption's or, for guidance, that of none.
+                same = any(name in known and gap(value, known[name]) == 0 for known in first)
+                if not same and name not in LAST and way not in lines.setdefault(name, []):
+                    lines[name].append(way)
     return [
         f"{name}: the sampler feeds another value in a later step "
-        f"(ways to prompt: {', '.join(ways)})"
-        for name, ways in lines.items()
+        f"(ways to prompt: {', '.join(found)})"
+        for name, found in lines.items()
+        if found
     ]
 
 
-def _firsts(calls: Sequence[Inputs], name: str) -> list[Tensor]:
-    """An input in the calls of the first step: with the caption and without."""
-    return [calls[0][name], calls[1][name]]
-
-
-def _pairs(subject: Subject, one: Batch, ways: Sequence[str], *, packed: bool) -> Iterator[Pair]:
-    """The pairs of one clip: one per way, and one without a caption if sampling is guided."""
-    for way in ways:
+def _pairs(subject: Subject, one: Batch, tried: Sequence[str], *, packed: bool) -> Iterator[Pair]:
+    """The pairs of one clip: every way, and the captions that are dropped."""
+    for way in tried:
         train, made = training(subject.trained, one, way, packed=packed)
         calls = sampling(subject, one, way)
         yield Pair(way=way, train=train, sample=calls[-1], made=made)
-        if way == NOTHING and len(calls) > 1:
+        if way == tried[0] and len(calls) > 1:
             train, made = training(subject.trained, one, way, packed=packed, text_dropout=ALL)
             yield Pair(way=DROPPED, train=train, sample=calls[0], made=made)
 
@@ -164,9 +163,9 @@ def _shown(pairs: Sequence[Pair], allowed: Mapping[str, float]) -> Pair:
     return (bad or given or list(pairs))[0]
 
 
-def _pictures(pair: Pair) -> Pictures:
+def _pictures(pair: Pair) -> ClaimPictures:
     rows = []
-    for name in CHANNELS:
+    for name in (*CHANNELS, BASELINE):
         both = [side[name] for side in (pair.train, pair.sample) if name in side]
         if len(both) == 2 and both[0].shape == both[1].shape:
             difference = (both[0] - both[1]).abs()
@@ -177,7 +176,7 @@ def _pictures(pair: Pair) -> Pictures:
         f"The inputs of one clip under the way `{pair.way}`, frame by frame. The difference is "
         "scaled to its largest value; where both are equal it is grey, or black for the mask."
     )
-    return Pictures(columns=["training", "sampler", "difference"], rows=rows, caption=caption)
+    return ClaimPictures(columns=["training", "sampler", "difference"], rows=rows, caption=caption)
 
 
 def _pixels(value: Tensor, name: str) -> Tensor:

@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.table import Table as Terminal
 from torch import Tensor
 
-from cascade.proof.found import Proof, Result, Verdict
+from cascade.proof.found import ClaimResult, Proof, Verdict
 from cascade.report import Cell, Film, Page
 from cascade.report.sections import Tone
 
@@ -53,7 +53,7 @@ def lead(proof: Proof) -> str:
     return f"Of {len(proof.results)} claims about this run {', '.join(said)}."
 
 
-def _section(page: Page, one: Result) -> None:
+def _section(page: Page, one: ClaimResult) -> None:
     found = one.found
     page.section(one.name.capitalize(), one.statement)
     verdict = Cell(found.verdict, TONES[found.verdict])

@@ -39,7 +39,7 @@ EXPECTED = (
 )
 
 
-class Losses(pl.Callback):
+class LoggedLosses(pl.Callback):
     """Records the loss of each step, combined over micro-batches as the diagnostics do.
 
     `weights` are a copy of the stage's weights at step `at`.
@@ -70,7 +70,7 @@ class Losses(pl.Callback):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Start:
+class ResumeStart:
     """A checkpoint to resume from, and the run's records of the steps after it."""
 
     manifest: Manifest
@@ -124,7 +124,7 @@ def check(subject: Subject) -> Found:
     )
 
 
-def _start(subject: Subject) -> Start:
+def _start(subject: Subject) -> ResumeStart:
     """The newest intact checkpoint with a logged loss, or another checkpoint, soon after it."""
     most, rows = (int(subject.settings.resume[name]) for name in ("steps", "rows"))
     curve = dict(read_curves(subject.run).get(LOSS, []))
@@ -137,7 +137,7 @@ def _start(subject: Subject) -> Start:
         near = later if later is not None and later.step <= end else None
         if (after or near) and not damages(folder_of(subject.run, manifest.step)):
             logged = {step: curve[step] for step in after[:rows]}
-            return Start(manifest=manifest, logged=logged, later=near)
+            return ResumeStart(manifest=manifest, logged=logged, later=near)
         later = manifest
     steps = ", ".join(str(one.step) for one in subject.saved)
     raise NotCheckedError(
@@ -156,13 +156,13 @@ def _apart(subject: Subject, later: Manifest, weights: Mapping[str, Tensor]) -> 
     return max(float((state[name].cpu() - weights[name]).abs().max()) for name in state)
 
 
-def resume(subject: Subject, start: Start) -> tuple[dict[int, float], dict[str, Tensor]]:
+def resume(subject: Subject, start: ResumeStart) -> tuple[dict[int, float], dict[str, Tensor]]:
     """The losses of the steps after a checkpoint, by step, and the weights at the next checkpoint.
 
     Trains in a temporary folder; the weights are empty if there is no next checkpoint.
     """
     config = subject.config
-    losses = Losses(None if start.later is None else start.later.step)
+    losses = LoggedLosses(None if start.later is None else start.later.step)
     pl.seed_everything(config["seed"], workers=True, verbose=False)
     stage = instantiate(config["stage"], _convert_="all")
     stage.text.prepare()
@@ -180,7 +180,9 @@ def resume(subject: Subject, start: Start) -> tuple[dict[int, float], dict[str, 
     return losses.by_step, losses.weights
 
 
-def _trainer(subject: Subject, start: Start, folder: Path, losses: Losses) -> pl.Trainer:
+def _trainer(
+    subject: Subject, start: ResumeStart, folder: Path, losses: LoggedLosses
+) -> pl.Trainer:
     """The run's trainer on one device: nothing is validated, logged or saved."""
     config, manifest = subject.config, start.manifest
     own = {k: v for k, v in config["trainer"].items() if k not in ("strategy", "num_nodes")}

@@ -11,7 +11,7 @@ from torch import Tensor
 from cascade.bundle import load_stage, read_stage, save_bundle
 from cascade.checkpoint.checkpoint_folder import STATE, folder_of
 from cascade.checkpoint.state_file import StateFile
-from cascade.proof.found import Found, Pictures, Table, judged
+from cascade.proof.found import ClaimPictures, Found, Table, judged
 from cascade.proof.subject import Subject, grid_of, taken
 from cascade.report import Cell
 from cascade.stage import Stage, Video
@@ -84,7 +84,7 @@ def check_batch(subject: Subject) -> Found:
         figure=f"videos differ by {worst:.2g} at most, in [-1, 1]",
         tolerance=f"{allowed:g}: another batch size changes the order of sums",
         tables=[Table(columns=["sampled alone", "largest difference"], rows=rows)],
-        pictures=[Pictures(columns=[f"in a batch of {size}", "alone"], rows=pictures)],
+        pictures=[ClaimPictures(columns=[f"in a batch of {size}", "alone"], rows=pictures)],
     )
 
 

@@ -28,7 +28,7 @@ PURPOSE = "prove"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Settings:
+class ProofSettings:
     """The settings of a proof, which `conf/prove.yaml` explains."""
 
     clips: int
@@ -56,7 +56,7 @@ class Subject:
     """The stage built from the run's config, with the bundle's weights."""
     bundled: Stage
     """The stage loaded from the bundle, as for sampling."""
-    settings: Settings
+    settings: ProofSettings
     data: Any
     """The data module; None if the data is missing."""
     held: Batch | None
@@ -147,7 +147,7 @@ def config_of(run: Path, composed: dict[str, Any], saved: Sequence[Manifest]) ->
 
 
 def open_run(
-    run: Path, config: dict[str, Any], card: dict[str, Any], settings: Settings
+    run: Path, config: dict[str, Any], card: dict[str, Any], settings: ProofSettings
 ) -> Subject:
     """Open a run: its stages on their device, and its data if that exists."""
     device = settings.device
@@ -178,26 +178,26 @@ def open_run(
     )
 
 
-def data_config(config: Mapping[str, Any], *, val_samples: int | None = None) -> dict[str, Any]:
-    """The config of the run's data for one process, which does not write missing shards."""
-    data = config["data"]
-    samples = {} if val_samples is None else {"samples": val_samples}
-    return {
-        **data,
-        "make": None,
-        "loading": {**data["loading"], "num_workers": 0},
-        "validation": {**data["validation"], **samples},
-    }
+def data_config(config: Mapping[str, Any], **changes: Mapping[str, Any]) -> dict[str, Any]:
+    """The config of the run's data for one process, which makes no shards that are missing.
+
+    `changes` are merged into groups of options: validation={"samples": 8}.
+    """
+    data = {**config["data"], "make": None}
+    for group, options in ({"loading": {"num_workers": 0}} | changes).items():
+        if group in data:
+            data[group] = {**data[group], **options}
+    return data
 
 
 def _data(
-    config: Mapping[str, Any], stage: Stage, settings: Settings
+    config: Mapping[str, Any], stage: Stage, settings: ProofSettings
 ) -> tuple[Any, Batch | None, str]:
     """The data module and held-out clips of one shape, or the reason why the data is missing."""
     data = None
     try:
         most = max(settings.clips, settings.batch)
-        data = open_data({"data": data_config(config, val_samples=most)}, stage)
+        data = open_data({"data": data_config(config, validation={"samples": most})}, stage)
         data.prepare_data()
         data.setup("fit")
         loader = data.val_loader(size=most)
@@ -208,5 +208,7 @@ def _data(
         if data is not None:
             data.teardown()
         why = error.__cause__ if isinstance(error, InstantiationException) else error
+        if not isinstance(why, ValueError | OSError):
+            raise  # the config does not fit the code, whatever the data is
         where = config["data"].get("shards")
         return None, None, f"the run's data cannot be read ({where}): {why or error}"

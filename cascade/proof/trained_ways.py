@@ -7,27 +7,23 @@ from dataclasses import replace
 from cascade.conditioning import Modes, ways
 from cascade.stage import TrainableStage
 
-#: The way without given frames.
-NOTHING = "text"
+
+def forced(stage: TrainableStage, *names: str) -> Modes:
+    """Training's draw of given frames, by these ways alone, in equal shares."""
+    return Modes(shares=dict.fromkeys(names, 1.0), stride=stage.recipe.modes.stride)
 
 
-def all_ways() -> list[str]:
-    """The names of all ways that training draws."""
-    return [name for name, way in ways.items() if way.draw is not None]
-
-
-def forced(*names: str, stride: int = 1) -> Modes:
-    """The draw of given frames that training uses, limited to these ways in equal shares."""
-    return Modes(shares=dict.fromkeys(names, 1.0), stride=stride)
-
-
-def suitable(frames: int, *, stride: int = 1) -> list[str]:
-    """The ways that a clip of this length can be trained with."""
+def suitable(stage: TrainableStage, frames: int) -> list[str]:
+    """The ways that training can draw for a clip of so many frames."""
+    drawn = [name for name, way in ways.items() if way.draw is not None]
     return [
-        name
-        for name in all_ways()
-        if forced(name, stride=stride).names(frames, seed=0, positions=[0]) == [name]
+        name for name in drawn if forced(stage, name).names(frames, seed=0, positions=[0]) == [name]
     ]
+
+
+def giving(stage: TrainableStage, frames: int) -> list[str]:
+    """Those of them that give frames or regions."""
+    return [name for name in suitable(stage, frames) if ways[name].gives_frames]
 
 
 @contextmanager
@@ -36,7 +32,7 @@ def training_ways(
 ) -> Iterator[None]:
     """A context in which the stage trains these ways only (by default its own shares)."""
     recipe = stage.recipe
-    modes = forced(*names, stride=recipe.modes.stride) if names else recipe.modes
+    modes = forced(stage, *names) if names else recipe.modes
     stage.recipe = replace(recipe, modes=modes, text_dropout=text_dropout)
     try:
         yield

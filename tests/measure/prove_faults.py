@@ -6,6 +6,7 @@ Checks a trained run once as it is and once with each fault; prints a row per fa
 """
 
 import contextlib
+import copy
 import functools
 import json
 import re
@@ -20,9 +21,9 @@ from unittest.mock import patch
 import torch
 
 import cascade.diffusion.sampler
-import stages.examples
 import stages.stage
 from cascade.video import linear
+from stages.condition import Conditioner
 from stages.stage import Stage
 
 
@@ -54,21 +55,36 @@ def sigma_shift() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def mask_never_set() -> Iterator[None]:
-    """Training builds its conditions without the mask of given frames."""
-    conditioner = stages.examples.Conditioner
+def conditions(change: Callable[..., Any], *, at_sampling: bool) -> Iterator[None]:
+    """Inside, conditions are built by `change(conditioner, build, arguments)`, on one side only."""
+    build, sample = Conditioner.__call__, Stage.sample
+    depth: list[None] = []
 
-    def blind(**parts: Any) -> Callable[..., Any]:
-        build = conditioner(**parts)
+    def built(self: Conditioner, **arguments: Any) -> Any:
+        if bool(depth) == at_sampling:
+            return change(self, build, arguments)
+        return build(self, **arguments)
 
-        def condition(**arguments: Any) -> Any:
-            made = build(**arguments)
-            return replace(made, mask=torch.zeros_like(made.mask))
+    @functools.wraps(sample)
+    def sampled(self: Any, *arguments: Any, **named: Any) -> Any:
+        depth.append(None)
+        try:
+            return sample(self, *arguments, **named)
+        finally:
+            depth.pop()
 
-        return condition
-
-    with patch.object(stages.examples, "Conditioner", blind):
+    with patch.object(Conditioner, "__call__", built), patch.object(Stage, "sample", sampled):
         yield
+
+
+def mask_never_set() -> AbstractContextManager[None]:
+    """Training builds its conditions without the mask of what is given."""
+
+    def blind(conditioner: Conditioner, build: Any, arguments: dict[str, Any]) -> Any:
+        made = build(conditioner, **arguments)
+        return replace(made, mask=torch.zeros_like(made.mask))
+
+    return conditions(blind, at_sampling=False)
 
 
 class _OtherKind:
@@ -89,16 +105,15 @@ class _OtherKind:
         return made.view(*frames.shape[:3], *size).transpose(1, 2)
 
 
-@contextlib.contextmanager
-def another_resize() -> Iterator[None]:
-    """Sampling expands `low` by nearest neighbours (in time: linearly), but training does not."""
-    conditioner = stages.stage.Conditioner
+def another_resize() -> AbstractContextManager[None]:
+    """Sampling enlarges `low` by nearest neighbours (in time: blends it), and training does not."""
 
-    def other(*, kind: Any, **parts: Any) -> Any:
-        return conditioner(kind=_OtherKind(kind), **parts)
+    def other(conditioner: Conditioner, build: Any, arguments: dict[str, Any]) -> Any:
+        changed = copy.copy(conditioner)
+        changed.kind = _OtherKind(conditioner.kind)
+        return build(changed, **arguments)
 
-    with patch.object(stages.stage, "Conditioner", other):
-        yield
+    return conditions(other, at_sampling=True)
 
 
 @contextlib.contextmanager
