@@ -32,7 +32,7 @@ class Pair:
     way: str
     train: Inputs
     sample: Inputs
-    made: Components
+    components: Components
 
     @property
     def names(self) -> list[str]:
@@ -48,7 +48,7 @@ class Pair:
     def explained(self, name: str) -> str:
         """How an input differs, in words."""
         if name in self.train and name in self.sample:
-            return explain(name, self.train, self.sample, self.made)
+            return explain(name, self.train, self.sample, self.components)
         return f"{name}: {'the sampler' if name in self.train else 'training'} does not feed it"
 
 
@@ -128,12 +128,12 @@ def _firsts(calls: Sequence[Inputs], name: str) -> list[Tensor]:
 def _pairs(subject: Subject, one: Batch, ways: Sequence[str], *, packed: bool) -> Iterator[Pair]:
     """The pairs of one clip: one per way, and one without a caption if sampling is guided."""
     for way in ways:
-        train, made = training(subject.trained, one, way, packed=packed)
+        train, components = training(subject.trained, one, way, packed=packed)
         calls = sampling(subject, one, way)
-        yield Pair(way=way, train=train, sample=calls[-1], made=made)
+        yield Pair(way=way, train=train, sample=calls[-1], components=components)
         if way == NOTHING and len(calls) > 1:
-            train, made = training(subject.trained, one, way, packed=packed, text_dropout=ALL)
-            yield Pair(way=DROPPED, train=train, sample=calls[0], made=made)
+            train, components = training(subject.trained, one, way, packed=packed, text_dropout=ALL)
+            yield Pair(way=DROPPED, train=train, sample=calls[0], components=components)
 
 
 def _allowed(subject: Subject, held: Batch) -> dict[str, float]:
