@@ -70,8 +70,9 @@ def check(subject: Subject) -> Found:
 
 
 def _sampled(subject: Subject, one: Batch, clip: Video, way: str) -> Sample:
-    stage, seed = subject.bundled, subject.trained.recipe.seed
-    drawn = forced(way).draw(clip, seed=seed, positions=one["position"].tolist())
+    stage, recipe = subject.bundled, subject.trained.recipe
+    modes = forced(way, stride=recipe.modes.stride)
+    drawn = modes.draw(clip, seed=recipe.seed, positions=one["position"].tolist())
     grid = grid_of(clip, float(one["fps"][0]))
     given = to_grid(drawn, grid, subject.device)
     with watched(stage) as calls:
