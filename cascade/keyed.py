@@ -43,14 +43,16 @@ def generator(
     On a GPU it is Philox, with the 63 bits of `key`. On the CPU it is a Mersenne Twister, which
     torch seeds with only 32 bits; therefore all of its state is drawn from `rng`.
     """
-    made = torch.Generator(device).manual_seed(key(seed, position, purpose))
-    if made.device.type != "cpu":
-        return made
-    state = made.get_state()
+    torch_rng = torch.Generator(device).manual_seed(key(seed, position, purpose))
+    if torch_rng.device.type != "cpu":
+        return torch_rng
+    state = torch_rng.get_state()
     words = state.numpy()[_WORDS].view(np.uint64)
-    assert words[0] == made.initial_seed() % 2**32, "unexpected layout of torch's generator state"
+    assert words[0] == torch_rng.initial_seed() % 2**32, (
+        "unexpected layout of torch's generator state"
+    )
     words[:] = rng(seed, position, purpose).integers(2**32, size=len(words), dtype=np.uint64)
-    return made.set_state(state)
+    return torch_rng.set_state(state)
 
 
 def uniform(seed: int, position: int, purpose: str) -> float:

@@ -240,12 +240,12 @@ class Cascade:
                     on_step=on_step,
                 )
             )
-        made = {s.name: torch.cat([part[s.name] for part in parts]) for s in self.stages}
+        outputs = {s.name: torch.cat([part[s.name] for part in parts]) for s in self.stages}
         grid = grids[-1]
         if given is not None and given.end is not None:
             grid = replace(grid, frames=given.end)
-        last = made[self.stages[-1].name][:, :, : grid.frames]
-        return CascadeOutput(videos=_output(last, output_type), grid=grid, stages=made)
+        last = outputs[self.stages[-1].name][:, :, : grid.frames]
+        return CascadeOutput(videos=_output(last, output_type), grid=grid, stages=outputs)
 
     def _run(
         self,
@@ -260,7 +260,7 @@ class Cascade:
         on_step: Callable[[str, Step], None] | None,
     ) -> dict[str, Tensor]:
         low: Tensor | None = None
-        made = {}
+        outputs = {}
         for i, (stage, grid) in enumerate(zip(self.stages, grids, strict=True)):
             with self._on_device(stage):
                 low = stage.sample(
@@ -276,8 +276,8 @@ class Cascade:
                     low_logsnr=self.sampling[i].get("low_logsnr"),
                     on_step=None if on_step is None else functools.partial(on_step, stage.name),
                 )
-            made[stage.name] = low.cpu()
-        return made
+            outputs[stage.name] = low.cpu()
+        return outputs
 
     @contextlib.contextmanager
     def _on_device(self, module: Stage | TextEncoder) -> Iterator[None]:

@@ -34,7 +34,7 @@ class Profile:
 
 
 @dataclass(frozen=True)
-class Fit:
+class ProfileFit:
     """A linear combination of profiles; `error` is relative to the wanted profile, in the 2-norm.
 
     If the weights of different steps were independent, the average would have the same error.
@@ -53,7 +53,7 @@ class Snapshot:
     sigma_rels: tuple[float, ...]
 
 
-def fit(known: Sequence[Profile], wanted: Profile) -> Fit:
+def fit(known: Sequence[Profile], wanted: Profile) -> ProfileFit:
     """The combination of `known` nearest to `wanted`, with coefficients of sum 1 (EDM2, alg. 3)."""
     return _fits(known, [wanted])[0]
 
@@ -75,7 +75,7 @@ def _fits(known: Sequence[Profile], wanted: Sequence[Profile]) -> list[Fit]:
     square = 1 + (found * (matrix @ found - 2 * right)).sum(0)
     errors = np.sqrt(square.clip(min=0)).tolist()
     coefficients = (found * goal / size[:, None]).T.tolist()
-    return [Fit(tuple(c), error) for c, error in zip(coefficients, errors, strict=True)]
+    return [ProfileFit(tuple(c), error) for c, error in zip(coefficients, errors, strict=True)]
 
 
 def _inner(one: Sequence[Profile], other: Sequence[Profile]) -> np.ndarray:
@@ -85,8 +85,8 @@ def _inner(one: Sequence[Profile], other: Sequence[Profile]) -> np.ndarray:
     later = np.where(s < t, delta, gamma)
     ratio = np.minimum(s, t) / np.maximum(s, t)
     factor = (gamma + 1) * (delta + 1) / (gamma + delta + 1)
-    made: np.ndarray = factor * ratio**later / np.maximum(s, t)
-    return made
+    products: np.ndarray = factor * ratio**later / np.maximum(s, t)
+    return products
 
 
 def _numbers(profiles: Sequence[Profile]) -> tuple[list[float], list[int]]:
@@ -161,15 +161,15 @@ def reconstruct(folder: Path, sigma_rel: float, step: int) -> tuple[dict[str, Te
             "train with callbacks.ema.snapshot_every=…"
         )
     known = [Profile(sigma, one.step) for one in found for sigma in one.sigma_rels]
-    made = fit(known, Profile(sigma_rel, step))
-    if made.error > LIMIT:
+    fitted = fit(known, Profile(sigma_rel, step))
+    if fitted.error > LIMIT:
         raise ValueError(
             f"{folder}: the fit to {len(found)} snapshots of widths "
             f"{_listed(found[-1].sigma_rels)} gives the profile of width {sigma_rel:g} with an "
-            f"error of {made.error:.1%}, but the limit is {LIMIT:.0%}; take "
+            f"error of {fitted.error:.1%}, but the limit is {LIMIT:.0%}; take "
             f"{_within(known, step)}, or train with a smaller callbacks.ema.snapshot_every"
         )
-    return _combined(found, made.coefficients), made
+    return _combined(found, fitted.coefficients), fitted
 
 
 def _within(known: Sequence[Profile], step: int) -> str:

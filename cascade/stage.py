@@ -144,7 +144,7 @@ class Kind(Protocol):
 
 
 @runtime_checkable
-class Recipe(Protocol):
+class TrainingRecipe(Protocol):
     """How a stage is trained: the fields that the training loop and the doctor read."""
 
     steps: int
@@ -226,7 +226,7 @@ class Stage(Protocol):
 class TrainableStage(Stage, Protocol):
     """A stage with the members that training, callbacks, the doctor and the bench use besides."""
 
-    recipe: Any  # a Recipe, or None if the stage is only sampled
+    recipe: Any  # a TrainingRecipe, or None if the stage is only sampled
 
     @property
     def conditions(self) -> tuple[str, ...]:

@@ -39,7 +39,7 @@ def gap(one: Tensor, other: Tensor) -> float:
     return float((one.double() - other.double()).abs().max()) if one.numel() else 0.0
 
 
-def explain(name: str, train: Inputs, sample: Inputs, made: Components) -> str:
+def explain(name: str, train: Inputs, sample: Inputs, components: Components) -> str:
     """How the input `name` differs between `train` and `sample`, the inputs of one clip."""
     one, other = train[name], sample[name]
     if name in ("low", "given") and _swapped(train, sample):
@@ -52,9 +52,9 @@ def explain(name: str, train: Inputs, sample: Inputs, made: Components) -> str:
     if name == "mask":
         return f"mask: training {_set(one)}, the sampler {_set(other)}"
     if name == "z":
-        return _noisy("z", one, other, made.x, made.eps)
-    if name == "low" and made.low is not None and made.low_eps is not None:
-        return _noisy("low", one, other, made.low, made.low_eps)
+        return _noisy("z", one, other, components.x, components.eps)
+    if name == "low" and components.low is not None and components.low_eps is not None:
+        return _noisy("low", one, other, components.low, components.low_eps)
     if one[0].numel() == 1 or name == "logsnr":
         a, b = (float(value.min()) for value in (one, other))
         return f"{name}: training feeds {a:.6g}, the sampler {b:.6g} ({b - a:+.3g})"

@@ -20,14 +20,14 @@ class SampledWay:
 
     way: str
     given: Given
-    made: Video
+    video: Video
     calls: list[Inputs]
 
     @property
     def change(self) -> float:
         """The largest change of a given pixel; NaN if no pixel was given."""
-        known = self.given.mask.expand_as(self.made) > 0
-        changes = (self.made - self.given.frames)[known].abs()
+        known = self.given.mask.expand_as(self.video) > 0
+        changes = (self.video - self.given.frames)[known].abs()
         return float(changes.max()) if len(changes) else float("nan")
 
 
@@ -50,7 +50,9 @@ def check(subject: Subject) -> Found:
         )
         for one in samples
     ]
-    shown = [(one.way, [v[0].cpu() for v in (one.given.frames, one.made, clip)]) for one in samples]
+    shown = [
+        (one.way, [v[0].cpu() for v in (one.given.frames, one.video, clip)]) for one in samples
+    ]
     columns = ["way to prompt", "pixels given", "largest change", "network calls"]
     caption = f"Frame by frame, after {subject.settings.steps} steps. Grey pixels were not given."
     worst = max((one.change for one in samples), default=0.0)
@@ -65,13 +67,20 @@ def check(subject: Subject) -> Found:
     )
 
 
+<<<<<<< HEAD
 def _sampled(subject: Subject, one: Batch, clip: Video, way: str) -> SampledWay:
     stage, seed = subject.bundled, subject.trained.recipe.seed
     drawn = forced(subject.trained, way).draw(clip, seed=seed, positions=one["position"].tolist())
+=======
+def _sampled(subject: Subject, one: Batch, clip: Video, way: str) -> Sample:
+    stage, recipe = subject.bundled, subject.trained.recipe
+    modes = forced(way, stride=recipe.modes.stride)
+    drawn = modes.draw(clip, seed=recipe.seed, positions=one["position"].tolist())
+>>>>>>> words3
     grid = grid_of(clip, float(one["fps"][0]))
     given = to_grid(drawn, grid, subject.device)
     with watched(stage) as calls:
-        made = stage.sample(
+        video = stage.sample(
             one["caption"],
             grid=grid,
             seeds=[0],
@@ -79,7 +88,11 @@ def _sampled(subject: Subject, one: Batch, clip: Video, way: str) -> SampledWay:
             given=given,
             steps=subject.settings.steps,
         )
+<<<<<<< HEAD
     return SampledWay(way=way, given=given, made=made, calls=calls)
+=======
+    return Sample(way=way, given=given, video=video, calls=calls)
+>>>>>>> words3
 
 
 def _wrong(sample: SampledWay, clean: float) -> list[str]:
@@ -87,7 +100,7 @@ def _wrong(sample: SampledWay, clean: float) -> list[str]:
     found = []
     if sample.change != 0:
         found.append(f"a given pixel changes by {sample.change:.3g}")
-    if not sample.made.isfinite().all():
+    if not sample.video.isfinite().all():
         found.append("the video is not finite")
     for number, call in enumerate(sample.calls):
         place = f"network call {number + 1} of {len(sample.calls)}"

@@ -54,7 +54,7 @@ def main() -> None:
     captions = [prompt(a, 0) for _, a in moving]
     first, last = x[:, :, :1], grid.frames - factor
 
-    def made(low: Tensor, given: conditioning.Given) -> Tensor:
+    def generated(low: Tensor, given: conditioning.Given) -> Tensor:
         seeds = list(range(len(captions)))
         return stage.sample(captions, grid=grid, seeds=seeds, low=low, given=given)
 
@@ -67,8 +67,8 @@ def main() -> None:
     )
     rows = {
         "the clip itself": step(x, last),
-        "last frame at a time of the base": step(made(low, own), last),
-        "last frame closes the grid (old rule)": step(made(late, closing), grid.frames - 1),
+        "last frame at a time of the base": step(generated(low, own), last),
+        "last frame closes the grid (old rule)": step(generated(late, closing), grid.frames - 1),
     }
     for name, steps in rows.items():
         spread = statistics.quantiles(steps.tolist(), n=4)
