@@ -58,7 +58,7 @@ def fit(known: Sequence[Profile], wanted: Profile) -> ProfileFit:
     return _fits(known, [wanted])[0]
 
 
-def _fits(known: Sequence[Profile], wanted: Sequence[Profile]) -> list[Fit]:
+def _fits(known: Sequence[Profile], wanted: Sequence[Profile]) -> list[ProfileFit]:
     """Least squares of profiles scaled to norm 1, under the constraint that coefficients sum to 1.
 
     The constraint is not in EDM2: without it, the fit's error would scale weights that hardly
@@ -146,7 +146,7 @@ def _described(path: Path) -> Snapshot:
         ) from error
 
 
-def reconstruct(folder: Path, sigma_rel: float, step: int) -> tuple[dict[str, Tensor], Fit]:
+def reconstruct(folder: Path, sigma_rel: float, step: int) -> tuple[dict[str, Tensor], ProfileFit]:
     """The average of width `sigma_rel` at `step`, from the snapshots in `folder`.
 
     Raises:

@@ -46,12 +46,7 @@ def sampling(subject: Subject, one: Batch, way: str, *, steps: int = 1) -> list[
     if stage.augment is not None:
         u = keyed.uniforms(trained.recipe.seed, positions, f"{PURPOSE}/augment")
         level = float(stage.augment.level(u.to(torch.float32)))
-<<<<<<< HEAD
     given = forced(trained, way).draw(clip, seed=trained.recipe.seed, positions=positions)
-=======
-    modes = forced(way, stride=trained.recipe.modes.stride)
-    given = modes.draw(clip, seed=trained.recipe.seed, positions=positions)
->>>>>>> words3
     drawn = float(trained.noise(one, purpose=PURPOSE).drawn)
     purposes = {"start": "eps", "low": "low"}  # the sampler's names → training's
     with recorded(stage) as calls:

@@ -67,16 +67,9 @@ def check(subject: Subject) -> Found:
     )
 
 
-<<<<<<< HEAD
 def _sampled(subject: Subject, one: Batch, clip: Video, way: str) -> SampledWay:
     stage, seed = subject.bundled, subject.trained.recipe.seed
     drawn = forced(subject.trained, way).draw(clip, seed=seed, positions=one["position"].tolist())
-=======
-def _sampled(subject: Subject, one: Batch, clip: Video, way: str) -> Sample:
-    stage, recipe = subject.bundled, subject.trained.recipe
-    modes = forced(way, stride=recipe.modes.stride)
-    drawn = modes.draw(clip, seed=recipe.seed, positions=one["position"].tolist())
->>>>>>> words3
     grid = grid_of(clip, float(one["fps"][0]))
     given = to_grid(drawn, grid, subject.device)
     with watched(stage) as calls:
@@ -88,11 +81,7 @@ def _sampled(subject: Subject, one: Batch, clip: Video, way: str) -> Sample:
             given=given,
             steps=subject.settings.steps,
         )
-<<<<<<< HEAD
-    return SampledWay(way=way, given=given, made=made, calls=calls)
-=======
-    return Sample(way=way, given=given, video=video, calls=calls)
->>>>>>> words3
+    return SampledWay(way=way, given=given, video=video, calls=calls)
 
 
 def _wrong(sample: SampledWay, clean: float) -> list[str]:

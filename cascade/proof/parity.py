@@ -124,32 +124,15 @@ def _drifting(subject: Subject, one: Batch, tried: Sequence[str]) -> list[str]:
     ]
 
 
-<<<<<<< HEAD
 def _pairs(subject: Subject, one: Batch, tried: Sequence[str], *, packed: bool) -> Iterator[Pair]:
     """The pairs of one clip: every way, and the captions that are dropped."""
     for way in tried:
-        train, made = training(subject.trained, one, way, packed=packed)
-        calls = sampling(subject, one, way)
-        yield Pair(way=way, train=train, sample=calls[-1], made=made)
-        if way == tried[0] and len(calls) > 1:
-            train, made = training(subject.trained, one, way, packed=packed, text_dropout=ALL)
-            yield Pair(way=DROPPED, train=train, sample=calls[0], made=made)
-=======
-def _firsts(calls: Sequence[Inputs], name: str) -> list[Tensor]:
-    """An input in the calls of the first step: with the caption and without."""
-    return [calls[0][name], calls[1][name]]
-
-
-def _pairs(subject: Subject, one: Batch, ways: Sequence[str], *, packed: bool) -> Iterator[Pair]:
-    """The pairs of one clip: one per way, and one without a caption if sampling is guided."""
-    for way in ways:
         train, components = training(subject.trained, one, way, packed=packed)
         calls = sampling(subject, one, way)
         yield Pair(way=way, train=train, sample=calls[-1], components=components)
-        if way == NOTHING and len(calls) > 1:
+        if way == tried[0] and len(calls) > 1:
             train, components = training(subject.trained, one, way, packed=packed, text_dropout=ALL)
             yield Pair(way=DROPPED, train=train, sample=calls[0], components=components)
->>>>>>> words3
 
 
 def _allowed(subject: Subject, held: Batch) -> dict[str, float]:
