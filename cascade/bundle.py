@@ -1,9 +1,9 @@
-"""A trained stage on disk, and a cascade of them. Loading executes nothing that came as data.
+"""Bundles: a trained stage on disk, or a cascade of them. Loading executes no code from files.
 
 A bundle is a folder: `model.safetensors` (the averaged weights), `stage.yaml` (a format number and
-what sampling needs, its parts by their public names), `card.json` (commit, data, steps, EMA width,
-figures). A cascade bundle is a folder of bundles with `cascade.yaml`: their order, and the sampling
-settings of each.
+the config that sampling needs, with parts by public name), `card.json` (commit, data, steps, EMA
+width, figures). A cascade bundle is a folder of bundles with `cascade.yaml`: their order, and the
+sampling settings of each.
 """
 
 import contextlib
@@ -28,37 +28,39 @@ FORMAT = 2
 WEIGHTS, STAGE, CARD, CASCADE = "model.safetensors", "stage.yaml", "card.json", "cascade.yaml"
 #: The parts of a stage's config that only training needs.
 TRAINING = ("train", "objective")
-#: The settings of a stage's sampling that a cascade may choose.
+#: The sampling settings of a stage that a cascade may set.
 SAMPLING = ("steps", "guidance_scale", "low_logsnr")
 
 
 class BundleError(ValueError):
-    """A bundle that cannot be used, with the reason and the way out."""
+    """A bundle that cannot be used; the message has the reason and the remedy."""
 
 
 def check_values(node: Any, *, where: str) -> None:
-    """Refuse values that a bundle's YAML must not hold: interpolations, and requests to download.
+    """Check that a bundle's YAML has no interpolation and no request to download.
 
     Raises:
-        BundleError: naming the place and the value.
+        BundleError: it has one; the message names the key and the value.
     """
     if isinstance(node, Mapping):
         for name, value in node.items():
             if name == "download" and value:
-                raise BundleError(f"{where}: a bundle may not ask for a download")
+                raise BundleError(
+                    f"{where}: a bundle must not request a download, but has {value!r}"
+                )
             check_values(value, where=f"{where}.{name}")
     elif isinstance(node, Sequence) and not isinstance(node, str):
         for i, value in enumerate(node):
             check_values(value, where=f"{where}[{i}]")
     elif isinstance(node, str) and "${" in node:
-        raise BundleError(f"{where}: a bundle may not interpolate, but says {node!r}")
+        raise BundleError(f"{where}: a bundle must not interpolate, but has {node!r}")
 
 
 def to_parts(config: Mapping[str, Any], *, where: str) -> Any:
     """A stage's config as a bundle records it: its parts by their public names.
 
     Raises:
-        BundleError: it names a class that is not a part of a stage.
+        BundleError: the config names a class that is not a part of a stage.
     """
     check_values(config, where=where)
     plain = named(config)
@@ -76,16 +78,16 @@ def save_bundle(
     weights: Mapping[str, Tensor],
     card: Mapping[str, Any],
 ) -> Path:
-    """Write a bundle, whole or not at all; `stage` is the stage's plain config.
+    """Write a bundle atomically; `stage` is the stage's config as plain values.
 
-    Only what sampling needs is kept: not `train`, `objective` and the place of stored embeddings.
+    Only what sampling needs is stored: not `train`, `objective` and the path of stored embeddings.
     """
     folder = Path(folder)
     spoiled = [name for name, value in weights.items() if not value.isfinite().all()]
     if spoiled:
         raise BundleError(
             f"{folder}: {len(spoiled)} weights are not finite ({spoiled[0]}, …), so nothing was "
-            f"saved; go back to an earlier checkpoint, or train with a lower rate"
+            f"saved; resume from an earlier checkpoint, or train with a lower learning rate"
         )
     config = {name: value for name, value in stage.items() if name not in TRAINING}
     text = {name: value for name, value in config.get("text", {}).items() if name != "embeddings"}
@@ -101,11 +103,11 @@ def save_bundle(
 
 @contextlib.contextmanager
 def _replacing(folder: Path) -> Iterator[Path]:
-    """A hidden folder beside `folder` to write to; it takes its place when all is written.
+    """A hidden folder to write to, which replaces `folder` at the end of the context.
 
-    Whatever fails, the one that was there stays. A kill between the two renames leaves none of that
-    name, and both whole beside it, hidden. What a kill left is removed after the next save. Two
-    processes must not write one folder at a time.
+    After an error `folder` is unchanged. A kill between the two renames leaves no folder of that
+    name, but the old and the new one, both complete, as hidden folders beside it. The next save
+    removes such leftovers. Two processes must not write the same folder at the same time.
     """
     folder.parent.mkdir(parents=True, exist_ok=True)
     part = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}.", suffix=".part"))
@@ -136,7 +138,7 @@ def read_card(folder: Path) -> dict[str, Any]:
 
 
 def final_loss(run: Path) -> float | None:
-    """The `val/loss` that a finished run's card has, if it is finite: a search takes no other."""
+    """The `val/loss` of a finished run, from its card; None if it is missing or not finite."""
     value = read_card(run / "bundle")["figures"].get("val/loss")
     return float(value) if value is not None and math.isfinite(value) else None
 
@@ -145,7 +147,7 @@ def read_stage(folder: Path) -> dict[str, Any]:
     """The bundle's stage config, checked.
 
     Raises:
-        BundleError: no bundle there, another format, or a target that is not ours.
+        BundleError: there is no bundle, or it has another format or unknown parts.
     """
     folder = Path(folder)
     missing = [name for name in (WEIGHTS, STAGE, CARD) if not (folder / name).is_file()]
@@ -160,7 +162,9 @@ def read_stage(folder: Path) -> dict[str, Any]:
         )
     stage = content.get("stage")
     if not isinstance(stage, dict):
-        raise BundleError(f"{folder / STAGE}: holds no stage")
+        raise BundleError(
+            f"{folder / STAGE}: has no key stage; train the stage again: make train STAGE=…"
+        )
     check_values(stage, where=str(folder / STAGE))
     try:
         config: dict[str, Any] = located(stage, where=str(folder / STAGE))
@@ -173,7 +177,7 @@ def load_stage(folder: str | Path) -> nn.Module:
     """The stage of a bundle, in evaluation mode.
 
     Raises:
-        BundleError: it was never trained, or its weights are not of its own config's shapes.
+        BundleError: it was never trained, or its weights do not have the shapes of its config.
     """
     folder = Path(folder)
     config, card = read_stage(folder), read_card(folder)
@@ -183,7 +187,7 @@ def load_stage(folder: str | Path) -> nn.Module:
             f"train it first: make train STAGE={config.get('name')}"
         )
     given = shapes_in(folder / WEIGHTS)
-    try:  # hold the config's sizes against the weights before any memory is taken for them
+    try:  # check the config's sizes before memory is allocated for them
         wanted = shapes_of(config, most=len(given))
     except TooManyError as error:
         raise BundleError(f"{folder}: holds {len(given)} weights, but {error}") from error
@@ -197,7 +201,7 @@ def load_weights(module: nn.Module, folder: str | Path) -> None:
     """Copy a bundle's weights into `module`, every one of them.
 
     Raises:
-        BundleError: naming the weights that are missing, unknown or of another shape.
+        BundleError: weights are missing, unknown or of another shape; the message names them.
     """
     folder = Path(folder)
     wanted = {name: tuple(value.shape) for name, value in module.state_dict().items()}
@@ -213,7 +217,7 @@ def _check_fit(
         shown = "; ".join([*wrong[:3], "…"] if len(wrong) > 3 else wrong)
         raise BundleError(
             f"{folder}: {len(wrong)} weights do not fit ({shown}); "
-            f"use the config that the bundle was trained with, or train anew"
+            f"use the config that the bundle was trained with, or train again"
         )
 
 
@@ -222,7 +226,7 @@ def save_cascade(
 ) -> Path:
     """Write a cascade bundle: copies of the stages' bundles, in order, and `cascade.yaml`.
 
-    Whole or not at all; one that was there is replaced. `sampling` may give, per stage, `steps`,
+    The write is atomic and replaces an existing bundle. `sampling` may set, per stage, `steps`,
     `guidance_scale` and `low_logsnr`.
     """
     folder = Path(folder)
@@ -238,18 +242,24 @@ def save_cascade(
 
 
 def read_cascade(folder: Path) -> list[dict[str, Any]]:
-    """Per stage, in order: its `bundle` (a path) and how it is sampled."""
+    """Per stage, in order: its `bundle` (a path) and its sampling settings."""
     path = Path(folder) / CASCADE
     if not path.is_file():
         raise BundleError(f"{folder} is not a cascade bundle: it has no {CASCADE}")
     content = yaml.safe_load(path.read_text(encoding="utf-8"))
     if not isinstance(content, dict) or content.get("format") != FORMAT:
-        raise BundleError(f"{path}: this Cascade reads format {FORMAT}")
+        found = content.get("format") if isinstance(content, dict) else None
+        raise BundleError(
+            f"{path}: has format {found!r}, but this Cascade reads format {FORMAT}; "
+            "train the stages again"
+        )
     entries = []
     for entry in content.get("stages") or []:
         name = entry.get("bundle") if isinstance(entry, dict) else None
         if not isinstance(name, str) or not re.fullmatch(r"\w[\w.-]*", name):
-            raise BundleError(f"{path}: {name!r} must name a folder beside it")
+            raise BundleError(
+                f"{path}: bundle must be the name of a folder beside it, got {name!r}"
+            )
         unknown = set(entry) - {"bundle", *SAMPLING}
         if unknown:
             raise BundleError(f"{path}: unknown {', '.join(sorted(unknown))}; known: {SAMPLING}")

@@ -1,4 +1,4 @@
-"""Where a stage diffuses: in pixels, or in the latents of a trained video autoencoder."""
+"""Codecs: the space in which a stage diffuses, pixels or a video autoencoder's latents."""
 
 import math
 from abc import ABC, abstractmethod
@@ -10,10 +10,10 @@ from torch import Tensor, nn
 
 
 class Codec(nn.Module, ABC):
-    """A map between pixels in [-1, 1] and the latents that a stage diffuses."""
+    """A map between pixels in [-1, 1] and the latents in which a stage diffuses."""
 
     channels: int
-    #: The (frames, rows, columns) of pixels that one latent position stands for.
+    #: The (frames, rows, columns) of pixels that one latent position encodes.
     factor: tuple[int, int, int]
 
     @property
@@ -29,7 +29,7 @@ class Codec(nn.Module, ABC):
         return frames, height, width
 
     def fold(self, mask: Float[Tensor, "b 1 f h w"]) -> Float[Tensor, "b m f2 h2 w2"]:
-        """A mask of pixels on the latent grid: one channel per pixel of a latent position."""
+        """A pixel mask on the latent grid: one channel per pixel of a latent position."""
         t, h, w = self.factor
         return rearrange(mask, "b 1 (f t) (y h) (x w) -> b (t h w) f y x", t=t, h=h, w=w)
 
@@ -49,9 +49,9 @@ class Pixels(Codec):
     factor = (1, 1, 1)
 
     def encode(self, x: Float[Tensor, "b 3 f h w"]) -> Float[Tensor, "b 3 f h w"]:
-        """Pixels as they are."""
+        """The pixels unchanged."""
         return x
 
     def decode(self, z: Float[Tensor, "b 3 f h w"]) -> Float[Tensor, "b 3 f h w"]:
-        """Pixels as they are."""
+        """The pixels unchanged."""
         return z

@@ -1,7 +1,7 @@
 """Power-function averages of weights, several widths at once (Karras et al. 2024, EDM2, §3.1).
 
-θ̂(t) = β θ̂(t-1) + (1 - β) θ(t) with β = (1 - 1/t)^(γ+1): the average weighs the steps by t^γ,
-whatever the run's length, and is chosen by the relative width σ_rel of that profile.
+θ̂(t) = β θ̂(t-1) + (1 - β) θ(t) with β = (1 - 1/t)^(γ+1): the average weighs the steps by t^γ.
+Its relative width σ_rel, the standard deviation of that profile over the run's length, sets γ.
 """
 
 from collections.abc import Iterator, Sequence
@@ -16,7 +16,7 @@ from cascade.parallel.shards import like, local
 
 
 def exponent(sigma_rel: float) -> float:
-    """The γ for which the profile t^γ has a standard deviation of `sigma_rel` run lengths.
+    """The γ for which the profile t^γ has the standard deviation `sigma_rel` × the run's length.
 
     Solves σ² = (γ + 1) (γ + 2)⁻² (γ + 3)⁻¹ (EDM2, eq. 126).
 
@@ -61,7 +61,7 @@ class PowerEMA:
 
     @contextmanager
     def swapped(self, module: nn.Module, sigma_rel: float) -> Iterator[None]:
-        """Inside, the module has the averaged weights; after, its own again, bit for bit."""
+        """A context in which the module has the averaged weights; its own are restored exactly."""
         own = {name: p.detach().clone() for name, p in _trained(module).items()}
         self.copy_to(module, sigma_rel)
         try:
@@ -83,7 +83,7 @@ class PowerEMA:
         """Restore a saved state.
 
         Raises:
-            ValueError: it has other widths or other parameters.
+            ValueError: the state has other widths or other parameters.
         """
         if tuple(state["sigma_rels"]) != self.sigma_rels:
             raise ValueError(
@@ -96,18 +96,20 @@ class PowerEMA:
                 name for name in own if saved[name].shape != own[name].shape
             ]
             if other:
-                raise ValueError(f"EMA: saved averages and the module differ in {other[:5]}")
+                raise ValueError(
+                    f"EMA: the saved averages and the module have different parameters: {other[:5]}"
+                )
             for name, average in own.items():
                 average.copy_(like(saved[name], average))
 
     def average(self, sigma_rel: float) -> dict[str, Tensor]:
-        """The average of one width by parameter, sharded as the parameters are.
+        """The average of one width, by parameter name; sharded like the parameters.
 
         Raises:
             ValueError: the width is not tracked.
         """
         if sigma_rel not in self._averages:
-            raise ValueError(f"EMA: width {sigma_rel} is not tracked, only {self.sigma_rels}")
+            raise ValueError(f"EMA: width {sigma_rel} is not tracked; known: {self.sigma_rels}")
         return self._averages[sigma_rel]
 
 

@@ -1,7 +1,7 @@
-"""How well a trained cascade follows held-out prompts, after each stage.
+"""Evaluate how well a trained cascade follows held-out prompts, after each stage.
 
-`python -m cascade.evaluate cascade=demo` generates a video per prompt, reads it back from pixels
-and writes `evaluation.json`. A stopped evaluation goes on at the batch where it was.
+`python -m cascade.evaluate cascade=demo` generates a video per prompt, reads its attributes from
+the pixels and writes `evaluation.json`. A stopped evaluation resumes at the batch where it was.
 """
 
 import hashlib
@@ -28,7 +28,7 @@ from cascade.pipeline import Cascade
 from cascade.video import to_uint8
 
 log = logging.getLogger(__name__)
-#: The parts of a stage that its videos depend on, beside its weights.
+#: The parts of a stage, besides its weights, on which its videos depend.
 PARTS = ("name", "kind", "target", "diffusion", "sampling", "augment", "codec", "text")
 
 
@@ -44,7 +44,7 @@ def settings(part: Any) -> Any:
 
 
 def fingerprint(cascade: Cascade, prompts: Sequence[str], seed: int) -> str:
-    """A hash of everything the videos depend on: weights, parts, sampling, prompts, seed, code."""
+    """A hash of all that the videos depend on: weights, parts, sampling, prompts, seed, code."""
     digest = hashlib.blake2b(digest_size=8)
     for stage in cascade.stages:
         for name, value in sorted(stage.state_dict().items()):
@@ -61,7 +61,7 @@ def fingerprint(cascade: Cascade, prompts: Sequence[str], seed: int) -> str:
 def generate(
     cascade: Cascade, prompts: Sequence[str], *, folder: Path, seed: int, batch_size: int
 ) -> dict[str, UInt8[Tensor, "n c f h w"]]:
-    """A video per prompt, after each stage; batches already in `folder` are not made again."""
+    """A video per prompt after each stage; batches already in `folder` are reused."""
     folder = folder / fingerprint(cascade, prompts, seed)
     folder.mkdir(parents=True, exist_ok=True)
     parts = []
@@ -84,7 +84,7 @@ def follow(
     prompts: Sequence[tuple[str, Any]],
     parser: Callable[..., Any],
 ) -> dict[str, Following]:
-    """How well the videos of each stage follow the prompts, (text, attributes) each."""
+    """How well the videos of each stage follow the prompts, given as (text, attributes)."""
     texts = [text for text, _ in prompts]
     wanted = [attributes.to_dict() for _, attributes in prompts]
     return {
@@ -96,7 +96,7 @@ def follow(
 
 
 def write_report(path: Path, report: Mapping[str, Following]) -> None:
-    """Shares with 95 % intervals, confusion and every reading, per stage, as JSON."""
+    """Write shares with 95 % intervals, confusion tables and every reading, per stage, as JSON."""
     content = {stage: found.to_json() for stage, found in report.items()}
     path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n")
 

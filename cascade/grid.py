@@ -1,8 +1,8 @@
-"""Where a video lives: its frames, height, width and frame rate.
+"""The grid of a video: its frames, height, width and frame rate.
 
-The legend of axes, everywhere: `b` batch, `c` channels, `f` frames, `h` height, `w` width; text is
-`b l d` (length, width). Pixels are float in [-1, 1], times are seconds, frame rates are frames per
-second, log-SNR is in nats.
+Axes have the same names everywhere: `b` batch, `c` channels, `f` frames, `h` height, `w` width;
+text is `b l d` (length, width). Pixels are float in [-1, 1], times are in seconds, frame rates in
+frames per second, log-SNR in nats.
 """
 
 import math
@@ -29,7 +29,7 @@ class Grid:
 
     def __post_init__(self) -> None:
         if min(self.frames, self.height, self.width) < 1 or not self.fps > 0:
-            raise ValueError(f"grid {self}: frames, height, width and fps must all be positive")
+            raise ValueError(f"grid {self}: frames, height, width and fps must be positive")
 
     def __str__(self) -> str:
         return f"{self.frames}×{self.height}×{self.width} @ {self.fps:g} fps"
@@ -41,7 +41,7 @@ class Grid:
 
     @property
     def duration(self) -> float:
-        """Seconds that the frames cover, the last one's own included."""
+        """Seconds from the start of the first frame to the end of the last."""
         return self.frames / self.fps
 
     def scaled(self, *, time: int = 1, space: int = 1) -> "Grid":
@@ -67,7 +67,7 @@ class Grid:
             if size % factor:
                 raise ValueError(
                     f"grid {self}: {name} {size} is not a multiple of the factor {factor}; "
-                    f"the nearest that is: {max(factor, round(size / factor) * factor)}"
+                    f"the nearest multiple is {max(factor, round(size / factor) * factor)}"
                 )
         return Grid(
             frames=self.frames // time,
@@ -80,7 +80,7 @@ class Grid:
         """Refuse a grid whose (frames, height, width) are not multiples of `multiple`.
 
         Raises:
-            ValueError: naming `name`, the side, its value and the multiple.
+            ValueError: a side is not a multiple; the message begins with `name`.
         """
         for side, size, factor in zip(
             ("frames", "height", "width"), self.shape, multiple, strict=True

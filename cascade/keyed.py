@@ -1,8 +1,9 @@
-"""Randomness keyed by (seed, position, purpose), never drawn in turn.
+"""Random numbers keyed by (seed, position, purpose), independent of the order of draws.
 
-Position is the global number of a sample in its run. So one process equals many, a resumed run
-equals an unbroken one, and the world size may change between them. On the CPU all draws come from
-Philox, a counter-based generator (Salmon et al. 2011), under a key of 128 bits.
+Position is the global number of a sample in its run. So a run draws the same numbers on one process
+as on many, and a resumed run the same as an uninterrupted one, even with another number of
+processes. On the CPU all draws come from Philox, a counter-based generator (Salmon et al. 2011),
+with a key of 128 bits.
 """
 
 import hashlib
@@ -17,7 +18,7 @@ from torch import Tensor
 
 T = TypeVar("T")
 
-#: Philox4x64 makes four numbers of 64 bits a step, from which come eight uniforms in float32.
+#: One step of Philox4x64 gives four numbers of 64 bits, from which come eight float32 uniforms.
 _BLOCK = 8
 #: Where the 624 words of the Mersenne Twister lie in the state of torch's CPU generator, in bytes.
 _WORDS = slice(24, 24 + 624 * 8)
@@ -29,7 +30,7 @@ def key(seed: int, position: int, purpose: str) -> int:
 
 
 def rng(seed: int, position: int, purpose: str) -> np.random.Generator:
-    """A generator for (seed, position, purpose) alone, for few draws of any kind on the CPU."""
+    """A numpy generator keyed by (seed, position, purpose), for a few draws of any distribution."""
     bits = np.random.Philox(key=int.from_bytes(_digest(seed, position, purpose, 16), "little"))
     return np.random.Generator(bits)
 
@@ -37,28 +38,30 @@ def rng(seed: int, position: int, purpose: str) -> np.random.Generator:
 def generator(
     seed: int, position: int, purpose: str, device: torch.device | str = "cpu"
 ) -> torch.Generator:
-    """A torch generator for (seed, position, purpose) alone.
+    """A torch generator keyed by (seed, position, purpose).
 
-    A GPU's generator is Philox under the 63 bits of `key`. The CPU's is a Mersenne Twister, which
-    torch seeds by 32 bits alone; here all of its state comes from `rng`.
+    On a GPU it is Philox, with the 63 bits of `key`. On the CPU it is a Mersenne Twister, which
+    torch seeds with only 32 bits; therefore all of its state is drawn from `rng`.
     """
-    made = torch.Generator(device).manual_seed(key(seed, position, purpose))
-    if made.device.type != "cpu":
-        return made
-    state = made.get_state()
+    torch_rng = torch.Generator(device).manual_seed(key(seed, position, purpose))
+    if torch_rng.device.type != "cpu":
+        return torch_rng
+    state = torch_rng.get_state()
     words = state.numpy()[_WORDS].view(np.uint64)
-    assert words[0] == made.initial_seed() % 2**32, "torch keeps its generator's state elsewhere"
+    assert words[0] == torch_rng.initial_seed() % 2**32, (
+        "unexpected layout of torch's generator state"
+    )
     words[:] = rng(seed, position, purpose).integers(2**32, size=len(words), dtype=np.uint64)
-    return made.set_state(state)
+    return torch_rng.set_state(state)
 
 
 def uniform(seed: int, position: int, purpose: str) -> float:
-    """A number in (0, 1), neither end included."""
+    """A number in (0, 1), both ends excluded."""
     return ((key(seed, position, purpose) >> 11) + 0.5) / 2.0**52
 
 
 def choice(weights: Mapping[T, float], seed: int, position: int, purpose: str) -> T:
-    """One of the keys, drawn by weight.
+    """One key of `weights`, drawn with a probability proportional to its weight.
 
     Raises:
         ValueError: `weights` is empty.
@@ -87,8 +90,8 @@ def normals(
 ) -> Float[Tensor, "b ..."]:
     """Standard normal noise of `shape` for each position, float32; for training.
 
-    On the CPU it is drawn by Philox under 128 bits, on a GPU by torch's generator there, which is
-    Philox under 63 bits: the same in kind, but other numbers. `video_noise` is the same everywhere.
+    On the CPU it comes from Philox with 128 bits of key, on a GPU from torch's generator, which is
+    Philox with 63 bits: the numbers differ. `video_noise` is the same on every device.
     """
     device = torch.device(device)
     if device.type == "cpu":
@@ -115,24 +118,24 @@ def video_noise(
 ) -> Float[Tensor, "b c f h w"]:
     """Standard normal noise of videos, keyed by (seed, position, purpose, frame); for sampling.
 
-    It is drawn on the CPU whatever the device, so that one seed gives one video everywhere. A
-    window of frames has the noise that the whole video has there; a tile is a slice of its frames.
+    It is always drawn on the CPU, so that one seed gives one video on every device. A window of
+    frames has the same noise as these frames of the whole video; for a tile, slice whole frames.
 
     Args:
-        seed: of the cascade.
-        positions: a number for each video, such as its own seed.
+        seed: part of the key, common to all videos.
+        positions: part of the key, one per video, such as the video's own seed.
         purpose: what the noise is for.
-        frames: the frames' numbers in the whole video, from the window's first on.
-        frame_shape: channels, height and width of a whole frame, on which the noise depends.
-        device: where the noise goes.
+        frames: consecutive frame numbers in the whole video.
+        frame_shape: channels, height and width of a whole frame; the noise depends on them.
+        device: the device of the result.
 
     Raises:
-        ValueError: `frames` starts below 0 or leaves frames out.
+        ValueError: `frames` starts below 0 or is not consecutive.
     """
     if frames.step != 1 or frames.start < 0:
         raise ValueError(
-            f"video_noise ({purpose}): frames must be neighbours from 0 on, got {frames}; take a "
-            "slice of a wider window"
+            f"video_noise ({purpose}): frames must be consecutive and at least 0, got {frames}; "
+            "slice the noise of a wider window"
         )
     channels, height, width = frame_shape
     if torch.device(device).type == "meta":
@@ -144,9 +147,9 @@ def video_noise(
 
 
 def _normals(keys: Sequence[bytes], frames: range, size: int) -> Float[Tensor, "b f n"]:
-    """`size` standard normals for each key and frame, by the transform of Box and Muller (1958).
+    """`size` standard normals for each key and frame, by the Box-Muller transform (1958).
 
-    A frame takes a fixed number of Philox's steps, so its place in the stream is known.
+    A frame takes a fixed number of Philox steps, so its position in the stream is known.
     """
     pairs = -(-size // _BLOCK) * (_BLOCK // 2)
     uniform = np.empty((len(keys), len(frames), 2, pairs), np.float32)
@@ -164,8 +167,8 @@ def _normals(keys: Sequence[bytes], frames: range, size: int) -> Float[Tensor, "
     return noise.flatten(2)[..., :size].contiguous()
 
 
-def _state(digest: bytes, step: int) -> Any:  # numpy keeps the state's type to itself
-    """Philox's state under a key of 16 bytes, `step` steps after its start."""
+def _state(digest: bytes, step: int) -> Any:  # numpy does not export the type
+    """The state of Philox with a key of 16 bytes, after `step` steps."""
     return {
         "bit_generator": "Philox",
         "state": {

@@ -62,12 +62,12 @@ def judge(run: Path, batch: dict[str, Any], cfg: DictConfig) -> dict[str, float]
     write_mp4(run / "back.mp4", made[0], fps=stage.target.fps)
     low = stage.kind.reduce(x)
     if low is None:
-        figures = {"psnr": float(psnr(made, x)), "wanted": cfg.min_psnr}
+        figures = {"psnr": float(psnr(made, x)), "required": cfg.min_psnr}
     else:
-        own = stage.kind.own
-        plain = float(psnr(own(stage.kind.plain(low)), own(x)))
-        figures = {"psnr": float(psnr(own(made), own(x))), "plain": plain}
-        figures["wanted"] = max(cfg.min_psnr, plain + cfg.min_gain)
+        new_frames = stage.kind.new_frames
+        plain = float(psnr(new_frames(stage.kind.baseline(low)), new_frames(x)))
+        figures = {"psnr": float(psnr(new_frames(made), new_frames(x))), "interpolation": plain}
+        figures["required"] = max(cfg.min_psnr, plain + cfg.min_gain)
     return figures
 
 
@@ -93,10 +93,10 @@ def main(cfg: DictConfig) -> None:
         table.add_column(f"{name} (dB)")
     table.add_row(*(f"{value:.2f}" for value in figures.values()))
     Console().print(table)
-    if figures["psnr"] < figures["wanted"]:
+    if figures["psnr"] < figures["required"]:
         raise NotLearningError(
             f"{cfg.stage.name}: the clip was reproduced at {figures['psnr']:.2f} dB, but "
-            f"{figures['wanted']:.2f} dB are required; compare {run}/back.mp4 with clip.mp4, or "
+            f"{figures['required']:.2f} dB are required; compare {run}/back.mp4 with clip.mp4, or "
             f"train longer with ARGS='stage.train.steps=…'"
         )
 

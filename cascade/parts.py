@@ -1,8 +1,8 @@
 """The public names of the parts of a stage, by which bundles and runs record them.
 
-A config names a class by its place (`_target_: cascade.nn.dit.DiT`); a bundle by its name alone
-(`part: DiT`). So a file may move. The names are those of the public classes in the rooms that a
-stage is made of; no two may be equal.
+A config names a class by its module path (`_target_: cascade.nn.dit.DiT`), a bundle by its name
+alone (`part: DiT`), so that old bundles load after a file has moved. The names are those of the
+public classes in `PLACES`; no two may be equal.
 """
 
 import ast
@@ -12,27 +12,27 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
-#: Where the classes of a stage live: modules, and folders whose modules all count.
-ROOMS = (
+#: Where the classes of a stage are defined: modules, and folders of modules.
+PLACES = (
     *("cascade/grid.py", "cascade/codec.py", "cascade/text", "cascade/nn", "cascade/diffusion"),
     *("stages", "stages/objective"),
 )
 
 
 class UnknownPartError(ValueError):
-    """A part that is not one of a stage's."""
+    """A name that is not a part of a stage."""
 
 
 @functools.cache
 def modules() -> dict[str, str]:
-    """The module of each public class, by its name.
+    """The module of each public class, by the class's name.
 
     Raises:
-        ValueError: two classes have one name.
+        ValueError: two classes have the same name.
     """
     found: dict[str, str] = {}
-    for room in ROOMS:
-        path = ROOT / room
+    for place in PLACES:
+        path = ROOT / place
         for file in sorted(path.glob("*.py")) if path.is_dir() else [path]:
             module = ".".join(file.relative_to(ROOT).with_suffix("").parts)
             for node in ast.parse(file.read_text(encoding="utf-8")).body:
@@ -65,7 +65,7 @@ def named(config: Any) -> Any:
 def anonymous(config: Any) -> Any:
     """A config with each `_target_` reduced to the name of its class or function.
 
-    So a run's record does not change where a file moves.
+    So a run's record does not change when a file moves.
     """
     if isinstance(config, Mapping):
         plain = {key: anonymous(value) for key, value in config.items()}
@@ -80,12 +80,12 @@ def located(config: Any, *, where: str) -> Any:
     """The inverse of `named`, for a config that is not trusted.
 
     Raises:
-        UnknownPartError: a `part` that no class has, or a `_target_`.
+        UnknownPartError: no class is named as a `part` says, or the config has a `_target_`.
     """
     if isinstance(config, Mapping):
         if "_target_" in config:
             raise UnknownPartError(
-                f"{where}: only parts of a stage may be named, by `part`, "
+                f"{where}: a class must be named by `part`, and be a part of a stage, "
                 f"but it has _target_: {config['_target_']!r}"
             )
         plain = {key: located(v, where=f"{where}.{key}") for key, v in config.items()}

@@ -1,10 +1,9 @@
-"""A cascade of trained stages, run as one: a prompt in, a video out.
+"""A cascade of trained stages, run as one pipeline from a prompt to a video.
 
     cascade = Cascade.from_pretrained("runs/demo/cascade")
     video = cascade("a small red circle moves left", generator=torch.Generator().manual_seed(0))
 
-Sample i depends on its own prompt and seed alone, so a video is the same whatever else is in the
-batch.
+Video i depends on its own prompt and seed alone, not on the rest of the batch.
 """
 
 import contextlib
@@ -22,7 +21,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from cascade.bundle import CASCADE, BundleError, load_stage, read_cascade
-from cascade.conditioning import Given, bring
+from cascade.conditioning import Given, to_grid
 from cascade.diffusion.sampler import Step
 from cascade.grid import Grid
 from cascade.prompts import Encoded, Prompts, share_encoders
@@ -35,7 +34,7 @@ OutputType = Literal["pt", "np", "uint8"]
 
 @dataclass(frozen=True)
 class CascadeOutput:
-    """Videos, and what each stage made on the way (in [-1, 1], `b c f h w`, by stage name)."""
+    """The videos, and the output of each stage (in [-1, 1], `b c f h w`, by stage name)."""
 
     videos: Any
     grid: Grid
@@ -43,7 +42,7 @@ class CascadeOutput:
 
 
 class Cascade:
-    """An ordered chain of stages; `from_pretrained` makes one from bundles."""
+    """An ordered chain of stages; `from_pretrained` loads one from bundles."""
 
     def __init__(
         self,
@@ -54,18 +53,18 @@ class Cascade:
         dtype: torch.dtype = torch.float32,
         offload: bool = False,
     ) -> None:
-        """Join stages.
+        """Connect stages.
 
         Args:
             stages: in order, a base first.
-            sampling: per stage, `steps`, `guidance_scale` and `low_logsnr`, where the cascade
-                differs from the stage.
+            sampling: per stage, `steps`, `guidance_scale` and `low_logsnr`, if the cascade sets
+                other values than the stage.
             device: where the stages run.
             dtype: float32, or bfloat16/float16 for autocast.
             offload: keep each stage, and each text encoder, on the CPU except while it runs.
 
         Raises:
-            ValueError: the stages do not meet.
+            ValueError: the stages do not match.
         """
         self.stages: list[Stage] = list(stages)
         self.sampling = list(sampling or [{} for _ in stages])
@@ -87,8 +86,8 @@ class Cascade:
         """A cascade from a cascade bundle, or from bundles in order.
 
         Raises:
-            BundleError: a bundle is damaged, foreign or was never trained.
-            ValueError: the stages do not meet.
+            BundleError: a bundle is damaged, unknown or was never trained.
+            ValueError: the stages do not match.
         """
         sampling: list[dict[str, Any]]
         if isinstance(source, str | Path) and (Path(source) / CASCADE).is_file():
@@ -114,12 +113,12 @@ class Cascade:
     ) -> "Cascade":
         """The cascade `chain` (name, stages, sampling) from the bundles of its training runs.
 
-        `run` is the name of every stage's run, or of each stage's by the stage's name; a stage
-        that is not named takes `default`.
+        `run` is the name of the run of all stages, or a mapping from stage to run; a stage that is
+        not in it uses the run `default`.
 
         Raises:
             ValueError: `run` names a stage that the cascade does not have.
-            BundleError: a stage has no bundle yet; the message says how to train it.
+            BundleError: a stage has no bundle yet; the message has the command that trains it.
         """
         names = list(chain["stages"])
         if not isinstance(run, str) and (unknown := sorted({*run} - {*names})):
@@ -141,7 +140,7 @@ class Cascade:
         return cls([_load(path) for path in paths], sampling=sampling, **options)
 
     def grids(self, *, frames: int | None, height: int | None, width: int | None) -> list[Grid]:
-        """Each stage's grid when the *base* makes frames × height × width, or its target.
+        """Each stage's grid if the *base* generates frames × height × width, by default its target.
 
         Raises:
             ValueError: a stage cannot run on its grid.
@@ -182,35 +181,35 @@ class Cascade:
         batch_size: int | None = None,
         on_step: Callable[[str, Step], None] | None = None,
     ) -> CascadeOutput:
-        """Videos for prompts.
+        """Generate videos for prompts.
 
-        A prompt is encoded once by each distinct text encoder, whatever the number of stages.
+        Each distinct text encoder encodes a prompt once, for all stages that use it.
 
         Args:
-            prompt: one, or one per video; the empty prompt asks for any video.
-            negative_prompt: the prompt that guidance leads away from, one for all or one per video.
+            prompt: one, or one per video; the empty prompt is unconditional.
+            negative_prompt: the negative prompt of guidance, one for all or one per video.
             prompt_embeds: encoded prompts instead of `prompt`, for stages that share an encoder.
             negative_prompt_embeds: encoded negative prompts, one per video.
-            num_inference_steps: for every stage, or one per stage; the bundle's by default.
-            guidance_scale: likewise.
-            generator: one for all, or one per video. One for all draws each video's seed in turn,
-                so video i is the same in a batch of any size.
+            num_inference_steps: one number, or one per stage; the bundle's by default.
+            guidance_scale: one number, or one per stage; the bundle's by default.
+            generator: one for all videos, or one per video. A single one draws the videos' seeds in
+                order, so video i is the same in a batch of any size.
             output_type: "pt" float `b c f h w` in [-1, 1]; "np" float `b f h w c` in [0, 1];
                 "uint8" tensor `b f h w c`.
-            frames: of the *base*; its own by default, as `height` and `width`.
-            height: of the base.
-            width: of the base.
-            given: frames and regions that the user fixed, on the last stage's grid; videos are
-                cut at `given.end`.
-            start: videos on the last stage's grid to restyle: the base starts from them, noised
+            frames: frames of the *base*; its target's by default.
+            height: height of the base; its target's by default.
+            width: width of the base; its target's by default.
+            given: given frames and regions, on the last stage's grid; videos are cut at
+                `given.end`.
+            start: videos to restyle, on the last stage's grid: the base starts from them, noised
                 (SDEdit).
-            strength: diffusion time in (0, 1] that `start` is noised to; 1 keeps nothing of it.
-            batch_size: how many videos at once; all by default.
+            strength: the diffusion time in (0, 1] to which `start` is noised; 1 keeps none of it.
+            batch_size: the number of videos generated at once; all by default.
             on_step: called with the stage's name and the step.
 
         Raises:
-            ValueError: a prompt is longer than the text encoder reads, a grid does not fit, or the
-                counts of prompts, negative prompts and generators differ.
+            ValueError: a prompt is longer than the text encoder's limit, a grid does not fit, or
+                the numbers of prompts, negative prompts and generators differ.
         """
         prompts = Prompts.of(prompt, negative_prompt, prompt_embeds, negative_prompt_embeds)
         prompts.check(self.stages)
@@ -225,7 +224,7 @@ class Cascade:
         count = total if batch_size is None else batch_size
         if count < 1:
             raise ValueError(f"batch_size must be positive, got {batch_size}")
-        encoded = prompts.encode(self.stages, self._placed)
+        encoded = prompts.encode(self.stages, self._on_device)
         parts: list[dict[str, Tensor]] = []
         for first in range(0, total, count):
             rows = slice(first, first + count)
@@ -241,12 +240,12 @@ class Cascade:
                     on_step=on_step,
                 )
             )
-        made = {s.name: torch.cat([part[s.name] for part in parts]) for s in self.stages}
+        outputs = {s.name: torch.cat([part[s.name] for part in parts]) for s in self.stages}
         grid = grids[-1]
         if given is not None and given.end is not None:
             grid = replace(grid, frames=given.end)
-        last = made[self.stages[-1].name][:, :, : grid.frames]
-        return CascadeOutput(videos=_output(last, output_type), grid=grid, stages=made)
+        last = outputs[self.stages[-1].name][:, :, : grid.frames]
+        return CascadeOutput(videos=_output(last, output_type), grid=grid, stages=outputs)
 
     def _run(
         self,
@@ -261,28 +260,28 @@ class Cascade:
         on_step: Callable[[str, Step], None] | None,
     ) -> dict[str, Tensor]:
         low: Tensor | None = None
-        made = {}
+        outputs = {}
         for i, (stage, grid) in enumerate(zip(self.stages, grids, strict=True)):
-            with self._placed(stage):
+            with self._on_device(stage):
                 low = stage.sample(
                     text.texts[i],
                     grid=grid,
                     seeds=seeds,
                     negative=text.negatives[i],
                     low=low,
-                    given=given and bring(given, grid, stage.device),
-                    start=None if start is None or i else (_brought(start[0], grid), start[1]),
+                    given=given and to_grid(given, grid, stage.device),
+                    start=None if start is None or i else (_to_grid(start[0], grid), start[1]),
                     steps=steps[i],
                     guidance_scale=scales[i],
                     low_logsnr=self.sampling[i].get("low_logsnr"),
                     on_step=None if on_step is None else functools.partial(on_step, stage.name),
                 )
-            made[stage.name] = low.cpu()
-        return made
+            outputs[stage.name] = low.cpu()
+        return outputs
 
     @contextlib.contextmanager
-    def _placed(self, module: Stage | TextEncoder) -> Iterator[None]:
-        """A stage or encoder on its device and in its dtype; off again where memory is short."""
+    def _on_device(self, module: Stage | TextEncoder) -> Iterator[None]:
+        """A context with a stage or encoder on its device and autocast; offloaded afterwards."""
         if self.offload:
             module.to(self.device)
         cast = torch.autocast(
@@ -296,12 +295,15 @@ class Cascade:
                 module.to("cpu")
 
     def _settings(self, value: Any, name: str) -> list[Any]:
-        """One per stage: the call's, else the cascade bundle's, else none (the stage's own)."""
+        """One value per stage: the call's, else the cascade's, else None (the stage's own)."""
         if value is None:
             return [entry.get(name) for entry in self.sampling]
         values = list(value) if isinstance(value, Sequence) else [value] * len(self.stages)
         if len(values) != len(self.stages):
-            raise ValueError(f"{name}: {len(self.stages)} stages, but {len(values)} values")
+            raise ValueError(
+                f"{name}: {len(self.stages)} stages, but {len(values)} values; give one or "
+                f"{len(self.stages)}"
+            )
         least = 1 if name == "steps" else -math.inf
         if not all(one is None or (math.isfinite(one) and one >= least) for one in values):
             raise ValueError(f"{name} must be finite and steps at least 1, got {values}")
@@ -309,24 +311,27 @@ class Cascade:
 
 
 def check_chain(stages: Sequence[Stage]) -> None:
-    """Refuse stages that do not meet.
+    """Check that stages form a cascade.
 
     Raises:
-        ValueError: the first is no base, a later one is, or the frame rates do not chain.
+        ValueError: the first is not a base, a later one is, two have the same name, or frame rates
+            do not match.
     """
     if not stages or stages[0].kind.takes_low:
-        raise ValueError("a cascade starts with a base stage")
+        raise ValueError("the first stage of a cascade must be a base")
     names = [stage.name for stage in stages]
     if len(set(names)) < len(names):
-        raise ValueError(f"the stages of a cascade need names of their own, got {', '.join(names)}")
+        raise ValueError(
+            f"the stages of a cascade must have different names, got {', '.join(names)}"
+        )
     for before, after in itertools.pairwise(stages):
         if not after.kind.takes_low:
-            raise ValueError(f"{after.name} is a base stage and can only come first")
+            raise ValueError(f"{after.name} is a base and can only be the first stage")
         if after.low_grid.fps != before.target.fps:
             raise ValueError(
-                f"{before.name} and {after.name} do not meet: {before.name} makes "
+                f"{before.name} and {after.name} do not match: {before.name} generates "
                 f"{before.target.fps:g} frames per second, {after.name} takes "
-                f"{after.low_grid.fps:g} (it makes {after.target} with {after.kind.scale})"
+                f"{after.low_grid.fps:g} (it generates {after.target} with {after.kind.scale})"
             )
 
 
@@ -338,35 +343,38 @@ def _load(path: str | Path) -> Stage:
     """The stage of a bundle.
 
     Raises:
-        BundleError: it holds something else.
+        BundleError: the bundle is not of a stage.
     """
     stage = load_stage(path)
     if not isinstance(stage, Stage):
-        raise BundleError(f"{path}: holds a {type(stage).__name__}, which is no stage of a cascade")
+        raise BundleError(f"{path}: is a {type(stage).__name__}, not a stage of a cascade")
     return stage
 
 
 def _check_start(start: Tensor | None, strength: float | None, shape: tuple[int, ...]) -> None:
-    """Refuse a video to restyle that does not fit.
+    """Check the arguments for restyling.
 
     Raises:
-        ValueError: another shape, or a strength without a video or outside (0, 1].
+        ValueError: `start` has another shape, one of both is missing, or `strength` is not in
+            (0, 1].
     """
     if (start is None) != (strength is None):
-        raise ValueError("restyle: start (a video) and strength go together; give both or neither")
+        raise ValueError(
+            "restyle: start (a video) and strength must be given together; give both or neither"
+        )
     if start is None or strength is None:
         return
     if tuple(start.shape) != shape:
         raise ValueError(
-            f"restyle: the video must live on the last stage's grid, {shape}, "
+            f"restyle: the video must be on the last stage's grid, {shape}, "
             f"got {tuple(start.shape)}"
         )
     if not 0 < strength <= 1:
         raise ValueError(f"restyle: strength must lie in (0, 1], got {strength}")
 
 
-def _brought(video: Video, grid: Grid) -> Float[Tensor, "b 3 f2 h2 w2"]:
-    """A video on the last stage's grid, at the times and the size of an earlier stage."""
+def _to_grid(video: Video, grid: Grid) -> Float[Tensor, "b 3 f2 h2 w2"]:
+    """A video on the last stage's grid, resampled to the grid of an earlier stage."""
     video = every(video, video.shape[2] // grid.frames)
     return resize(video, grid.height, grid.width)
 

@@ -1,4 +1,4 @@
-"""Averages of any width after training, from snapshots of the tracked ones (EDM2, section 3.2).
+"""Averages of any width, after training, from snapshots of the tracked ones (EDM2, section 3.2).
 
 An average of width σ_rel at step t weighs the weights of step τ ≤ t by the profile
 p(τ) = (γ + 1) τ^γ / t^(γ+1). The profile of another width is the least-squares combination of the
@@ -20,22 +20,22 @@ from torch import Tensor
 from cascade.ema import exponent
 from cascade.files.atomic import replacing
 
-#: The largest error of a profile, relative to the profile, in the 2-norm. Two tracked widths with
-#: fewer than some five snapshots exceed it.
+#: The largest allowed error of a profile, relative to the profile, in the 2-norm. With two tracked
+#: widths, fewer than about five snapshots exceed it.
 LIMIT = 0.03
 
 
 @dataclass(frozen=True)
 class Profile:
-    """How an average of width `sigma_rel` at `step` weighs the steps before it."""
+    """The weights that an average of width `sigma_rel` at `step` gives to the steps up to it."""
 
     sigma_rel: float
     step: int
 
 
 @dataclass(frozen=True)
-class Fit:
-    """A profile as a combination of others; `error` is relative to the profile, in the 2-norm.
+class ProfileFit:
+    """A linear combination of profiles; `error` is relative to the wanted profile, in the 2-norm.
 
     If the weights of different steps were independent, the average would have the same error.
     """
@@ -46,27 +46,28 @@ class Fit:
 
 @dataclass(frozen=True)
 class Snapshot:
-    """The tracked averages of one step, on disk."""
+    """A file with the tracked averages of one step."""
 
     path: Path
     step: int
     sigma_rels: tuple[float, ...]
 
 
-def fit(known: Sequence[Profile], wanted: Profile) -> Fit:
-    """The combination of `known` nearest to `wanted` (EDM2, algorithm 3), which adds up to 1."""
+def fit(known: Sequence[Profile], wanted: Profile) -> ProfileFit:
+    """The combination of `known` nearest to `wanted`, with coefficients of sum 1 (EDM2, alg. 3)."""
     return _fits(known, [wanted])[0]
 
 
-def _fits(known: Sequence[Profile], wanted: Sequence[Profile]) -> list[Fit]:
-    """Least squares among combinations whose coefficients add up to 1, of profiles of norm 1.
+def _fits(known: Sequence[Profile], wanted: Sequence[Profile]) -> list[ProfileFit]:
+    """Least squares of profiles scaled to norm 1, under the constraint that coefficients sum to 1.
 
-    The sum is ours: without it weights that hardly move are scaled by the fit's own error.
+    The constraint is not in EDM2: without it, the fit's error would scale weights that hardly
+    change in training.
     """
     size, goal = (np.sqrt(np.diag(_inner(p, p))) for p in (known, wanted))
     matrix = _inner(known, known) / size / size[:, None]
     right = _inner(known, wanted) / goal / size[:, None]
-    scale = np.linalg.norm(1 / size)  # of the constraint, brought to norm 1 as well
+    scale = np.linalg.norm(1 / size)  # of the constraint, which is scaled to norm 1 as well
     unit = (1 / size / scale)[:, None]
     # Lagrange: the gradient is a multiple of the constraint's.
     system = np.block([[matrix, unit], [unit.T, np.zeros((1, 1))]])
@@ -74,7 +75,7 @@ def _fits(known: Sequence[Profile], wanted: Sequence[Profile]) -> list[Fit]:
     square = 1 + (found * (matrix @ found - 2 * right)).sum(0)
     errors = np.sqrt(square.clip(min=0)).tolist()
     coefficients = (found * goal / size[:, None]).T.tolist()
-    return [Fit(tuple(c), error) for c, error in zip(coefficients, errors, strict=True)]
+    return [ProfileFit(tuple(c), error) for c, error in zip(coefficients, errors, strict=True)]
 
 
 def _inner(one: Sequence[Profile], other: Sequence[Profile]) -> np.ndarray:
@@ -84,8 +85,8 @@ def _inner(one: Sequence[Profile], other: Sequence[Profile]) -> np.ndarray:
     later = np.where(s < t, delta, gamma)
     ratio = np.minimum(s, t) / np.maximum(s, t)
     factor = (gamma + 1) * (delta + 1) / (gamma + delta + 1)
-    made: np.ndarray = factor * ratio**later / np.maximum(s, t)
-    return made
+    products: np.ndarray = factor * ratio**later / np.maximum(s, t)
+    return products
 
 
 def _numbers(profiles: Sequence[Profile]) -> tuple[list[float], list[int]]:
@@ -93,27 +94,35 @@ def _numbers(profiles: Sequence[Profile]) -> tuple[list[float], list[int]]:
 
 
 def path_of(folder: Path, step: int) -> Path:
-    """Where the snapshot of a step lies."""
+    """The path of the snapshot of a step."""
     return folder / f"{step:08d}.safetensors"
 
 
 def write_snapshot(folder: Path, step: int, averages: Mapping[float, Mapping[str, Tensor]]) -> None:
-    """Write the averages of a step, by width and parameter, whole or not at all."""
+    """Write the averages of a step atomically; `averages` are by width and parameter.
+
+    Raises:
+        OSError: the disk is full, for example.
+    """
     tensors = {
         f"{sigma}/{name}": value.contiguous()
         for sigma, average in averages.items()
         for name, value in average.items()
     }
-    # One entry: safetensors writes several in any order, and equal snapshots should be equal files.
+    # One metadata entry: safetensors writes several in any order, but equal snapshots should be
+    # equal files.
     about = {"snapshot": json.dumps({"step": step, "sigma_rels": list(averages)})}
     with replacing(path_of(folder, step)) as part:
-        save_file(tensors, part, about)
+        try:
+            save_file(tensors, part, about)
+        except SafetensorError as error:
+            raise OSError(str(error)) from error
 
 
 def remove_after(folder: Path, step: int) -> None:
-    """Remove the snapshots of later steps, and what a kill left half written."""
-    for path in [*folder.glob("[0-9]*.safetensors"), *folder.glob(".*.part")]:
-        if path.suffix == ".part" or int(path.stem) > step:
+    """Remove the snapshots of later steps, and partial files that a kill left."""
+    for path in [*folder.glob("[0-9]*.safetensors"), *folder.glob(".*")]:
+        if path.name.startswith(".") or int(path.stem) > step:
             path.unlink(missing_ok=True)
 
 
@@ -121,7 +130,7 @@ def snapshots(folder: Path) -> list[Snapshot]:
     """The snapshots in a folder, the earliest first.
 
     Raises:
-        ValueError: one is damaged.
+        ValueError: a snapshot is damaged.
     """
     return [_described(path) for path in sorted(folder.glob("[0-9]*.safetensors"))]
 
@@ -133,16 +142,16 @@ def _described(path: Path) -> Snapshot:
         return Snapshot(path, about["step"], tuple(about["sigma_rels"]))
     except (SafetensorError, KeyError, ValueError) as error:
         raise ValueError(
-            f"snapshot {path} is damaged ({error}); remove it, and the others will be used"
+            f"snapshot {path} is damaged ({error}); remove it to use the others"
         ) from error
 
 
-def reconstruct(folder: Path, sigma_rel: float, step: int) -> tuple[dict[str, Tensor], Fit]:
+def reconstruct(folder: Path, sigma_rel: float, step: int) -> tuple[dict[str, Tensor], ProfileFit]:
     """The average of width `sigma_rel` at `step`, from the snapshots in `folder`.
 
     Raises:
-        ValueError: there is no snapshot of that step; the width is not one, or cannot be had from
-            these snapshots; a snapshot is damaged or of another network.
+        ValueError: there is no snapshot of that step; the width is invalid, or these snapshots do
+            not determine it; a snapshot is damaged or of another network.
     """
     found = [one for one in snapshots(folder) if one.step <= step]
     if not found or found[-1].step != step:
@@ -152,19 +161,19 @@ def reconstruct(folder: Path, sigma_rel: float, step: int) -> tuple[dict[str, Te
             "train with callbacks.ema.snapshot_every=…"
         )
     known = [Profile(sigma, one.step) for one in found for sigma in one.sigma_rels]
-    made = fit(known, Profile(sigma_rel, step))
-    if made.error > LIMIT:
+    fitted = fit(known, Profile(sigma_rel, step))
+    if fitted.error > LIMIT:
         raise ValueError(
             f"{folder}: the fit to {len(found)} snapshots of widths "
             f"{_listed(found[-1].sigma_rels)} gives the profile of width {sigma_rel:g} with an "
-            f"error of {made.error:.1%}, but the limit is {LIMIT:.0%}; take "
+            f"error of {fitted.error:.1%}, but the limit is {LIMIT:.0%}; take "
             f"{_within(known, step)}, or train with a smaller callbacks.ema.snapshot_every"
         )
-    return _combined(found, made.coefficients), made
+    return _combined(found, fitted.coefficients), fitted
 
 
 def _within(known: Sequence[Profile], step: int) -> str:
-    """Which widths are within the limit, in words."""
+    """The widths whose error is within the limit, for a message."""
     widths = [round(0.005 * n, 3) for n in range(2, 58)]
     fits = _fits(known, [Profile(width, step) for width in widths])
     near = [width for width, one in zip(widths, fits, strict=True) if one.error <= LIMIT]
@@ -179,7 +188,7 @@ def _listed(widths: Sequence[float]) -> str:
 
 
 def _combined(found: Sequence[Snapshot], coefficients: Sequence[float]) -> dict[str, Tensor]:
-    """The sum of all averages times their coefficients; one file is read at a time."""
+    """The sum of all averages times their coefficients; reads one file at a time."""
     left = iter(coefficients)
     total: dict[str, Tensor] = {}
     for snapshot in found:

@@ -1,4 +1,4 @@
-"""Prompts on their way to the stages: each is encoded once by each distinct text encoder."""
+"""The prompts of a call: each distinct text encoder encodes each of them once."""
 
 from collections.abc import Callable, Hashable, Sequence
 from contextlib import AbstractContextManager
@@ -10,8 +10,8 @@ from torch import Tensor
 from cascade.stage import Stage
 from cascade.text.encoder import TextEncoder, TextFeatures
 
-#: Puts an encoder where it runs, for as long as the context lasts.
-Placed = Callable[[TextEncoder], AbstractContextManager[None]]
+#: A context in which an encoder is on the device where it runs.
+OnDevice = Callable[[TextEncoder], AbstractContextManager[None]]
 
 
 @dataclass(frozen=True)
@@ -22,7 +22,7 @@ class Encoded:
     negatives: list[TextFeatures]
 
     def rows(self, rows: slice) -> "Encoded":
-        """Those of some of the videos."""
+        """The entries of some of the videos."""
         return Encoded(
             [TextFeatures(t.tokens[rows], t.mask[rows]) for t in self.texts],
             [TextFeatures(t.tokens[rows], t.mask[rows]) for t in self.negatives],
@@ -47,7 +47,8 @@ class Prompts:
         """The prompts of a call.
 
         Raises:
-            ValueError: no prompt, a prompt both as text and encoded, or counts that differ.
+            ValueError: there is no prompt, or it is given both as text and encoded, or there is
+                another number of negative prompts.
         """
         for name, text, encoded in (
             ("prompt", prompt, embeds),
@@ -56,12 +57,16 @@ class Prompts:
             if text is not None and encoded is not None:
                 raise ValueError(f"{name} and {name}_embeds were both given; give one of them")
         if prompt is None and embeds is None:
-            raise ValueError("no prompt was given; the empty prompt '' asks for any video")
+            raise ValueError(
+                "no prompt was given; for an unconditional video give the empty prompt ''"
+            )
         texts = embeds if embeds is not None else [prompt] if isinstance(prompt, str) else None
         texts = list(prompt or ()) if texts is None else texts
         count = len(texts.tokens) if isinstance(texts, TextFeatures) else len(texts)
         if not count:
-            raise ValueError("no prompt was given; the empty prompt '' asks for any video")
+            raise ValueError(
+                "no prompt was given; for an unconditional video give the empty prompt ''"
+            )
         if negative_embeds is not None:
             negatives: list[str] | TextFeatures = negative_embeds
             given = len(negative_embeds.tokens)
@@ -80,10 +85,10 @@ class Prompts:
         return len(self.texts.tokens if isinstance(self.texts, TextFeatures) else self.texts)
 
     def check(self, stages: Sequence[Stage]) -> None:
-        """Refuse prompts that an encoder does not read in full, and embeddings of another encoder.
+        """Check that the encoders can read the prompts in full, and that embeddings fit the stages.
 
         Raises:
-            ValueError: naming the encoder, its limit and the prompt's length; or the stage.
+            ValueError: a prompt is too long, or embeddings are of another encoder.
         """
         for text in (self.texts, self.negatives):
             if isinstance(text, TextFeatures):
@@ -93,13 +98,13 @@ class Prompts:
                     for one in {*text}:
                         encoder.check(one)
 
-    def encode(self, stages: Sequence[Stage], placed: Placed) -> Encoded:
-        """The features of each stage's encoder; a text that stands twice is encoded once."""
+    def encode(self, stages: Sequence[Stage], on_device: OnDevice) -> Encoded:
+        """The features from each stage's encoder; repeated texts are encoded once."""
         wanted = [t for t in (self.texts, self.negatives) if not isinstance(t, TextFeatures)]
         each = list(dict.fromkeys(one for texts in wanted for one in texts))
         features: dict[int, TextFeatures] = {}
         for encoder in _distinct(stages) if each else []:
-            with placed(encoder):
+            with on_device(encoder):
                 features[id(encoder)] = encoder(each)
 
         def of(texts: list[str] | TextFeatures, stage: Stage) -> TextFeatures:
@@ -116,7 +121,7 @@ class Prompts:
 
 
 def share_encoders(stages: Sequence[Stage]) -> None:
-    """Give stages whose text encoders are equal one encoder, so that it is loaded once."""
+    """Let stages with equal text encoders share one, so that it is loaded once."""
     first: dict[Hashable, TextEncoder] = {}
     for stage in stages:
         key = stage.text.shared_key()
@@ -143,12 +148,12 @@ def _check_embeds(text: TextFeatures, stages: Sequence[Stage]) -> None:
     if len({id(stage.text) for stage in stages}) > 1:
         names = ", ".join(stage.name for stage in stages)
         raise ValueError(
-            f"prompt_embeds: the stages {names} have several text encoders; give the prompts as "
+            f"prompt_embeds: the stages {names} have different text encoders; give the prompts as "
             "text"
         )
 
 
 def _trimmed(tokens: Tensor, mask: Tensor) -> TextFeatures:
-    """Without the padding that no row needs."""
+    """The features without the padding that no row needs."""
     longest = max(int(mask.sum(dim=1).max()), 1)
     return TextFeatures(tokens[:, :longest], mask[:, :longest])

@@ -1,9 +1,9 @@
 """Prove a trained run: `python -m cascade.prove stage=demo/tsr1`.
 
-Eight claims (cascade/proof/claims.py), each with a figure and a tolerance, as a page and as JSON in
-the run's folder under `prove/`; nothing else there is touched. The exit status is 0 where all
-claims hold, 1 where one fails, and 2 where none fails but one could not be checked, or where there
-is no trained run.
+It checks eight claims (cascade/proof/claims.py), each with a figure and a tolerance, and writes a
+page and JSON into `prove/` in the run's folder; nothing else there changes. The exit status is 0 if
+all claims hold, 1 if one fails, and 2 if none fails but one could not be checked, or if there is no
+trained run.
 """
 
 import copy
@@ -23,15 +23,15 @@ from cascade.checkpoint.origin import commit, device
 from cascade.entry import CONF, check_choices, check_name, explained
 from cascade.files.atomic import write_atomic
 from cascade.proof import proof_page
-from cascade.proof.claims import proved
+from cascade.proof.claims import check_claims
 from cascade.proof.found import STATUS, Proof
-from cascade.proof.subject import Settings, config_of, find, open_run
+from cascade.proof.subject import ProofSettings, config_of, find, open_run
 from cascade.shrink import resolved
 
-#: The overrides that mean something here; a run is proved under the config it was trained with.
+#: The overrides that are allowed; a run is checked with the config that it was trained with.
 USED = ("stage", "name", "data", "prove", "paths", "hydra", "seed")
 
-#: The loggers whose news are no news here.
+#: The loggers whose information messages are hidden.
 NOISY = ("data", "pytorch_lightning", "lightning_fabric", "HYDRA")
 
 
@@ -45,20 +45,20 @@ def prove(config: dict[str, Any], run: Path, *, stage: str, overrides: Sequence[
         f"make train STAGE={Path(stage).name} CASCADE={Path(stage).parent} NAME={config['name']}"
     )
     card = find(run, train=train)
-    settings = Settings(**{k: v for k, v in config["prove"].items() if k != "only"})
+    settings = ProofSettings(**{k: v for k, v in config["prove"].items() if k != "only"})
     own = config_of(run, config, manifests(run))
-    own["data"] = moved(own["data"], config["data"], overrides)
+    own["data"] = with_overrides(own["data"], config["data"], overrides)
     subject = open_run(run, own, card, settings)
     facts = {
         "run": str(run),
         "trained for": f"{card['steps']} steps",
-        "trained by": str(card.get("commit")),
-        "proved by": str(commit() or "outside git"),
+        "trained at commit": str(card.get("commit")),
+        "checked at commit": str(commit() or "outside git"),
         "on": device(subject.device),
     }
     proof = Proof(stage=stage, run=config["name"], facts=facts)
     try:
-        for result in proved(subject, only=tuple(config["prove"]["only"])):
+        for result in check_claims(subject, only=tuple(config["prove"]["only"])):
             proof.results.append(result)
     finally:
         if subject.data is not None:
@@ -66,12 +66,12 @@ def prove(config: dict[str, Any], run: Path, *, stage: str, overrides: Sequence[
     return proof
 
 
-def moved(
+def with_overrides(
     own: Mapping[str, Any], composed: Mapping[str, Any], overrides: Sequence[str]
 ) -> dict[str, Any]:
-    """The run's data config with what the command line says of it.
+    """The run's data config with the command line's overrides of `data`.
 
-    On this machine its shards may lie elsewhere.
+    For instance, its shards may have another path on this machine.
     """
     data: Any = OmegaConf.create(copy.deepcopy(dict(own)))
     other: Any = OmegaConf.create(dict(composed))
@@ -88,23 +88,23 @@ def moved(
 
 
 def check_overrides(overrides: Sequence[str]) -> None:
-    """Refuse overrides that a proof would not heed.
+    """Check that a proof uses all overrides.
 
     Raises:
-        ValueError: naming them.
+        ValueError: it would ignore some, which the message names.
     """
     keys = [one.partition("=")[0].lstrip("+~").rpartition("@")[2] for one in overrides]
     unused = [key for key in keys if key.partition(".")[0] not in USED or key.startswith("stage.")]
     if unused:
         raise ValueError(
-            f"prove: {', '.join(unused)} cannot be set: a run is proved under the config that it "
-            "was trained with; set stage, name, data and prove.…"
+            f"prove: {', '.join(unused)} cannot be set: a run is checked with the config that it "
+            "was trained with; only stage, name, data, paths, seed and prove.… can be set"
         )
 
 
 def write(proof: Proof, folder: Path) -> Path:
-    """`prove.json` and the page beside it, from the same figures."""
-    text = json.dumps(proof.plain(), indent=2, ensure_ascii=False)
+    """Write `prove.json` and the page beside it; the path of the page."""
+    text = json.dumps(proof.to_json(), indent=2, ensure_ascii=False)
     write_atomic(folder / "prove.json", text.encode())
     return proof_page.write(proof, folder / "index.html")
 

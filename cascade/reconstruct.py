@@ -1,6 +1,7 @@
-"""A bundle of another averaged width: `python -m cascade.reconstruct run=… width=…`.
+"""Write a bundle of another EMA width: `python -m cascade.reconstruct run=… width=…`.
 
-The averaged weights are combined from the run's snapshots; everything else is the run's bundle.
+The averaged weights are combined from the run's snapshots; everything else is copied from the run's
+bundle.
 """
 
 import logging
@@ -19,18 +20,18 @@ log = logging.getLogger(__name__)
 
 
 def write_bundle(run: Path, width: float, to: Path) -> Path:
-    """Write the bundle of a finished run with its weights averaged at another width.
+    """Write the bundle of a finished run with weights averaged at another width.
 
-    The card keeps no figures: they were measured with other weights.
+    The new card has no figures, because they were measured with other weights.
 
     Raises:
         ValueError: the run is not finished, `to` exists, the width cannot be reconstructed, or the
-            snapshots are of another network than the bundle.
+            snapshots and the bundle are of different networks.
     """
     if not (run / "bundle").is_dir():
-        raise ValueError(f"{run}: has no bundle; finish the run first, by the same command")
+        raise ValueError(f"{run}: has no bundle; finish the run first: repeat its training command")
     if to.exists():
-        raise ValueError(f"{to} exists; remove it, or choose another folder by to=…")
+        raise ValueError(f"{to} exists; remove it, or set another folder: to=…")
     stage, card = read_stage(run / "bundle"), read_card(run / "bundle")
     weights = load_file(run / "bundle" / WEIGHTS)
     averages, fit = reconstruct(run / SNAPSHOTS, width, card["steps"])

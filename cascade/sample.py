@@ -1,7 +1,7 @@
-"""Videos from a trained cascade: `python -m cascade.sample prompt='…'`.
+"""Sample videos from a trained cascade: `python -m cascade.sample prompt='…'`.
 
-Besides text, files may say what is given or what to start from: `image= last= video= to= mask=
-indices= strength=`, in the `way=` that takes them (conf/sample.yaml says which takes which).
+Besides text, a prompt may have the sources `image= last= video= to= mask= indices= strength=`; the
+way to prompt, `way=`, reads them (conf/sample.yaml lists the sources of each way).
 """
 
 import logging
@@ -27,10 +27,10 @@ log = logging.getLogger(__name__)
 
 
 def prompted(cfg: Mapping[str, Any], grids: Mapping[str, Grid]) -> Prompt:
-    """What the files of `cfg` ask for, besides text, of the stages with these grids.
+    """The prompt from the sources in `cfg`, for stages with these grids.
 
     Raises:
-        ValueError: files that do not go together, or cannot be read.
+        ValueError: sources that no way takes together, or that cannot be read.
     """
     base, last = next(iter(grids.values())), [*grids.values()][-1]
     stride = last.frames // base.frames
@@ -39,7 +39,7 @@ def prompted(cfg: Mapping[str, Any], grids: Mapping[str, Grid]) -> Prompt:
     given = prompt.given
     if given is not None and given.end is not None:
         log.info(
-            "last frame placed at %d: the base samples every %s frame; the video has %d frames",
+            "last frame placed at %d: the base generates every %s frame; the video has %d frames",
             given.end - 1,
             _ordinal(stride),
             given.end,
@@ -47,8 +47,8 @@ def prompted(cfg: Mapping[str, Any], grids: Mapping[str, Grid]) -> Prompt:
     for name, grid in grids.items():
         if given is not None and (late := unseen(given, grid.frames)):
             log.warning(
-                "stage %s makes frames 0, %d, … alone, so it does not see the given frames %s; "
-                "later stages do. Give frames at its own times for it to follow them",
+                "stage %s generates only frames 0, %d, …, so it ignores the given frames %s; "
+                "later stages use them. If it should use them too, give frames at its own times",
                 name,
                 last.frames // grid.frames,
                 late,

@@ -1,7 +1,7 @@
-"""The interfaces of a stage: what its parts, the pipeline, callbacks and the doctor may ask of it.
+"""The interfaces of a stage: what its parts, the pipeline, callbacks and the doctor may use of it.
 
-The classes that implement them are in `stages/`. Everything that the network reads lives on the
-latent grid of the stage's codec; kinds, `low` before `expand`, and given frames live in pixels.
+The classes that implement them are in `stages/`. Everything that the network reads is on the latent
+grid of the stage's codec; kinds, `low` before `expand`, and given frames are in pixels.
 """
 
 from collections.abc import Callable, Sequence
@@ -23,7 +23,7 @@ from cascade.text.encoder import TextEncoder, TextFeatures
 
 Video = Float[Tensor, "b 3 f h w"]
 Batch = dict[str, Any]
-#: Standard normal noise of (b, *shape) for a purpose: ("start", shape).
+#: A function of (purpose, shape), such as ("start", shape), that returns normal noise (b, *shape).
 Noise = Callable[[str, Sequence[int]], Tensor]
 
 
@@ -31,8 +31,8 @@ Noise = Callable[[str, Sequence[int]], Tensor]
 class Condition:
     """Everything the network reads besides z and its log-SNR, on the latent grid.
 
-    `given` holds the latents of the frames that the user fixed, and `mask` is 1 where a pixel was
-    fixed: it keeps its pixels, folded into one channel per pixel of a latent position.
+    `given` holds the latents of the given frames. `mask` is 1 at given pixels; it has one channel
+    per pixel of a latent position.
     """
 
     low: Float[Tensor, "b c f h w"] | None
@@ -41,8 +41,8 @@ class Condition:
     text: TextFeatures
     scalars: Float[Tensor, "b k"]
     baseline: Float[Tensor, "b c f h w"] | None = None
-    """`low` interpolated, without noise, where the stage predicts the difference from it; the
-    network does not read it."""
+    """`low` interpolated, without noise, if the stage predicts the difference from it; the network
+    does not read it."""
 
     @property
     def fixed(self) -> Bool[Tensor, "b 1 f h w"]:
@@ -51,7 +51,7 @@ class Condition:
 
     @property
     def frames(self) -> Bool[Tensor, "b f"]:
-        """The latent frames that are given whole."""
+        """The latent frames whose pixels are all given."""
         return (self.mask > 0).all(dim=4).all(dim=3).all(dim=1)
 
     def rolled(self) -> "Condition":
@@ -68,12 +68,12 @@ class Condition:
 
 @dataclass(frozen=True, kw_only=True)
 class Example:
-    """Clips of one shape, on the latent grid, with the condition that a step trains them under."""
+    """Clips of one shape, on the latent grid, with their condition."""
 
     x: Float[Tensor, "b c f h w"]
     condition: Condition
     captions: list[str]
-    """As the text encoder reads them: dropped ones are empty."""
+    """The captions that the text encoder reads; dropped ones are empty."""
     ways: list[str]
     """The way to prompt of each clip."""
     positions: list[int]
@@ -89,7 +89,7 @@ class Noised:
     logsnr: Float[Tensor, "b f"]
     target: Float[Tensor, "b c f h w"]
     drawn: Float[Tensor, " b"]
-    """The log-SNR of the frames that are not given."""
+    """The drawn log-SNR, which the frames that are not given have."""
     counted: Bool[Tensor, "b f"]
     """The frames that carry the loss."""
 
@@ -122,30 +122,30 @@ class Losses(NamedTuple):
 
 @runtime_checkable
 class Kind(Protocol):
-    """How a clip is degraded to the output of the stage before, and brought back; in pixels."""
+    """How a clip is degraded to the output of the previous stage, and resampled back; in pixels."""
 
     scale: Scale
-    #: The numbers given to the network by adaLN, in order; `stages.condition.scalars` has them all.
+    #: The names of the numbers that the network reads by adaLN (`stages.condition.scalars`).
     scalars: tuple[str, ...]
-    #: Whether a stage of this kind has a stage before it.
+    #: Whether a stage of this kind has a previous stage.
     takes_low: bool
 
     def reduce(self, x: Float[Tensor, "b c f h w"]) -> Float[Tensor, "b c f2 h2 w2"] | None:
-        """The output of the stage before, made from the clip itself; None for a base."""
+        """The output of the previous stage, computed from the clip itself; None for a base."""
 
     def expand(self, low: Float[Tensor, "b c f2 h2 w2"]) -> Float[Tensor, "b c f h w"]:
-        """The output of the stage before, brought to this stage's grid: the channels `low`."""
+        """The output of the previous stage, resampled to this stage's grid: the channels `low`."""
 
-    def plain(self, low: Float[Tensor, "b c f2 h2 w2"]) -> Float[Tensor, "b c f h w"]:
+    def baseline(self, low: Float[Tensor, "b c f2 h2 w2"]) -> Float[Tensor, "b c f h w"]:
         """`low` on this stage's grid by interpolation alone: the baseline the stage must beat."""
 
-    def own(self, x: Float[Tensor, "b c f h w"]) -> Float[Tensor, "b c f3 h w"]:
-        """The frames of `x` that are this stage's own work."""
+    def new_frames(self, x: Float[Tensor, "b c f h w"]) -> Float[Tensor, "b c f3 h w"]:
+        """The frames of `x` that this stage generates: for TSR those that `low` does not have."""
 
 
 @runtime_checkable
-class Recipe(Protocol):
-    """How a stage is trained: what the training loop and the doctor read of it."""
+class TrainingRecipe(Protocol):
+    """How a stage is trained: the fields that the training loop and the doctor read."""
 
     steps: int
     global_batch: int
@@ -158,7 +158,7 @@ class Recipe(Protocol):
 
 @runtime_checkable
 class Stage(Protocol):
-    """A conditional generator of a cascade: what sampling and the pipeline may ask."""
+    """A conditional generator of a cascade: the members that sampling and the pipeline use."""
 
     name: str
     kind: Kind
@@ -172,11 +172,11 @@ class Stage(Protocol):
 
     @property
     def device(self) -> Any:
-        """Where its weights are."""
+        """The device of its weights."""
 
     @property
     def low_grid(self) -> Grid:
-        """The grid of the stage before, at this stage's target."""
+        """The grid of the previous stage, at this stage's target."""
 
     @property
     def multiple(self) -> tuple[int, int, int]:
@@ -216,24 +216,24 @@ class Stage(Protocol):
         """The weights, by name."""
 
     def eval(self) -> Any:
-        """Evaluation mode."""
+        """Switch to evaluation mode."""
 
     def to(self, *args: Any, **kwargs: Any) -> Any:
-        """To another device."""
+        """Move to another device."""
 
 
 @runtime_checkable
 class TrainableStage(Stage, Protocol):
-    """What training, callbacks, the doctor and the bench may ask besides."""
+    """A stage with the members that training, callbacks, the doctor and the bench use besides."""
 
-    recipe: Any  # a Recipe, or None where the stage is only sampled
+    recipe: Any  # a TrainingRecipe, or None if the stage is only sampled
 
     @property
     def conditions(self) -> tuple[str, ...]:
         """Everything the network reads besides z and its log-SNR, by name."""
 
     def new_net(self) -> nn.Module:
-        """A network of the stage's shape."""
+        """A new network of the stage's sizes."""
 
     def configure_model(self) -> None:
         """Build the network, once."""
@@ -245,18 +245,18 @@ class TrainableStage(Stage, Protocol):
         """The objective's loss of each sample of a batch."""
 
     def noise(self, batch: Batch, *, purpose: str) -> Noised:
-        """A batch of one shape, noised as the denoising loss takes it."""
+        """A batch of one shape, noised for the denoising loss."""
 
     def loss_without(
         self, noised: Noised, other: Noised, name: str
     ) -> tuple[Float[Tensor, " b"], Bool[Tensor, " b"]]:
-        """The losses with the condition `name` of `other`, and the samples for which it differs."""
+        """The denoising losses with `name` taken from `other`, and the samples where it differs."""
 
     def predict_parts(self, parts: Sequence[Noised]) -> list[Float[Tensor, "1 c _f _h _w"]]:
         """The predictions for clips of several shapes in one packed sequence."""
 
     def dry_forward(self, shape: tuple[int, int, int]) -> Callable[[], object]:
-        """A forward pass without values on one clip of `shape`, to count its cost."""
+        """A forward pass on the meta device for one clip of `shape`, to count its cost."""
 
 
 @runtime_checkable
@@ -264,20 +264,20 @@ class Objective(Protocol):
     """What a stage is trained to do with a batch: denoise, imitate a teacher, prefer a sample."""
 
     def check(self, stage: TrainableStage) -> None:
-        """Refuse a stage that cannot be trained so, with a ValueError; load what is needed."""
+        """Refuse a stage that this objective cannot train, with a ValueError; load its inputs."""
 
     def losses(self, stage: TrainableStage, batch: Batch, *, purpose: str) -> Losses:
         """The loss of each sample."""
 
     def figures(self, stage: TrainableStage, batch: Batch) -> dict[str, Float[Tensor, " b"]]:
-        """Further figures of validation clips, one number a clip, by name."""
+        """Further metrics of validation clips, one number per clip, by name."""
 
 
 def as_module(stage: Stage) -> nn.Module:
-    """The stage as torch sees it."""
+    """The stage, typed as a torch module."""
     return cast(nn.Module, stage)
 
 
 def trainable(module: pl.LightningModule) -> TrainableStage:
-    """The stage that Lightning hands to a callback."""
+    """The stage that Lightning passes to a callback, typed as one."""
     return cast(TrainableStage, module)

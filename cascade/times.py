@@ -1,14 +1,15 @@
-"""Which frames of a video stand for wanted times; one rule for training clips and prompts.
+"""Which frames of a video are taken at given times; one rule for training clips and prompts.
 
-No torch here: every loader process has a child that imports this, and starts in a quarter second.
+This module does not import torch, because every loader process has a child that imports it and
+must start fast.
 """
 
 import numpy as np
 from jaxtyping import Float64, Int64
 
-#: Seconds; more than decord's single precision is wrong by, less than a frame.
+#: Seconds; above the rounding error of decord's float32 times, below the length of a frame.
 _TIE_S = 1e-4
-#: In frames: how much earlier than a clip's end its video may end, and rounding.
+#: In frames: by how much a video may end before its clip does; the small part is for rounding.
 SLACK = 0.5 + 1e-4
 
 
@@ -20,5 +21,5 @@ def nearest(
 
 
 def clip_length(duration: float, fps: float) -> int:
-    """How many frames at `fps` a video of `duration` seconds gives; half a frame may lack."""
+    """How many frames at `fps` a video of `duration` seconds gives; half a frame may be missing."""
     return max(1, int(duration * fps + SLACK))

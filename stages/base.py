@@ -10,7 +10,7 @@ from cascade.grid import Scale
 
 @final
 class Base:
-    """Generates video from noise; there is no stage before it."""
+    """Generates video from noise; a base has no previous stage."""
 
     scalars: tuple[str, ...] = ("fps", "zoom", "height", "width")
     takes_low: bool = False
@@ -18,18 +18,18 @@ class Base:
     def __init__(self) -> None:
         self.scale = Scale()
 
-    def reduce(self, x: Float[Tensor, "b c f h w"]) -> None:  # noqa: ARG002 (no stage before a base)
-        """None: there is no stage before a base."""
+    def reduce(self, x: Float[Tensor, "b c f h w"]) -> None:  # noqa: ARG002 (no previous stage)
+        """None: a base has no previous stage."""
         return
 
     def expand(self, low: Float[Tensor, "b c f2 h2 w2"]) -> Float[Tensor, "b c f h w"]:
-        """Refused: there is no stage before a base."""
-        raise ValueError(f"a base takes no video of a stage before it, got {tuple(low.shape)}")
+        """Refused: a base has no previous stage."""
+        raise ValueError(f"a base takes no video of a previous stage, got {tuple(low.shape)}")
 
-    def plain(self, low: Float[Tensor, "b c f2 h2 w2"]) -> Float[Tensor, "b c f h w"]:
-        """Refused: a base has no baseline to beat on a clip."""
-        raise ValueError(f"a base interpolates no video, got {tuple(low.shape)}")
+    def baseline(self, low: Float[Tensor, "b c f2 h2 w2"]) -> Float[Tensor, "b c f h w"]:
+        """Refused: a base has no baseline."""
+        raise ValueError(f"a base has no baseline to interpolate, got {tuple(low.shape)}")
 
-    def own(self, x: Float[Tensor, "b c f h w"]) -> Float[Tensor, "b c f h w"]:
+    def new_frames(self, x: Float[Tensor, "b c f h w"]) -> Float[Tensor, "b c f h w"]:
         """All frames."""
         return x

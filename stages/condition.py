@@ -1,7 +1,7 @@
 """The condition of a stage's network, built by one function for training and for sampling.
 
-The order is: low resolution → expanded in pixels → codec → noise augmentation; given frames →
-codec; mask → folded to the latent grid. Scalars describe the video in pixels.
+`low` is expanded in pixels, then encoded, then noised (augmentation); given frames are encoded; the
+mask is folded to the latent grid. Scalars describe the video in pixels.
 """
 
 import math
@@ -26,7 +26,7 @@ def scalars(
     level: Float[Tensor, " b"] | None,
     zoom: Float[Tensor, " b"] | None = None,
 ) -> Float[Tensor, "b k"]:
-    """The numbers given by adaLN, in the order of `names`, each brought to about unit size.
+    """The numbers that the network reads by adaLN, in the order of `names`, scaled to about 1.
 
     `grid` is in pixels, `level` the log-SNR of `low` in nats.
     """
@@ -65,14 +65,14 @@ class Conditioner:
         """The condition of videos on `grid`.
 
         Args:
-            grid: of the videos, in pixels.
+            grid: the grid of the videos, in pixels.
             text: encoded captions.
-            given: frames and regions that the user fixed, in pixels on `grid`.
+            given: given frames and regions, in pixels on `grid`.
             fps: frames per second of each video.
             zoom: magnification of each video; 1 by default.
-            low: the output of the stage before, in pixels on its own grid.
+            low: the output of the previous stage, in pixels on its own grid.
             level: log-SNR of the augmentation of `low`, in nats.
-            noise: standard normal noise for `low`, of (b, *shape) for a latent shape.
+            noise: returns standard normal noise for `low`, (b, *shape), from a latent shape.
         """
         latents = baseline = None
         if low is not None:
@@ -84,7 +84,7 @@ class Conditioner:
             latents = self.augment(latents, level, noise(latents.shape[1:]))
             if self.residual:
                 with torch.no_grad():
-                    baseline = self.codec.encode(self.kind.plain(low))
+                    baseline = self.codec.encode(self.kind.baseline(low))
         with torch.no_grad():
             known = self.codec.encode(given.frames)
         return Condition(

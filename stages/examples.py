@@ -1,4 +1,4 @@
-"""From a loader's batch to examples: clips on the latent grid, each with its condition.
+"""Turns a loader's batch into examples: clips on the latent grid, each with its condition.
 
 Every draw is keyed by (seed, position, purpose), so an example does not depend on its batch.
 """

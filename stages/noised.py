@@ -1,8 +1,8 @@
 """The denoising loss: examples noised at a drawn log-SNR, and the weighted error of a prediction.
 
-It trains the objective `denoise`, and it is the measure of a stage whatever its objective: the
-worth of a condition is the loss without it over the loss with it, at the same clips, noise,
-log-SNR and counted frames.
+The objective `denoise` minimises it. It also measures stages of any objective: the worth of a
+condition is the increase of this loss without it, with the same clips, noise, log-SNR and counted
+frames.
 """
 
 from dataclasses import replace
@@ -27,7 +27,7 @@ def at_level(
     condition: Condition,
     schedule: Schedule,
 ) -> tuple[Float[Tensor, "b c f h w"], Float[Tensor, "b f"]]:
-    """Noisy z and its log-SNR per frame; frames given whole stay clean, at the highest log-SNR."""
+    """Noisy z and its log-SNR per frame; fully given frames stay clean, at the highest log-SNR."""
     levels = frame_levels(logsnr, condition, schedule)
     alpha, sigma = per_frame(schedule.alpha(levels)), per_frame(schedule.sigma(levels))
     return hold_given(diffuse(x, eps, alpha, sigma), condition), levels
@@ -36,18 +36,18 @@ def at_level(
 def frame_levels(
     logsnr: Float[Tensor, " b"], condition: Condition, schedule: Schedule
 ) -> Float[Tensor, "b f"]:
-    """The log-SNR of each frame: the highest where it is given whole, else the sample's."""
+    """The log-SNR of each frame: the highest for fully given frames, else the sample's."""
     clean = torch.full_like(logsnr, schedule.logsnr_max)
     return torch.where(condition.frames, clean[:, None], logsnr[:, None])
 
 
 def hold_given(z: Float[Tensor, "b c f h w"], condition: Condition) -> Float[Tensor, "b c f h w"]:
-    """`z` with the frames that are given whole in place."""
+    """`z` with its fully given frames replaced by the given values."""
     return torch.where(per_frame(condition.frames), condition.given, z)
 
 
 def noised(example: Example, diffusion: Diffusion, *, seed: int, purpose: str) -> Noised:
-    """An example at a log-SNR and with noise keyed by its positions."""
+    """An example with a log-SNR and noise that are keyed by its positions."""
     x, positions = example.x, example.positions
     u = keyed.uniforms(seed, positions, f"{purpose}/time").to(x.device, torch.float32)
     eps = keyed.normals(seed, positions, f"{purpose}/eps", x.shape[1:], x.device)
@@ -79,7 +79,7 @@ def noised_at(
 def weighted(
     out: Float[Tensor, "b c f h w"], noised: Noised, diffusion: Diffusion
 ) -> Float[Tensor, " b"]:
-    """The weighted loss of each sample, from the network's output."""
+    """The weighted loss of each sample, from the prediction `out`."""
     schedule, logsnr = diffusion.schedule, noised.logsnr
     return denoising_loss(
         diffusion.target,
@@ -104,8 +104,8 @@ def swapped(
 ) -> tuple[Condition, Bool[Tensor, " b"]]:
     """The condition with `name` taken from `other`, and the samples for which it differs.
 
-    `given` is left out instead of taken: another clip's frames would contradict z. With `low`
-    come the level of its noise and its interpolation.
+    Given frames are removed instead, because another clip's frames would contradict z. With `low`,
+    its noise level and its baseline are taken too.
     """
     cond, others = noised.condition, other.condition
     values = cond.scalars.clone()
@@ -116,7 +116,7 @@ def swapped(
         return replace(cond, text=others.text), differs
     if name == "given":
         differs = torch.tensor(
-            [ways[way].fixes for way in noised.example.ways], device=values.device
+            [ways[way].gives_frames for way in noised.example.ways], device=values.device
         )
         return replace(
             cond, given=torch.zeros_like(cond.given), mask=torch.zeros_like(cond.mask)

@@ -1,4 +1,4 @@
-"""The walk from noise to a video: one stage, one condition, any sampler."""
+"""The denoiser that a sampler calls: a stage's prediction under one condition, with guidance."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -20,9 +20,9 @@ Predict = Callable[[Tensor, Tensor, Condition], Tensor]
 
 @dataclass(frozen=True, kw_only=True)
 class Denoiser:
-    """x̂ with guidance under one condition, as a sampler calls it.
+    """x̂ with guidance under one condition, as a function of z and the sampler's step.
 
-    Frames that are given whole stay in z as they are, at the highest log-SNR, as in training.
+    Fully given frames stay clean in z, at the highest log-SNR, as in training.
     """
 
     predict: Predict
@@ -31,7 +31,7 @@ class Denoiser:
     without: TextFeatures
     guidance: Guidance
     free: Bool[Tensor, "b 1 f h w"] | None = None
-    """The positions that are the network's own work; None: all, nothing is given."""
+    """The positions that are not given; None if no position is given."""
 
     def __call__(self, z: Float[Tensor, "b c f h w"], step: Step) -> Float[Tensor, "b c f h w"]:
         """x̂ for noisy `z`."""

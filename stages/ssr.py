@@ -11,7 +11,7 @@ from cascade.video import bicubic, downsample, upsample
 
 @final
 class SpatialSR:
-    """Raises height and width; conditioned on the stage before by bilinear interpolation."""
+    """Raises height and width; conditioned on the previous stage by bilinear interpolation."""
 
     scalars: tuple[str, ...] = ("augment", "fps")
     takes_low: bool = True
@@ -32,10 +32,10 @@ class SpatialSR:
         """Bilinear interpolation (Imagen Video, §2.4)."""
         return upsample(low, self.scale.space)
 
-    def plain(self, low: Float[Tensor, "b c f h2 w2"]) -> Float[Tensor, "b c f h w"]:
+    def baseline(self, low: Float[Tensor, "b c f h2 w2"]) -> Float[Tensor, "b c f h w"]:
         """Bicubic interpolation: the baseline this stage must beat."""
         return bicubic(low, low.shape[3] * self.scale.space, low.shape[4] * self.scale.space)
 
-    def own(self, x: Float[Tensor, "b c f h w"]) -> Float[Tensor, "b c f h w"]:
+    def new_frames(self, x: Float[Tensor, "b c f h w"]) -> Float[Tensor, "b c f h w"]:
         """All frames."""
         return x

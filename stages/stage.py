@@ -1,8 +1,8 @@
 """A stage of a cascade as one Lightning module, made of parts: kind, objective, codec, network.
 
 This file holds the hooks. The condition is built in `condition.py`, from a loader's batch in
-`examples.py`; the loss is the objective's; the walk from noise is in `sampling.py`. Every draw is
-keyed by (seed, position, purpose).
+`examples.py`; the loss is the objective's; the sampler's denoiser is in `sampling.py`. Every random
+draw is keyed by (seed, position, purpose).
 """
 
 import math
@@ -34,16 +34,16 @@ from stages.noised import at_level, noised, swapped, weighted, with_condition
 from stages.sampling import Denoiser
 from stages.training import Training
 
-#: Tokens of text in a forward pass that is only counted.
+#: Tokens of text in a forward pass whose cost is counted.
 DRY_TOKENS = 32
 
 
 @final
 class Stage(pl.LightningModule):
-    """A conditional generator: text, the stage before and given frames in, video out.
+    """A conditional generator: from text, the previous stage's video and given frames to a video.
 
     With `residual` r, x̂ = baseline + r × the network's output, where the baseline is `low`
-    interpolated; without, the output is the prediction itself.
+    interpolated; without it, the output is the prediction itself.
     """
 
     def __init__(
@@ -64,7 +64,7 @@ class Stage(pl.LightningModule):
     ) -> None:
         super().__init__()
         if kind.takes_low != (augment is not None):
-            wants = "needs an augmentation" if kind.takes_low else "has no stage before it to noise"
+            wants = "needs an augmentation" if kind.takes_low else "has no previous stage to noise"
             raise ValueError(
                 f"{name}: a stage of kind {type(kind).__name__} {wants}, but augment is {augment}; "
                 f"set stage.augment{'' if kind.takes_low else '=null'}"
@@ -78,9 +78,9 @@ class Stage(pl.LightningModule):
         self._build = net
         self.net: nn.Module | None = None
         self._multiple: tuple[int, int, int] | None = None
-        #: The stage before, where validation starts from one; a list keeps it out of the weights.
+        #: The previous stage, if validation starts from it; a list, so that it is no submodule.
         self._before: list[AnyStage] = []
-        #: Clips that this validation has measured so far, on this rank.
+        #: The number of clips that this validation has measured so far, on this rank.
         self._measured = 0
 
     def _check_residual(self) -> None:
@@ -88,8 +88,8 @@ class Stage(pl.LightningModule):
             return
         if not self.kind.takes_low or not self.residual > 0 or self.diffusion.target != "x":
             raise ValueError(
-                f"{self.name}: a residual is the scale (above 0) of x − interpolated `low`, for "
-                "a stage that has a stage before it and predicts x; got residual "
+                f"{self.name}: a residual is the scale (above 0) of x − interpolated `low`, so the "
+                "stage must have a previous stage and predict x; got residual "
                 f"{self.residual}, kind {type(self.kind).__name__} and diffusion.target "
                 f"{self.diffusion.target}; set stage.residual=null"
             )
@@ -98,7 +98,7 @@ class Stage(pl.LightningModule):
 
     @property
     def scale(self) -> Scale:
-        """How many times the frames and the height and width this stage multiplies."""
+        """The factors by which this stage multiplies frames, and height and width."""
         return self.kind.scale
 
     @property
@@ -108,9 +108,9 @@ class Stage(pl.LightningModule):
         return ("text", *low, "given", *self.kind.scalars)
 
     def configure_model(self) -> None:
-        """Build the network, once (here, so that a sharding strategy can wrap it as it is made).
+        """Build the network once, in this hook, so that a sharding strategy can wrap it.
 
-        Its first weights depend on the recipe's seed alone.
+        Its initial weights depend on the recipe's seed alone.
         """
         if self.net is not None:
             return
@@ -121,7 +121,7 @@ class Stage(pl.LightningModule):
             compile_blocks(self)
 
     def new_net(self) -> nn.Module:
-        """A network of this stage's shape; its input is [z, low, given, mask] by channels."""
+        """A new network of this stage's sizes; its input channels are [z, low, given, mask]."""
         latents = 3 if self.kind.takes_low else 2
         return self._build(
             in_channels=latents * self.codec.channels + self.codec.cell,
@@ -131,7 +131,7 @@ class Stage(pl.LightningModule):
         )
 
     def setup(self, stage: str) -> None:  # noqa: ARG002 (Lightning passes it)
-        """Fail before the first step where files are missing or the grid does not fit."""
+        """Fail before the first step if files are missing or the grid does not fit."""
         self.text.prepare()
         self.check_grid(self.target)
         if self.recipe is None:
@@ -163,7 +163,7 @@ class Stage(pl.LightningModule):
         grid.check_multiple(self.multiple, name=f"stage {self.name}")
 
     def dry_forward(self, shape: tuple[int, int, int]) -> Callable[[], object]:
-        """A forward pass without values on one clip of `shape`, to count its cost."""
+        """A forward pass on the meta device for one clip of `shape`, to count its cost."""
         clip = torch.empty(1, 3, *shape, dtype=torch.uint8, device="meta")
         with torch.device("meta"):
             net = self.new_net()
@@ -210,11 +210,11 @@ class Stage(pl.LightningModule):
     def prediction(
         self, out: Float[Tensor, "b c f h w"], cond: Condition
     ) -> Float[Tensor, "b c f h w"]:
-        """The prediction that the network's output `out` stands for.
+        """The prediction, from the network's output `out`.
 
         x̂ = baseline + r·out, with r the typical size of x − baseline (c_skip and c_out of EDM,
-        eq. 7, with `low` in place of z). The baseline has no noise: only the network reads `low`
-        through noise.
+        eq. 7, with `low` in place of z). The baseline is without noise; only the network's
+        input `low` is noised.
         """
         if cond.baseline is None:
             return out
@@ -246,7 +246,7 @@ class Stage(pl.LightningModule):
     # Training.
 
     def clip(self, video: UInt8[Tensor, "b 3 f h w"]) -> Float[Tensor, "b 3 f2 h w"]:
-        """Clips in [-1, 1]; an image is repeated for the fewest frames that the stage takes."""
+        """Clips in [-1, 1]; an image is repeated to the fewest frames that the stage takes."""
         x = to_float(video)
         return hold(x, self.multiple[0]) if x.shape[2] == 1 else x
 
@@ -256,7 +256,7 @@ class Stage(pl.LightningModule):
         return self.objective.losses(self, batch, purpose=purpose)
 
     def noise(self, batch: Batch, *, purpose: str) -> Noised:
-        """A batch of one shape, noised as the denoising loss takes it."""
+        """A batch of one shape, noised for the denoising loss."""
         assert self.recipe is not None
         (example,) = examples(self, batch, purpose=purpose)
         return noised(example, self.diffusion, seed=self.recipe.seed, purpose=purpose)
@@ -264,32 +264,32 @@ class Stage(pl.LightningModule):
     def loss_without(
         self, noised: Noised, other: Noised, name: str
     ) -> tuple[Float[Tensor, " b"], Bool[Tensor, " b"]]:
-        """The denoising losses with the condition `name` of `other`, and where it differs."""
+        """The denoising losses with `name` taken from `other`, and the samples where it differs."""
         condition, differs = swapped(noised, other, name, self.kind.scalars)
         changed = with_condition(noised, condition, self.diffusion.schedule)
         out = self.predict(changed.z, changed.logsnr, condition)
         return weighted(out, changed, self.diffusion), differs
 
     def training_step(self, batch: Batch, _: int) -> dict[str, Any]:
-        """The mean loss; beside it each sample's own, for callbacks."""
+        """The mean loss, and the losses of the samples for callbacks."""
         losses = self.losses(batch, purpose="train")
         loss = losses.loss.mean() * batch.get("weight", 1.0)
         detached = losses._replace(loss=losses.loss.detach())
         return {"loss": loss, "mean": loss.detach(), "losses": detached}
 
     def on_validation_epoch_start(self) -> None:
-        """No clip is measured yet."""
+        """Reset the count of measured clips."""
         self._measured = 0
 
     def validation_step(self, batch: Batch, _: int) -> dict[str, Any]:
-        """The denoising loss at fixed draws, and figures of the first `val_videos` clips."""
+        """Log the denoising loss at fixed draws, and metrics of the first `val_videos` clips."""
         assert self.recipe is not None
         noised = self.noise(batch, purpose="val")
         out = self.predict(noised.z, noised.logsnr, noised.condition)
         losses = weighted(out, noised, self.diffusion)
         self._log_mean("val/loss", losses)
-        # Ranks have batches of equal sizes, so all of them measure in the same steps: the others
-        # would wait for ever for a figure that one rank alone shares.
+        # Ranks have batches of equal sizes, so all of them measure in the same steps. Otherwise a
+        # rank that logs a metric alone would wait for the others for ever.
         each = -(-self.recipe.val_videos // self.trainer.world_size)
         few = min(each - self._measured, len(batch["position"]))
         if few > 0:
@@ -300,7 +300,7 @@ class Stage(pl.LightningModule):
         return {"losses": losses, "zero": zero, "noised": noised}
 
     def measure(self, batch: Batch) -> dict[str, Float[Tensor, " b"]]:
-        """Figures of validation clips, one number per clip, by name."""
+        """Metrics of validation clips, one number per clip, by name."""
         assert self.recipe is not None
         if self.recipe.low_from is not None and not self._before:
             self._before.append(cast(AnyStage, load_stage(self.recipe.low_from).to(self.device)))
@@ -312,7 +312,7 @@ class Stage(pl.LightningModule):
         self.log(name, values.mean(), batch_size=len(values), sync_dist=True)
 
     def configure_optimizers(self) -> Any:
-        """One optimizer, and the learning rate's factor per step."""
+        """One optimizer, and a scheduler of the learning rate per step."""
         assert self.recipe is not None
         optimizer = self.recipe.optimizer(self)
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, self.recipe.lr_factor)
@@ -323,7 +323,7 @@ class Stage(pl.LightningModule):
 
     # Sampling.
 
-    @torch.no_grad()  # inference mode would spoil weights that a sharding strategy gathers
+    @torch.no_grad()  # inference mode would break the weights that a sharding strategy gathers
     def sample(
         self,
         captions: Sequence[str] | TextFeatures,
@@ -343,18 +343,18 @@ class Stage(pl.LightningModule):
         """Videos for captions, in [-1, 1]; sample i depends on its own caption and seed alone.
 
         Args:
-            captions: one per video, or encoded by this stage's text encoder.
-            grid: of the videos, in pixels; `low` must live on it divided by the stage's scale.
+            captions: one per video, or their features from this stage's text encoder.
+            grid: the grid of the videos, in pixels; that of `low` is smaller by the stage's scale.
             seeds: one per video.
-            negative: the captions that guidance leads away from; empty ones by default.
-            low: the output of the stage before, for stages that have one before them.
-            given: frames and regions that the user fixed, in pixels on `grid`.
+            negative: the negative captions of guidance; empty ones by default.
+            low: the output of the previous stage, for stages that have one.
+            given: given frames and regions, in pixels on `grid`.
             steps: sampler steps; the stage's own by default.
             guidance_scale: classifier-free guidance; the stage's own by default.
-            low_logsnr: noise level of `low` (nats); the augmentation's own by default.
+            low_logsnr: log-SNR of the noise on `low` (nats); the augmentation's own by default.
             start: a video and a time in (0, 1] to start from, instead of noise (SDEdit).
             on_step: called after every step.
-            noise: where normal noise comes from; keyed by `seeds` by default.
+            noise: the source of normal noise; keyed by `seeds` by default.
 
         Raises:
             ValueError: a grid or `low` that does not fit the stage.
@@ -438,17 +438,17 @@ class Stage(pl.LightningModule):
         """`low` on this stage's device, and its noise level.
 
         Raises:
-            ValueError: it is missing, not wanted, or on another grid.
+            ValueError: it is missing, not taken by this stage, or on another grid.
         """
         if (low is None) == self.kind.takes_low:
             wants = "needs" if low is None else "takes no"
-            raise ValueError(f"stage {self.name} {wants} video of a stage before it (low)")
+            raise ValueError(f"stage {self.name} {wants} video of a previous stage (low)")
         if low is None or self.augment is None:
             return None, None
         source = grid.divided(time=self.scale.time, space=self.scale.space)
         if tuple(low.shape[2:]) != source.shape:
             raise ValueError(
-                f"stage {self.name}: for {grid} the stage before must hand over "
+                f"stage {self.name}: for {grid} the previous stage must give "
                 f"{source.shape}, got {tuple(low.shape[2:])}"
             )
         level = self.augment.sampling_level(count).to(self.device)

@@ -1,4 +1,4 @@
-"""What training a stage needs beyond what sampling it needs; none of it goes into a bundle."""
+"""The settings of a stage that only training needs; they are not stored in a bundle."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -11,12 +11,12 @@ from cascade.conditioning import Modes
 
 @dataclass(frozen=True, kw_only=True)
 class Training:
-    """The record of how a stage is trained.
+    """How a stage is trained.
 
-    `crop` is what a training clip is cut to, (frames, height, width); none: the target grid.
+    `crop` is the size (frames, height, width) to which clips are cut; None: the target grid.
     `text_dropout` is the share of captions replaced by the empty one, which guidance needs.
-    `low_from` is the bundle of the stage before, whose output validation also starts from.
-    `compile` has torch compile the networks' blocks.
+    `low_from` is the bundle of the previous stage; validation also starts from that stage's output.
+    `compile` compiles the network's blocks with torch.
     """
 
     steps: int

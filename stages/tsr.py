@@ -12,7 +12,7 @@ from cascade.video import every, hold, linear
 
 @final
 class TemporalSR:
-    """Raises the frame rate; conditioned on the stage before with its frames repeated."""
+    """Raises the frame rate; conditioned on the previous stage with its frames repeated."""
 
     scalars: tuple[str, ...] = ("augment", "fps")
     takes_low: bool = True
@@ -32,11 +32,11 @@ class TemporalSR:
         """Each frame repeated `factor` times (Imagen Video, §2.4)."""
         return hold(low, self.scale.time)
 
-    def plain(self, low: Float[Tensor, "b c f2 h w"]) -> Float[Tensor, "b c f h w"]:
+    def baseline(self, low: Float[Tensor, "b c f2 h w"]) -> Float[Tensor, "b c f h w"]:
         """Linear interpolation in time: the baseline this stage must beat."""
         return linear(low, self.scale.time)
 
-    def own(self, x: Float[Tensor, "b c f h w"]) -> Float[Tensor, "b c f2 h w"]:
-        """The new frames: all but those of the stage before."""
+    def new_frames(self, x: Float[Tensor, "b c f h w"]) -> Float[Tensor, "b c f2 h w"]:
+        """The frames that the previous stage does not have."""
         new = torch.arange(x.shape[2], device=x.device) % self.scale.time != 0
         return x[:, :, new]

@@ -1,1 +1,1 @@
-"""What watches and serves a training run: averages, samples, throughput."""
+"""Lightning callbacks of a run: checkpoints, stopping, averages, checks, samples, metrics."""

@@ -41,6 +41,8 @@ class EMA(pl.Callback):
         snapshot_every: int | None = None,
     ) -> None:
         self.sigma_rels = tuple(sigma_rels)
+        if not self.sigma_rels:
+            raise ValueError("callbacks.ema: sigma_rels needs at least one width, got none")
         self.use = self.sigma_rels[0] if use is None else use
         self.snapshot_every = snapshot_every
         if self.use not in self.sigma_rels:
@@ -161,10 +163,10 @@ class EMA(pl.Callback):
 
 
 def averages(trainer: pl.Trainer) -> EMA:
-    """The run's averages.
+    """The run's EMA callback.
 
     Raises:
-        ValueError: the run tracks none.
+        ValueError: the run has none.
     """
     for callback in callbacks(trainer):
         if isinstance(callback, EMA):

@@ -27,9 +27,10 @@ class Samples(pl.Callback):
     """Samples videos for the first `count` held-out captions every `every_n_steps` steps.
 
     A super-resolution stage starts from the held-out clips, reduced. The files go to
-    `samples/<step>/<number>.mp4` in the run's folder, and to W&B if that is on. Each shows side by
-    side the stage's input (not for a base), the sample, and the real clip. Every rank makes the
-    same number of samples.
+    `samples/<step>/<number>.mp4` in the run's folder, and to W&B if that is on. Each shows panels
+    side by side: `low`, the stage's input (not for a base), `made`, the sample, and `real`, the
+    clip. `captions.json` has this order and the caption of each file. Every rank makes the same
+    number of samples.
     """
 
     def __init__(self, *, every_n_steps: int, count: int, steps: int | None = None) -> None:
@@ -96,16 +97,16 @@ class Samples(pl.Callback):
         every = {n: caption for part in gather(mine) for n, caption in part.items()}
         if not trainer.is_global_zero:
             return
-        captions = {f"{number}.mp4": every[number] for number in sorted(every)}
-        (folder / "captions.json").write_text(json.dumps(captions, indent=2, ensure_ascii=False))
         order = "low | made | real" if stage.kind.takes_low else "made | real"
+        captions = {f"{number}.mp4": f"{order}: {every[number]}" for number in sorted(every)}
+        (folder / "captions.json").write_text(json.dumps(captions, indent=2, ensure_ascii=False))
         for logger in trainer.loggers:
             if isinstance(logger, WandbLogger):
                 logger.log_video(
                     "samples",
                     [str(folder / name) for name in captions],
                     step=trainer.global_step - 1,
-                    caption=[f"{order}: {caption}" for caption in captions.values()],
+                    caption=list(captions.values()),
                     format=["mp4"] * len(captions),
                 )
 

@@ -1,7 +1,7 @@
-"""The ways to prompt: what is fixed of the video to be made, or what it starts from.
+"""The ways to prompt: which frames of the new video are given, or which video it starts from.
 
-`ways` is the registry; the functions below make `Given` from tensors, `prompt` from files, and
-`Modes` draws what is given of training clips.
+`ways` is the registry. The functions below build `Given` from tensors, `prompt` reads a user's
+files, and `Modes` draws the given frames of training clips.
 """
 
 from cascade.conditioning.choose import choose, prompt, way_named
@@ -16,20 +16,19 @@ from cascade.conditioning.give import (
     region,
     text,
 )
-from cascade.conditioning.given import Given, bring, unseen, whole_frames
+from cascade.conditioning.given import Given, to_grid, unseen, whole_frames
 from cascade.conditioning.modes import Modes
+from cascade.conditioning.placement import Placement
 from cascade.conditioning.prompt_files import Files, Prompt
 from cascade.conditioning.registry import Way, source_names, ways
-from cascade.conditioning.room import Room
 
 __all__ = [
     "Files",
     "Given",
     "Modes",
+    "Placement",
     "Prompt",
-    "Room",
     "Way",
-    "bring",
     "choose",
     "connect",
     "extend_backward",
@@ -42,6 +41,7 @@ __all__ = [
     "region",
     "source_names",
     "text",
+    "to_grid",
     "unseen",
     "way_named",
     "ways",

@@ -1,4 +1,4 @@
-"""Which way to prompt a user means by what is given, and what that way makes of it."""
+"""Chooses a way to prompt from the sources that a user gives, and reads them by that way."""
 
 from collections.abc import Collection
 from typing import Any
@@ -9,22 +9,22 @@ from cascade.grid import Grid
 
 
 def way_named(name: str, who: str) -> Way:
-    """The entry of a way that `who` names.
+    """The registry's entry for a way; `who` is the setting that names it.
 
     Raises:
-        ValueError: there is none of this name.
+        ValueError: the registry has no way of this name.
     """
     if name not in ways:
-        raise ValueError(f"{who}{name}: no such way to prompt; there are {', '.join(ways)}")
+        raise ValueError(f"{who}{name}: unknown way to prompt; known: {', '.join(ways)}")
     return ways[name]
 
 
 def choose(way: str | None, sources: Collection[str]) -> Way:
-    """The way named, or the first that takes exactly these sources.
+    """The named way, or else the first that takes exactly these sources.
 
     Raises:
-        ValueError: no such way, a source that the way needs is missing, one that it does not take
-            is there, or no way takes these together.
+        ValueError: the way is unknown, a source that it needs is missing, a source is given that it
+            does not take, or no way takes these sources together.
     """
     found = set(sources)
     if way is None:
@@ -33,12 +33,14 @@ def choose(way: str | None, sources: Collection[str]) -> Way:
                 return one
         known = "; ".join(f"{name}: {_takes(one)}" for name, one in ways.items())
         raise ValueError(
-            f"no way to prompt takes {_listed(sorted(found))} and no more. The ways take: {known}"
+            f"no way to prompt takes exactly {_listed(sorted(found))}. The ways take: {known}"
         )
     chosen = way_named(way, "way=")
     needed = max(chosen.needs, key=lambda one: (len(found & set(one)), -len(one)))
     if missing := [name for name in needed if name not in found]:
-        raise ValueError(f"way={way} needs {_listed(missing)} ({chosen.says}; {_takes(chosen)})")
+        raise ValueError(
+            f"way={way} needs {_listed(missing)} ({chosen.description}; {_takes(chosen)})"
+        )
     if extra := [name for name in source_names() if name in found - set(needed)]:
         raise ValueError(f"way={way} takes {_takes(chosen)}, not {_listed(extra)}")
     return chosen
@@ -47,16 +49,19 @@ def choose(way: str | None, sources: Collection[str]) -> Way:
 def prompt(
     grid: Grid, *, stride: int = 1, way: str | None = None, share: float = 0.5, **sources: Any
 ) -> Prompt:
-    """What a user's files ask for, of a video on `grid`; the base makes every `stride`-th frame.
+    """A user's files as a prompt for a video on `grid`.
 
-    Sources are named as the ways name what they need, and None is as good as left out.
+    The base generates every `stride`-th frame of the video. Sources have the names that the ways
+    use; None means that a source is not given.
 
     Raises:
-        ValueError: sources that do not go together or cannot be read.
+        ValueError: sources that no way takes together, or that cannot be read.
     """
     if unknown := [name for name in sources if name not in source_names()]:
         known = _listed(source_names())
-        raise ValueError(f"no way to prompt takes {_listed(unknown)}; there are {known}")
+        raise ValueError(
+            f"no way to prompt takes {_listed(unknown)}; the known sources are {known}"
+        )
     there = {name: value for name, value in sources.items() if value is not None}
     chosen = choose(way, there)
     return chosen.read(Files(sources=there, grid=grid, stride=stride, share=share))

@@ -1,6 +1,6 @@
 """The ways to prompt from Python: tensors in, `Given` out.
 
-`frames` is the length of the video to be made, of which the base makes every `stride`-th frame.
+`frames` is the length of the new video, of which the base generates every `stride`-th frame.
 """
 
 from collections.abc import Sequence
@@ -10,7 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from cascade.conditioning.given import Clip, Given
-from cascade.conditioning.room import Room
+from cascade.conditioning.placement import Placement
 
 Frames = Float[Tensor, "b c k h w"]
 
@@ -21,7 +21,7 @@ def text(
     device: torch.device | str = "cpu",
     dtype: torch.dtype = torch.float32,
 ) -> Given:
-    """Nothing fixed, for a video of shape (b, c, f, h, w): the text alone leads."""
+    """No given frames, for a video of shape (b, c, f, h, w): the text is the only prompt."""
     batch, _, *grid = shape
     return Given(
         torch.zeros(*shape, device=device, dtype=dtype),
@@ -30,18 +30,18 @@ def text(
 
 
 def fill_in(known: Frames, indices: Sequence[int], frames: int, *, end: int | None = None) -> Given:
-    """Known frames at `indices` of a video of `frames`; the rest is filled in.
+    """Known frames at `indices` of a video of `frames`; the other frames are generated.
 
-    The video ends at `end`, or with its grid.
+    The video has `end` frames, by default as many as its grid.
 
     Raises:
-        ValueError: an index repeated or outside the video, or not one per known frame.
+        ValueError: an index is repeated or outside the video, or there is not one per known frame.
     """
     batch, channels, count, height, width = known.shape
     wrong = [i for i in indices if not 0 <= i < frames]
     if wrong or len(set(indices)) != len(indices) or len(indices) != count:
         raise ValueError(
-            f"given frames: {count} need as many different places in 0…{frames - 1}, "
+            f"given frames: {count} frames need {count} different indices in 0…{frames - 1}, "
             f"got {list(indices)}"
         )
     shape = (batch, channels, frames, height, width)
@@ -52,7 +52,7 @@ def fill_in(known: Frames, indices: Sequence[int], frames: int, *, end: int | No
 
 
 def image(first: Float[Tensor, "b c 1 h w"], frames: int) -> Given:
-    """A picture to animate: the first frame."""
+    """An image to animate: the first frame of the video."""
     return fill_in(first, [0], frames)
 
 
@@ -63,18 +63,18 @@ def first_last(
     *,
     stride: int = 1,
 ) -> Given:
-    """Two pictures to move between: the first frame, and the last time of the base."""
+    """Two images: the first frame of the video, and its frame at the base's last time."""
     return _ends(first, last, frames, stride)
 
 
 def extend_forward(before: Frames, frames: int) -> Given:
-    """The end of a video to go on from: `before` opens the new one."""
+    """A video to continue: its last frames, `before`, open the new video."""
     return fill_in(before, range(before.shape[2]), frames)
 
 
 def extend_backward(after: Frames, frames: int, *, stride: int = 1) -> Given:
-    """The start of a video to lead up to: `after` closes the new one."""
-    places = Room(frames, stride).closing(after.shape[2])
+    """A video to precede: its first frames, `after`, close the new video."""
+    places = Placement(frames, stride).closing(after.shape[2])
     return fill_in(after, places, frames, end=places.stop)
 
 
@@ -86,12 +86,12 @@ def connect(
     *,
     stride: int = 1,
 ) -> Given:
-    """Two videos to join: the tail of `one` opens the new video, the head of `other` closes it.
+    """Two videos to connect: the end of `one` opens the new video, the start of `other` closes it.
 
-    `overlap` is the length of tail and head in frames.
+    `overlap` is the number of frames taken from each.
 
     Raises:
-        ValueError: a video shorter than the overlap, or no frame left between.
+        ValueError: a video is shorter than the overlap, or no frame is left to generate.
     """
     if not 1 <= overlap <= min(one.shape[2], other.shape[2]):
         raise ValueError(
@@ -102,18 +102,18 @@ def connect(
 
 
 def loop(video: Frames, frames: int, overlap: int, *, stride: int = 1) -> Given:
-    """A video to close into a ring: made is what leads from its tail back to its head."""
+    """A video to close into a loop: the new video leads from its end back to its start."""
     return connect(video, video, frames, overlap, stride=stride)
 
 
 def region(video: Clip, mask: Float[Tensor, "b 1 f h w"]) -> Given:
-    """A part of each frame to keep, where `mask` is 1: the rest is painted anew."""
+    """A region of each frame to keep, where `mask` is 1; the rest is regenerated."""
     mask = (mask > 0).to(video)
     return Given(video * mask, mask)
 
 
 def _ends(opening: Frames, closing: Tensor, frames: int, stride: int) -> Given:
-    room = Room(frames, stride)
-    first, last = room.opening(opening.shape[2]), room.closing(closing.shape[2])
+    placement = Placement(frames, stride)
+    first, last = placement.opening(opening.shape[2]), placement.closing(closing.shape[2])
     known = torch.cat([opening, closing], dim=2)
     return fill_in(known, [*first, *last], frames, end=last.stop)

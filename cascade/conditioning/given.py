@@ -1,4 +1,4 @@
-"""What the user fixed of a video, on the last stage's grid and on the grids of earlier stages."""
+"""The frames and regions that the user gives, on the last stage's grid and on earlier grids."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,10 +15,10 @@ Clip = Float[Tensor, "b c f h w"]
 
 @dataclass(frozen=True)
 class Given:
-    """What the user fixed: `mask` is 1 there and `frames` holds it; elsewhere both are 0.
+    """Given frames and regions: `mask` is 1 at given pixels, whose values are in `frames`.
 
-    The video is its first `end` frames, where that is less than all: what closes a video begins at
-    a time of the base, and may end before the grid does.
+    Elsewhere both are 0. If `end` is not None, the video has only its first `end` frames: given
+    frames that close a video begin at a time of the base, and may end before the grid does.
     """
 
     frames: Float[Tensor, "b c f h w"]
@@ -26,15 +26,15 @@ class Given:
     end: int | None = None
 
     def check(self, shape: Sequence[int]) -> None:
-        """Refuse what does not fit videos of `shape`, (b, c, f, h, w).
+        """Check that they fit videos of `shape`, (b, c, f, h, w).
 
         Raises:
-            ValueError: another shape, a mask other than 0 and 1, pixels outside [-1, 1].
+            ValueError: another shape, a mask value other than 0 and 1, a pixel outside [-1, 1].
         """
         batch, _, *grid = shape
         if tuple(self.frames.shape) != tuple(shape) or tuple(self.mask.shape) != (batch, 1, *grid):
             raise ValueError(
-                f"given frames must live on the last stage's grid: frames {tuple(shape)} and mask "
+                f"given frames must be on the last stage's grid: frames {tuple(shape)} and mask "
                 f"{(batch, 1, *grid)}, got {tuple(self.frames.shape)} and {tuple(self.mask.shape)}"
             )
         if not ((self.mask == 0) | (self.mask == 1)).all():
@@ -44,21 +44,21 @@ class Given:
             raise ValueError("given frames: pixels must be finite and in [-1, 1]")
 
     def paste(self, x: Clip) -> Clip:
-        """`x` with what was fixed put over it."""
+        """`x` with its given pixels replaced by the given values."""
         return torch.where(self.mask > 0, self.frames, x)
 
 
 def whole_frames(mask: Float[Tensor, "b 1 f h w"]) -> Bool[Tensor, "b f"]:
-    """Which frames are given whole."""
+    """Which frames have all their pixels given."""
     return mask.amin(dim=(1, 3, 4)) > 0
 
 
-def bring(given: Given, grid: Grid, device: torch.device) -> Given:
-    """What was fixed, brought from the last stage's grid to the grid of an earlier stage.
+def to_grid(given: Given, grid: Grid, device: torch.device) -> Given:
+    """Given frames of the last stage's grid, resampled to the grid of an earlier stage.
 
     Frame j of a stage is frame j·k of the last grid, in training as in sampling, so a stage is
-    given the frames at its own times and no others. In space frames are resized, antialiased, and a
-    region counts where it covers a pixel whole.
+    given the frames at its own times and no others. Frames are resized with antialiasing; a pixel
+    of the smaller grid is given only where the region covers all of it.
     """
     factor = given.frames.shape[2] // grid.frames
     mask = every(given.mask, factor).to(device)
@@ -71,9 +71,9 @@ def bring(given: Given, grid: Grid, device: torch.device) -> Given:
 
 
 def unseen(given: Given, frames: int) -> list[int]:
-    """Given frames that a stage of `frames` frames learns nothing of.
+    """Given frames of which a stage of `frames` frames receives nothing.
 
-    It is given neither them nor the frame of its own that lies nearest before them.
+    Neither they nor the nearest earlier frame at one of the stage's own times is given to it.
     """
     any_given = given.mask.amax(dim=(0, 1, 3, 4)) > 0
     factor = len(any_given) // frames

@@ -1,4 +1,4 @@
-"""How often each way to prompt is practised, and what is given of a training clip."""
+"""How often training uses each way to prompt, and which frames of a clip are given."""
 
 from collections.abc import Mapping, Sequence
 
@@ -10,20 +10,20 @@ from torch import Tensor
 from cascade import keyed
 from cascade.conditioning.choose import way_named
 from cascade.conditioning.given import Clip, Given
+from cascade.conditioning.placement import Placement
 from cascade.conditioning.registry import ways
-from cascade.conditioning.room import Room
 
 
 class Modes:
     """Draws a way to prompt for each training clip.
 
-    A clip too short for a way (an image has one frame) shares out that way's part among the others.
+    If a clip is too short for a way (an image has one frame), the other ways share its probability.
 
     Args:
-        shares: how often each way is practised, by name, made to sum to 1; a way that is not
-            listed is never practised.
-        stride: the base of the cascade makes every so many-th frame of this stage.
-        only: the one way to practise, whatever the shares are.
+        shares: how often training uses each way, by name, normalised to a sum of 1; a way that is
+            not listed is never used.
+        stride: the base of the cascade generates every `stride`-th frame of this stage.
+        only: the only way to train, instead of `shares`.
     """
 
     def __init__(
@@ -32,18 +32,20 @@ class Modes:
         chosen = shares if only is None else {only: 1.0}
         for name, share in {**shares, **chosen}.items():
             if way_named(name, "modes: ").draw is None and share:
-                raise ValueError(f"modes: {name} needs no practice, so its share must be 0")
+                raise ValueError(
+                    f"modes: {name} is not trained, so its share must be 0, got {share}"
+                )
             if not isinstance(share, int | float) or not 0 <= share < float("inf"):
                 raise ValueError(f"modes: the share of {name} must be 0 or more, got {share}")
         self.shares = {name: float(chosen[name]) for name in ways if chosen.get(name)}
         if not self.shares:
-            raise ValueError(f"modes: one share at least must be more than 0, got {dict(shares)}")
-        self.stride = Room(1, stride).stride
+            raise ValueError(f"modes: at least one share must be more than 0, got {dict(shares)}")
+        self.stride = Placement(1, stride).stride
 
     def probabilities(self, frames: int) -> dict[str, float]:
-        """The chance of each way for clips of so many frames; text alone where none suits."""
-        room = Room(frames, self.stride)
-        suit = {name: share for name, share in self.shares.items() if ways[name].suits(room)}
+        """The probability of each way for clips of `frames`; text alone if none suits them."""
+        placement = Placement(frames, self.stride)
+        suit = {name: share for name, share in self.shares.items() if ways[name].suits(placement)}
         suit = suit or {"text": 1.0}
         return {name: share / sum(suit.values()) for name, share in suit.items()}
 
@@ -58,20 +60,20 @@ class Modes:
     def mask(
         self, shape: Sequence[int], *, seed: int, positions: Sequence[int]
     ) -> Bool[Tensor, "b 1 f h w"]:
-        """What is given of clips of `shape`, (f, h, w), on the CPU.
+        """The masks of clips of `shape`, (f, h, w), on the CPU: true where a pixel is given.
 
-        A function of (seed, position), whatever the batch. A side is 1 where the masks of all clips
-        are the same along it.
+        A mask depends on (seed, position) alone, not on the batch. An axis has size 1 if no mask
+        varies along it.
         """
         frames, height, width = shape
-        room = Room(frames, self.stride)
+        placement = Placement(frames, self.stride)
         masks = {}
         names = self.names(frames, seed=seed, positions=positions)
         for row, (name, position) in enumerate(zip(names, positions, strict=True)):
             draw = ways[name].draw
-            if draw is not None and ways[name].fixes:
+            if draw is not None and ways[name].gives_frames:
                 rng = keyed.rng(seed, position, f"mode/{name}")
-                masks[row] = draw(room, (height, width), rng)
+                masks[row] = draw(placement, (height, width), rng)
         sides = np.broadcast_shapes((1, 1, 1), *(mask.shape for mask in masks.values()))
         drawn = np.zeros((len(names), 1, *sides), dtype=np.bool_)
         for row, mask in masks.items():
@@ -79,10 +81,10 @@ class Modes:
         return torch.from_numpy(drawn)
 
     def draw(self, clip: Clip, *, seed: int, positions: Sequence[int]) -> Given:
-        """What is given of each clip; the masks reach the clips' device by one copy."""
+        """The given frames of each clip; one copy moves all masks to the clips' device."""
         mask = self.mask(clip.shape[2:], seed=seed, positions=positions)
         if clip.is_cuda:
-            mask = mask.pin_memory()  # the copy need not be waited for
+            mask = mask.pin_memory()  # so that the copy is asynchronous
         mask = mask.to(clip.device, non_blocking=True)
         frames = clip.masked_fill(~mask, 0.0)
         return Given(frames, mask.to(clip.dtype).expand(-1, -1, *clip.shape[2:]))

@@ -1,4 +1,4 @@
-"""The files of a prompt, read on the grid of the video to be made."""
+"""The files of a prompt, read on the grid of the new video."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -8,27 +8,27 @@ from jaxtyping import Float
 from torch import Tensor
 
 from cascade.conditioning.given import Given
-from cascade.conditioning.room import Room
+from cascade.conditioning.placement import Placement
 from cascade.grid import Grid
 from cascade.video import frame_size, load_clip
 
 
 @dataclass(frozen=True, kw_only=True)
 class Prompt:
-    """What a cascade is given besides text: fixed frames, or a video to start from."""
+    """The inputs of a cascade besides text: given frames, or a video to start from."""
 
     given: Given | None = None
     start: Float[Tensor, "b 3 f h w"] | None = None
     strength: float | None = None
-    """How much of `start` is made anew, in (0, 1]."""
+    """How much of `start` is regenerated, in (0, 1]: the diffusion time that it is noised to."""
 
     @property
     def end(self) -> int | None:
-        """How many of the frames made belong to the video; none: all."""
+        """How many of the generated frames belong to the video; None: all."""
         return None if self.given is None else self.given.end
 
     def arguments(self, count: int) -> dict[str, Any]:
-        """What `Cascade` is called with, for so many videos."""
+        """The arguments of a call of `Cascade` for `count` videos."""
         named: dict[str, Any] = {}
         if self.given is not None:
             frames, mask = (
@@ -43,9 +43,10 @@ class Prompt:
 
 @dataclass(frozen=True, kw_only=True)
 class Files:
-    """Sources by name (paths, and the values beside them), for a video on `grid`.
+    """A user's sources by name (paths and other values), for a video on `grid`.
 
-    The base makes every `stride`-th frame of `grid`. Known spans fill `share` of the video.
+    The base generates every `stride`-th frame of `grid`. Frames given from a video fill `share` of
+    the new one.
     """
 
     sources: Mapping[str, Any]
@@ -61,16 +62,16 @@ class Files:
             )
 
     @property
-    def room(self) -> Room:
-        """Where given frames may stand."""
-        return Room(self.grid.frames, self.stride)
+    def placement(self) -> Placement:
+        """Where given frames can be placed."""
+        return Placement(self.grid.frames, self.stride)
 
     def known(self, most: int, *, ends: int = 1) -> int:
-        """How many frames each of so many ends is given, at most `most`."""
+        """How many frames are given at each of `ends` ends of the video, at most `most`."""
         return min(max(round(self.grid.frames * self.share / ends), 1), most)
 
-    def picture(self, source: str) -> Float[Tensor, "1 3 1 h w"]:
-        """A picture, or the first frame of a video."""
+    def image(self, source: str) -> Float[Tensor, "1 3 1 h w"]:
+        """An image, or the first frame of a video."""
         return self.head(source, 1)
 
     def head(self, source: str, count: int) -> Float[Tensor, "1 3 k h w"]:
@@ -83,20 +84,20 @@ class Files:
         return load_clip(self.sources[source], grid, from_end=True)[None]
 
     def at(self, source: str, places: list[int]) -> Float[Tensor, "1 3 k h w"]:
-        """The frames of a video at places of the grid."""
+        """The frames of a video at these indices of the grid."""
         return load_clip(self.sources[source], self.grid, places=places)[None]
 
     def indices(self, source: str) -> list[int]:
-        """Places of the grid.
+        """Indices of frames of the grid.
 
         Raises:
-            ValueError: something else.
+            ValueError: the value is not one or more of them.
         """
         value, last = self.sources[source], self.grid.frames - 1
         numbers = [value] if isinstance(value, int) else list(value)
         if not numbers or not all(type(n) is int and 0 <= n <= last for n in numbers):
             raise ValueError(
-                f"{source}={value}: frames of the new video are numbers from 0 to {last}, "
+                f"{source}={value}: must be indices of frames of the new video, from 0 to {last}, "
                 f"such as {source}=[0,{last}]"
             )
         return sorted(set(numbers))
@@ -105,18 +106,18 @@ class Files:
         """A number in (0, 1].
 
         Raises:
-            ValueError: something else.
+            ValueError: the value is not one.
         """
         value = self.sources[source]
         if not isinstance(value, int | float) or not 0 < value <= 1:
-            raise ValueError(f"{source}={value}: must be more than 0 and at most 1")
+            raise ValueError(f"{source}={value}: must be a number more than 0 and at most 1")
         return float(value)
 
     def area(self, source: str, video: str) -> Float[Tensor, "1 1 f h w"]:
-        """A mask for all frames of a video from one picture of it: 1 where the picture is light.
+        """A mask for all frames of a video, read from one image: 1 where the image is light.
 
         Raises:
-            ValueError: the picture has another aspect ratio than the video, or is of one colour.
+            ValueError: the image has not the video's aspect ratio, or is all light or all dark.
         """
         (h, w), (height, width) = (frame_size(self.sources[name]) for name in (source, video))
         if abs(h * width - w * height) > max(h * width, w * height) * 0.02:
@@ -124,10 +125,10 @@ class Files:
                 f"{source}={self.sources[source]}: the mask is {h}×{w} and the video "
                 f"{height}×{width} (height×width); give a mask of the video's aspect ratio"
             )
-        mask = (self.picture(source).mean(dim=1, keepdim=True) > 0).float()
+        mask = (self.image(source).mean(dim=1, keepdim=True) > 0).float()
         if mask.min() == mask.max():
             raise ValueError(
-                f"{source}={self.sources[source]}: white is kept and black is painted anew, but "
+                f"{source}={self.sources[source]}: white is kept and black is regenerated, but "
                 f"all of it is {'white' if mask.any() else 'black'}"
             )
         return mask.expand(-1, -1, self.grid.frames, -1, -1)

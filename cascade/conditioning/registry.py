@@ -1,8 +1,8 @@
-"""The registry of ways to prompt: all that Cascade knows of a way is its entry in `ways`.
+"""The registry of ways to prompt: everything that Cascade knows about a way is its entry in `ways`.
 
 Training shares, the command line, Python and the diagnostics read it. In training a way draws a
-mask and the clip fills it; for a user's files it puts their frames at places chosen by the same
-rules, so what is asked at sampling is what was practised.
+mask, and the clip's own pixels are given under it; at sampling it places the frames of a user's
+files by the same rules. So sampling gives frames only where training did.
 """
 
 from collections.abc import Callable, Iterable
@@ -12,13 +12,13 @@ import numpy as np
 from jaxtyping import Bool
 
 from cascade.conditioning import give
+from cascade.conditioning.placement import Placement
 from cascade.conditioning.prompt_files import Files, Prompt
-from cascade.conditioning.room import Room
 
 Mask = Bool[np.ndarray, "f h w"]
-"""What is given of a clip; a side may be 1 where the mask is the same all along it."""
-Draw = Callable[[Room, tuple[int, int], np.random.Generator], Mask]
-"""A mask from the clip's frames, its (height, width) and random numbers."""
+"""True at a clip's given pixels; an axis may have size 1 if the mask is constant along it."""
+Draw = Callable[[Placement, tuple[int, int], np.random.Generator], Mask]
+"""A function that draws a mask, from the clip's frames, its (height, width) and a generator."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,27 +26,27 @@ class Way:
     """One way to prompt."""
 
     name: str
-    says: str
+    description: str
     needs: tuple[tuple[str, ...], ...]
-    """The sources that it takes from a user; where there are several sets, any one of them."""
+    """The sets of sources that it takes from a user; a user gives exactly one of the sets."""
     read: Callable[[Files], Prompt]
     draw: Draw | None
-    """How training slices a clip; none for a way that needs no practice."""
-    fewest: int = 1
-    """Frames of a clip, up to the last one given, with which one is left to make."""
+    """How training draws the given pixels of a clip; None for a way that is not trained."""
+    min_frames: int = 1
+    """The fewest frames, counted up to the last given one, that leave one to generate."""
     closes: bool = False
-    """Whether what is given closes the video, and so begins at a time of the base."""
-    fixes: bool = True
-    """Whether anything is given at all."""
+    """Whether given frames close the video, so that they begin at a time of the base."""
+    gives_frames: bool = True
+    """Whether any pixel is given."""
 
-    def suits(self, room: Room) -> bool:
-        """Whether clips of so many frames can practise it."""
-        frames = room.closing(1).stop if self.closes else room.frames
-        return self.draw is not None and frames >= self.fewest
+    def suits(self, placement: Placement) -> bool:
+        """Whether clips of this length can be trained with it."""
+        frames = placement.closing(1).stop if self.closes else placement.frames
+        return self.draw is not None and frames >= self.min_frames
 
 
-def _places(room: Room, places: Iterable[int]) -> Mask:
-    mask = np.zeros((room.frames, 1, 1), dtype=np.bool_)
+def _places(placement: Placement, places: Iterable[int]) -> Mask:
+    mask = np.zeros((placement.frames, 1, 1), dtype=np.bool_)
     mask[list(places)] = True
     return mask
 
@@ -55,29 +55,29 @@ def _length(most: int, rng: np.random.Generator) -> int:
     return int(rng.integers(1, max(most, 1), endpoint=True))
 
 
-def _draw_forward(room: Room, _: tuple[int, int], rng: np.random.Generator) -> Mask:
-    return _places(room, room.opening(_length(room.frames // 2, rng)))
+def _draw_forward(placement: Placement, _: tuple[int, int], rng: np.random.Generator) -> Mask:
+    return _places(placement, placement.opening(_length(placement.frames // 2, rng)))
 
 
-def _draw_backward(room: Room, _: tuple[int, int], rng: np.random.Generator) -> Mask:
-    return _places(room, room.closing(_length(room.most_closing, rng)))
+def _draw_backward(placement: Placement, _: tuple[int, int], rng: np.random.Generator) -> Mask:
+    return _places(placement, placement.closing(_length(placement.max_closing, rng)))
 
 
-def _draw_ends(room: Room, _: tuple[int, int], rng: np.random.Generator) -> Mask:
-    known = _length(room.most_ends, rng)
-    return _places(room, [*room.opening(known), *room.closing(known)])
+def _draw_ends(placement: Placement, _: tuple[int, int], rng: np.random.Generator) -> Mask:
+    known = _length(placement.max_ends, rng)
+    return _places(placement, [*placement.opening(known), *placement.closing(known)])
 
 
-def _draw_fill_in(room: Room, _: tuple[int, int], rng: np.random.Generator) -> Mask:
-    """One frame at a time of the base, and others anywhere."""
-    known = _length(room.frames // 2, rng)
-    one = int(rng.integers(0, -(-room.frames // room.stride))) * room.stride
-    others = rng.permutation(np.delete(np.arange(room.frames), one))
-    return _places(room, [one, *others[: known - 1].tolist()])
+def _draw_fill_in(placement: Placement, _: tuple[int, int], rng: np.random.Generator) -> Mask:
+    """One frame at a time of the base, and other frames anywhere."""
+    known = _length(placement.frames // 2, rng)
+    one = int(rng.integers(0, -(-placement.frames // placement.stride))) * placement.stride
+    others = rng.permutation(np.delete(np.arange(placement.frames), one))
+    return _places(placement, [one, *others[: known - 1].tolist()])
 
 
-def _draw_region(_: Room, size: tuple[int, int], rng: np.random.Generator) -> Mask:
-    """A box of a quarter to three quarters of each side, kept or painted anew."""
+def _draw_region(_: Placement, size: tuple[int, int], rng: np.random.Generator) -> Mask:
+    """A box of a quarter to three quarters of each side; it or the rest is given."""
     mask = np.zeros((1, *size), dtype=np.bool_)
     rows, columns = (_span(side, rng) for side in size)
     mask[:, rows, columns] = True
@@ -99,18 +99,18 @@ def _read_forward(files: Files) -> Prompt:
 def _read_backward(files: Files) -> Prompt:
     frames, stride = files.grid.frames, files.stride
     known = files.known(max(1, frames - stride))
-    after = files.picture("last") if "last" in files.sources else files.head("video", known)
+    after = files.image("last") if "last" in files.sources else files.head("video", known)
     return Prompt(given=give.extend_backward(after, frames, stride=stride))
 
 
 def _read_first_last(files: Files) -> Prompt:
-    first, last = files.picture("image"), files.picture("last")
+    first, last = files.image("image"), files.image("last")
     return Prompt(given=give.first_last(first, last, files.grid.frames, stride=files.stride))
 
 
 def _read_ends(one: str, other: str) -> Callable[[Files], Prompt]:
     def read(files: Files) -> Prompt:
-        known = files.known(files.room.most_ends, ends=2)
+        known = files.known(files.placement.max_ends, ends=2)
         tail, head = files.tail(one, known), files.head(other, known)
         given = give.connect(tail, head, files.grid.frames, known, stride=files.stride)
         return Prompt(given=given)
@@ -133,98 +133,100 @@ def _read_restyle(files: Files) -> Prompt:
     return Prompt(start=files.head("video", files.grid.frames), strength=strength)
 
 
-# Where several ways take the same sources, the first is the one meant.
+# If several ways take the same sources, the first is chosen unless the user names another.
 ways: dict[str, Way] = {
     way.name: way
     for way in (
         Way(
             name="text",
-            says="nothing is given but the text",
+            description="a text prompt alone",
             needs=((),),
             read=lambda _: Prompt(),
             draw=lambda *_: np.zeros((1, 1, 1), dtype=np.bool_),
-            fixes=False,
+            gives_frames=False,
         ),
         Way(
             name="image",
-            says="a picture to animate: the first frame",
+            description="an image to animate: the first frame",
             needs=(("image",),),
-            read=lambda files: Prompt(given=give.image(files.picture("image"), files.grid.frames)),
-            draw=lambda room, *_: _places(room, room.opening(1)),
-            fewest=2,
+            read=lambda files: Prompt(given=give.image(files.image("image"), files.grid.frames)),
+            draw=lambda placement, *_: _places(placement, placement.opening(1)),
+            min_frames=2,
         ),
         Way(
             name="first_last",
-            says="two pictures to move between",
+            description="two images: the first and the last frame",
             needs=(("image", "last"),),
             read=_read_first_last,
-            draw=lambda room, *_: _places(room, [*room.opening(1), *room.closing(1)]),
-            fewest=3,
+            draw=lambda placement, *_: _places(
+                placement, [*placement.opening(1), *placement.closing(1)]
+            ),
+            min_frames=3,
             closes=True,
         ),
         Way(
             name="extend_forward",
-            says="a video to go on from",
+            description="a video to continue",
             needs=(("video",),),
             read=_read_forward,
             draw=_draw_forward,
-            fewest=2,
+            min_frames=2,
         ),
         Way(
             name="extend_backward",
-            says="a video or a last picture to lead up to",
+            description="a video, or a last image, to generate what comes before it",
             needs=(("video",), ("last",)),
             read=_read_backward,
             draw=_draw_backward,
-            fewest=2,
+            min_frames=2,
             closes=True,
         ),
         Way(
             name="fill_in",
-            says="single frames of a video, between which the rest is filled in",
+            description="single frames of a video; the frames between them are generated",
             needs=(("video", "indices"),),
             read=_read_fill_in,
             draw=_draw_fill_in,
-            fewest=2,
+            min_frames=2,
         ),
         Way(
             name="loop",
-            says="a video to lead from its end back to its start",
+            description="a video to close into a loop: from its end back to its start",
             needs=(("video",),),
             read=_read_ends("video", "video"),
             draw=_draw_ends,
-            fewest=3,
+            min_frames=3,
             closes=True,
         ),
         Way(
             name="connect",
-            says="two videos to lead from one to the other",
+            description="two videos to connect: from the end of one to the start of the other",
             needs=(("video", "to"),),
             read=_read_ends("video", "to"),
             draw=_draw_ends,
-            fewest=3,
+            min_frames=3,
             closes=True,
         ),
         Way(
             name="region",
-            says="the part of a video to keep: the rest is painted anew",
+            description="a region of a video to keep; the rest is regenerated",
             needs=(("video", "mask"),),
             read=_read_region,
             draw=_draw_region,
         ),
         Way(
             name="restyle",
-            says="a video to make again (SDEdit, 2108.01073): noise takes `strength` of it away",
+            description="a video to restyle: noised to time `strength`, then denoised (SDEdit)",
             needs=(("video", "strength"),),
             read=_read_restyle,
             draw=None,
-            fixes=False,
+            gives_frames=False,
         ),
     )
 }
 
 
 def source_names() -> tuple[str, ...]:
-    """What the ways take from a user, by the names under which it is given."""
+    """The names of all sources that the ways take from a user."""
     needs = (names for way in ways.values() for names in way.needs)
     return tuple(dict.fromkeys(name for names in needs for name in names))

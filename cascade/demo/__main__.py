@@ -1,7 +1,7 @@
-"""`make demo`: shards of a world, three stages, videos for prompts never trained on, a page.
+"""`make demo`: shards of a world, three trained stages, videos of held-out prompts, a page.
 
-Each step is a command of its own that goes on where it was stopped, so the whole does too. Stages
-that stand in one row of `conf/demo.yaml` train side by side: they do not need each other.
+Each step is a command that resumes where it was stopped, so the demo resumes too. Stages in one row
+of `conf/demo.yaml` do not depend on each other and train side by side.
 """
 
 import os
@@ -44,7 +44,7 @@ class StageProcess:
     task: TaskID | None = None
 
     def start(self) -> None:
-        """Start or go on; what it says goes into `output.log`."""
+        """Start or resume the training; its output goes to `output.log`."""
         self.folder.mkdir(parents=True, exist_ok=True)
         with (self.folder / "output.log").open("ab") as file:
             self.process = subprocess.Popen(
@@ -53,18 +53,18 @@ class StageProcess:
 
     @property
     def done(self) -> bool:
-        """Whether it has left its bundle."""
+        """Whether the stage has its bundle."""
         return (self.folder / "bundle").is_dir()
 
     def check(self) -> None:
-        """Refuse to go on after a failure, with the end of its log."""
+        """Raise an error with the end of the log if the process failed."""
         if self.process is not None and self.process.poll() not in (None, 0):
             tail = (self.folder / "output.log").read_text(errors="replace").splitlines()[-25:]
             raise RuntimeError(f"stage {self.stage} failed:\n" + "\n".join(tail))
 
 
 def plan_training(cfg: DictConfig) -> list[list[StageProcess]]:
-    """The rows of stages to train, with their commands."""
+    """The processes that train the stages, by rows that train side by side."""
     rows = []
     for row in cfg.rows:
         trainings = []
@@ -81,14 +81,14 @@ def plan_training(cfg: DictConfig) -> list[list[StageProcess]]:
 
 
 def make_shards(cfg: DictConfig) -> None:
-    """Write and index the world's shards, where they are missing."""
+    """Write and index the world's shards if they are missing."""
     overrides = [f"stage={cfg.cascade.name}/base", *cfg.common, f"paths.runs={cfg.paths.runs}"]
     data = hydra.utils.instantiate(compose("train", overrides=overrides)["data"], _convert_="all")
     data.prepare_data()
 
 
 def train_row(row: list[StageProcess], cfg: DictConfig) -> None:
-    """Train a row's stages side by side, showing how far they are and the first videos."""
+    """Train a row's stages side by side, with progress bars and the path of the first samples."""
     waiting = [training for training in row if not training.done]
     columns = (
         TextColumn("{task.description:>6}"),
@@ -116,7 +116,7 @@ def train_row(row: list[StageProcess], cfg: DictConfig) -> None:
 
 
 def show(training: StageProcess, progress: Progress, shown: set[Path], cfg: DictConfig) -> None:
-    """Move the bar; when sample videos appear, say where and put them on the page."""
+    """Update the progress bar; add new sample videos to the page and print the first ones' path."""
     loss = read_curves(training.folder).get("train/loss", [])
     note = f"loss {loss[-1][1]:.4f}" if loss else "starting"
     assert training.task is not None
@@ -125,7 +125,7 @@ def show(training: StageProcess, progress: Progress, shown: set[Path], cfg: Dict
     for path in sorted(training.folder.glob("samples/*/captions.json")):
         if path not in shown:
             if not shown:
-                console.print(f"first videos of {training.stage}: {path.parent} → {cfg.page}")
+                console.print(f"first samples of {training.stage}: {path.parent}, on {cfg.page}")
             shown.add(path)
             write_page(cfg)
 
@@ -133,7 +133,7 @@ def show(training: StageProcess, progress: Progress, shown: set[Path], cfg: Dict
 def ceiling(
     cfg: DictConfig, cascade: Cascade, prompts: Sequence[tuple[str, Any]], parser: Any
 ) -> dict[str, Following]:
-    """The parser's own reading of the ground truth for the same prompts, on each stage's grid."""
+    """The parser's readings of the ground truth for the same prompts, on each stage's grid."""
     truth = hydra.utils.instantiate(cfg.truth)
     videos = {
         stage.name: torch.stack([truth(a, stage.target, i) for i, (_, a) in enumerate(prompts)])
@@ -154,7 +154,7 @@ def main(cfg: DictConfig) -> None:
         times[name] = time.monotonic() - began - sum(times.values())
         console.print(f"[dim]{name}: {times[name]:.0f} s[/dim]")
 
-    console.print("shards of the world of shapes")
+    console.print("writing shards of the shapes world")
     make_shards(cfg)
     lap("shards")
     rows = plan_training(cfg)
@@ -188,7 +188,7 @@ def main(cfg: DictConfig) -> None:
         times=times,
     )
     write_page(cfg, result)
-    console.print(f"the page: {cfg.page}  ({(time.monotonic() - began) / 60:.1f} minutes)")
+    console.print(f"page: {cfg.page}  ({(time.monotonic() - began) / 60:.1f} minutes)")
 
 
 if __name__ == "__main__":

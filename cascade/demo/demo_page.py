@@ -1,4 +1,4 @@
-"""The demo's page: the videos, each stage's part side by side, curves, figures."""
+"""The demo's page: videos after each stage side by side, metrics, and training curves."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -11,6 +11,7 @@ from torch import Tensor
 from cascade.checkpoint.origin import commit
 from cascade.curves import read_curves
 from cascade.eval.following import Following
+from cascade.files.atomic import read_json
 from cascade.report import chart
 from cascade.report.page import Page
 from cascade.report.sections import Cell, Film
@@ -19,7 +20,7 @@ from cascade.video import to_float
 
 @dataclass(frozen=True, kw_only=True)
 class Result:
-    """What the finished demo knows: videos and readings per stage, and where the time went."""
+    """The finished demo's videos and readings per stage, and its times."""
 
     prompts: Sequence[str]
     videos: Mapping[str, UInt8[Tensor, "n 3 _f _h _w"]]
@@ -30,15 +31,15 @@ class Result:
 
 
 def write_page(cfg: DictConfig, result: Result | None = None) -> Path:
-    """Write the page with what there is so far; whole once there is a `result`."""
+    """Write the page with the training so far; with `result` also the videos and metrics."""
     facts = {"cascade": cfg.cascade.name, "stages": " → ".join(cfg.cascade.stages)}
     facts["commit"] = commit() or "outside git"
     if result is not None:
         facts["minutes"] = f"{sum(result.times.values()) / 60:.1f}"
     page = Page(
         f"Cascade: {cfg.cascade.name}",
-        lead="A text-to-video cascade trained from nothing on this machine, each stage on its own; "
-        "the prompts below were never trained on.",
+        lead="A text-to-video cascade trained from scratch on this machine, each stage separately. "
+        "The prompts below are held out of training.",
         facts=facts,
     )
     if result is not None:
@@ -46,7 +47,7 @@ def write_page(cfg: DictConfig, result: Result | None = None) -> Path:
         _films(page, cfg, result)
     _training(page, cfg)
     if result is not None:
-        page.section("Where the time went")
+        page.section("Time")
         rows = [(name, round(seconds)) for name, seconds in result.times.items()]
         page.table(("step", "seconds"), rows)
     return page.write(cfg.page)
@@ -56,10 +57,10 @@ def _figures(page: Page, cfg: DictConfig, result: Result) -> None:
     last = cfg.cascade.stages[-1]
     shares = result.report[last].shares()
     page.section(
-        "How well the videos follow",
-        f"{len(result.prompts)} prompts of combinations held out of training, one video each, read "
-        "back from pixels alone; intervals of 95 %. The ceiling is the same reading of the ground "
-        "truth.",
+        "How well the videos follow their prompts",
+        f"{len(result.prompts)} prompts with combinations held out of training, one video each. A "
+        "parser reads the attributes from the pixels; intervals are 95 %. The ceiling is the "
+        "parser's reading of the ground truth.",
     )
     page.figures((f"{share.value:.0%}", name, "after " + last) for name, share in shares.items())
     rows = {
@@ -69,7 +70,7 @@ def _figures(page: Page, cfg: DictConfig, result: Result) -> None:
         }
         for name in shares
     }
-    page.intervals(rows, caption="Share of prompts right, after each stage, beside the ceiling.")
+    page.intervals(rows, caption="Share of right prompts after each stage, and the ceiling.")
 
 
 def _interval(following: Following, name: str) -> tuple[float, float, float]:
@@ -78,7 +79,7 @@ def _interval(following: Following, name: str) -> tuple[float, float, float]:
 
 
 def _films(page: Page, cfg: DictConfig, result: Result) -> None:
-    page.section("The videos", "What each stage adds, from left to right; the frames play in step.")
+    page.section("Videos", "The video after each stage, from left to right; all play in sync.")
     spread = range(0, len(result.prompts), max(1, len(result.prompts) // cfg.shown))
     rows = []
     for i in list(spread)[: cfg.shown]:
@@ -105,26 +106,34 @@ def _training(page: Page, cfg: DictConfig) -> None:
         }
         if losses:
             page.lines(losses, log_y=True)
-        _plain(page, {name: curve[-1][1] for name, curve in curves.items()})
-        folders = sorted(run.glob("samples/*/captions.json"))
+        _baseline(page, {name: curve[-1][1] for name, curve in curves.items()})
+        folders = sorted(path.parent for path in run.glob("samples/*/captions.json"))
         if folders:
-            newest = folders[-1].parent
-            films = [(f"step {int(newest.name)}", Film(p)) for p in sorted(newest.glob("*.mp4"))]
-            page.gallery(films)
+            captions = read_json(folders[-1] / "captions.json")
+            page.text(
+                f"Samples at step {int(folders[-1].name):,} for held-out clips. Panels from left "
+                "to right: low (the input, of super-resolution alone), made (the sample), real."
+            )
+            page.gallery((text, Film(folders[-1] / name)) for name, text in captions.items())
 
 
-def _plain(page: Page, last: Mapping[str, float]) -> None:
-    """PSNR and SSIM beside the plain way, where a super-resolution stage has measured them."""
+#: The low-resolution input of each measurement.
+INPUTS = {"true": "true low resolution", "made": "low resolution as at sampling"}
+
+
+def _baseline(page: Page, last: Mapping[str, float]) -> None:
+    """Add PSNR and SSIM of a super-resolution stage beside the baseline's, if measured."""
     rows = [
         (
-            f"{measure.upper()} on {given} input",
-            Cell(round(last[own], 3), "good" if last[own] > last[plain] else "bad"),
-            round(last[plain], 3),
+            f"{measure.upper()}, {described}",
+            Cell(round(last[own], 3), "good" if last[own] > last[baseline] else "bad"),
+            round(last[baseline], 3),
         )
-        for given in ("true", "made")
+        for given, described in INPUTS.items()
         for measure in ("psnr", "ssim")
         if (own := f"val/{given}/{measure}") in last
-        and (plain := f"val/{given}/plain_{measure}") in last
+        and (baseline := f"val/{given}/plain_{measure}") in last
     ]
     if rows:
-        page.table(("on held-out clips", "this stage", "the plain way"), rows)
+        columns = ("held-out clips", "this stage", "baseline: bicubic / linear interpolation")
+        page.table(columns, rows)

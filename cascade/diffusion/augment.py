@@ -1,7 +1,7 @@
-"""Noise-conditioning augmentation: noise on the video that a super-resolution stage starts from.
+"""Noise-conditioning augmentation: noise on the low-resolution input of a super-resolution stage.
 
 In training the level is random, and the network is conditioned on it; at sampling it is fixed. So
-the stage learns to correct errors of the stage before (Ho et al. 2021; Imagen Video, section 2.5).
+the stage learns to correct errors of the previous one (Ho et al. 2021; Imagen Video, section 2.5).
 """
 
 import math
@@ -17,7 +17,7 @@ from cascade.diffusion.schedule import Schedule
 class NoiseAugment:
     """Noise on the low-resolution video, one level per sample.
 
-    `min_t` and `max_t` bound the training levels on the schedule's own time, 0 clean and 1 noise;
+    `min_t` and `max_t` bound the training levels in the schedule's time (0 clean, 1 noise);
     `snr` = α²/σ² is the level at sampling (Imagen Video takes 3 or 5).
     """
 
@@ -42,7 +42,7 @@ class NoiseAugment:
     def sampling_level(
         self, batch: int, *, snr: float | None = None, device: torch.device | str = "cpu"
     ) -> Float[Tensor, " b"]:
-        """The fixed log-SNR of sampling, from `snr` or else from the stage's own."""
+        """The fixed log-SNR of sampling, from `snr` or by default from the stage's own."""
         snr = self.snr if snr is None else snr
         if not snr > 0:
             raise ValueError(f"NoiseAugment: snr must be positive, got {snr}")
@@ -55,7 +55,7 @@ class NoiseAugment:
         logsnr: Float[Tensor, " b"],
         eps: Float[Tensor, "b c f h w"],
     ) -> Float[Tensor, "b c f h w"]:
-        """α low + σ ε at each sample's level."""
+        """α low + σ ε, with each sample's level."""
         level = logsnr[:, None]
         alpha, sigma = self.schedule.alpha(level), self.schedule.sigma(level)
         return diffuse(low, eps, per_frame(alpha).to(low.dtype), per_frame(sigma).to(low.dtype))

@@ -1,4 +1,4 @@
-"""The Gaussian z = α x + σ ε and the four quantities of it that a network may predict.
+"""The Gaussian z = α x + σ ε, and the four quantities that a network may predict from it.
 
 The equations hold for every α, σ, not only for variance-preserving ones. Two targets are both
 called v in the literature; here v = α ε − σ x (Salimans & Ho 2022) and velocity = ε − x (rectified

@@ -1,9 +1,9 @@
-"""Classifier-free guidance: the prediction with the prompt is extrapolated from the one without.
+"""Classifier-free guidance: extrapolates from the unconditional to the conditional prediction.
 
-Parts come composed from YAML: a scale, when it applies (`oscillate`, `interval`), and corrections
-of the result (`zero_star`, `rescale`, `threshold`). Every statistic is taken over one sample, so
-no sample depends on the rest of its batch, and over the free positions alone: what the network
-returns at positions that the user gave is not trained, and must not reach the others.
+Its parts are composed in YAML: a scale, the steps at which it applies (`oscillate`, `interval`),
+and corrections of the result (`zero_star`, `rescale`, `threshold`). Every statistic is computed per
+sample, so that samples do not depend on their batch, and over free positions only: at given
+positions the network's output is not trained, so it must not influence the others.
 """
 
 import copy
@@ -19,7 +19,7 @@ from cascade.diffusion.sampler import Step
 Video = Float[Tensor, "b c f h w"]
 Scale = Float[Tensor, "b 1 1 1 1"]
 NoiseLevel = Float[Tensor, "#b 1 #f 1 1"] | float
-#: True where the sample is the network's own work, false where the user gave it; None: all of it.
+#: True at positions that are not given; None: all positions are free.
 Free = Bool[Tensor, "#b 1 #f #h #w"] | None
 
 
@@ -30,7 +30,7 @@ def _total(values: Video, free: Free) -> Scale:
 
 
 def _deviation(x: Video, free: Free) -> Scale:
-    """The standard deviation of each sample's free values; 0 where there are none."""
+    """The standard deviation of each sample's free values; 0 if there are none."""
     count: Tensor | int = x[0].numel()
     if free is not None:
         count = free.expand_as(x).sum(dim=(1, 2, 3, 4), keepdim=True).clamp(min=1)
@@ -39,14 +39,16 @@ def _deviation(x: Video, free: Free) -> Scale:
 
 
 class Oscillate:
-    """The full scale in the first `constant` share of the steps, then `low` at every other step.
+    """The full scale for the first `constant` share of the steps, then `low` at every other step.
 
-    A high scale saturates colours; the low steps undo it (Imagen Video, section 2.6.2).
+    A high scale saturates colours; steps with a low scale undo it (Imagen Video, section 2.6.2).
     """
 
     def __init__(self, *, constant: float = 0.1, low: float = 1.0) -> None:
         if not 0 <= constant <= 1:
-            raise ValueError(f"Oscillate: constant is a share of the steps, got {constant}")
+            raise ValueError(
+                f"Oscillate: constant is a share of the steps, in [0, 1], got {constant}"
+            )
         self.constant = constant
         self.low = low
 
@@ -57,18 +59,18 @@ class Oscillate:
 
 
 class ZeroStar:
-    """CFG-Zero* (Fan et al. 2025): scales the velocity without the prompt, and zeroes first steps.
+    """CFG-Zero* (Fan et al. 2025): scales the unconditional velocity, and zeroes the first steps.
 
-    `still` is the share of steps whose velocity is zero; the velocity is rectified flow's.
+    `still` is the share of steps with velocity zero; the velocity is that of rectified flow.
     """
 
     def __init__(self, *, still: float = 0.04) -> None:
         if not 0 <= still < 1:
-            raise ValueError(f"ZeroStar: still is a share of the steps below 1, got {still}")
+            raise ValueError(f"ZeroStar: still is a share of the steps, in [0, 1), got {still}")
         self.still = still
 
     def stands_still(self, step: Step) -> bool:
-        """Whether this is one of the first steps."""
+        """Whether the velocity of this step is zero."""
         return step.index < math.ceil(self.still * step.count)
 
     def project(self, cond: Video, uncond: Video, free: Free = None) -> Video:
@@ -97,9 +99,9 @@ class DynamicThreshold:
         return x.clamp(-bound, bound) / bound
 
     def _percentile(self, size: Video, free: Free) -> Scale:
-        """The smallest value that `percentile` of each sample's free ones do not exceed.
+        """The smallest value that `percentile` % of each sample's free values do not exceed.
 
-        0 where a sample has no free position.
+        0 if a sample has no free position.
         """
         if free is None:
             rank = self._rank(size[0].numel())
@@ -119,7 +121,7 @@ class DynamicThreshold:
 class Guidance:
     """x̂ = x̂_u + scale (x̂_c − x̂_u) (Ho & Salimans 2022), equal in x, ε and velocity.
 
-    `interval` is the span of diffusion time in which the scale applies (Kynkäänniemi et al. 2024);
+    `interval` bounds the diffusion times at which the scale applies (Kynkäänniemi et al. 2024);
     `rescale` in [0, 1] moves the standard deviation of the result towards that of the conditional
     prediction (Lin et al. 2023).
     """
@@ -148,19 +150,19 @@ class Guidance:
         self.threshold = threshold
 
     def with_scale(self, scale: float) -> "Guidance":
-        """The same guidance at another scale."""
+        """A copy with another scale."""
         other = copy.copy(self)
         other.scale = scale
         return other
 
     def scale_at(self, step: Step) -> float:
-        """The scale of this step; 1 is no guidance."""
+        """The scale at this step; 1 means no guidance."""
         if self.interval is not None and not self.interval[0] <= step.t <= self.interval[1]:
             return 1.0
         return self.scale if self.oscillate is None else self.oscillate(self.scale, step)
 
     def needs_uncond(self, step: Step) -> bool:
-        """Whether the prediction without the prompt is used at this step."""
+        """Whether this step uses the unconditional prediction."""
         still = self.zero_star is not None and self.zero_star.stands_still(step)
         return not still and self.scale_at(step) != 1.0
 
@@ -175,16 +177,16 @@ class Guidance:
         step: Step,
         free: Free = None,
     ) -> Video:
-        """The guided x̂; what it is at positions that are not free is the caller's to overwrite.
+        """The guided x̂; the caller must overwrite it at given positions.
 
         Args:
             x_cond: x̂ with the prompt.
-            x_uncond: x̂ without it (or with the negative prompt); None where it is not needed.
-            z: what both were predicted from.
-            alpha: the share of data in z.
-            sigma: the share of noise in z.
-            step: the sampler's.
-            free: true where the sample is the network's own work; None: everywhere.
+            x_uncond: x̂ without it (or with the negative prompt); None if it is not needed.
+            z: the noisy video from which both were predicted.
+            alpha: α of z.
+            sigma: σ of z.
+            step: the step of the sampler.
+            free: true at positions that are not given; None: everywhere.
 
         Raises:
             ValueError: `x_uncond` is missing although `needs_uncond(step)`.
@@ -196,7 +198,7 @@ class Guidance:
             if x_uncond is None:
                 raise ValueError(
                     f"Guidance: scale {self.scale_at(step):g} at step {step.index} needs x̂ without "
-                    "the prompt, got none; ask needs_uncond(step) first"
+                    "the prompt, got None; check needs_uncond(step) first"
                 )
             x = self._guided(x_cond, x_uncond, z / (alpha + sigma), self.scale_at(step), free)
         return x if self.threshold is None else self.threshold(x, free)

@@ -1,13 +1,13 @@
-"""Denoising losses: a weight times the MSE of ε at the drawn λ, whatever the network predicts.
+"""Denoising losses: a weight times the MSE of ε at the drawn λ, for every prediction target.
 
 All losses are compared on one scale (Kingma & Gao 2023): the same x̂ costs the same whether the
 network returned x, ε, v or velocity, because every error is first converted to an error of ε.
 
-A weight is one of two kinds. Most multiply the loss at the λ that training draws, so they are part
-of an objective only together with p(λ), the density of the draws. A weight that is `integrated` is
-the w(λ) of the objective ½ ∫ w(λ) E‖ε̂ − ε‖² dλ, whatever p(λ) is; its estimate from draws divides
-by p(λ): ½ E_{λ~p(λ)} [w(λ)/p(λ) E‖ε̂ − ε‖²] (Kingma & Gao 2023, section 3.2). `Diffusion` knows
-p(λ) and wraps such a weight in `PerDensity`.
+There are two kinds of weights. Most multiply the loss at the λ that training draws, so that the
+objective also depends on p(λ), the density of the draws. A weight that is `integrated` is the w(λ)
+of the objective ½ ∫ w(λ) E‖ε̂ − ε‖² dλ, which does not depend on p(λ). Its estimate from draws
+divides by p(λ): ½ E_{λ~p(λ)} [w(λ)/p(λ) E‖ε̂ − ε‖²] (Kingma & Gao 2023, section 3.2). `Diffusion`
+knows p(λ) and wraps such a weight in `PerDensity`.
 """
 
 from abc import ABC, abstractmethod
@@ -26,7 +26,7 @@ PerFrame = Float[Tensor, "*n"]
 def eps_factor(
     name: Target, alpha: Float[Tensor, "*n"], sigma: Float[Tensor, "*n"]
 ) -> Float[Tensor, "*n"]:
-    """dε/d(pred) at fixed z: the error of ε is this factor times the error of the prediction."""
+    """dε/d(pred) at fixed z: the factor from an error of the prediction to the error of ε."""
     match name:
         case "x":
             return -alpha / sigma
@@ -53,13 +53,13 @@ class Weight(ABC):
 class Uniform(Weight):
     """Plain MSE in a named space at the drawn λ: w = (d space/dε)².
 
-    `clip` is JiT's: the space's denominator σ is taken to be at least that (0.05), which bounds the
-    weight near the data for a network that predicts x.
+    `clip` is the lower bound of σ where the weight divides by it (JiT: 0.05); it bounds the weight
+    at low noise for a network that predicts x.
     """
 
     def __init__(self, *, space: Target, clip: float | None = None) -> None:
         if clip is not None and not 0 < clip < 1:
-            raise ValueError(f"Uniform: clip is the least denominator σ, in (0, 1), got {clip}")
+            raise ValueError(f"Uniform: clip is the lower bound of σ, in (0, 1), got {clip}")
         self.space: Target = space
         self.clip = clip
 
@@ -85,10 +85,10 @@ class MinSNR(Weight):
 class Sigmoid(Weight):
     """w(λ) = sigmoid(bias − λ) of the objective's integral over λ.
 
-    (Kingma & Gao 2023, section 5; Hoogeboom et al. 2024, "Simpler Diffusion".) The larger the
-    picture, the lower the bias, as for the schedule's shift. The objective is the same for every
-    distribution of times, but the spread of its estimate is not: the ratio w/p has no bound where
-    p(λ) falls off faster than w(λ). Simpler Diffusion draws t uniformly on the cosine schedule.
+    (Kingma & Gao 2023, section 5; Hoogeboom et al. 2024, "Simpler Diffusion".) Larger pictures need
+    a lower bias, as for the schedule's shift. The objective is the same for every distribution of
+    times, but the variance of its estimate is not: w/p is unbounded where p(λ) decays faster than
+    w(λ). Simpler Diffusion draws t uniformly on the cosine schedule.
     """
 
     integrated: ClassVar[bool] = True
@@ -102,9 +102,9 @@ class Sigmoid(Weight):
 
 
 class PerDensity(Weight):
-    """w(λ)/p(λ): what multiplies the MSE of ε at draws from p(λ) where w is `integrated`.
+    """w(λ)/p(λ): the factor of the MSE of ε at draws from p(λ), for an `integrated` weight w.
 
-    The factor ½ of the objective is left out, as from all weights. 0 where p is infinite: the
+    The factor ½ of the objective is omitted, as in all weights. It is 0 where p is infinite: the
     schedule clips all draws beyond an end of the integral to that end.
     """
 
@@ -127,10 +127,11 @@ def denoising_loss(
     weight: Weight,
     frame_mask: Bool[Tensor, "b f"],
 ) -> Float[Tensor, " b"]:
-    """Weight times MSE of ε for each sample, the mean over its frames where `frame_mask` is true.
+    """The weighted MSE of ε of each sample, as the mean over frames where `frame_mask` is true.
 
-    A sample with no such frame (all its frames are given) costs 0. `weight` is the diffusion's
-    (`Diffusion.weight`), which knows the density of the draws. Computed in float32 or wider.
+    A sample without such a frame (all its frames are given) has the loss 0. `weight` is
+    `Diffusion.weight`, which includes the density of the draws if needed. Computed in float32 or
+    wider.
     """
     wide = torch.promote_types(pred.dtype, torch.float32)
     mse = (pred.to(wide) - target.to(wide)).square().mean(dim=(1, 3, 4))

@@ -14,9 +14,9 @@ from cascade.diffusion.schedule import Schedule, TimeDistribution
 
 
 class Diffusion:
-    """The four choices that define a diffusion, kept apart from network and sampler (EDM, §2).
+    """The four choices that define a diffusion, independent of network and sampler (EDM, §2).
 
-    Its `weight` is what multiplies the MSE of ε at a drawn λ: w(λ), or w(λ)/p(λ) for a weight of an
+    `weight` is the factor of the MSE of ε at a drawn λ: w(λ), or w(λ)/p(λ) for a weight of an
     integral over λ.
     """
 
@@ -38,9 +38,9 @@ class Diffusion:
         return self.schedule.logsnr(self.times(u))
 
     def density(self, logsnr: Float[Tensor, "*n"]) -> Float[Tensor, "*n"]:
-        """p(λ) = p(t) |dt/dλ| of training's λ; infinite at the schedule's ends.
+        """p(λ) = p(t) |dt/dλ|, the density of λ in training; infinite at the schedule's ends.
 
-        p(t) is computed in float64: near t = 1 a float32 keeps few digits of 1 − t.
+        p(t) is computed in float64, because near t = 1 float32 has few digits of 1 − t.
         """
         speed = self.schedule.speed(logsnr)
         t = self.schedule.time(logsnr.to(torch.float64))
@@ -49,11 +49,11 @@ class Diffusion:
 
 
 class Sampling:
-    """A stage's own way to be sampled, where the caller chooses no other."""
+    """The sampler, steps and guidance of a stage, unless the caller sets others."""
 
     def __init__(self, *, sampler: Sampler, steps: int, guidance: Guidance) -> None:
         if steps < 1:
-            raise ValueError(f"sampling: at least 1 step is needed, got {steps}")
+            raise ValueError(f"sampling: steps must be at least 1, got {steps}")
         self.sampler = sampler
         self.steps = steps
         self.guidance = guidance

@@ -1,8 +1,8 @@
-"""Samplers: from noise to a clean video by any denoiser, in log-SNR, on any schedule.
+"""Samplers: from noise to a clean video with any denoiser and any schedule, in log-SNR.
 
-All have one signature. They walk λ(t) on evenly spaced t from `start` (1 is pure noise) to 0 and
-return the last x̂. Only stochastic samplers use noise; they ask for it by step number, so that the
-caller can key it. The denoiser, not the sampler, handles frames that the user gave.
+All have the same signature. They step through λ(t) at evenly spaced t, from `start` (1 is pure
+noise) to 0, and return the last x̂. Only stochastic samplers use noise; they request it by step
+number, so that the caller can key it. The denoiser, not the sampler, handles given frames.
 """
 
 import math
@@ -49,9 +49,9 @@ def levels(schedule: Schedule, steps: int, start: float = 1.0) -> list[Level]:
         ValueError: `steps` is below 1, or `start` is outside (0, 1].
     """
     if steps < 1:
-        raise ValueError(f"sampler: at least 1 step is needed, got {steps}")
+        raise ValueError(f"sampler: steps must be at least 1, got {steps}")
     if not 0 < start <= 1:
-        raise ValueError(f"sampler: start must lie in (0, 1], 1 is pure noise, got {start}")
+        raise ValueError(f"sampler: start must lie in (0, 1], where 1 is pure noise, got {start}")
     t = start * (1 - torch.arange(steps, dtype=torch.float64) / steps)
     logsnr = schedule.logsnr(t)
     columns = (t, logsnr, schedule.alpha(logsnr), schedule.sigma(logsnr))
@@ -73,12 +73,12 @@ class Walk:
 
     @property
     def moves(self) -> list[tuple[Level, Level]]:
-        """The pairs of a level and the next cleaner one."""
+        """The pairs of consecutive levels, the noisier first."""
         return list(zip(self.levels[:-1], self.levels[1:], strict=True))
 
 
 class Sampler(ABC):
-    """A rule that takes z at the first level to x̂ at the last."""
+    """A method that integrates z from the first level to the last, where x̂ is the result."""
 
     def __call__(
         self,
@@ -91,15 +91,16 @@ class Sampler(ABC):
         start: float = 1.0,
         on_step: Callable[[Step], None] | None = None,
     ) -> Video:
-        """Sample.
+        """Sample a video.
 
         Args:
-            denoise: x̂ of z at a step.
+            denoise: the function (z, step) → x̂.
             z: α x + σ ε at time `start`; for 1, noise.
             schedule: α and σ of λ.
-            steps: the number of steps; Heun denoises twice in each but the last.
-            noise: standard normal noise like z for a step's index, for stochastic samplers.
-            start: the first diffusion time; below 1 an existing video is changed (SDEdit).
+            steps: the number of steps; Heun calls `denoise` twice per step except in the last.
+            noise: the function from a step's index to standard normal noise like z; only
+                stochastic samplers need it.
+            start: the first diffusion time; below 1, z is a noised video to restyle (SDEdit).
             on_step: called with each step after its x̂ is computed.
         """
 
@@ -111,7 +112,7 @@ class Sampler(ABC):
 
         def no_noise(index: int) -> Tensor:
             raise ValueError(
-                f"{type(self).__name__} is stochastic: step {index} needs `noise`, got none"
+                f"{type(self).__name__} is stochastic: step {index} needs `noise`, got None"
             )
 
         called = reported if on_step else denoise
@@ -120,7 +121,7 @@ class Sampler(ABC):
 
     @abstractmethod
     def _to_last_level(self, z: Tensor, walk: Walk) -> Tensor:
-        """Z at the last level."""
+        """The noisy z at the last level."""
 
 
 class Ancestral(Sampler):
@@ -198,7 +199,7 @@ class Heun(Sampler):
 
 
 class DPMSolverPP2M(Sampler):
-    """DPM-Solver++(2M), second order by the x̂ of the step before (Lu et al. 2022, algorithm 2)."""
+    """DPM-Solver++(2M): second order with the previous step's x̂ (Lu et al. 2022, algorithm 2)."""
 
     def _to_last_level(self, z: Tensor, walk: Walk) -> Tensor:
         before: tuple[Tensor, float] | None = None

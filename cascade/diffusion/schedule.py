@@ -1,7 +1,7 @@
 """Noise schedules in log-SNR: λ = log(α²/σ²) as a function of t, and α, σ as functions of λ.
 
-t is diffusion time in [0, 1], 0 clean and 1 noise; never frames. `logsnr_shift` is added to λ(t):
-SD3's resolution shift a is −2 log a, simple diffusion's is 2 log(64/d).
+t is diffusion time in [0, 1] (0 clean, 1 noise), never the time of frames. `logsnr_shift` is added
+to λ(t): SD3's resolution shift a is −2 log a, that of simple diffusion is 2 log(64/d).
 """
 
 import math
@@ -30,18 +30,18 @@ class Schedule(ABC):
     def logsnr(self, t: Float[Tensor, "*n"]) -> Float[Tensor, "*n"]:
         """λ(t), shifted, then clipped to [logsnr_min, logsnr_max]; falls as t rises."""
         ends = t.new_tensor([self.logsnr_max, self.logsnr_min])
-        first, last = self.time(ends).unbind()  # clipped in t, where float32 has no infinity
+        first, last = self.time(ends).unbind()  # clip t, so that λ is never infinite in float32
         logsnr = self._logsnr(t.clamp(first, last)) + self.logsnr_shift
         logsnr = logsnr.masked_fill(t <= first, self.logsnr_max)
         logsnr = logsnr.masked_fill(t >= last, self.logsnr_min)
         return logsnr.clamp(self.logsnr_min, self.logsnr_max)
 
     def time(self, logsnr: Float[Tensor, "*n"]) -> Float[Tensor, "*n"]:
-        """t(λ), the inverse of `logsnr` wherever that is not clipped."""
+        """t(λ), the inverse of `logsnr` where that is not clipped."""
         return self._time(logsnr - self.logsnr_shift)
 
     def speed(self, logsnr: Float[Tensor, "*n"]) -> Float[Tensor, "*n"]:
-        """|dt/dλ|; infinite at the ends, where a span of t is clipped to one λ."""
+        """|dt/dλ|; infinite at the ends, where an interval of t is clipped to one λ."""
         ends = (logsnr <= self.logsnr_min) | (logsnr >= self.logsnr_max)
         return self._speed(logsnr - self.logsnr_shift).masked_fill(ends, math.inf)
 
@@ -109,7 +109,7 @@ class RectifiedFlow(Schedule):
 
 
 class TimeDistribution(ABC):
-    """How t is drawn in training: the inverse distribution function, of uniforms from outside.
+    """The distribution of t in training, as the inverse distribution function of given uniforms u.
 
     So a stratified or keyed u gives a stratified or keyed t.
     """
@@ -120,7 +120,7 @@ class TimeDistribution(ABC):
 
     @abstractmethod
     def density(self, t: Float[Tensor, "*n"]) -> Float[Tensor, "*n"]:
-        """p(t) for t inside (0, 1): the integral of p up to t(u) is u."""
+        """The density p(t) for t in (0, 1)."""
 
 
 class UniformTime(TimeDistribution):
@@ -138,7 +138,7 @@ class UniformTime(TimeDistribution):
 class LogitNormalTime(TimeDistribution):
     """logit(t) ~ N(mean, std²) (SD3, section 3.1); under rectified flow λ ~ N(−2 mean, (2 std)²).
 
-    A positive mean favours noise. JiT, whose t = 1 is data, uses (−0.8, 0.8): here (+0.8, 0.8).
+    A positive mean favours noise. JiT has t = 1 for data and (−0.8, 0.8), which is (0.8, 0.8) here.
     """
 
     def __init__(self, *, mean: float = 0.0, std: float = 1.0) -> None:

@@ -1,1 +1,1 @@
-"""Measures of generated video."""
+"""Metrics of generated video: PSNR, SSIM, and how well videos follow their prompts."""

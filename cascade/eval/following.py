@@ -1,6 +1,6 @@
-"""How well videos follow their prompts: the share of asked attributes that a parser reads back.
+"""How well videos follow their prompts: the share of requested attributes that a parser reads back.
 
-The parser comes as a function (a `_target_` in YAML), so nothing here knows a world.
+The parser is a function argument (a `_target_` in YAML), so this module works for any world.
 """
 
 from collections import Counter
@@ -14,35 +14,35 @@ from torch import Tensor
 from cascade.eval.interval import Change, Share
 
 Parser = Callable[[Shaped[Tensor, "c f h w"], float], Mapping[str, str]]
-"""(video, fps) → attribute → value; "none" or a missing attribute where nothing can be read."""
+"""(video, fps) → attribute → value; "none" or a missing attribute if it cannot be read."""
 
 ALL = "all"
-"""The name of the measure that counts a prompt right only where every attribute is."""
+"""The name of the measure by which a prompt is right if all its attributes are."""
 UNREAD = "none"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Reading:
-    """One prompt: what it asked for and what its video shows."""
+    """One prompt: the attributes that it requests, and those read from its video."""
 
     prompt: str
     wanted: Mapping[str, str]
     read: Mapping[str, str]
 
     def right(self, name: str) -> bool:
-        """Whether attribute `name` is as asked; `ALL`: whether every one is."""
+        """Whether attribute `name` is as requested; `ALL`: whether all attributes are."""
         if name == ALL:
             return all(self.right(each) for each in self.wanted)
         return self.read.get(name, UNREAD) == self.wanted[name]
 
     def to_json(self) -> dict[str, Any]:
-        """Prompt, wanted, read."""
+        """The prompt, the wanted and the read attributes."""
         return {"prompt": self.prompt, "wanted": dict(self.wanted), "read": dict(self.read)}
 
 
 @dataclass(frozen=True)
 class Following:
-    """The readings of a set of prompts and the figures they give."""
+    """The readings of a set of prompts, and metrics of them."""
 
     readings: Sequence[Reading]
     confidence: float = field(default=0.95, kw_only=True)
@@ -51,16 +51,16 @@ class Following:
         asked = {tuple(reading.wanted) for reading in self.readings}
         if len(asked) != 1:
             raise ValueError(
-                f"following: every prompt must ask for the same attributes, got {sorted(asked)}"
+                f"following: every prompt must request the same attributes, got {sorted(asked)}"
             )
 
     @property
     def attributes(self) -> tuple[str, ...]:
-        """The attributes that are asked for, in order."""
+        """The requested attributes, in order."""
         return tuple(self.readings[0].wanted)
 
     def share(self, name: str = ALL) -> Share:
-        """The share of prompts whose attribute `name` is right; `ALL`: every attribute at once."""
+        """The share of prompts whose attribute `name` is right; `ALL`: all attributes at once."""
         right = sum(reading.right(name) for reading in self.readings)
         return Share(right=right, asked=len(self.readings), confidence=self.confidence)
 
@@ -69,7 +69,7 @@ class Following:
         return {name: self.share(name) for name in (*self.attributes, ALL)}
 
     def confusion(self, name: str) -> dict[str, dict[str, int]]:
-        """Wanted value → read value → count, of one attribute."""
+        """Wanted value → read value → count, for one attribute."""
         pairs = Counter((r.wanted[name], r.read.get(name, UNREAD)) for r in self.readings)
         table: dict[str, dict[str, int]] = {}
         for (wanted, read), count in sorted(pairs.items()):
@@ -77,7 +77,7 @@ class Following:
         return table
 
     def change_to(self, other: "Following", name: str = ALL) -> Change:
-        """What `other` gains and loses on the same prompts.
+        """The prompts that `other` gains and loses, on the same prompts.
 
         Raises:
             ValueError: the prompts are not the same, in the same order.
@@ -87,8 +87,8 @@ class Following:
             (a.prompt, a.wanted) != (b.prompt, b.wanted) for a, b in pairs
         ):
             raise ValueError(
-                f"following: only the same prompts can be paired, got {len(self.readings)} and "
-                f"{len(other.readings)} that differ"
+                f"following: only the same prompts can be compared in pairs, got "
+                f"{len(self.readings)} and {len(other.readings)} that differ"
             )
         before = [a.right(name) for a, _ in pairs]
         after = [b.right(name) for _, b in pairs]
@@ -116,18 +116,18 @@ def following(
     fps: float,
     prompts: Sequence[str] | None = None,
 ) -> Following:
-    """Read every video with `parser` and hold it against what its prompt asked for.
+    """Read every video with `parser` and compare it with the attributes its prompt requests.
 
     Raises:
-        ValueError: there are not as many videos or prompts as wanted attributes, or none.
+        ValueError: the numbers of videos, prompts and wanted attributes differ, or are zero.
     """
     if not wanted:
-        raise ValueError("following: no prompt was given, at least one is needed")
+        raise ValueError("following: needs at least one prompt, got none")
     prompts = [""] * len(wanted) if prompts is None else prompts
     read = [dict(parser(video, fps)) for video in videos]
     if not len(read) == len(wanted) == len(prompts):
         raise ValueError(
-            f"following: one video and one prompt for each of {len(wanted)} wanted, got "
+            f"following: needs one video and one prompt for each of {len(wanted)} wanted, got "
             f"{len(read)} videos and {len(prompts)} prompts"
         )
     return Following(

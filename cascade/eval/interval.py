@@ -1,4 +1,4 @@
-"""Intervals of shares: how sure a count of right answers is."""
+"""Shares of right answers and their differences, with confidence intervals."""
 
 import math
 from dataclasses import dataclass
@@ -16,16 +16,19 @@ class Share:
 
     def __post_init__(self) -> None:
         if not 0 <= self.right <= self.asked or not 0 < self.confidence < 1:
-            raise ValueError(f"share: {self.right} right of {self.asked} at {self.confidence}")
+            raise ValueError(
+                f"share: needs 0 <= right <= asked and 0 < confidence < 1, got {self.right} right "
+                f"of {self.asked} at {self.confidence}"
+            )
 
     @property
     def value(self) -> float:
-        """The share itself; NaN where nothing was asked."""
+        """The share; NaN if `asked` is 0."""
         return self.right / self.asked if self.asked else math.nan
 
     @property
     def interval(self) -> tuple[float, float]:
-        """Wilson's score interval (Wilson 1927): inside [0, 1] and sound at 0 and 100 %."""
+        """Wilson's score interval (Wilson 1927): inside [0, 1], and valid at 0 and 100 %."""
         if not self.asked:
             return 0.0, 1.0
         z, n, p = _z(self.confidence), self.asked, self.value
@@ -56,7 +59,7 @@ class Share:
 
 @dataclass(frozen=True, kw_only=True)
 class Change:
-    """What two measures say of the same questions: those that only one of them got right."""
+    """Two systems compared on the same questions: how many only one of them got right."""
 
     lost: int
     gained: int
@@ -70,7 +73,7 @@ class Change:
 
     @property
     def interval(self) -> tuple[float, float]:
-        """The paired interval of Agresti and Min (2005): half an observation in every cell."""
+        """The paired interval of Agresti and Min (2005), with 1/2 added to every cell."""
         n = self.asked + 2
         difference = self.gained - self.lost
         half = _z(self.confidence) * math.sqrt(self.gained + self.lost + 1 - difference**2 / n) / n

@@ -1,4 +1,4 @@
-"""The inputs of one clip as training feeds them, and as the sampler does at the same draws."""
+"""The network inputs of one clip in training, and in sampling with the same random draws."""
 
 from collections.abc import Sequence
 
@@ -7,22 +7,22 @@ from jaxtyping import Float
 from torch import Tensor
 
 from cascade import keyed
-from cascade.conditioning import bring
+from cascade.conditioning import to_grid
 from cascade.diffusion.schedule import Schedule
-from cascade.proof.diagnosis import Made
+from cascade.proof.diagnosis import Components
 from cascade.proof.found import NotCheckedError
 from cascade.proof.network_inputs import Inputs, recorded
-from cascade.proof.practised_ways import forced, practising
 from cascade.proof.subject import PURPOSE, Subject, grid_of
+from cascade.proof.trained_ways import forced, training_ways
 from cascade.stage import Batch, TrainableStage
 
 
 def training(
     stage: TrainableStage, one: Batch, way: str, *, packed: bool, text_dropout: float = 0.0
-) -> tuple[Inputs, Made]:
-    """What the training loss feeds the network, and what it is made of."""
+) -> tuple[Inputs, Components]:
+    """The inputs that the training loss feeds the network, and their components."""
     batch = {**one, "videos": list(one["video"])} if packed else one
-    with practising(stage, [way], text_dropout=text_dropout):
+    with training_ways(stage, [way], text_dropout=text_dropout):
         with recorded(stage) as calls:
             stage.losses(batch, purpose=PURPOSE)
         noised = stage.noise(one, purpose=PURPOSE)
@@ -30,19 +30,19 @@ def training(
     reduced = stage.kind.reduce(clip)
     low = None if reduced is None else stage.codec.encode(stage.kind.expand(reduced))
     eps = None if low is None else _draw(stage, one, "low", low.shape[1:])
-    return calls[0], Made(x=noised.example.x, eps=noised.eps, low=low, low_eps=eps)
+    return calls[0], Components(x=noised.example.x, eps=noised.eps, low=low, low_eps=eps)
 
 
 def sampling(subject: Subject, one: Batch, way: str, *, steps: int = 1) -> list[Inputs]:
-    """What the sampler feeds the network, at the draws of training.
+    """The inputs that the sampler feeds the network, one per call, with training's random draws.
 
-    In a step, the last call is the one with the caption; where it is guided, the first is without.
+    The last call of a step has the caption; if the step is guided, the call before it has none.
     """
     stage, trained = subject.bundled, subject.trained
     clip, positions = trained.clip(one["video"]), one["position"].tolist()
     grid = grid_of(clip, float(one["fps"][0]))
     reduced, level = stage.kind.reduce(clip), None
-    low = None if reduced is None else reduced.clamp(-1, 1)  # as every stage ends
+    low = None if reduced is None else reduced.clamp(-1, 1)  # as the output of every stage is
     if stage.augment is not None:
         u = keyed.uniforms(trained.recipe.seed, positions, f"{PURPOSE}/augment")
         level = float(stage.augment.level(u.to(torch.float32)))
@@ -55,7 +55,7 @@ def sampling(subject: Subject, one: Batch, way: str, *, steps: int = 1) -> list[
             grid=grid,
             seeds=positions,
             low=low,
-            given=bring(given, grid, subject.device),
+            given=to_grid(given, grid, subject.device),
             steps=steps,
             low_logsnr=level,
             start=(clip, time_of(stage.diffusion.schedule, drawn)),
@@ -68,7 +68,7 @@ def time_of(schedule: Schedule, logsnr: float) -> float:
     """The diffusion time t for which λ(t), rounded to float32, is exactly `logsnr`.
 
     Raises:
-        NotCheckedError: there is none.
+        NotCheckedError: there is no such time.
     """
     wanted = torch.tensor(logsnr, dtype=torch.float32)
     first = schedule.time(wanted.double())

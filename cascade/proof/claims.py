@@ -1,4 +1,4 @@
-"""The claims, in order, and the proof of all of them about one run."""
+"""The claims about a run, in order, and the function that checks them."""
 
 import time
 from collections.abc import Callable, Iterator
@@ -13,81 +13,84 @@ from cascade.proof import (
     same_data,
     same_video,
 )
-from cascade.proof.found import Found, NotCheckedError, Result
+from cascade.proof.found import ClaimResult, Found, NotCheckedError
 from cascade.proof.subject import Subject
 
 
 @dataclass(frozen=True, kw_only=True)
 class Claim:
-    """A statement about a trained run, and how it is checked."""
+    """A statement about a trained run, and the function that checks it."""
 
     name: str
-    says: str
+    statement: str
     check: Callable[[Subject], Found]
 
 
 CLAIMS = (
     Claim(
         name="same inputs",
-        says="The sampler feeds the network exactly what training feeds it, for every way to "
+        statement="The sampler feeds the network exactly what training feeds it, for every way to "
         "prompt.",
         check=parity.check,
     ),
     Claim(
         name="conditions count",
-        says="Every condition changes the network's output, and lowers the loss on held-out clips.",
+        statement="Every condition changes the network's output and lowers the loss on held-out "
+        "clips.",
         check=conditions.check,
     ),
     Claim(
         name="given frames",
-        says="Given frames and regions come back unchanged.",
+        statement="Given frames and regions are unchanged in the output.",
         check=given_frames.check,
     ),
     Claim(
         name="same video",
-        says="The bundle holds the run's averaged weights, and saved and loaded again it makes the "
-        "same video.",
+        statement="The bundle has the run's averaged weights, and generates the same video after "
+        "it is saved and loaded again.",
         check=same_video.check_bundle,
     ),
     Claim(
         name="any batch",
-        says="A video does not depend on the others in its batch.",
+        statement="A video does not depend on the other videos in its batch.",
         check=same_video.check_batch,
     ),
     Claim(
         name="exact resume",
-        says="A resume from a checkpoint gives the losses and weights of the next steps again.",
+        statement="A resume from a checkpoint repeats the losses and weights of the next steps.",
         check=resume_again.check,
     ),
     Claim(
         name="receptive field",
-        says="An output depends on no input beyond the receptive field that the network states.",
+        statement="No output depends on an input outside the network's declared receptive field.",
         check=reach.check,
     ),
     Claim(
         name="same data",
-        says="The data is what the run was trained on, and its held-out clips decode.",
+        statement="The data is unchanged since the run was trained, and its held-out clips decode.",
         check=same_data.check,
     ),
 )
 
 
-def proved(subject: Subject, *, only: tuple[str, ...] = ()) -> Iterator[Result]:
-    """Check each claim; `only` names some of them.
+def check_claims(subject: Subject, *, only: tuple[str, ...] = ()) -> Iterator[ClaimResult]:
+    """Check each claim, or only those named in `only`.
 
     Raises:
-        ValueError: there is no claim of that name.
+        ValueError: `only` has a name that is not a claim's.
     """
     names = [claim.name for claim in CLAIMS]
     if unknown := sorted({*only} - {*names}):
-        raise ValueError(f"prove.only: no claim {', '.join(unknown)}; there are {', '.join(names)}")
+        raise ValueError(
+            f"prove.only: unknown claim {', '.join(unknown)}; known: {', '.join(names)}"
+        )
     for claim in CLAIMS:
         if only and claim.name not in only:
             continue
         began = time.monotonic()
         found = _checked(claim, subject)
         seconds = time.monotonic() - began
-        yield Result(name=claim.name, says=claim.says, found=found, seconds=seconds)
+        yield ClaimResult(name=claim.name, statement=claim.statement, found=found, seconds=seconds)
 
 
 def _checked(claim: Claim, subject: Subject) -> Found:

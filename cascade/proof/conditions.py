@@ -1,4 +1,4 @@
-"""Every condition changes the network's output, and lowers the loss on held-out clips."""
+"""The claim that every condition changes the output and lowers the loss on held-out clips."""
 
 import itertools
 import math
@@ -11,25 +11,25 @@ from torch import Tensor
 
 from cascade.callbacks.start import MIN_CHANGE
 from cascade.proof.found import Found, Table, judged
-from cascade.proof.network_inputs import BASELINE, Inputs, answer, recorded
-from cascade.proof.practised_ways import giving, practising
+from cascade.proof.network_inputs import BASELINE, Inputs, recorded, run_network
 from cascade.proof.subject import PURPOSE, Subject, taken
+from cascade.proof.trained_ways import giving, training_ways
 from cascade.report import Cell
 from cascade.report.sections import Tone
 
-#: Clips for which a condition differs, below which its worth is not estimated.
+#: The fewest clips with another value of a condition that allow an estimate of its worth.
 FEWEST = 8
 
 
 @dataclass(frozen=True, kw_only=True)
-class Worth:
+class WorthEstimate:
     """The mean log ratio of the loss without a condition to the loss with it."""
 
     name: str
     clips: int
     mean: float = math.nan
     half: float = math.nan
-    """Half the confidence interval."""
+    """Half the width of the confidence interval."""
 
     @property
     def factor(self) -> str:
@@ -42,16 +42,16 @@ class Worth:
         return f"{_times(self.mean - self.half)} to {_times(self.mean + self.half)}"
 
     def verdict(self, least: float) -> str:
-        """In words: something, nothing, or not known."""
+        """Whether the condition has an effect, in words."""
         if not self.clips:
-            return "not tested: all held-out clips are alike in it"
+            return "not tested: it has the same value on all held-out clips"
         if self.clips < FEWEST:
-            return f"not tested: {self.clips} held-out clips differ in it, {FEWEST} are needed"
+            return f"not tested: it differs on {self.clips} held-out clips, but {FEWEST} are needed"
         if self.mean - self.half > 0:
-            return "worth something"
+            return "effect"
         if self.mean + self.half < least:
-            return "worth nothing"
-        return f"cannot be told on {self.clips} clips"
+            return "no effect"
+        return f"undecided on {self.clips} clips"
 
 
 @torch.no_grad()
@@ -61,39 +61,39 @@ def check(subject: Subject) -> Found:
     least = float(subject.settings.worth["least"])
     worths = _worths(subject)
     wrong = [
-        f"{name}: changes nothing in the network's output (relative change {change:.1g})"
+        f"{name}: does not change the network's output (relative change {change:.1g})"
         for name, change in changes.items()
         if not change > MIN_CHANGE
     ]
     wrong += [
-        f"{one.name}: worth nothing on {one.clips} held-out clips: without it the loss is "
-        f"{one.factor} times as high ({one.interval})"
+        f"{one.name}: no effect on {one.clips} held-out clips: the loss without it is "
+        f"{one.factor} times the loss with it ({one.interval})"
         for one in worths
-        if one.verdict(least) == "worth nothing"
+        if one.verdict(least) == "no effect"
     ]
     weakest = min(changes, key=lambda name: changes[name])
-    told = sum(one.verdict(least) == "worth something" for one in worths)
+    effective = sum(one.verdict(least) == "effect" for one in worths)
     return judged(
         wrong,
-        figure=f"the least change is {changes[weakest]:.2g} ({weakest}); "
-        f"{told} of {len(worths)} conditions are worth something",
-        tolerance=f"change above {MIN_CHANGE:g}; worth not surely below {100 * least:g} % "
+        figure=f"the smallest change of the output is {changes[weakest]:.2g} ({weakest}); "
+        f"{effective} of {len(worths)} conditions lower the loss",
+        tolerance=f"change above {MIN_CHANGE:g}; worth not significantly below {100 * least:g} % "
         f"({100 * float(subject.settings.worth['confidence']):g} % interval)",
         tables=[_change_table(changes), _worth_table(worths, least)],
     )
 
 
 def _changes(subject: Subject) -> Iterator[tuple[str, float]]:
-    """The relative change of the output where one input alone is changed."""
+    """The relative change of the output when only one input is changed, by input."""
     stage, held = subject.trained, subject.clips()
     some = giving(stage, held["video"].shape[2])[:1]
-    with practising(stage, some), recorded(stage) as calls:
+    with training_ways(stage, some), recorded(stage) as calls:
         stage.losses(taken(held, range(min(2, len(held["position"])))), purpose=PURPOSE)
     inputs = calls[0]
-    out = answer(stage, inputs)
+    out = run_network(stage, inputs)
     for name, value in inputs.items():
         if name not in ("text_mask", BASELINE):
-            changed = answer(stage, {**inputs, name: _other(name, value, inputs)})
+            changed = run_network(stage, {**inputs, name: _other(name, value, inputs)})
             yield name, float((changed - out).norm() / out.norm().clamp(min=1e-12))
 
 
@@ -112,10 +112,10 @@ def _other(name: str, value: Tensor, inputs: Inputs) -> Tensor:
             return value + 0.5
 
 
-def _worths(subject: Subject) -> list[Worth]:
-    """Each condition's worth: the loss with it taken from another clip, at the same draws.
+def _worths(subject: Subject) -> list[WorthEstimate]:
+    """Each condition's worth, from the loss with the condition of another clip at the same draws.
 
-    Given frames are left out instead, of clips that all have some.
+    For given frames, from the loss without them, on clips that all have some.
     """
     stage, held = subject.trained, subject.clips()
     ways = giving(stage, held["video"].shape[2])
@@ -128,7 +128,7 @@ def _worths(subject: Subject) -> list[Worth]:
 def _ratios(
     subject: Subject, names: Sequence[str], ways: Sequence[str]
 ) -> dict[str, dict[int, list[float]]]:
-    """The log ratios of the losses by condition and clip; `ways` are forced, if there are any."""
+    """The log ratios of the losses by condition and clip; only `ways` are drawn, if not empty."""
     stage, held, settings = subject.trained, subject.clips(), subject.settings
     count = min(settings.clips, len(held["position"]))
     logs: dict[str, dict[int, list[float]]] = {name: {} for name in names}
@@ -136,9 +136,9 @@ def _ratios(
         rows = range(start, min(start + settings.batch, count))
         if len(rows) < 2:
             continue
-        with practising(stage, ways):
+        with training_ways(stage, ways):
             noised = stage.noise(taken(held, rows), purpose=f"{PURPOSE} {draw}")
-        own, _ = stage.loss_without(noised, noised, "text")  # its own text: nothing is changed
+        own, _ = stage.loss_without(noised, noised, "text")  # with its own text, so nothing changes
         for name in names:
             other, differs = stage.loss_without(noised, noised.rolled(), name)
             ratios = (other / own).log().tolist()
@@ -148,14 +148,14 @@ def _ratios(
     return logs
 
 
-def _estimate(name: str, logs: Sequence[Sequence[float]], confidence: float) -> Worth:
-    """The mean over clips, each by its mean over draws, with a normal interval."""
+def _estimate(name: str, logs: Sequence[Sequence[float]], confidence: float) -> WorthEstimate:
+    """The mean over clips of each clip's mean over draws, with a normal confidence interval."""
     means = [sum(values) / len(values) for values in logs]
     if len(means) < FEWEST:
-        return Worth(name=name, clips=len(means))
+        return WorthEstimate(name=name, clips=len(means))
     z = NormalDist().inv_cdf(0.5 + confidence / 2)
     half = z * stdev(means) / len(means) ** 0.5
-    return Worth(name=name, clips=len(means), mean=sum(means) / len(means), half=half)
+    return WorthEstimate(name=name, clips=len(means), mean=sum(means) / len(means), half=half)
 
 
 def _times(log: float) -> str:
@@ -167,12 +167,12 @@ def _change_table(changes: Mapping[str, float]) -> Table:
         (name, Cell(f"{change:.3g}", "good" if change > MIN_CHANGE else "bad"))
         for name, change in changes.items()
     ]
-    caption = "The relative change of the network's output where one input alone is changed."
+    caption = "The relative change of the network's output when only one input is changed."
     return Table(columns=["input", "change"], rows=rows, caption=caption)
 
 
-def _worth_table(worths: Sequence[Worth], least: float) -> Table:
-    tones: dict[str, Tone] = {"worth something": "good", "worth nothing": "bad"}
+def _worth_table(worths: Sequence[WorthEstimate], least: float) -> Table:
+    tones: dict[str, Tone] = {"effect": "good", "no effect": "bad"}
     rows = [
         (
             one.name,
@@ -184,8 +184,8 @@ def _worth_table(worths: Sequence[Worth], least: float) -> Table:
         for one in worths
     ]
     caption = (
-        "How many times as high the loss on held-out clips is where one condition is another "
-        "clip's (given frames: left out), at the same clips, noise and log-SNR."
+        "The loss on held-out clips when one condition is replaced by another clip's (given "
+        "frames are removed), relative to the loss with it, at the same noise and log-SNR."
     )
-    columns = ["condition", "clips", "times the loss", "interval", "verdict"]
+    columns = ["condition", "clips", "relative loss", "interval", "verdict"]
     return Table(columns=columns, rows=rows, caption=caption)

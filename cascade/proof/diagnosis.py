@@ -1,4 +1,4 @@
-"""What differs between what training and the sampler feed a network, in words."""
+"""Describes how the inputs that training and the sampler feed a network differ."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -11,8 +11,8 @@ from cascade.proof.network_inputs import Inputs
 
 
 @dataclass(frozen=True, kw_only=True)
-class Made:
-    """What the noisy inputs of one clip were made of, on the latent grid."""
+class Components:
+    """The components of one clip's noisy inputs, on the latent grid."""
 
     x: Float[Tensor, "b c f h w"]
     eps: Float[Tensor, "b c f h w"]
@@ -39,8 +39,8 @@ def gap(one: Tensor, other: Tensor) -> float:
     return float((one.double() - other.double()).abs().max()) if one.numel() else 0.0
 
 
-def explain(name: str, train: Inputs, sample: Inputs, made: Made) -> str:
-    """How one input differs: `train` and `sample` are the inputs of one clip."""
+def explain(name: str, train: Inputs, sample: Inputs, components: Components) -> str:
+    """How the input `name` differs between `train` and `sample`, the inputs of one clip."""
     one, other = train[name], sample[name]
     if name in ("low", "given") and _swapped(train, sample):
         return "low and given: the sampler swaps their channels"
@@ -52,9 +52,9 @@ def explain(name: str, train: Inputs, sample: Inputs, made: Made) -> str:
     if name == "mask":
         return f"mask: training {_set(one)}, the sampler {_set(other)}"
     if name == "z":
-        return _noisy("z", one, other, made.x, made.eps)
-    if name == "low" and made.low is not None and made.low_eps is not None:
-        return _noisy("low", one, other, made.low, made.low_eps)
+        return _noisy("z", one, other, components.x, components.eps)
+    if name == "low" and components.low is not None and components.low_eps is not None:
+        return _noisy("low", one, other, components.low, components.low_eps)
     if one[0].numel() == 1 or name == "logsnr":
         a, b = (float(value.min()) for value in (one, other))
         return f"{name}: training feeds {a:.6g}, the sampler {b:.6g} ({b - a:+.3g})"
@@ -62,19 +62,19 @@ def explain(name: str, train: Inputs, sample: Inputs, made: Made) -> str:
 
 
 def _noisy(name: str, one: Tensor, other: Tensor, clean: Tensor, eps: Tensor) -> str:
-    """The shares of clip and noise in both, and what is left over in the sampler's."""
+    """The shares of clip and noise in both, and the residual of the sampler's input."""
     shares = [_shares(value, clean, eps) for value in (one, other)]
     (a, s, _), (b, r, left) = shares
     text = f"{name}: differs by up to {gap(one, other):.3g}"
     if abs(a - b) + abs(s - r) > 1e-4:
         text += f"; training feeds {a:.4f} clip + {s:.4f} noise, the sampler {b:.4f} + {r:.4f}"
     if left > max(1e-4, 2 * shares[0][2]):
-        text += f"; the clip in the sampler's is off by {left:.3g} on average: resized otherwise"
+        text += f"; the sampler's clip differs by {left:.3g} on average: resized otherwise"
     return text
 
 
 def _shares(value: Tensor, clean: Tensor, eps: Tensor) -> tuple[float, float, float]:
-    """The least-squares shares of clip and noise, and the root mean square of the rest."""
+    """The least-squares shares of clip and noise, and the root mean square of the residual."""
     parts = torch.stack([clean.flatten(), eps.flatten()], dim=1).double()
     target = value.flatten().double()
     shares = torch.linalg.lstsq(parts.cpu(), target.cpu().unsqueeze(1)).solution

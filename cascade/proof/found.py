@@ -1,4 +1,4 @@
-"""What a check finds: a verdict, a figure beside its tolerance, notes, tables and pictures."""
+"""The result of a check: a verdict, a figure and its tolerance, notes, tables and videos."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -10,7 +10,7 @@ from torch import Tensor
 from cascade.report import Cell
 
 Verdict = Literal["holds", "fails", "not checked"]
-#: The exit status of a proof, by the worst of its verdicts.
+#: The exit status of a proof, by its worst verdict.
 STATUS: Mapping[Verdict, int] = {"holds": 0, "not checked": 2, "fails": 1}
 
 
@@ -26,8 +26,8 @@ class Table:
     rows: Sequence[Sequence[object]]
     caption: str = ""
 
-    def plain(self) -> list[dict[str, Any]]:
-        """One dictionary per row, for JSON."""
+    def to_json(self) -> list[dict[str, Any]]:
+        """One dictionary per row."""
         return [
             {name: _plain(cell) for name, cell in zip(self.columns, row, strict=True)}
             for row in self.rows
@@ -35,7 +35,7 @@ class Table:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Pictures:
+class ClaimPictures:
     """Videos in rows and columns; each is shown as its frames side by side."""
 
     columns: Sequence[str]
@@ -45,21 +45,21 @@ class Pictures:
 
 @dataclass(frozen=True, kw_only=True)
 class Found:
-    """What the check of one claim found."""
+    """The result of the check of one claim."""
 
     verdict: Verdict
     figure: str
     tolerance: str
     notes: Sequence[str] = ()
-    """What is wrong, and what a reader should know."""
+    """The errors found, or why the claim was not checked; then remarks."""
     tables: Sequence[Table] = ()
-    pictures: Sequence[Pictures] = ()
+    pictures: Sequence[ClaimPictures] = ()
 
 
 def judged(
     wrong: Sequence[str], *, figure: str, tolerance: str, notes: Sequence[str] = (), **shown: Any
 ) -> Found:
-    """A claim that holds if nothing is wrong."""
+    """The result of a check that holds if `wrong` is empty."""
     return Found(
         verdict="fails" if wrong else "holds",
         figure=figure,
@@ -70,24 +70,24 @@ def judged(
 
 
 @dataclass(frozen=True, kw_only=True)
-class Result:
-    """One claim with what was found."""
+class ClaimResult:
+    """One claim with the result of its check."""
 
     name: str
-    says: str
+    statement: str
     found: Found
     seconds: float
 
-    def plain(self) -> dict[str, Any]:
-        """For JSON."""
+    def to_json(self) -> dict[str, Any]:
+        """The values for `prove.json`."""
         return {
             "claim": self.name,
-            "says": self.says,
+            "statement": self.statement,
             "verdict": self.found.verdict,
             "figure": self.found.figure,
             "tolerance": self.found.tolerance,
             "notes": list(self.found.notes),
-            "tables": [table.plain() for table in self.found.tables],
+            "tables": [table.to_json() for table in self.found.tables],
             "seconds": round(self.seconds, 2),
         }
 
@@ -99,9 +99,9 @@ class Proof:
     stage: str
     run: str
     facts: dict[str, str]
-    results: list[Result] = field(default_factory=list)
+    results: list[ClaimResult] = field(default_factory=list)
 
-    def of(self, verdict: Verdict) -> list[Result]:
+    def of(self, verdict: Verdict) -> list[ClaimResult]:
         """The claims with this verdict."""
         return [one for one in self.results if one.found.verdict == verdict]
 
@@ -112,14 +112,14 @@ class Proof:
             return STATUS["fails"]
         return STATUS["not checked"] if self.of("not checked") else STATUS["holds"]
 
-    def plain(self) -> dict[str, Any]:
-        """For JSON."""
+    def to_json(self) -> dict[str, Any]:
+        """The values for `prove.json`."""
         return {
             "stage": self.stage,
             "run": self.run,
             "status": self.status,
             "facts": self.facts,
-            "claims": [one.plain() for one in self.results],
+            "claims": [one.to_json() for one in self.results],
         }
 
 

@@ -1,33 +1,33 @@
-"""Given frames come back: under every way to prompt they stay as given, in every sampler step."""
+"""The claim that given frames are unchanged, for every way to prompt and in every sampler step."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 
-from cascade.conditioning import Given, bring
-from cascade.proof.found import Found, Pictures, Table, judged
+from cascade.conditioning import Given, to_grid
+from cascade.proof.found import ClaimPictures, Found, Table, judged
 from cascade.proof.network_inputs import Inputs, watched
-from cascade.proof.practised_ways import forced, giving
 from cascade.proof.subject import Subject, grid_of, taken
+from cascade.proof.trained_ways import forced, giving
 from cascade.report import Cell
 from cascade.stage import Batch, Video
 
 
 @dataclass(frozen=True, kw_only=True)
-class Sample:
-    """A video made under one way to prompt, and all that its network was fed."""
+class SampledWay:
+    """A video sampled under one way to prompt, and all inputs of its network."""
 
     way: str
     given: Given
-    made: Video
+    video: Video
     calls: list[Inputs]
 
     @property
     def change(self) -> float:
-        """The largest change of a given pixel; NaN where nothing was given."""
-        known = self.given.mask.expand_as(self.made) > 0
-        changes = (self.made - self.given.frames)[known].abs()
+        """The largest change of a given pixel; NaN if no pixel was given."""
+        known = self.given.mask.expand_as(self.video) > 0
+        changes = (self.video - self.given.frames)[known].abs()
         return float(changes.max()) if len(changes) else float("nan")
 
 
@@ -50,26 +50,30 @@ def check(subject: Subject) -> Found:
         )
         for one in samples
     ]
-    shown = [(one.way, [v[0].cpu() for v in (one.given.frames, one.made, clip)]) for one in samples]
+    shown = [
+        (one.way, [v[0].cpu() for v in (one.given.frames, one.video, clip)]) for one in samples
+    ]
     columns = ["way to prompt", "pixels given", "largest change", "network calls"]
-    caption = f"Frame by frame, after {subject.settings.steps} steps; what is grey was not given."
+    caption = f"Frame by frame, after {subject.settings.steps} steps. Grey pixels were not given."
     worst = max((one.change for one in samples), default=0.0)
     return judged(
         wrong,
         figure=f"a given pixel changes by {worst:g} at most ({len(ways)} ways)",
         tolerance="exact, bit by bit",
         tables=[Table(columns=columns, rows=rows)],
-        pictures=[Pictures(columns=["given", "made", "the clip"], rows=shown, caption=caption)],
+        pictures=[
+            ClaimPictures(columns=["given", "sampled", "the clip"], rows=shown, caption=caption)
+        ],
     )
 
 
-def _sampled(subject: Subject, one: Batch, clip: Video, way: str) -> Sample:
+def _sampled(subject: Subject, one: Batch, clip: Video, way: str) -> SampledWay:
     stage, seed = subject.bundled, subject.trained.recipe.seed
     drawn = forced(subject.trained, way).draw(clip, seed=seed, positions=one["position"].tolist())
     grid = grid_of(clip, float(one["fps"][0]))
-    given = bring(drawn, grid, subject.device)
+    given = to_grid(drawn, grid, subject.device)
     with watched(stage) as calls:
-        made = stage.sample(
+        video = stage.sample(
             one["caption"],
             grid=grid,
             seeds=[0],
@@ -77,15 +81,15 @@ def _sampled(subject: Subject, one: Batch, clip: Video, way: str) -> Sample:
             given=given,
             steps=subject.settings.steps,
         )
-    return Sample(way=way, given=given, made=made, calls=calls)
+    return SampledWay(way=way, given=given, video=video, calls=calls)
 
 
-def _wrong(sample: Sample, clean: float) -> list[str]:
-    """What is not as it should be: in the video, and in the sampler's steps."""
+def _wrong(sample: SampledWay, clean: float) -> list[str]:
+    """The errors in the video and in the sampler's steps."""
     found = []
     if sample.change != 0:
-        found.append(f"a given pixel comes back changed by {sample.change:.3g}")
-    if not sample.made.isfinite().all():
+        found.append(f"a given pixel changes by {sample.change:.3g}")
+    if not sample.video.isfinite().all():
         found.append("the video is not finite")
     for number, call in enumerate(sample.calls):
         place = f"network call {number + 1} of {len(sample.calls)}"
@@ -94,16 +98,16 @@ def _wrong(sample: Sample, clean: float) -> list[str]:
 
 
 def _moved(call: Inputs, first: Inputs, clean: float) -> Sequence[str]:
-    """What a call does to given frames: they must be as in the first, clean and marked so."""
+    """The errors of a call: given frames must be those of the first call, clean, and marked so."""
     found = [
-        f"{name} is not what it was in the first"
+        f"{name} differs from the first call"
         for name in ("given", "mask")
         if not torch.equal(call[name], first[name])
     ]
     whole = (call["mask"] > 0).all(dim=4).all(dim=3).all(dim=1)
     z, given = (call[name].transpose(1, 2)[whole] for name in ("z", "given"))
     if not torch.equal(z, given):
-        found.append("z is not what was given, in a frame given whole")
+        found.append("z differs from the given frame in a fully given frame")
     if not (call["logsnr"][whole] == clean).all():
-        found.append("logsnr is not the highest, in a frame given whole")
+        found.append("logsnr is not the highest in a fully given frame")
     return found

@@ -1,4 +1,4 @@
-"""Everything that a stage feeds its network in one call, by name."""
+"""All inputs that a stage feeds its network in one call, by name."""
 
 import contextlib
 from collections.abc import Callable, Iterator, Sequence
@@ -13,7 +13,7 @@ from cascade.stage import Stage
 
 #: Input by name: z, low, given, mask, logsnr, text, text_mask, and each scalar by its own name.
 Inputs = dict[str, Tensor]
-#: The inputs that are channels of one tensor, in its order.
+#: The inputs that are channels of one tensor, in their order there.
 CHANNELS = ("z", "low", "given", "mask")
 #: What the stage adds to the network's output, if it adds something.
 BASELINE = "baseline"
@@ -27,7 +27,7 @@ def by_name(
     text_mask: Bool[Tensor, "b l"],
     scalars: Float[Tensor, "b k"],
 ) -> Inputs:
-    """The arguments of a call of the network, taken apart."""
+    """The arguments of a call of the network, split into inputs by name."""
     channels = stage.codec.channels
     low = {"low": channels} if stage.kind.takes_low else {}
     sizes = {"z": channels, **low, "given": channels, "mask": stage.codec.cell}
@@ -36,8 +36,8 @@ def by_name(
     return inputs | {name: scalars[:, i] for i, name in enumerate(stage.kind.scalars)}
 
 
-def answer(stage: Stage, inputs: Inputs) -> Float[Tensor, "b c f h w"]:
-    """The network's output for inputs by name: the inverse of `by_name`, then a call."""
+def run_network(stage: Stage, inputs: Inputs) -> Float[Tensor, "b c f h w"]:
+    """The network's output for inputs by name."""
     x = torch.cat([inputs[name] for name in CHANNELS if name in inputs], dim=1)
     scalars = torch.stack([inputs[name] for name in stage.kind.scalars], dim=1)
     assert stage.net is not None
@@ -47,7 +47,7 @@ def answer(stage: Stage, inputs: Inputs) -> Float[Tensor, "b c f h w"]:
 
 @contextmanager
 def recorded(stage: Stage) -> Iterator[list[Inputs]]:
-    """Inside, the network records what it is fed and returns zeros, which costs nothing.
+    """A context in which the network only records its inputs and returns zeros, which is fast.
 
     A packed call counts as one call per clip, its text without padding. What the stage adds to the
     network's output is recorded as one more input, the baseline.
@@ -93,7 +93,7 @@ def recorded(stage: Stage) -> Iterator[list[Inputs]]:
 
 @contextmanager
 def watched(stage: Stage) -> Iterator[list[Inputs]]:
-    """Inside, what the network is fed is recorded, and it answers as it does."""
+    """A context in which the network records its inputs and computes its output as usual."""
     calls: list[Inputs] = []
 
     def note(_: nn.Module, arguments: tuple[Tensor, ...]) -> None:

@@ -1,4 +1,4 @@
-"""A proof as a page, and as a table on the terminal."""
+"""A proof as an HTML page and as a table on the terminal."""
 
 from pathlib import Path
 
@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.table import Table as Terminal
 from torch import Tensor
 
-from cascade.proof.found import Proof, Result, Verdict
+from cascade.proof.found import ClaimResult, Proof, Verdict
 from cascade.report import Cell, Film, Page
 from cascade.report.sections import Tone
 
@@ -18,9 +18,9 @@ PLURAL: dict[Verdict, str] = {
     "fails": "fail",
     "not checked": "could not be checked",
 }
-#: Frames of a video that are shown, evenly over its length.
+#: The largest number of frames shown of a video, evenly over its length.
 SHOWN = 8
-#: Pixels of a shown video's width.
+#: The width in pixels of a shown video.
 SIZE = 280
 
 
@@ -32,7 +32,7 @@ def write(proof: Proof, path: Path) -> Path:
         ("claim", "", "figure", "tolerance", "seconds"),
         [
             (
-                one.says,
+                one.statement,
                 Cell(one.found.verdict, TONES[one.found.verdict]),
                 one.found.figure,
                 one.found.tolerance,
@@ -47,15 +47,15 @@ def write(proof: Proof, path: Path) -> Path:
 
 
 def lead(proof: Proof) -> str:
-    """The verdict on the run in one sentence."""
+    """The verdicts on the run in one sentence."""
     counts = {PLURAL[name]: len(proof.of(name)) for name in TONES}
     said = [f"{count} {name}" for name, count in counts.items() if count]
     return f"Of {len(proof.results)} claims about this run {', '.join(said)}."
 
 
-def _section(page: Page, one: Result) -> None:
+def _section(page: Page, one: ClaimResult) -> None:
     found = one.found
-    page.section(one.name.capitalize(), one.says)
+    page.section(one.name.capitalize(), one.statement)
     verdict = Cell(found.verdict, TONES[found.verdict])
     rows: list[tuple[object, object]] = [("verdict", verdict)]
     rows += [("figure", found.figure), ("tolerance", found.tolerance)]
@@ -82,7 +82,7 @@ def strip(video: Float[Tensor, "3 f h w"]) -> Float[Tensor, "3 1 h wide"]:
 
 
 def show(proof: Proof, path: Path) -> None:
-    """The claims, what is wrong with each, and where the page is."""
+    """Print the claims, the errors found, and the path of the page."""
     console = Console(width=110)
     table = Terminal(title=f"proof of {proof.stage}, run {proof.run}")
     for column in ("claim", "verdict", "figure", "tolerance"):
@@ -99,7 +99,7 @@ def show(proof: Proof, path: Path) -> None:
 
 
 def _notes(proof: Proof) -> dict[tuple[Verdict, str], list[str]]:
-    """What is wrong, or why something was not checked, each with the claims that it concerns."""
+    """The notes of the claims that fail or were not checked, each with the names of its claims."""
     notes: dict[tuple[Verdict, str], list[str]] = {}
     for one in (*proof.of("fails"), *proof.of("not checked")):
         for note in one.found.notes:

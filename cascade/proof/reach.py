@@ -1,4 +1,4 @@
-"""The network's receptive field is what it states: nothing beyond it changes an output.
+"""The claim that no input outside the network's declared receptive field changes an output.
 
 A stage that trains on crops and runs on whole frames, or in windows and tiles, relies on it.
 """
@@ -19,31 +19,33 @@ AXES = ("frames", "height", "width")
 
 @torch.no_grad()
 def check(subject: Subject) -> Found:
-    """The claim's figures: how far a changed position reaches, by axis."""
+    """The claim's figures: how far a change of one position reaches, by axis."""
     net: Any = subject.bundled.net
-    stated = getattr(net, "receptive_field", None)
-    if stated is None:
+    declared = getattr(net, "receptive_field", None)
+    if declared is None:
         return _everywhere(subject)
     rows, wrong = [], []
-    radii = dict(zip(AXES, (stated[0], stated[1], stated[1]), strict=True))
+    radii = dict(zip(AXES, (declared[0], declared[1], declared[1]), strict=True))
     for axis, (name, radius) in enumerate(radii.items()):
         reached = max(_reaches(subject, axis, radius))
         bad = reached > radius or reached == 0
         rows.append((name, radius, Cell(reached, "bad" if bad else "good")))
         if reached > radius:
-            wrong.append(f"{name}: a change reaches {reached} positions far, {radius} are stated")
+            wrong.append(
+                f"{name}: a change reaches {reached} positions far, but {radius} are declared"
+            )
         elif not reached:
-            wrong.append(f"{name}: a change reaches nothing, not even its neighbours")
+            wrong.append(f"{name}: a change does not reach any other position")
     return judged(
         wrong,
         figure=", ".join(f"{row[0]} {row[2].value} of {row[1]}" for row in rows),
-        tolerance="no further than stated; beyond, outputs are equal bit by bit",
-        tables=[Table(columns=["axis", "stated", "reached"], rows=rows)],
+        tolerance="no further than declared; outputs beyond are equal bit by bit",
+        tables=[Table(columns=["axis", "declared", "reached"], rows=rows)],
     )
 
 
 def _everywhere(subject: Subject) -> Found:
-    """For full attention: a change anywhere reaches every position."""
+    """The result for full attention, where a change must reach every position."""
     net: Any = subject.bundled.net
     size = tuple(3 * side for side in net.multiple)
     inputs = _inputs(subject, size)
@@ -54,12 +56,12 @@ def _everywhere(subject: Subject) -> Found:
         if share < 1
         else [],
         figure=f"a change of one corner reaches {100 * share:g} % of the positions",
-        tolerance="all: the network states no receptive field, so it attends everywhere",
+        tolerance="all: the network declares no receptive field, so it attends everywhere",
     )
 
 
 def _reaches(subject: Subject, axis: int, radius: int) -> Iterator[int]:
-    """How far a change reaches along an axis, from every place in a cell of the network."""
+    """How far a change reaches along an axis, from each position within a cell of the network."""
     net: Any = subject.bundled.net
     side = net.multiple[axis]
     size = [2 * one if i and i != axis else one for i, one in enumerate(net.multiple)]
@@ -74,7 +76,7 @@ def _reaches(subject: Subject, axis: int, radius: int) -> Iterator[int]:
 
 
 def _changed(subject: Subject, inputs: list[Tensor], part: Tensor) -> Tensor:
-    """By position (f, h, w): the change of the output where `part` of the input is changed."""
+    """The change of the output at each position (f, h, w) when `part` of the input is changed."""
     net: Any = subject.bundled.net
     before = net(*inputs)
     kept = part.clone()
@@ -86,7 +88,7 @@ def _changed(subject: Subject, inputs: list[Tensor], part: Tensor) -> Tensor:
 
 
 def _inputs(subject: Subject, size: tuple[int, ...]) -> list[Tensor]:
-    """Inputs of the network on any grid: noise, and one text."""
+    """Inputs of the network on a grid of this size: noise and one text."""
     stage, device = subject.bundled, subject.device
     channels, cell = stage.codec.channels, stage.codec.cell
     count = (3 if stage.kind.takes_low else 2) * channels + cell

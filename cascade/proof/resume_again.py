@@ -1,7 +1,7 @@
-"""A resume gives the losses of the next steps again.
+"""The claim that a resume from a checkpoint repeats the losses and weights of the next steps.
 
-The run's state is linked into a temporary folder and trained there from the newest checkpoint that
-has logged losses after it; a finished run's last checkpoint has none.
+The run is resumed in a temporary folder from the newest checkpoint that has a logged loss or
+another checkpoint soon after it.
 """
 
 import tempfile
@@ -29,9 +29,9 @@ from cascade.proof.found import Found, NotCheckedError, Table, judged
 from cascade.proof.subject import Subject, data_config
 from cascade.report import Cell
 
-#: The logged loss of one step.
+#: The name of the logged loss of a step.
 LOSS = "train/loss"
-COLUMNS = ("step", "logged", "again", "relative difference")
+COLUMNS = ("step", "logged", "repeated", "relative difference")
 #: Lightning's warnings about a trainer without the run's other callbacks.
 EXPECTED = (
     *(".*LeafSpec.*", ".*not resumable.*", ".*weights_only.*", ".*`srun` command.*"),
@@ -39,8 +39,8 @@ EXPECTED = (
 )
 
 
-class Losses(pl.Callback):
-    """The mean loss of each step, summed over micro batches as the diagnostics do.
+class LoggedLosses(pl.Callback):
+    """Records the loss of each step, combined over micro-batches as the diagnostics do.
 
     `weights` are a copy of the stage's weights at step `at`.
     """
@@ -53,13 +53,13 @@ class Losses(pl.Callback):
         self._sum: Any = 0.0
 
     def on_train_start(self, trainer: pl.Trainer, _module: pl.LightningModule) -> None:
-        """The steps of the checkpoint were taken before."""
+        """Begin at the checkpoint's step."""
         self._step = trainer.global_step
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, *_: Any
     ) -> None:
-        """Add a micro batch; note the sum where it ends a step."""
+        """Add a micro-batch; record the loss at the end of a step."""
         self._sum = self._sum + (outputs["mean"] / trainer.accumulate_grad_batches).float()
         if trainer.global_step > self._step:
             self.by_step[self._step], self._sum = float(self._sum), 0.0
@@ -70,25 +70,25 @@ class Losses(pl.Callback):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Start:
-    """A checkpoint to resume from, and what the run left of the steps after it."""
+class ResumeStart:
+    """A checkpoint to resume from, and the run's records of the steps after it."""
 
     manifest: Manifest
     logged: Mapping[int, float]
     """Losses by step."""
     later: Manifest | None
-    """The next checkpoint, where it is near enough to train up to it."""
+    """The next checkpoint, if it is near enough to train up to it."""
 
     @property
     def steps(self) -> int:
-        """Steps to train."""
+        """The number of steps to train, up to the last logged loss and the next checkpoint."""
         ends = [step + 1 for step in self.logged]
         ends += [] if self.later is None else [self.later.step]
         return max(ends) - self.manifest.step
 
 
 def check(subject: Subject) -> Found:
-    """The claim's figures: each loss as it was logged and as it comes again, and the weights."""
+    """The claim's figures: each loss as logged and as repeated, and the weights' difference."""
     subject.clips()
     start = _start(subject)
     changes = _changes(subject, start.manifest)
@@ -104,11 +104,13 @@ def check(subject: Subject) -> Found:
         worst = max(worst, off)
         rows.append((step + 1, logged, now, Cell(off, "good" if off <= allowed else "bad")))
         if not off <= allowed:
-            wrong.append(f"step {step + 1}: the loss was {logged!r}, a resume gives {now!r}")
-    figure = f"losses differ by {worst:.2g} of themselves at most" if rows else "no loss is logged"
+            wrong.append(
+                f"step {step + 1}: the logged loss is {logged!r}, but a resume gives {now!r}"
+            )
+    figure = f"losses differ by at most {worst:.2g} (relative)" if rows else "no loss is logged"
     if start.later is not None:
         off = _apart(subject, start.later, weights)
-        figure += f", weights by {off:.2g} from the checkpoint at step {start.later.step}"
+        figure += f", weights by {off:.2g} from the checkpoint of step {start.later.step}"
         if off and not changes:
             wrong.append(
                 f"step {start.later.step}: the weights differ from the checkpoint's by up to "
@@ -122,8 +124,8 @@ def check(subject: Subject) -> Found:
     )
 
 
-def _start(subject: Subject) -> Start:
-    """The newest checkpoint with logged losses, or a checkpoint, few steps after it."""
+def _start(subject: Subject) -> ResumeStart:
+    """The newest intact checkpoint with a logged loss, or another checkpoint, soon after it."""
     most, rows = (int(subject.settings.resume[name]) for name in ("steps", "rows"))
     curve = dict(read_curves(subject.run).get(LOSS, []))
     if not subject.saved:
@@ -135,7 +137,7 @@ def _start(subject: Subject) -> Start:
         near = later if later is not None and later.step <= end else None
         if (after or near) and not damages(folder_of(subject.run, manifest.step)):
             logged = {step: curve[step] for step in after[:rows]}
-            return Start(manifest=manifest, logged=logged, later=near)
+            return ResumeStart(manifest=manifest, logged=logged, later=near)
         later = manifest
     steps = ", ".join(str(one.step) for one in subject.saved)
     raise NotCheckedError(
@@ -147,20 +149,20 @@ def _start(subject: Subject) -> Start:
 
 
 def _apart(subject: Subject, later: Manifest, weights: Mapping[str, Tensor]) -> float:
-    """The largest difference of weights from those of a checkpoint."""
+    """The largest difference between `weights` and those of a checkpoint."""
     state = StateFile().load_checkpoint(folder_of(subject.run, later.step) / STATE)["state_dict"]
     if state.keys() != weights.keys():
         return float("inf")
     return max(float((state[name].cpu() - weights[name]).abs().max()) for name in state)
 
 
-def resume(subject: Subject, start: Start) -> tuple[dict[int, float], dict[str, Tensor]]:
-    """The losses by step after a checkpoint, trained in a temporary folder, and the weights then.
+def resume(subject: Subject, start: ResumeStart) -> tuple[dict[int, float], dict[str, Tensor]]:
+    """The losses of the steps after a checkpoint, by step, and the weights at the next checkpoint.
 
-    The weights are those at the next checkpoint, if one was found.
+    Trains in a temporary folder; the weights are empty if there is no next checkpoint.
     """
     config = subject.config
-    losses = Losses(None if start.later is None else start.later.step)
+    losses = LoggedLosses(None if start.later is None else start.later.step)
     pl.seed_everything(config["seed"], workers=True, verbose=False)
     stage = instantiate(config["stage"], _convert_="all")
     stage.text.prepare()
@@ -178,7 +180,9 @@ def resume(subject: Subject, start: Start) -> tuple[dict[int, float], dict[str, 
     return losses.by_step, losses.weights
 
 
-def _trainer(subject: Subject, start: Start, folder: Path, losses: Losses) -> pl.Trainer:
+def _trainer(
+    subject: Subject, start: ResumeStart, folder: Path, losses: LoggedLosses
+) -> pl.Trainer:
     """The run's trainer on one device: nothing is validated, logged or saved."""
     config, manifest = subject.config, start.manifest
     own = {k: v for k, v in config["trainer"].items() if k not in ("strategy", "num_nodes")}
@@ -209,7 +213,7 @@ def _trainer(subject: Subject, start: Start, folder: Path, losses: Losses) -> pl
 
 
 def _changes(subject: Subject, manifest: Manifest) -> Sequence[str]:
-    """What changes the arithmetic since the checkpoint was written."""
+    """What has changed since the checkpoint was written and can change the arithmetic."""
     pairs = {
         "device": (manifest.device, device(subject.device)),
         "processes": (manifest.world, 1),
@@ -217,5 +221,5 @@ def _changes(subject: Subject, manifest: Manifest) -> Sequence[str]:
     }
     changed = [f"{name} {old} → {new}" for name, (old, new) in pairs.items() if old != new]
     if subject.device.type != "cpu" and not torch.are_deterministic_algorithms_enabled():
-        changed.append("a GPU's sums are not deterministic")
+        changed.append("sums on a GPU are not deterministic")
     return changed

@@ -1,4 +1,4 @@
-"""The data of the run is what it was trained on, and its held-out clips decode."""
+"""The claim that the run's data is unchanged since training, and its held-out clips decode."""
 
 from cascade.proof.found import Found, NotCheckedError, Table, judged
 from cascade.proof.subject import Subject
@@ -14,7 +14,7 @@ def check(subject: Subject) -> Found:
     wrong = []
     if wanted != found:
         wrong.append(
-            f"the bundle was trained on data {wanted}, the data there is {found}; "
+            f"the bundle was trained on data {wanted}, but the data is now {found}; "
             "samples, captions or the depth of the index have changed since"
         )
     failed = [f"{failure.key} ({failure.reason})" for failure in subject.data.failures]

@@ -1,4 +1,4 @@
-"""One bundle gives one video: saved and loaded again, and whatever else is in the batch."""
+"""The claims that a bundle gives the same video after a reload, and in any batch."""
 
 import tempfile
 from collections.abc import Sequence
@@ -11,18 +11,18 @@ from torch import Tensor
 from cascade.bundle import load_stage, read_stage, save_bundle
 from cascade.checkpoint.checkpoint_folder import STATE, folder_of
 from cascade.checkpoint.state_file import StateFile
-from cascade.proof.found import Found, Pictures, Table, judged
+from cascade.proof.found import ClaimPictures, Found, Table, judged
 from cascade.proof.subject import Subject, grid_of, taken
 from cascade.report import Cell
 from cascade.stage import Stage, Video
 
-#: Which videos of the batch are made alone.
+#: The videos of the batch that are also sampled alone.
 ALONE = (0, -1)
 
 
 @torch.no_grad()
 def check_bundle(subject: Subject) -> Found:
-    """The claim's figures: the largest difference of a video, and of an averaged weight."""
+    """The claim's figures: the largest difference of a pixel, and of an averaged weight."""
     videos = {"the stage as it trains": _videos(subject, subject.trained, range(2))}
     videos["the bundle"] = _videos(subject, subject.bundled, range(2))
     with tempfile.TemporaryDirectory() as folder:
@@ -66,7 +66,7 @@ def check_bundle(subject: Subject) -> Found:
 
 @torch.no_grad()
 def check_batch(subject: Subject) -> Found:
-    """The claim's figure: the largest difference of a video made alone and in a batch."""
+    """The claim's figure: the largest difference of a pixel, alone and in a batch."""
     size = subject.settings.batch
     together = _videos(subject, subject.bundled, range(size))
     allowed = float(subject.settings.tolerances["batch"])
@@ -78,18 +78,18 @@ def check_batch(subject: Subject) -> Found:
         pictures.append((f"video {place}", [together[place].cpu(), alone[0].cpu()]))
     worst = max(off)
     return judged(
-        [f"a video alone differs from the same in a batch of {size} by {worst:.3g}"]
+        [f"a video sampled alone differs from the same in a batch of {size} by {worst:.3g}"]
         if not worst <= allowed
         else [],
         figure=f"videos differ by {worst:.2g} at most, in [-1, 1]",
-        tolerance=f"{allowed:g}: other shapes of a batch sum in another order",
-        tables=[Table(columns=["made alone", "largest difference"], rows=rows)],
-        pictures=[Pictures(columns=[f"in a batch of {size}", "alone"], rows=pictures)],
+        tolerance=f"{allowed:g}: another batch size changes the order of sums",
+        tables=[Table(columns=["sampled alone", "largest difference"], rows=rows)],
+        pictures=[ClaimPictures(columns=[f"in a batch of {size}", "alone"], rows=pictures)],
     )
 
 
 def _videos(subject: Subject, stage: Stage, rows: Sequence[int], *, of: int = 0) -> Video:
-    """Videos of the first captions, by few steps; `rows` are those of a batch of `of`."""
+    """Videos of few sampler steps: those numbered `rows` in a batch of `of` captions."""
     few = taken(subject.few(of or len(rows)), rows)
     clip = subject.trained.clip(few["video"])
     return stage.sample(
@@ -102,7 +102,7 @@ def _videos(subject: Subject, stage: Stage, rows: Sequence[int], *, of: int = 0)
 
 
 def _averages(subject: Subject) -> tuple[float | None, str]:
-    """The largest difference of the bundle's weights and the newest checkpoint's averages."""
+    """The largest difference between the bundle's weights and its checkpoint's averages."""
     steps, sigma = subject.card["steps"], subject.card["sigma_rel"]
     found = next((one for one in subject.saved if one.step == steps), None)
     if found is None:
@@ -113,7 +113,9 @@ def _averages(subject: Subject) -> tuple[float | None, str]:
     weights = subject.bundled.state_dict()
     wanted: dict[str, Tensor] = {**state["state_dict"], **averages}
     if wanted.keys() != weights.keys():
-        return float("inf"), f"the averages of step {steps} have other names than the bundle's"
+        return float(
+            "inf"
+        ), f"the averages of step {steps} and the bundle have different parameters"
     off = [float((wanted[n].cpu() - weights[n].cpu()).abs().max()) for n in weights]
     return max(off), f"the averages (width {sigma:g}) of the checkpoint at step {steps}"
 

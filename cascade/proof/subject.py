@@ -1,4 +1,4 @@
-"""The run that is proved: its folder, its stage as it trains and as it samples, its data."""
+"""The run that is checked: its folder, its stage in training and in its bundle, its data."""
 
 import copy
 from collections.abc import Mapping, Sequence
@@ -23,13 +23,13 @@ from cascade.grid import Grid
 from cascade.proof.found import NotCheckedError
 from cascade.stage import Batch, Stage, TrainableStage
 
-#: The key of every draw that a proof makes.
+#: The purpose of all random draws of a proof.
 PURPOSE = "prove"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Settings:
-    """How much is checked; `conf/prove.yaml` explains each."""
+class ProofSettings:
+    """The settings of a proof, which `conf/prove.yaml` explains."""
 
     clips: int
     draws: int
@@ -45,41 +45,42 @@ class Settings:
 
 @dataclass(frozen=True, kw_only=True)
 class Subject:
-    """A trained run, opened; nothing here writes into its folder."""
+    """A trained run; nothing here writes into its folder."""
 
     run: Path
     config: dict[str, Any]
     card: dict[str, Any]
     saved: list[Manifest]
-    """The manifests of the checkpoints that are still there, newest first."""
+    """The manifests of the checkpoints that still exist, newest first."""
     trained: TrainableStage
-    """The stage as training has it, with the bundle's weights."""
+    """The stage built from the run's config, with the bundle's weights."""
     bundled: Stage
-    """The stage as the bundle has it: what samples."""
-    settings: Settings
+    """The stage loaded from the bundle, as for sampling."""
+    settings: ProofSettings
     data: Any
-    """The data module; none where `missing` says why."""
+    """The data module; None if the data is missing."""
     held: Batch | None
     """Held-out clips of one shape."""
     missing: str
+    """Why the data is missing; empty if it is there."""
 
     @property
     def device(self) -> torch.device:
-        """Where the stages are."""
+        """The device of the stages."""
         return torch.device(self.bundled.device)
 
     def clips(self) -> Batch:
         """Held-out clips of one shape.
 
         Raises:
-            NotCheckedError: the data is not there.
+            NotCheckedError: the data is missing.
         """
         if self.held is None:
             raise NotCheckedError(self.missing)
         return self.held
 
     def few(self, count: int) -> Batch:
-        """`count` clips: held out, or noise where the data is not there; some twice if need be."""
+        """`count` held-out clips, repeated if there are fewer; noise if the data is missing."""
         held = self.held or self._noise(count)
         positions = range(len(held["position"]))
         rows = [positions[i % len(positions)] for i in range(count)]
@@ -126,7 +127,7 @@ def find(run: Path, *, train: str) -> dict[str, Any]:
         state, error = status(run)
         raise ValueError(
             f"prove: {run} has no bundle: the run is {state}{f' ({error})' if error else ''}; "
-            f"finish it with the same command that began it: {train}"
+            f"finish it with the command that started it: {train}"
         )
     return read_card(run / "bundle")
 
@@ -134,7 +135,7 @@ def find(run: Path, *, train: str) -> dict[str, Any]:
 def config_of(run: Path, composed: dict[str, Any], saved: Sequence[Manifest]) -> dict[str, Any]:
     """The config that the run was trained with, from its newest checkpoint.
 
-    A run whose checkpoints were removed is proved under the composed config, if that is its own.
+    A run without checkpoints is checked with the composed config, if that is the run's own.
 
     Raises:
         ConfigChangedError: it is not; add the overrides that the run was trained with.
@@ -146,9 +147,9 @@ def config_of(run: Path, composed: dict[str, Any], saved: Sequence[Manifest]) ->
 
 
 def open_run(
-    run: Path, config: dict[str, Any], card: dict[str, Any], settings: Settings
+    run: Path, config: dict[str, Any], card: dict[str, Any], settings: ProofSettings
 ) -> Subject:
-    """The run, its stages on their device, its data where that is there."""
+    """Open a run: its stages on their device, and its data if that exists."""
     device = settings.device
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -190,9 +191,9 @@ def data_config(config: Mapping[str, Any], **changes: Mapping[str, Any]) -> dict
 
 
 def _data(
-    config: Mapping[str, Any], stage: Stage, settings: Settings
+    config: Mapping[str, Any], stage: Stage, settings: ProofSettings
 ) -> tuple[Any, Batch | None, str]:
-    """The data module and held-out clips of one shape, or the reason why there are none."""
+    """The data module and held-out clips of one shape, or the reason why the data is missing."""
     data = None
     try:
         most = max(settings.clips, settings.batch)

@@ -1,4 +1,4 @@
-"""Videos between grids and between files: axes `b c f h w`, pixels in [-1, 1], times in seconds."""
+"""Resampling, reading and writing videos: axes `b c f h w`, pixels in [-1, 1], times in seconds."""
 
 from cascade.video.read import frame_size, load_clip, read_frames, read_image
 from cascade.video.resample import (

@@ -1,4 +1,4 @@
-"""Resampling between grids: antialiased in space, by whole factors in time; pixels and bytes."""
+"""Resampling between grids, antialiased in space, by integer factors in time; bytes and floats."""
 
 import torch
 from jaxtyping import Float, UInt8
@@ -26,7 +26,7 @@ def covering(height: int, width: int, cover: tuple[int, int], zoom: float = 1) -
 def scale_frames(
     frames: UInt8[Tensor, "f h w c"], size: tuple[int, int]
 ) -> UInt8[Tensor, "c f y x"]:
-    """Decoded frames at another (height, width), antialiased: of training clips and of prompts."""
+    """Decoded frames resized to (height, width) with antialiasing, for training and for prompts."""
     x = frames.permute(0, 3, 1, 2)
     if size != tuple(x.shape[2:]):
         x = F.interpolate(x, size=size, mode="bilinear", antialias=True)
@@ -34,7 +34,7 @@ def scale_frames(
 
 
 def bicubic(x: Video, height: int, width: int) -> Resized:
-    """Antialiased bicubic resampling of each frame, held within [-1, 1]: the plain way in space."""
+    """Antialiased bicubic resampling of each frame, clamped to [-1, 1]: the baseline of SSR."""
     return _resample(x, height, width, "bicubic").clamp(-1, 1)
 
 
@@ -69,17 +69,17 @@ def _resample(x: Tensor, height: int, width: int, mode: str) -> Tensor:
 
 
 def every(x: Video, factor: int) -> Retimed:
-    """Frames 0, k, 2k and so on, k being the factor."""
+    """Frames 0, k, 2k and so on, where k is the factor."""
     return x[:, :, ::factor]
 
 
 def hold(x: Video, factor: int) -> Retimed:
-    """Each frame shown k times."""
+    """Each frame repeated k times."""
     return x.repeat_interleave(factor, dim=2)
 
 
 def linear(x: Video, factor: int) -> Retimed:
-    """Frames between the kept ones by linear interpolation, the last held: the plain way in time.
+    """Linear interpolation between frames, with the last one repeated: the baseline of TSR.
 
     Frame k·i of the result is frame i of `x`.
     """
@@ -94,10 +94,10 @@ def frame_times(grid: Grid) -> Float[Tensor, " f"]:
 
 
 def to_uint8(x: Float[Tensor, "*n"]) -> UInt8[Tensor, "*n"]:
-    """[-1, 1] to 0…255, rounded."""
+    """Floats in [-1, 1] to bytes 0…255, rounded."""
     return ((x.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
 
 
 def to_float(x: UInt8[Tensor, "*n"]) -> Float[Tensor, "*n"]:
-    """0…255 to [-1, 1], in float32."""
+    """Bytes 0…255 to float32 in [-1, 1]."""
     return x / 127.5 - 1

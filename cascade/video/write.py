@@ -1,4 +1,4 @@
-"""Videos to files: mp4 (H.264), gif and png."""
+"""Writes videos to files: mp4 (H.264), gif and png."""
 
 from fractions import Fraction
 from itertools import pairwise
@@ -18,9 +18,9 @@ from cascade.video.resample import to_uint8
 
 
 class Mp4Writer:
-    """An H.264 file that grows frame by frame, so that a long video is never whole in memory.
+    """An H.264 file written frame by frame, so that a long video need not fit into memory.
 
-    H.264 in 4:2:0 wants even sides: an odd one gets its last row or column twice.
+    H.264 in 4:2:0 needs even sides: the last row or column of an odd side is repeated.
     """
 
     def __init__(self, path: str | Path, *, fps: float, crf: int = 18) -> None:
@@ -74,13 +74,13 @@ def _even(video: Tensor) -> Tensor:
 
 
 def write_mp4(path: str | Path, video: Float[Tensor, "3 f h w"], fps: float, crf: int = 18) -> None:
-    """Write H.264; `crf` 0 is lossless but for the colour space, 18 looks so."""
+    """Write H.264; `crf` 0 is lossless except for the colour space, 18 is visually lossless."""
     with Mp4Writer(path, fps=fps, crf=crf) as writer:
         writer.write(video)
 
 
 def write_gif(path: str | Path, video: Float[Tensor, "3 f h w"], fps: float) -> None:
-    """Write a looping gif; its clock ticks in 10 ms, so frames last unequally but keep time."""
+    """Write a looping gif; frame durations are multiples of 10 ms, rounded so as not to drift."""
     frames = to_uint8(video).permute(1, 2, 3, 0).cpu().numpy()
     ticks = [round(100 * i / fps) for i in range(len(frames) + 1)]
     lasting = [10 * max(b - a, 1) for a, b in pairwise(ticks)]
@@ -94,10 +94,10 @@ def write_png(path: str | Path, image: Float[Tensor, "3 h w"]) -> None:
 
 
 def write_video(path: str | Path, video: Float[Tensor, "3 f h w"], fps: float) -> None:
-    """Write mp4, gif or (one frame only) png, as the name ends.
+    """Write mp4, gif or (one frame only) png, according to the file name's suffix.
 
     Raises:
-        ValueError: another ending, or several frames into a png.
+        ValueError: another suffix, or several frames for a png.
     """
     match Path(path).suffix.lower():
         case ".mp4":
@@ -108,7 +108,7 @@ def write_video(path: str | Path, video: Float[Tensor, "3 f h w"], fps: float) -
             write_png(path, video[:, 0])
         case ".png":
             raise ValueError(
-                f"{path}: a png holds one frame, got {video.shape[1]}; write an mp4 or a gif"
+                f"{path}: a png has one frame, got {video.shape[1]}; write an mp4 or a gif"
             )
         case suffix:
             raise ValueError(f"{path}: videos are written as .mp4, .gif or .png, got {suffix!r}")

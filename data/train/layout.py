@@ -17,7 +17,7 @@ log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Layout:
+class SampleLayout:
     """Training samples `chosen`, of which `pool` is drawn from by `plan`, and held-out samples.
 
     `held` are rows of `held_of`: of `chosen`, or of separate validation sets.
@@ -55,7 +55,7 @@ def lay_out(
     selection: SelectionOptions,
     validation: ValidationOptions,
     seed: int,
-) -> Layout:
+) -> SampleLayout:
     """Read the indices, select samples, hold some out, and make the plan.
 
     Raises:
@@ -84,7 +84,7 @@ def lay_out(
         image_share=image_share or (None if rules.need.frames == 1 else 0.0),
     )
     plan: Callable[..., Plan] = PackedPlan if rules.packed else BucketPlan
-    return Layout(
+    return SampleLayout(
         chosen=chosen,
         pool=pool,
         plan=plan(pool, batch=rules.batch, seed=seed),

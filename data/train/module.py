@@ -25,7 +25,7 @@ from data.plan.sets import Set, Shards, named
 from data.plan.survey import Survey
 from data.shards.caption import Captions
 from data.train.clip import Clipper
-from data.train.layout import Layout, lay_out
+from data.train.layout import SampleLayout, lay_out
 from data.train.loader import Batches, Loader, RowChoice
 from data.train.options import (
     ClipOptions,
@@ -130,7 +130,7 @@ class ShardData(pl.LightningDataModule):
         self.fingerprint = ""
         self._quarantine = Quarantine()
         self._quarantined: list[dict[str, Any]] = []
-        self._layout: Layout | None = None
+        self._layout: SampleLayout | None = None
         self._loaders: list[Loader] = []
 
     def prepare_data(self) -> None:
@@ -164,7 +164,7 @@ class ShardData(pl.LightningDataModule):
         self.fingerprint = self.chosen.index.fingerprint
 
     @property
-    def layout(self) -> Layout:
+    def layout(self) -> SampleLayout:
         """The selected and ordered samples."""
         self.setup()
         assert self._layout is not None

@@ -16,10 +16,10 @@ class Denoise:
     """The weighted denoising loss of every example of a batch."""
 
     def check(self, stage: TrainableStage) -> None:
-        """Every stage can be trained so."""
+        """Nothing to check: every stage can be trained to denoise."""
 
     def losses(self, stage: TrainableStage, batch: Batch, *, purpose: str) -> Losses:
-        """The loss of each sample; in a packed batch the loss that each clip has alone."""
+        """The loss of each sample; in a packed batch, each clip's loss is the same as alone."""
         seed, diffusion = stage.recipe.seed, stage.diffusion
         parts = [
             noised(one, diffusion, seed=seed, purpose=purpose)
@@ -49,5 +49,5 @@ class Denoise:
         stage: TrainableStage,  # noqa: ARG002 (the interface of all objectives)
         batch: Batch,  # noqa: ARG002
     ) -> dict[str, Float[Tensor, " b"]]:
-        """None beside the loss."""
+        """No metrics besides the loss."""
         return {}

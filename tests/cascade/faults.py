@@ -38,7 +38,7 @@ def text_lost() -> None:
 
 
 def low_cut() -> None:
-    """The network does not get the video of the stage before."""
+    """The network does not get the video of the previous stage."""
     from dataclasses import replace
 
     from stages.stage import Stage

@@ -19,14 +19,14 @@ pytestmark = pytest.mark.skipif(BROWSER is None, reason="left out: no chromium o
 
 
 def browse(page: Path, folder: Path, *options: str) -> str:
-    told = [
+    command = [
         BROWSER,
         *OPTIONS,
         f"--user-data-dir={folder / 'profile'}",
         *options,
         page.absolute().as_uri(),
     ]
-    done = subprocess.run(told, capture_output=True, text=True, timeout=120, check=True)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
     return done.stdout
 
 
@@ -54,8 +54,8 @@ def test_a_page_is_drawn_and_asks_for_nothing_else(tmp_path):
 @pytest.mark.parametrize("width", [1200, 420])
 def test_nothing_is_wider_than_the_window(tmp_path, width):
     page = example(tmp_path)
-    told = "document.title = document.documentElement.scrollWidth + ' of ' + innerWidth"
-    text = page.read_text().replace("</body>", f"<script>{told}</script></body>")
+    script = "document.title = document.documentElement.scrollWidth + ' of ' + innerWidth"
+    text = page.read_text().replace("</body>", f"<script>{script}</script></body>")
     page.write_text(text)
     shown = browse(page, tmp_path, "--dump-dom", f"--window-size={width},900")
     found = re.search(r"<title>(\d+) of (\d+)</title>", shown)

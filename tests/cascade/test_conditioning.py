@@ -13,9 +13,9 @@ from cascade.conditioning import (
     Modes,
     Prompt,
     Way,
-    bring,
     choose,
     source_names,
+    to_grid,
     unseen,
     ways,
 )
@@ -23,7 +23,7 @@ from cascade.conditioning import whole_frames as whole
 from cascade.grid import Grid
 from cascade.video import write_mp4, write_png
 
-FIXING = tuple(name for name, way in ways.items() if way.fixes)
+FIXING = tuple(name for name, way in ways.items() if way.gives_frames)
 FRAMES = 32
 CPU = torch.device("cpu")
 
@@ -136,13 +136,13 @@ def test_a_region_is_kept_and_pasted_and_no_frame_is_whole() -> None:
 def test_places_that_do_not_fit_are_refused() -> None:
     clip = clips()
     for indices in ([0, 8], [1, 1], [-1, 2], [3]):
-        with pytest.raises(ValueError, match=r"2 need as many different places in 0…7, got"):
+        with pytest.raises(ValueError, match=r"2 frames need 2 different indices in 0…7, got"):
             conditioning.fill_in(clip[:, :, :2], indices, 8)
     with pytest.raises(ValueError, match=r"in 0…3, got \[-4, "):
         conditioning.extend_backward(clip, 4)
     with pytest.raises(ValueError, match=r"overlap must lie in 1…2, .*, got 3"):
         conditioning.connect(clip[:, :, :2], clip, 8, 3)
-    with pytest.raises(ValueError, match="different places"):
+    with pytest.raises(ValueError, match="different indices"):
         conditioning.connect(clip, clip, 3, 2)
     with pytest.raises(ValueError, match="must be at least 1, got 8 and 0"):
         conditioning.extend_backward(clip[:, :, :1], 8, stride=0)
@@ -160,11 +160,11 @@ def test_every_stage_is_given_frames_at_its_own_times_and_the_base_has_some(
     for position in range(32):
         given = modes.draw(clock(FRAMES), seed=0, positions=[position])
         for factor, grid in stages(stride):
-            brought = bring(given, grid, CPU)
+            brought = to_grid(given, grid, CPU)
             times = clock(FRAMES)[:, :, ::factor] * brought.mask
             assert torch.equal(brought.frames, times)
             assert torch.equal(brought.mask, given.mask[:, :, ::factor])
-        assert bring(given, grid, CPU).mask.any(), "the base is given nothing"
+        assert to_grid(given, grid, CPU).mask.any(), "the base is given nothing"
 
 
 @pytest.mark.parametrize("stride", [1, 2, 4, 8])
@@ -179,9 +179,9 @@ def test_what_a_stage_is_given_of_a_users_files_is_what_its_training_draws(
         assert prompt.given is not None
         assert prompt.end in (None, frames_of(prompt.given)[-1] + 1)
         for factor, own in stages(stride):
-            mask = bring(prompt.given, own, CPU).mask.bool()
-            practised = Modes(shares={way: 1.0}, stride=stride // factor)
-            drawn = practised.mask(own.shape, seed=0, positions=range(400))
+            mask = to_grid(prompt.given, own, CPU).mask.bool()
+            trained = Modes(shares={way: 1.0}, stride=stride // factor)
+            drawn = trained.mask(own.shape, seed=0, positions=range(400))
             assert (drawn.expand(400, *mask.shape[1:]) == mask).flatten(1).all(1).any()
         assert mask.any(), "the base is given nothing"
         assert not mask.all(), "the base is left nothing to make"
@@ -227,11 +227,11 @@ def test_one_entry_is_all_that_a_way_needs(monkeypatch: pytest.MonkeyPatch) -> N
 
     entry = Way(
         name="numbered",
-        says="one frame",
+        description="one frame",
         needs=(("number",),),
         read=lambda f: numbered(f.sources["number"], f.grid.frames),
         draw=ways["image"].draw,
-        fewest=2,
+        min_frames=2,
     )
     monkeypatch.setitem(ways, "numbered", entry)
     assert Modes(shares={"numbered": 1.0}).names(8, seed=0, positions=[0]) == ["numbered"]
@@ -239,7 +239,7 @@ def test_one_entry_is_all_that_a_way_needs(monkeypatch: pytest.MonkeyPatch) -> N
     prompt = conditioning.prompt(grid, number=3)
     assert prompt.given is not None
     assert frames_of(prompt.given) == [3]
-    with pytest.raises(ValueError, match="there are text, .*, numbered"):
+    with pytest.raises(ValueError, match="known: text, .*, numbered"):
         choose("nothing", [])
 
 
@@ -269,9 +269,7 @@ def test_every_way_names_what_it_lacks_and_what_it_does_not_take() -> None:
             for extra in set(source_names()) - {one for set_ in way.needs for one in set_}:
                 with pytest.raises(ValueError, match=rf"^way={name} takes .*, not {extra}=…"):
                     choose(name, [*needed, extra])
-    with pytest.raises(ValueError, match=r"^way=sideways: no such way to prompt; there are text, "):
+    with pytest.raises(ValueError, match=r"^way=sideways: unknown way to prompt; known: text, "):
         choose("sideways", ["video"])
-    with pytest.raises(
-        ValueError, match=r"takes image=… and video=… and no more\. .*loop: video=…"
-    ):
+    with pytest.raises(ValueError, match=r"takes exactly image=… and video=…\. .*loop: video=…"):
         choose(None, ["video", "image"])

@@ -76,7 +76,7 @@ def test_other_widths_and_other_modules_are_refused() -> None:
     _, ema = averaged(5, (0.1,))
     with pytest.raises(ValueError, match=r"widths \[0.1\], the config \[0.2\]"):
         PowerEMA(Track(5), (0.2,)).load_state_dict(ema.state_dict())
-    with pytest.raises(ValueError, match="differ in \\['weight'\\]"):
+    with pytest.raises(ValueError, match="different parameters: \\['weight'\\]"):
         PowerEMA(Track(6), (0.1,)).load_state_dict(ema.state_dict())
     with pytest.raises(ValueError, match=r"width 0.3 is not tracked"):
         ema.copy_to(Track(5), 0.3)

@@ -77,7 +77,7 @@ def test_frames_far_on_in_a_video_have_noise() -> None:
 
 @pytest.mark.parametrize("frames", [range(0, 8, 2), range(-1, 3), range(5, 0, -1)])
 def test_a_window_with_gaps_or_below_0_is_refused(frames: range) -> None:
-    with pytest.raises(ValueError, match=r"start.*neighbours from 0 on, got range"):
+    with pytest.raises(ValueError, match=r"start.*consecutive and at least 0, got range"):
         window([0], frames)
 
 

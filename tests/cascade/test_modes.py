@@ -148,19 +148,19 @@ def test_drawing_takes_one_copy_to_the_clips_device() -> None:
 
 
 def test_shares_that_are_none_are_refused() -> None:
-    with pytest.raises(ValueError, match="at least must be more than 0"):
+    with pytest.raises(ValueError, match="at least one share must be more than 0"):
         Modes(shares={})
-    with pytest.raises(ValueError, match="at least must be more than 0"):
+    with pytest.raises(ValueError, match="at least one share must be more than 0"):
         Modes(shares={"text": 0.0})
     with pytest.raises(ValueError, match=r"share of image must be 0 or more, got -0\.1"):
         Modes(shares={"text": 1.0, "image": -0.1})
-    with pytest.raises(ValueError, match=r"modes: sideways: no such way to prompt; there are text"):
+    with pytest.raises(ValueError, match=r"modes: sideways: unknown way to prompt; known: text"):
         Modes(shares={"text": 1.0, "sideways": 0.0})
-    with pytest.raises(ValueError, match="restyle needs no practice"):
+    with pytest.raises(ValueError, match="restyle is not trained"):
         Modes(shares={"text": 1.0, "restyle": 0.1})
-    with pytest.raises(ValueError, match="modes: sideways: no such way"):
+    with pytest.raises(ValueError, match="modes: sideways: unknown way"):
         Modes(shares={"text": 1.0}, only="sideways")
-    with pytest.raises(ValueError, match="restyle needs no practice"):
+    with pytest.raises(ValueError, match="restyle is not trained"):
         Modes(shares={"text": 1.0}, only="restyle")
     with pytest.raises(ValueError, match="stride must be at least 1, got 1 and 0"):
         Modes(shares={"text": 1.0}, stride=0)
@@ -174,7 +174,7 @@ def composed(*overrides: str, root: str = "train") -> Any:
         return compose(root, overrides=list(overrides))
 
 
-def test_a_way_that_no_config_lists_is_not_practised(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_way_that_no_config_lists_is_not_trained(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(ways, "new", ways["image"])
     for debug in ([], ["debug=overfit"]):
         modes = instantiate(composed("stage=demo/base", *debug).stage.train.modes)
@@ -182,7 +182,7 @@ def test_a_way_that_no_config_lists_is_not_practised(monkeypatch: pytest.MonkeyP
 
 
 @pytest.mark.parametrize("stage", ["demo/base", "demo/tsr1", "imagen_video/ssr3"])
-def test_an_overfitted_stage_practises_text_alone(stage: str) -> None:
+def test_an_overfitted_stage_trains_text_alone(stage: str) -> None:
     modes = instantiate(composed(f"stage={stage}", "debug=overfit").stage.train.modes)
     assert modes.probabilities(128) == {"text": 1.0}
 

@@ -35,7 +35,7 @@ def test_a_clip_without_its_caption_is_refused(clip, tmp_path):
 
 
 @pytest.mark.slow
-def test_a_clip_is_judged_beside_the_plain_way(clip, tmp_path):
+def test_a_clip_is_compared_with_plain_interpolation(clip, tmp_path):
     command = [sys.executable, "-m", "cascade.overfit", "stage=demo/ssr1", "debug=overfit"]
     command += [f"clip={clip}", f"paths.runs={tmp_path}", "logger=csv", "stage.train.steps=4"]
     command += ["trainer.enable_progress_bar=false", "name=overfit"]
@@ -43,11 +43,11 @@ def test_a_clip_is_judged_beside_the_plain_way(clip, tmp_path):
     options = {"env": env, "capture_output": True, "text": True, "timeout": 200}
     passed = subprocess.run([*command, "min_psnr=0", "min_gain=-99"], **options)
     assert passed.returncode == 0, passed.stderr[-2000:]
-    assert "plain" in passed.stdout
+    assert "interpolation" in passed.stdout
     run = tmp_path / "demo/ssr1/overfit"
     frames, _ = read_frames(run / "clip.mp4")
     assert frames.shape == read_frames(run / "back.mp4")[0].shape
     failed = subprocess.run([*command, "min_psnr=99", "min_gain=-99"], **options)
     assert failed.returncode != 0
-    assert "99.00 were wanted; look at" in failed.stderr
+    assert "99.00 dB are required; compare" in failed.stderr
     assert "Traceback" not in failed.stderr

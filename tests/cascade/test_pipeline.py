@@ -5,7 +5,7 @@ import torch
 
 from cascade import conditioning
 from cascade.bundle import BundleError, save_cascade
-from cascade.conditioning import Given, bring
+from cascade.conditioning import Given, to_grid
 from cascade.evaluate import fingerprint
 from cascade.grid import Grid
 from cascade.pipeline import Cascade
@@ -104,7 +104,7 @@ def test_earlier_stages_are_given_the_frames_at_their_own_times_alone():
     frames = torch.arange(8.0).view(1, 1, 8, 1, 1).expand(1, 3, 8, 4, 4) / 8
     mask = torch.zeros(1, 1, 8, 4, 4)
     mask[:, :, [0, 3, 6, 7]] = 1
-    low = bring(
+    low = to_grid(
         Given(frames * mask, mask), Grid(frames=4, height=2, width=2, fps=4), torch.device("cpu")
     )
     assert low.mask[0, 0, :, 0, 0].tolist() == [1, 0, 0, 1]
@@ -139,11 +139,11 @@ def test_odd_sizes_are_refused_with_the_nearest_that_fits(cascade):
 
 def test_stages_that_do_not_meet_are_refused(runs):
     paths = {s: runs / "demo" / s / "default" / "bundle" for s in CHAIN["stages"]}
-    with pytest.raises(ValueError, match="starts with a base stage"):
+    with pytest.raises(ValueError, match="must be a base"):
         Cascade.from_pretrained([paths["ssr1"]])
-    with pytest.raises(ValueError, match=r"do not meet: base makes 4 .*ssr1 takes 8"):
+    with pytest.raises(ValueError, match=r"do not match: base generates 4 .*ssr1 takes 8"):
         Cascade.from_pretrained([paths["base"], paths["ssr1"]])
-    with pytest.raises(ValueError, match="names of their own"):
+    with pytest.raises(ValueError, match="must have different names"):
         Cascade.from_pretrained([paths["base"], paths["base"]])
 
 
@@ -182,9 +182,9 @@ def test_a_restyled_video_starts_from_its_source_noised_to_the_strength(cascade,
     torch.testing.assert_close(far, made(), atol=1e-3, rtol=0)
     with pytest.raises(ValueError, match="strength must lie in"):
         cascade("a", start=source, strength=0.0)
-    with pytest.raises(ValueError, match="start .* and strength go together"):
+    with pytest.raises(ValueError, match="start .* and strength must be given together"):
         cascade("a", start=source)
-    with pytest.raises(ValueError, match="must live on the last stage's grid"):
+    with pytest.raises(ValueError, match="must be on the last stage's grid"):
         cascade("a", start=source[:, :, :4], strength=0.5)
 
 

@@ -5,9 +5,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from cascade import posthoc
 from cascade.ema import PowerEMA, exponent
 from cascade.posthoc import Profile, fit, path_of, reconstruct, remove_after, write_snapshot
 
@@ -127,7 +129,8 @@ def test_a_run_killed_and_resumed_leaves_the_snapshots_of_an_unbroken_one(run, t
     saved = ema.state_dict()
     saved = {**saved, "averages": [{n: v.clone() for n, v in a.items()} for a in saved["averages"]]}
     trained(tmp_path, steps=160, first=110, ema=ema)  # goes on, and is killed while it writes
-    (tmp_path / f".{path_of(tmp_path, 175).name}.0123abcd.part").write_bytes(b"half")
+    for name in (f".{path_of(tmp_path, 175).name}.0123abcd.part", ".tmp0a1B2c"):
+        (tmp_path / name).write_bytes(b"half")
     again = PowerEMA(Walk(), ema.sigma_rels)
     again.load_state_dict(saved)
     remove_after(tmp_path, 110)
@@ -137,6 +140,16 @@ def test_a_run_killed_and_resumed_leaves_the_snapshots_of_an_unbroken_one(run, t
     trained(tmp_path, first=110, ema=again)
     unbroken = {path.name: path.read_bytes() for path in run[0].iterdir()}
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == unbroken
+
+
+def test_what_cannot_be_written_is_an_error_of_the_disk_and_leaves_nothing(tmp_path, monkeypatch):
+    def full(*_):
+        raise SafetensorError("I/O error: No space left on device (os error 28)")
+
+    monkeypatch.setattr(posthoc, "save_file", full)
+    with pytest.raises(OSError, match="No space left"):
+        write_snapshot(tmp_path, 25, {0.05: {"one": torch.zeros(3)}})
+    assert list(tmp_path.iterdir()) == []
 
 
 def copied(run, folder: Path, steps: list[int]) -> Path:

@@ -22,11 +22,11 @@ from cascade.conditioning import Given
 from cascade.entry import CONF
 from cascade.nn.hourglass import Hourglass
 from cascade.proof import parity, proof_page
-from cascade.proof.claims import CLAIMS, proved
-from cascade.proof.conditions import Worth
-from cascade.proof.found import Proof, Result
-from cascade.proof.subject import Settings, config_of, find, open_run
-from cascade.prove import check_overrides, moved, write
+from cascade.proof.claims import CLAIMS, check_claims
+from cascade.proof.conditions import WorthEstimate
+from cascade.proof.found import ClaimResult, Proof
+from cascade.proof.subject import ProofSettings, config_of, find, open_run
+from cascade.prove import check_overrides, with_overrides, write
 from cascade.shrink import resolved
 from cascade.train import train
 from data.worlds.world_shards import make_shapes
@@ -69,7 +69,7 @@ def run(sound, tmp_path) -> Path:
 
 
 def opened(run: Path, plain: dict[str, Any], **data: Any) -> Any:
-    settings = Settings(**{k: v for k, v in plain["prove"].items() if k != "only"})
+    settings = ProofSettings(**{k: v for k, v in plain["prove"].items() if k != "only"})
     own = config_of(run, plain, manifests(run))
     own["data"] |= data
     return open_run(run, own, find(run, train="make train"), settings)
@@ -80,8 +80,8 @@ def subject(sound):
     return opened(*sound)
 
 
-def one(subject: Any, name: str) -> Result:
-    (result,) = proved(subject, only=(name,))
+def one(subject: Any, name: str) -> ClaimResult:
+    (result,) = check_claims(subject, only=(name,))
     return result
 
 
@@ -107,11 +107,11 @@ def test_all_claims_hold_for_a_sound_run_and_nothing_else_is_written(sound):
     after = files(run)
     assert {name: after[name] for name in before} == before
     assert all(name.startswith("prove/") for name in after.keys() - before.keys())
-    told = json.loads((run / "prove/prove.json").read_text())
+    record = json.loads((run / "prove/prove.json").read_text())
     text = page.read_text()
-    assert told["status"] == 0
-    assert all(claim.says.replace("'", "&#x27;") in text for claim in CLAIMS)
-    (inputs,) = (c for c in told["claims"] if c["claim"] == "same inputs")
+    assert record["status"] == 0
+    assert all(claim.statement.replace("'", "&#x27;") in text for claim in CLAIMS)
+    (inputs,) = (c for c in record["claims"] if c["claim"] == "same inputs")
     names = {"z", "low", "given", "mask", "logsnr", "text", "text_mask", "augment", "fps"}
     names |= {"baseline"}
     assert set(inputs["tables"][0][0]) == {"way to prompt", *names}
@@ -123,7 +123,7 @@ def test_all_claims_hold_for_a_sound_run_and_nothing_else_is_written(sound):
 
 @pytest.mark.parametrize("name", prove_faults.FAULTS)
 def test_a_fault_between_training_and_sampling_is_found_and_named(subject, name, monkeypatch):
-    monkeypatch.setattr(parity, "suiting", lambda *_: ["text", "first_last"])
+    monkeypatch.setattr(parity, "suitable", lambda *_: ["text", "first_last"])
     fault = prove_faults.FAULTS[name]
     with fault.plant():
         found = one(subject, "same inputs").found
@@ -145,11 +145,13 @@ def test_a_condition_that_is_dropped_in_a_later_step_is_found(subject, monkeypat
         calls.clear()
         return sample(self, *arguments, **named)
 
-    monkeypatch.setattr(parity, "suiting", lambda *_: ["text"])
+    monkeypatch.setattr(parity, "suitable", lambda *_: ["text"])
     monkeypatch.setattr(Stage, "sample", fresh)
     monkeypatch.setattr(Stage, "inputs", forgetful)
     found = one(subject, "same inputs").found
-    assert any("low: the sampler feeds another in a later step" in note for note in found.notes)
+    assert any(
+        "low: the sampler feeds another value in a later step" in note for note in found.notes
+    )
 
 
 def test_a_condition_that_the_network_does_not_read_is_named(subject, monkeypatch):
@@ -163,25 +165,27 @@ def test_a_condition_that_the_network_does_not_read_is_named(subject, monkeypatc
     )
     found = one(subject, "conditions count").found
     assert found.verdict == "fails"
-    assert any(note.startswith("text: changes nothing") for note in found.notes)
+    assert any(note.startswith("text: does not change") for note in found.notes)
 
 
 def test_a_worth_is_judged_by_its_interval():
     least = 0.001
     for clips, mean, half, verdict in (
-        (64, 0.2, 0.1, "worth something"),
-        (64, 0.0, 0.0005, "worth nothing"),
-        (64, 0.0, 0.01, "cannot be told on 64 clips"),
-        (3, 0.2, 0.1, "not tested: 3 held-out clips differ in it, 8 are needed"),
+        (64, 0.2, 0.1, "effect"),
+        (64, 0.0, 0.0005, "no effect"),
+        (64, 0.0, 0.01, "undecided on 64 clips"),
+        (3, 0.2, 0.1, "not tested: it differs on 3 held-out clips, but 8 are needed"),
     ):
-        assert Worth(name="text", clips=clips, mean=mean, half=half).verdict(least) == verdict
+        assert (
+            WorthEstimate(name="text", clips=clips, mean=mean, half=half).verdict(least) == verdict
+        )
 
 
 def test_given_frames_that_do_not_come_back_are_named(subject, monkeypatch):
     monkeypatch.setattr(Given, "paste", lambda self, x: x * 0.99)
     found = one(subject, "given frames").found
     assert found.verdict == "fails"
-    assert any(re.match("image: a given pixel comes back changed by", n) for n in found.notes)
+    assert any(re.match("image: a given pixel changes by", n) for n in found.notes)
 
 
 def test_weights_that_are_not_the_runs_averages_are_found(sound, run):
@@ -227,7 +231,7 @@ def test_a_receptive_field_that_is_larger_than_stated_is_found(subject, monkeypa
     assert found.verdict == "fails"
     assert (
         found.notes[0]
-        == f"frames: a change reaches {frames} positions far, {frames - 1} are stated"
+        == f"frames: a change reaches {frames} positions far, but {frames - 1} are declared"
     )
 
 
@@ -294,8 +298,8 @@ def test_overrides_that_a_proof_would_not_heed_are_refused():
 
 
 def test_the_shards_may_lie_elsewhere_and_all_else_is_the_runs_own():
-    own = {"shards": "/there", "val_share": 0.5, "captions": None}
-    composed = {"shards": "/here", "val_share": 0.02, "captions": {"long": 1.0}}
-    assert moved(own, composed, ["name=a"]) == own
-    assert moved(own, composed, ["data=shards"]) == own | {"shards": "/here"}
-    assert moved(own, composed, ["data.shards=/here"]) == own | {"shards": "/here"}
+    own = {"shards": "/there", "validation": {"share": 0.5}, "captions": None}
+    composed = {"shards": "/here", "validation": {"share": 0.02}, "captions": {"long": 1.0}}
+    assert with_overrides(own, composed, ["name=a"]) == own
+    assert with_overrides(own, composed, ["data=shards"]) == own | {"shards": "/here"}
+    assert with_overrides(own, composed, ["data.shards=/here"]) == own | {"shards": "/here"}

@@ -61,7 +61,7 @@ def test_the_command_writes_beside_the_run_s_bundle_and_refuses_in_one_line(run)
 def test_what_cannot_be_reconstructed_is_refused_with_the_way_out(run, tmp_path):
     with pytest.raises(ValueError, match="has no bundle; finish the run first"):
         write_bundle(tmp_path / "none", 0.10, tmp_path / "to")
-    with pytest.raises(ValueError, match=r"bundle exists; remove it, or choose another folder"):
+    with pytest.raises(ValueError, match=r"bundle exists; remove it, or set another folder"):
         write_bundle(run, 0.10, run / "bundle")
     write_snapshot(run / "ema", 1, {0.05: {"net.other": torch.ones(3)}})
     with pytest.raises(ValueError, match=r"net\.other is \[3\] in the snapshots, missing in the"):

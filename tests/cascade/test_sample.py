@@ -105,7 +105,7 @@ def test_where_the_last_frame_is_placed_is_said(files, caplog):
     caplog.set_level("INFO")
     prompt_of(files, image="dark.png", last="light.png")
     assert (
-        "last frame placed at 6: the base samples every 2nd frame; the video has 7 frames"
+        "last frame placed at 6: the base generates every 2nd frame; the video has 7 frames"
         in caplog.messages
     )
 
@@ -113,7 +113,7 @@ def test_where_the_last_frame_is_placed_is_said(files, caplog):
 def test_stages_that_do_not_see_a_given_frame_are_named(files, caplog):
     prompt_of(files, video="ramp.mp4", indices=[0, 3, 4])
     (said,) = caplog.messages
-    assert "stage base makes frames 0, 2, … alone, so it does not see the given frames [3]" in said
+    assert "stage base generates only frames 0, 2, …, so it ignores the given frames [3]" in said
 
 
 def test_files_that_do_not_go_together_are_refused(files):
@@ -121,7 +121,7 @@ def test_files_that_do_not_go_together_are_refused(files):
         ({"video": "ramp.mp4", "image": "dark.png"}, "takes image=… and video=… and no more"),
         (
             {"video": "ramp.mp4", "way": "sideways"},
-            "way=sideways: no such way to prompt; there are",
+            "way=sideways: unknown way to prompt; known:",
         ),
         ({"video": "ramp.mp4", "way": "connect"}, "way=connect needs to=…"),
         ({"way": "region"}, "way=region needs video=… and mask=…"),

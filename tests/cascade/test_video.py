@@ -316,7 +316,7 @@ def test_a_clip_too_short_is_refused_with_both_lengths(tmp_path: Path) -> None:
     write_mp4(tmp_path / "a.mp4", smooth(frames=4), 4)
     load_clip(tmp_path / "a.mp4", Grid(frames=8, height=8, width=8, fps=8))
     with pytest.raises(
-        ValueError, match=r"lasts 1\.000 s and gives 4 of the 5 frames wanted at 4 "
+        ValueError, match=r"lasts 1\.000 s and gives 4 of the 5 frames required at 4 "
     ):
         load_clip(tmp_path / "a.mp4", Grid(frames=5, height=8, width=8, fps=4))
     write_png(tmp_path / "a.png", torch.zeros(3, 8, 8))

@@ -1,14 +1,13 @@
-"""What training at scale costs on one GPU, as one table; not collected by pytest.
+"""Training speed and memory on one GPU, as one table; not collected by pytest.
 
     python tests/gpu/cluster.py --out DIR [--stages base,ssr1] [--seconds 20] [--small]
 
 Per stage of `single_gpu` and per way to train it (float32 and bfloat16, compiled blocks, activation
-checkpointing, accumulation, FSDP2 on one rank): steps per second, the highest sum that CUDA's
-allocator gave out, and the doctor's estimate of it for the same config (the aim is ±10 %; compiled
-code, which the doctor does not count, is expected below). Every row is a process of its own, by
-Lightning's own trainer; rows that DIR has are not measured again, so that the same command goes on
-where a limit of time stopped it. `--small` shrinks the stages, so that the script can be tried on a
-CPU, without memory.
+checkpointing, accumulation, FSDP2 on one rank): steps per second, the peak memory of CUDA's
+allocator, and the plan's estimate of it for the same config (aim: ±10 %; compiled code needs less
+than the plan, which does not count compilation). Every row is measured in a process of its own with
+Lightning's trainer. Rows already in DIR are not measured again, so the same command resumes after a
+time limit. `--small` shrinks the stages, to try the script on a CPU, without memory figures.
 """
 
 import argparse
@@ -30,7 +29,7 @@ from torch.utils.data import DataLoader, Dataset
 from cascade.bench import training_batch
 from cascade.callbacks.averages import EMA
 from cascade.doctor.batches import find_ranks
-from cascade.doctor.dry import Clips, DryStage, Ways
+from cascade.doctor.dry import Clips, DryStage, Execution
 from cascade.entry import CONF
 from cascade.grid import Grid
 from cascade.shrink import shrink
@@ -38,7 +37,7 @@ from cascade.shrink import shrink
 CAPTION = "a small red circle moves left on a black background"
 SIGMA_RELS = (0.05, 0.1)
 COMPILED, AGAIN = "stage.train.compile=true", "+stage.net.checkpointing=true"
-#: The ways to train, each as overrides; every one but the first changes one thing of the second.
+#: Ways to train and their overrides; "bfloat16" is the reference for the others.
 WAYS: dict[str, tuple[str, ...]] = {
     "float32": ("trainer.precision=32-true",),
     "bfloat16": (),
@@ -52,7 +51,7 @@ WAYS: dict[str, tuple[str, ...]] = {
 
 
 class Same(Dataset[dict[str, Any]]):
-    """One batch, again and again: what is measured is the step, not the loader."""
+    """One batch repeated, so that the step is measured and not the loader."""
 
     def __init__(self, batch: dict[str, Any]) -> None:
         self.batch = batch
@@ -65,7 +64,7 @@ class Same(Dataset[dict[str, Any]]):
 
 
 class Timed(pl.Callback):
-    """Stops after `seconds` of steps; what came before `warmup` steps is not counted."""
+    """Stops after `seconds` of steps; the first `warmup` steps are not counted."""
 
     def __init__(self, seconds: float, warmup: int) -> None:
         self.seconds, self.warmup = seconds, warmup
@@ -78,7 +77,7 @@ class Timed(pl.Callback):
     ) -> None:
         step = trainer.global_step
         if step == self.before:
-            return  # in the midst of an accumulation
+            return  # during gradient accumulation
         self.before = step
         if torch.cuda.is_available():
             torch.cuda.synchronize()
@@ -86,7 +85,7 @@ class Timed(pl.Callback):
         if step <= self.warmup:
             self.first, self.start_s = now, now - self.began
             if step == 1 and torch.cuda.is_available():
-                torch.cuda.reset_peak_memory_stats()  # the first makes the optimizer's state
+                torch.cuda.reset_peak_memory_stats()  # the first step creates the optimizer state
             return
         self.steps, self.spent = step - self.warmup, now - self.first
         if self.spent > self.seconds:
@@ -94,7 +93,7 @@ class Timed(pl.Callback):
 
 
 def measure(stage_name: str, way: str, seconds: float, small: bool) -> dict[str, Any]:
-    """One row."""
+    """Measure one row of the table."""
     trainer_of = [] if any(o.startswith("trainer=") for o in WAYS[way]) else ["trainer=gpu"]
     overrides = [f"stage=single_gpu/{stage_name}", "logger=[]", *trainer_of, *WAYS[way]]
     if small:
@@ -140,16 +139,16 @@ def measure(stage_name: str, way: str, seconds: float, small: bool) -> dict[str,
 
 
 def estimated(config: dict[str, Any], options: dict[str, Any]) -> int:
-    """The bytes of tensors that the doctor counts for this config on this machine's devices."""
+    """The bytes of tensors that the plan counts for this config on this machine's device."""
     dry = DryStage(config, text_tokens=16, captions=[CAPTION])
     recipe, ranks = dry.stage.recipe, find_ranks(options, override=1)
     shape = recipe.crop or dry.stage.target.shape
     micro = recipe.global_batch // ranks.accumulate
-    ways = Ways(
+    execution = Execution(
         cuda=torch.cuda.is_available(), precision=options["precision"], sigma_rels=SIGMA_RELS
     )
     clips = Clips(micro, *shape, dry.stage.target.fps)
-    return int(dry.memory(clips, ways, accumulating=ranks.accumulate > 1).peak)
+    return int(dry.memory(clips, execution, accumulating=ranks.accumulate > 1).peak)
 
 
 def table(rows: list[dict[str, Any]]) -> str:
@@ -176,7 +175,7 @@ def main() -> None:
     parser.add_argument("--stages", default="base,ssr1")
     parser.add_argument("--ways", default=";".join(WAYS))
     parser.add_argument("--seconds", type=float, default=15.0)
-    parser.add_argument("--limit", type=float, default=540.0, help="seconds of this call")
+    parser.add_argument("--limit", type=float, default=540.0, help="time limit of this call, in s")
     parser.add_argument("--small", action="store_true")
     parser.add_argument("--row", nargs=2, help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -185,33 +184,33 @@ def main() -> None:
         (options.out / "row.json").write_text(json.dumps(row))
         return
     if not (torch.cuda.is_available() or options.small):
-        raise SystemExit("cluster: needs CUDA, and there is none here; --small tries the script")
+        raise SystemExit("cluster: needs CUDA, but this machine has none; try it with --small")
     options.out.mkdir(parents=True, exist_ok=True)
     path, began = options.out / "cluster.json", time.monotonic()
     rows = json.loads(path.read_text()) if path.is_file() else []
-    rows = [row for row in rows if "error" not in row]  # tried again
+    rows = [row for row in rows if "error" not in row]  # failed rows are measured again
     wanted = [(s, w) for s in options.stages.split(",") for w in options.ways.split(";")]
     done = {(row["stage"], row["way"]) for row in rows}
     for stage, way in [pair for pair in wanted if pair not in done]:
         left = options.limit - (time.monotonic() - began)
         if left < 2 * options.seconds + 30:
-            sys.stdout.write("the limit of time is near: the same command goes on\n")
+            sys.stdout.write("the time limit is near: run the same command again to resume\n")
             break
         again = [*sys.argv, "--row", stage, way]
         env = {**os.environ, "MASTER_PORT": "29583"}
         try:
-            told = subprocess.run(
+            done_row = subprocess.run(
                 [sys.executable, *again], env=env, capture_output=True, text=True, timeout=left
             )
         except subprocess.TimeoutExpired:
-            sys.stdout.write(f"{stage}, {way}: the limit of time cut it short; call again\n")
+            sys.stdout.write(f"{stage}, {way}: stopped by the time limit; run the command again\n")
             break
-        if told.returncode:
+        if done_row.returncode:
             rows.append(
                 {
                     "stage": stage,
                     "way": way,
-                    "error": told.stderr.strip()[-1500:].replace("\n", " "),
+                    "error": done_row.stderr.strip()[-1500:].replace("\n", " "),
                 }
             )
         else:

@@ -1,9 +1,9 @@
-"""The doctor's memory beside what CUDA's allocator tells, as one table; not collected by pytest.
+"""The plan's memory beside the peak of CUDA's allocator, as one table; not collected by pytest.
 
     python tests/gpu/plan_memory.py [--stages base,tsr1,ssr1,ssr2] [--out FILE]
 
 Per stage of `single_gpu`, in bfloat16, with and without activation checkpointing: bytes counted on
-`meta`, and `torch.cuda.max_memory_allocated` of real steps in Lightning's order. The aim is ±10 %.
+`meta`, and `torch.cuda.max_memory_allocated` of real steps in Lightning's order (aim: ±10 %).
 """
 
 import argparse
@@ -18,24 +18,24 @@ from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
 from cascade.bench import training_batch
-from cascade.doctor.dry import Clips, DryStage, Ways
+from cascade.doctor.dry import Clips, DryStage, Execution
 from cascade.ema import PowerEMA
 from cascade.entry import CONF
 from cascade.grid import Grid
 
 CAPTION = "a small red circle moves left on a black background"
-WAYS = Ways(cuda=True, precision="bf16-mixed", sigma_rels=(0.05, 0.1))
+GPU = Execution(cuda=True, precision="bf16-mixed", sigma_rels=(0.05, 0.1))
 
 
 def real(config: dict[str, Any]) -> int:
-    """The highest sum that CUDA's allocator gave out in three steps."""
+    """The peak memory of CUDA's allocator in three steps."""
     torch.cuda.empty_cache()
     torch.cuda.reset_peak_memory_stats()
     before = torch.cuda.memory_allocated()
     stage = hydra.utils.instantiate(config, _convert_="all")
     stage.configure_model()
     stage.to("cuda")
-    optimizer, ema = stage.recipe.optimizer(stage), PowerEMA(stage, sigma_rels=WAYS.sigma_rels)
+    optimizer, ema = stage.recipe.optimizer(stage), PowerEMA(stage, sigma_rels=GPU.sigma_rels)
     frames, height, width = stage.recipe.crop or stage.target.shape
     grid = Grid(frames=frames, height=height, width=width, fps=stage.target.fps)
     for number in range(3):
@@ -51,14 +51,14 @@ def real(config: dict[str, Any]) -> int:
 
 
 def row(name: str, checkpointing: bool) -> dict[str, Any]:
-    """One stage, counted and real."""
+    """The counted and the real memory of one stage."""
     overrides = [f"stage=single_gpu/{name}", f"+stage.net.checkpointing={checkpointing}"]
     cfg = compose("train", overrides=[*overrides, "logger=[]"])
     config: Any = OmegaConf.to_container(cfg.stage, resolve=True)
     dry = DryStage(config, text_tokens=16, captions=[CAPTION])
     recipe = dry.stage.recipe
     shape = recipe.crop or dry.stage.target.shape
-    counted = dry.memory(Clips(recipe.global_batch, *shape, dry.stage.target.fps), WAYS)
+    counted = dry.memory(Clips(recipe.global_batch, *shape, dry.stage.target.fps), GPU)
     allocated = real(config)
     return {
         "stage": name,
@@ -78,7 +78,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()
     if not torch.cuda.is_available():
-        raise SystemExit("plan_memory: needs CUDA, and there is none here")
+        raise SystemExit("plan_memory: needs CUDA, but this machine has none")
     rows = []
     with initialize_config_dir(version_base="1.3", config_dir=CONF):
         for name in options.stages.split(","):

@@ -1,11 +1,11 @@
-"""What only a GPU can show of the `single_gpu` cascade, as one table; not collected by pytest.
+"""Speed and training of the `single_gpu` cascade on a GPU, as one table; not collected by pytest.
 
     python tests/gpu/single_gpu.py --out DIR [--seconds 120] [--stages base,tsr1,ssr1,ssr2]
 
-Per stage: a benchmark (training step, sampling, FLOPs, share of the device's matrix peak), then the
-real `cascade.train` for so many seconds, resumed if it was stopped, with its sample videos. First
-of all packed attention (xformers) is held against unpacked in bfloat16. `--small` shrinks every
-stage, so that the script itself can be tried on a CPU.
+First, packed attention (xformers) is compared with unpacked attention in bfloat16. Then, per stage:
+a benchmark (training step, sampling, FLOPs, share of the device's matrix peak), and `cascade.train`
+for `--seconds`, resumed if it was stopped, with its sample videos. `--small` shrinks every stage,
+to try the script on a CPU.
 """
 
 import argparse
@@ -23,7 +23,7 @@ from cascade.nn.dit import DiT
 
 
 def packed_difference() -> float:
-    """The largest difference of packed to unpacked outputs, relative to their size."""
+    """The largest difference of packed from unpacked outputs, relative to the largest output."""
     device = "cuda" if torch.cuda.is_available() else "cpu"
     torch.manual_seed(0)
     net = DiT(
@@ -49,7 +49,7 @@ def packed_difference() -> float:
 
 
 def run(*command: str) -> str:
-    """Standard output of a Cascade entry; what it says goes on to the terminal's error output."""
+    """The standard output of a Cascade command; its error output goes to the terminal."""
     done = subprocess.run([sys.executable, "-m", *command], stdout=subprocess.PIPE, text=True)
     if done.returncode:
         raise SystemExit(f"{' '.join(command)} failed:\n{done.stdout[-2000:]}")
@@ -57,7 +57,7 @@ def run(*command: str) -> str:
 
 
 def stage_row(name: str, options: argparse.Namespace) -> dict[str, object]:
-    """Bench and train one stage; its figures."""
+    """Benchmark and train one stage; returns its row of the table."""
     common = [f"stage=single_gpu/{name}", f"paths.runs={options.out}/runs", "logger=csv"]
     common += ["data=shapes128"]
     if options.small:

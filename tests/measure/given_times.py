@@ -1,9 +1,9 @@
-"""Which frames each stage is given, and how late: `python tests/measure/given_times.py`.
+"""Which frames each stage is given, and how early: `python tests/measure/given_times.py`.
 
-For each way to prompt and each stage of a cascade it prints the frames of the new video (counted on
-the last stage's grid) that the stage's given frames show. `+7` says that a frame stands 7 frames
-before its own time. "Before" is the old rule: a stage was given the first frame of each of its
-intervals that had anything given, and what closed a video ended with the grid.
+For each way to prompt and each stage of a cascade it prints the frames of the new video (numbered
+on the last stage's grid) that the stage is given. `+7` means that a frame is placed 7 frames before
+its own time. "Before" is the old rule: a stage was given the first given frame within each interval
+between its frames, and frames that closed a video ended with the grid.
 """
 
 import argparse
@@ -16,16 +16,16 @@ from hydra import compose, initialize_config_dir
 from torch import Tensor
 
 from cascade import conditioning
-from cascade.conditioning import Given, bring
+from cascade.conditioning import Given, to_grid
 from cascade.entry import CONF
 from cascade.grid import Grid
 
 Shown = list[tuple[int, int]]
-"""(own time, time of the frame given) of a stage's given frames, in frames of the last grid."""
+"""(placed time, true time) of each given frame of a stage, in frames of the last grid."""
 
 
 def grids(cascade: str) -> dict[str, Grid]:
-    """Each stage's frames in one pixel, which is all that times need."""
+    """Each stage's grid with frames of one pixel, since only times matter."""
     found: dict[str, Grid] = {}
     with initialize_config_dir(version_base="1.3", config_dir=CONF):
         for name in compose("sample", ["prompt=a", f"cascade={cascade}"]).cascade.stages:
@@ -35,12 +35,12 @@ def grids(cascade: str) -> dict[str, Grid]:
 
 
 def clock(times: Sequence[int]) -> Tensor:
-    """Frames that show their times."""
+    """Frames of one pixel whose values are their times."""
     return torch.tensor(times, dtype=torch.float32).view(1, 1, -1, 1, 1)
 
 
 def placed(frames: int, stride: int) -> Iterator[tuple[str, Given]]:
-    """What each way gives, half the video where a length is free."""
+    """The given frames of each way; half the video where the length is free."""
     one, half, quarter = clock([0]), clock(range(frames // 2)), max(frames // 4, 1)
     odd = sorted({0, frames // 3, 2 * frames // 3, frames - 1})
     yield "image", conditioning.image(one, frames)
@@ -55,7 +55,7 @@ def placed(frames: int, stride: int) -> Iterator[tuple[str, Given]]:
 
 
 def first_in_interval(given: Given, grid: Grid) -> Given:
-    """The old rule."""
+    """Given frames resampled by the old rule."""
     factor = given.frames.shape[2] // grid.frames
     known = given.mask.flatten(3).amax((1, 3)).view(-1, grid.frames, factor) > 0
     first = known.float().argmax(2) + factor * torch.arange(grid.frames)
@@ -64,14 +64,14 @@ def first_in_interval(given: Given, grid: Grid) -> Given:
 
 
 def shown(given: Given, frames: int) -> Shown:
-    """What a stage is given, from frames that show their times."""
+    """The given frames of a stage, read from values that are times."""
     factor = frames // given.mask.shape[2]
     places = given.mask[0, 0, :, 0, 0].nonzero().flatten().tolist()
     return [(place * factor, round(float(given.frames[0, 0, place, 0, 0]))) for place in places]
 
 
 def spelled(times: Shown) -> str:
-    """Runs of frames at one distance and as late as each other, as first…last/step."""
+    """Runs of equally spaced frames with the same offset, as first…last/step(+offset)."""
     step = min((b[0] - a[0] for a, b in pairwise(times)), default=1)
     parts = []
     runs = groupby(enumerate(times), key=lambda one: (one[1][0] - step * one[0], late(one[1])))
@@ -83,28 +83,28 @@ def spelled(times: Shown) -> str:
 
 
 def late(one: tuple[int, int]) -> int:
-    """How many frames before its time a given frame stands."""
+    """By how many frames a given frame is placed before its time."""
     return one[1] - one[0]
 
 
 def table(cascade: str) -> Iterator[str]:
-    """A line for each way and stage, and the latest frame of all."""
+    """A line for each way and stage, and the largest offset."""
     stages = grids(cascade)
     lengths = [grid.frames for grid in stages.values()]
     frames, stride = lengths[-1], lengths[-1] // lengths[0]
-    yield f"\n{cascade}: {frames} frames, of which the base makes every {stride}-th"
+    yield f"\n{cascade}: {frames} frames, of which the base generates every {stride}-th"
     yield f"{'way':<23}{'stage':<6}{'before':<44}after"
     numbers, worst = clock(range(frames)), [0, 0]
     for (way, old), (_, new) in zip(placed(frames, 1), placed(frames, stride), strict=True):
         ends = f"  (ends after {new.end - 1})" if new.end is not None else ""
         for name, grid in stages.items():
             was = first_in_interval(Given(numbers * old.mask, old.mask), grid)
-            now = bring(Given(numbers * new.mask, new.mask), grid, torch.device("cpu"))
+            now = to_grid(Given(numbers * new.mask, new.mask), grid, torch.device("cpu"))
             both = [shown(one, frames) for one in (was, now)]
             worst = [max(a, *map(late, times), 0) for a, times in zip(worst, both, strict=True)]
             before, after = map(spelled, both)
             yield f"{way:<23}{name:<6}{before:<44}{after}{ends}"
-    yield f"latest: {worst[0]} frames before, {worst[1]} after"
+    yield f"largest offset: {worst[0]} frames before, {worst[1]} after"
 
 
 def main() -> None:

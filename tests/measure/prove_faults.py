@@ -1,8 +1,8 @@
-"""Plants a fault between training and sampling: does `make prove` find it, and name it?
+"""Plants faults that differ between training and sampling: does `make prove` find and name them?
 
     python tests/measure/prove_faults.py stage=demo/ssr1 [name=default] [paths.runs=runs] [prove.…]
 
-Proves a trained run once as it is and once with each fault; prints a row per fault.
+Checks a trained run once as it is and once with each fault; prints a row per fault.
 """
 
 import contextlib
@@ -29,7 +29,7 @@ from stages.stage import Stage
 
 @contextlib.contextmanager
 def sigma_shift() -> Iterator[None]:
-    """The sampler walks a schedule whose log-SNR is shifted by −1."""
+    """The sampler uses a schedule whose log-SNR is shifted by −1."""
     levels = cascade.diffusion.sampler.levels
 
     def shifted(schedule: Any, steps: int, start: float = 1.0) -> Any:
@@ -88,7 +88,7 @@ def mask_never_set() -> AbstractContextManager[None]:
 
 
 class _OtherKind:
-    """A kind that brings the stage before to its grid by another interpolation."""
+    """A kind that expands `low` by another interpolation."""
 
     def __init__(self, kind: Any) -> None:
         self._kind = kind
@@ -118,7 +118,7 @@ def another_resize() -> AbstractContextManager[None]:
 
 @contextlib.contextmanager
 def caption_template() -> Iterator[None]:
-    """Sampling puts the prompt into a sentence that training never shows."""
+    """Sampling puts the prompt into a template that training does not use."""
     sample = Stage.sample
 
     @functools.wraps(sample)
@@ -131,7 +131,7 @@ def caption_template() -> Iterator[None]:
 
 @contextlib.contextmanager
 def swapped_channels() -> Iterator[None]:
-    """Sampling hands the network `given` where training has `low`, and the other way round."""
+    """Sampling swaps the channels of `given` and `low`."""
     sample, inputs = Stage.sample, Stage.inputs
 
     def crossed(self: Any, z: Any, cond: Any) -> Any:
@@ -148,7 +148,7 @@ def swapped_channels() -> Iterator[None]:
 
 @dataclass(frozen=True, kw_only=True)
 class Fault:
-    """A fault, and the words that name it."""
+    """A fault, and a pattern of the note that names it."""
 
     plant: Callable[[], AbstractContextManager[None]]
     named: str
@@ -177,7 +177,7 @@ FAULTS = {
 
 
 def run(arguments: list[str], out: Path) -> dict[str, Any]:
-    """The proof of a run, made in this process: its JSON."""
+    """The JSON of a proof of the run, computed in this process."""
     from cascade.prove import main
 
     own = [*arguments, f"prove.out={out}", "prove.only=['same inputs']"]
@@ -192,7 +192,7 @@ def run(arguments: list[str], out: Path) -> dict[str, Any]:
 
 
 def row(name: str, fault: Fault | None, proof: dict[str, Any]) -> dict[str, Any]:
-    """Whether a fault was found, and named."""
+    """Whether a fault was found and named."""
     (claim,) = proof["claims"]
     said = [note for note in claim["notes"] if fault and re.search(fault.named, note)]
     return {

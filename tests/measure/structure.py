@@ -1,4 +1,4 @@
-"""The product's structure in figures: `python tests/measure/structure.py`."""
+"""Figures of the code's structure: `python tests/measure/structure.py`."""
 
 import ast
 import sys
@@ -6,12 +6,12 @@ from collections import Counter
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
-ROOMS = ("cascade", "stages", "data")
+FOLDERS = ("cascade", "stages", "data")
 
 
 def main() -> None:
     """Print one line per figure."""
-    files = [path for room in ROOMS for path in sorted((ROOT / room).rglob("*.py"))]
+    files = [path for folder in FOLDERS for path in sorted((ROOT / folder).rglob("*.py"))]
     trees = {path: ast.parse(path.read_text(encoding="utf-8")) for path in files}
     constructors, stages_any = [], []
     for path, tree in trees.items():

@@ -1,4 +1,4 @@
-"""The peer's own environment, made by pip once; Cascade's never sees it."""
+"""The peer's own virtual environment, made by pip once and separate from Cascade's."""
 
 import subprocess
 import sys
@@ -6,7 +6,7 @@ from pathlib import Path
 
 PEER = "imagen-pytorch==2.1.0"
 TORCH = "torch==2.13.0"
-#: What the peer needs of what it asks for; `standins` says why the rest is left out.
+#: The peer's dependencies that the comparison needs; `standins` says why the others are left out.
 NEEDS = (
     "accelerate==1.15.0",
     "beartype==0.23.1",
@@ -21,10 +21,10 @@ NEEDS = (
 
 
 def ensure(folder: Path) -> Path:
-    """The environment's python; everything is installed at the first call.
+    """The environment's python; the first call installs all packages.
 
-    torch comes first and alone, so that nothing else can choose another build of it; which index
-    has a CPU build is pip's own setting.
+    torch is installed first and alone, so that no other package can choose another build of it. The
+    index with a CPU build is pip's own setting.
     """
     python, ready = folder / "bin" / "python", folder / ".ready"
     wanted = "\n".join((TORCH, *NEEDS, PEER))

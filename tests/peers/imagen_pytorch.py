@@ -1,14 +1,14 @@
 """Cascade beside imagen-pytorch 2.1.0 on this CPU: speed, and quality at equal training time.
 
-`python tests/peers/imagen_pytorch.py` measures both in one run, at equal parameters, in turn, each
-in a process of its own that waits while the other works; so a machine whose speed drifts slows
-both. It writes `comparison.json` and prints it as tables.
+`python tests/peers/imagen_pytorch.py` measures both alternately in one run, at equal parameters.
+Each has a process of its own that waits while the other works, so a machine that becomes slower
+slows both. The script writes `comparison.json` and prints it as tables.
 
-Speed: whole training steps (forward, backward, clipping where the trainer does it, optimizer,
-averages), each at its own best batch size. Quality: bases of 8×16×16 trained on the same decoded
-clips with the same frozen word vectors, in legs that hand over; then the share of held-out prompts
-whose video shows what was asked. The peer runs with its defaults, and once more with a rate, a
-warm-up, a decay and clipping as Cascade has them.
+Speed: whole training steps (forward, backward, clipping if the trainer does it, optimizer, EMA),
+each at its own best batch size. Quality: bases of 8×16×16 trained in alternating legs on the same
+decoded clips with the same frozen word vectors; then the share of held-out prompts that the videos
+follow. The peer runs with its defaults, and once more with a learning rate, warm-up, decay and
+clipping as in Cascade.
 """
 
 import argparse
@@ -40,17 +40,17 @@ from data.worlds.shapes import heldout_prompts
 
 OURS, THEIRS = "Cascade", "imagen-pytorch"
 FPS = 4.0
-#: Equal enough to be called so.
+#: The largest relative difference in parameters of systems that are compared.
 PARAMETERS_DIFFER = 0.03
 
 
-def rooms(chosen: argparse.Namespace) -> dict[str, Any]:
-    """Where the sides live, and on how many threads."""
+def process_options(chosen: argparse.Namespace) -> dict[str, Any]:
+    """The peer's environment, the output folder and the number of threads, for `processes`."""
     return {"venv": chosen.venv, "out": chosen.out, "threads": chosen.threads}
 
 
 def check_parameters(counts: dict[str, int]) -> None:
-    """Refuse to compare systems of different size."""
+    """Refuse to compare systems with different numbers of parameters."""
     if max(counts.values()) > (1 + PARAMETERS_DIFFER) * min(counts.values()):
         raise ValueError(f"parameters differ by more than {PARAMETERS_DIFFER:.0%}: {counts}")
 
@@ -62,7 +62,7 @@ def measure_speed(chosen: argparse.Namespace, progress: Progress) -> dict[str, A
     task = progress.add_task("speed", total=len(workloads) * steps)
     found: dict[str, Any] = {}
     for workload in workloads:
-        with processes({OURS: "ours.py", THEIRS: "theirs.py"}, **rooms(chosen)) as sides:
+        with processes({OURS: "ours.py", THEIRS: "theirs.py"}, **process_options(chosen)) as sides:
             figures: dict[str, Any] = {}
             for name, side in sides.items():
                 figures[name] = side.ask("build", workload=workload)
@@ -70,7 +70,7 @@ def measure_speed(chosen: argparse.Namespace, progress: Progress) -> dict[str, A
                 progress.advance(task)
                 figures[name]["by_batch"] = {}
                 for batch in chosen.batches:
-                    side.ask("speed", batch=batch, seconds=0)  # warm
+                    side.ask("speed", batch=batch, seconds=0)  # warm-up
                     speed = side.ask("speed", batch=batch, seconds=chosen.round_s / 2, least=2)
                     figures[name]["by_batch"][batch] = speed["clips_per_s"]
                     progress.advance(task)
@@ -120,7 +120,7 @@ def write_corpus(path: Path, shards: str | None) -> int:
 
 
 def contestants(chosen: argparse.Namespace) -> dict[str, dict[str, Any]]:
-    """Name → script, options, batch size and the sampling settings to try."""
+    """Name → script, options, batch size and sampling settings."""
     theirs = {
         "script": "theirs.py",
         "batch": chosen.their_batch,
@@ -146,7 +146,7 @@ def contestants(chosen: argparse.Namespace) -> dict[str, dict[str, Any]]:
 
 
 def measure_quality(chosen: argparse.Namespace, progress: Progress) -> dict[str, Any]:
-    """Train all for the same time in turn, then count the held-out prompts that came out right."""
+    """Train all alternately for the same time, then count the right held-out prompts."""
     corpus = chosen.out / "clips.npz"
     clips = write_corpus(corpus, chosen.shards)
     prompts = heldout_prompts(chosen.prompts)
@@ -155,7 +155,8 @@ def measure_quality(chosen: argparse.Namespace, progress: Progress) -> dict[str,
     legs = max(1, round(chosen.train_s / chosen.leg_s))
     shows = sum(len(one["settings"]) for one in runs.values())
     task = progress.add_task("quality", total=legs * len(runs) + shows)
-    with processes({name: one["script"] for name, one in runs.items()}, **rooms(chosen)) as sides:
+    scripts = {name: one["script"] for name, one in runs.items()}
+    with processes(scripts, **process_options(chosen)) as sides:
         for name, side in sides.items():
             runs[name] |= side.ask("build", workload="base 16", **runs[name]["options"])
             runs[name]["legs"] = []
@@ -188,7 +189,7 @@ def measure_quality(chosen: argparse.Namespace, progress: Progress) -> dict[str,
                 videos = torch.from_numpy(np.load(path))
                 result = following(videos, wanted, parse, fps=FPS, prompts=texts)
                 runs[name]["shown"].append({**settings, **answer, **result.to_json()})
-                progress.console.log(f"{name}: {settings}: all right {result.share()}")
+                progress.console.log(f"{name}: {settings}: prompts all right {result.share()}")
                 progress.advance(task)
     return {"clips": clips, "runs": runs}
 
@@ -201,10 +202,10 @@ def arguments() -> argparse.Namespace:
     add("--out", type=Path, default=Path("runs/peer"))
     add("--parts", nargs="+", choices=("speed", "quality"), default=["speed", "quality"])
     add("--threads", type=int, default=2)
-    add("--batches", type=int, nargs="+", default=[1, 2, 4, 8, 16], help="speed: sizes to choose")
-    add("--rounds", type=int, default=7, help="speed: A B A B …")
+    add("--batches", type=int, nargs="+", default=[1, 2, 4, 8, 16], help="speed: sizes to try")
+    add("--rounds", type=int, default=7, help="speed: alternating measurements of each")
     add("--round-s", type=float, default=10.0)
-    add("--shards", default=None, help="quality: the demo's own by default")
+    add("--shards", default=None, help="quality: training shards; default: the demo's")
     add("--train-s", type=float, default=480.0, help="quality: seconds of training for each")
     add("--leg-s", type=float, default=60.0)
     add("--prompts", type=int, default=128)
@@ -217,17 +218,19 @@ def arguments() -> argparse.Namespace:
         nargs="+",
         choices=("default", "plain"),
         default=["default"],
-        help="its default leaves out the part of the guidance parallel to the prediction",
+        help="the peer's default removes the part of guidance parallel to the prediction",
     )
-    add("--tuned-lr", type=float, default=5e-4, help="of the peer's second run; 0: none")
-    add("--all-ways", action="store_true", help="train Cascade's base in every way to prompt")
+    add(
+        "--tuned-lr", type=float, default=5e-4, help="rate of the peer's second run; 0: no such run"
+    )
+    add("--all-ways", action="store_true", help="train Cascade's base with all ways to prompt")
     return parser.parse_args()
 
 
 def main() -> None:
-    """Measure, write, print."""
+    """Run the comparison, write `comparison.json` and print the tables."""
     chosen, console = arguments(), Console(log_path=False)
-    console.width = max(console.width, 175)  # the tables stay whole in a log
+    console.width = max(console.width, 175)  # so that a log does not wrap the tables
     chosen.out.mkdir(parents=True, exist_ok=True)
     report: dict[str, Any] = {
         "peer": PEER,

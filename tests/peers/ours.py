@@ -1,4 +1,4 @@
-"""Cascade's side of a comparison: the demo's recipes at the peer's size, fed the peer's text."""
+"""Cascade's side of the comparison: the demo's stages at the peer's size, with the peer's text."""
 
 import sys
 from collections.abc import Sequence
@@ -26,15 +26,15 @@ SR = ("stage=demo/ssr1", "stage.net.widths=[96,192]", "stage.net.depths=[1,4]")
 
 
 class FrozenWords(TextEncoder):
-    """The comparison's frozen word vectors as a text encoder; it trains nothing."""
+    """The comparison's frozen word vectors as a text encoder without parameters."""
 
     width = TEXT_WIDTH
 
     def check(self, prompt: str) -> None:
-        """No prompt is too long."""
+        """Accept every prompt."""
 
     def prepare(self) -> None:
-        """Nothing: a vector is drawn when its word first comes."""
+        """Nothing to load: a word's vector is drawn at its first use."""
 
     def forward(self, captions: Sequence[str], known: Any = None) -> TextFeatures:
         """One vector per word; nothing is stored, so `known` is None."""
@@ -43,7 +43,7 @@ class FrozenWords(TextEncoder):
 
 
 class Ours(Side):
-    """A stage with its optimizer, clipping, warm-up, decay and averages."""
+    """A stage with its optimizer, clipping, warm-up, decay and EMA."""
 
     def make(self, workload: Workload, options: dict[str, Any]) -> nn.Module:
         own = BASE if workload.low is None else SR
@@ -76,7 +76,7 @@ class Ours(Side):
         return self.stage.losses(batch, purpose="train").loss.mean()
 
     def step(self, clips: Clips, *, done: float) -> float:
-        # The recipe's linear decay, by time where a run's length is told in time.
+        # The recipe's linear decay, by training time instead of steps.
         factor = min((self.taken + 1) / (self.warmup + 1), 1 - done)
         for group, rate in zip(self.optimizer.param_groups, self.rates, strict=True):
             group["lr"] = factor * rate

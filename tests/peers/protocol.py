@@ -1,8 +1,8 @@
-"""What both sides of a comparison share: workloads, text, clips, clocks, and the lines they speak.
+"""Code shared by both sides of a comparison: workloads, text, clips, timing and the protocol.
 
 A side is a process that reads one JSON request per line and answers with one line. Between
-requests it only waits, so sides that are asked in turn never run at once. Whatever is counted or
-timed is counted and timed here, by the same lines for both.
+requests it only waits, so sides that are asked alternately never run at the same time. All counting
+and timing is in this module, so it is equal for both.
 """
 
 import hashlib
@@ -32,7 +32,7 @@ TEXT_WIDTH = 512
 
 @dataclass(frozen=True)
 class Workload:
-    """A video of `FRAMES` × `size` × `size`, from text and, in super-resolution, one of `low`."""
+    """A video of `FRAMES` × `size` × `size`; super-resolution starts from `low` × `low` pixels."""
 
     size: int
     low: int | None = None
@@ -43,13 +43,13 @@ WORKLOADS = {"base 16": Workload(16), "base 32": Workload(32), "sr 16→32": Wor
 
 @cache
 def word_vector(word: str) -> Tensor:
-    """A fixed draw from a standard normal, keyed by the word's hash; nothing to download."""
+    """A fixed standard normal draw, seeded by the word's hash; nothing to download."""
     seed = int.from_bytes(hashlib.blake2b(word.encode(), digest_size=8).digest(), "big") >> 1
     return torch.randn(TEXT_WIDTH, generator=torch.Generator().manual_seed(seed))
 
 
 def embed(captions: Sequence[str]) -> tuple[Tensor, Tensor]:
-    """One vector per word (b l d) and where words are (b l); their order is the model's to add."""
+    """One vector per word (b l d) and the mask of words (b l), without positions."""
     words = [re.findall(r"\w+", caption.lower()) for caption in captions]
     tokens = torch.zeros(len(words), max(1, *map(len, words)), TEXT_WIDTH)
     mask = torch.zeros(tokens.shape[:2], dtype=torch.bool)
@@ -70,7 +70,7 @@ class Clips:
 
 
 def noise_clips(workload: Workload, count: int) -> Clips:
-    """A batch whose content does not matter."""
+    """A batch of random pixels with one caption."""
     shape = (count, 3, FRAMES, workload.size, workload.size)
     caption = "a small red circle moves left on a black background"
     return Clips(
@@ -79,7 +79,7 @@ def noise_clips(workload: Workload, count: int) -> Clips:
 
 
 class Corpus:
-    """Decoded clips in memory, shuffled anew in every epoch, for both sides in the same order."""
+    """Decoded clips in memory, shuffled in every epoch in the same order for both sides."""
 
     def __init__(self, path: str) -> None:
         with np.load(path) as content:
@@ -88,7 +88,7 @@ class Corpus:
         self._order: dict[int, list[int]] = {}
 
     def batch(self, first: int, count: int) -> Clips:
-        """The clips at positions `first` and on."""
+        """`count` clips from position `first`."""
         positions = list(range(first, first + count))
         rows = [self._row(position) for position in positions]
         return Clips(self.video[rows], [self.captions[row] for row in rows], positions)
@@ -102,7 +102,7 @@ class Corpus:
 
 
 class Side(ABC):
-    """One system under comparison: how it is made, takes a step, and samples."""
+    """One system of the comparison: how to build it, take a training step, and sample."""
 
     def __init__(self) -> None:
         self.workload = WORKLOADS["base 16"]
@@ -111,7 +111,7 @@ class Side(ABC):
 
     @abstractmethod
     def make(self, workload: Workload, options: dict[str, Any]) -> nn.Module:
-        """Set up the model and its trainer; return what is trained."""
+        """Set up the model and its trainer; returns the trained module."""
 
     @abstractmethod
     def loss(self, clips: Clips) -> Tensor:
@@ -119,26 +119,26 @@ class Side(ABC):
 
     @abstractmethod
     def step(self, clips: Clips, *, done: float) -> float:
-        """Forward, backward, optimizer, averages; `done` is the share of the run behind it."""
+        """Forward, backward, optimizer, EMA; `done` is the share of the run that is over."""
 
     @abstractmethod
     def sample(self, captions: list[str], *, first: int, **settings: Any) -> Tensor:
-        """Videos in uint8, (b c f h w); `first` is the first prompt's number."""
+        """Videos in uint8, (b c f h w); `first` is the index of the first prompt."""
 
     def build(self, *, workload: str, **options: Any) -> dict[str, Any]:
-        """Make the system anew; the parameters that it trains."""
+        """Build a new system; returns the number of trained parameters."""
         torch.manual_seed(0)
         self.workload = WORKLOADS[workload]
         self.steps, self.clips, self.seconds = 0, 0, 0.0
         return {"parameters": parameter_count(self.make(self.workload, options))}
 
     def flops(self, *, batch: int) -> dict[str, Any]:
-        """FLOPs of forward and backward, per clip."""
+        """FLOPs of the forward and backward pass, per clip."""
         clips = noise_clips(self.workload, batch)
         return {"flops_per_clip": training_flops(lambda: self.loss(clips)) / batch}
 
     def speed(self, *, batch: int, seconds: float, least: int = 1) -> dict[str, Any]:
-        """Clips per second of whole training steps, `least` or more of them, for `seconds`."""
+        """Clips per second of whole training steps, for `seconds` and at least `least` steps."""
         clips = noise_clips(self.workload, batch)
         began, busy, steps = time.perf_counter(), time.process_time(), 0
         while steps < least or time.perf_counter() - began < seconds:
@@ -152,7 +152,7 @@ class Side(ABC):
         }
 
     def learn(self, *, corpus: str, batch: int, seconds: float, of: float) -> dict[str, Any]:
-        """Train on for `seconds` of a run of `of` seconds."""
+        """Train for `seconds` more of a run of `of` seconds."""
         self.corpus = self.corpus or Corpus(corpus)
         began, busy, losses = time.perf_counter(), time.process_time(), []
         while (passed := time.perf_counter() - began) < seconds:
@@ -184,7 +184,7 @@ class Side(ABC):
 
 
 def serve(side: Side) -> None:
-    """Answer requests until there are no more; what libraries print goes to stderr."""
+    """Answer requests until the input ends; output of libraries goes to stderr."""
     answers = os.fdopen(os.dup(1), "w", buffering=1)
     os.dup2(2, 1)
     torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))

@@ -1,4 +1,4 @@
-"""The sides of a comparison as processes: started, asked in turn, ended."""
+"""The sides of a comparison as processes: started, asked alternately, ended."""
 
 import contextlib
 import json
@@ -15,7 +15,7 @@ HERE = Path(__file__).resolve().parent
 
 
 class Process:
-    """One side, asked over its standard streams."""
+    """One side as a process, which answers requests over its standard streams."""
 
     def __init__(self, python: Path, script: str, *, log: Path, threads: int) -> None:
         self.log = log
@@ -26,7 +26,7 @@ class Process:
             "CUDA_VISIBLE_DEVICES": "",
             "PYTHONWARNINGS": "ignore",
         }
-        # -P: a script's own folder must not hide the package that this file is named after.
+        # -P: the script's folder has a file with the name of a package, which it must not shadow.
         self._process = subprocess.Popen(
             [str(python), "-P", str(HERE / script)],
             stdin=subprocess.PIPE,
@@ -38,7 +38,7 @@ class Process:
         )
 
     def ask(self, do: str, **request: Any) -> dict[str, Any]:
-        """The answer to a request; raises with the end of the log where there is none."""
+        """The answer to a request; without one it raises an error with the end of the log."""
         assert self._process.stdin is not None
         assert self._process.stdout is not None
         with contextlib.suppress(BrokenPipeError):
@@ -52,7 +52,7 @@ class Process:
         return answer
 
     def close(self) -> None:
-        """End the side; it holds nothing worth keeping."""
+        """Kill the process; it has no state to save."""
         self._process.kill()
         self._process.wait()
 
@@ -61,7 +61,7 @@ class Process:
 def processes(
     sides: dict[str, str], *, venv: Path, out: Path, threads: int
 ) -> Iterator[dict[str, Process]]:
-    """Name → a running side, for name → script; each keeps its log in `out`."""
+    """Running sides by name, from scripts by name; each writes its log to `out`."""
     pythons = {"ours.py": Path(sys.executable), "theirs.py": ensure(venv)}
     with contextlib.ExitStack() as stack:
         running = {}

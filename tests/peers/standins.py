@@ -1,8 +1,8 @@
-"""Stand-ins for what imagen-pytorch imports, but a comparison never runs.
+"""Stand-ins for packages that imagen-pytorch imports but the comparison never uses.
 
-Its import asks the network for T5's width (a default argument), and torchvision's wheel on PyPI is
-built for CUDA and fails beside a CPU build of torch. Text comes embedded and clips come decoded, so
-nothing of transformers, torchvision and datasets is ever called.
+Its import downloads T5's config for a default argument. torchvision's wheel on PyPI is built for
+CUDA and fails beside a CPU build of torch. The comparison passes text embeddings and decoded clips,
+so it never calls transformers, torchvision or datasets.
 """
 
 import sys
@@ -12,18 +12,18 @@ from typing import Any
 
 
 class T5Config:
-    """Knows a width, which the caller overrides."""
+    """A config with only a width, which the caller overrides."""
 
     d_model = 512
 
     @classmethod
     def from_pretrained(cls, name: str) -> "T5Config":
-        """A config without asking the network."""
+        """A config without a download."""
         return cls()
 
 
 def install() -> None:
-    """Put the stand-ins where imports look first."""
+    """Put the stand-ins into `sys.modules`."""
     _module(
         "transformers",
         T5Config=T5Config,

@@ -1,4 +1,4 @@
-"""What a comparison found, as tables."""
+"""The results of a comparison as tables."""
 
 from typing import Any
 
@@ -6,7 +6,7 @@ from rich.table import Table
 
 
 def speed_table(found: dict[str, Any]) -> Table:
-    """Speed and cost, a row per side and workload."""
+    """Speed and cost: a row per workload and system."""
     table = Table(title="Training, 8 frames: whole steps at the best batch size; median [min–max]")
     for head in (
         "task",
@@ -31,7 +31,7 @@ def speed_table(found: dict[str, Any]) -> Table:
 
 
 def quality_table(found: dict[str, Any]) -> Table:
-    """Shares of held-out prompts that are right, a row per system and sampling setting."""
+    """Shares of right held-out prompts: a row per system and sampling setting."""
     runs = found["runs"]
     names = list(next(iter(runs.values()))["shown"][0]["shares"])
     table = Table(title="Held-out prompts right after equal training time, % [Wilson, 95 %]")
@@ -54,7 +54,7 @@ def quality_table(found: dict[str, Any]) -> Table:
 
 
 def sampling(setting: dict[str, Any]) -> str:
-    """How the videos were sampled."""
+    """The sampling settings in words."""
     own = "" if setting.get("remove_parallel", True) else ", plain"
     return f"{setting['steps']} steps, {setting['scale']:g}{own}"
 

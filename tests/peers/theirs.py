@@ -1,7 +1,7 @@
-"""imagen-pytorch's side of a comparison; runs in an environment of its own, without Cascade's.
+"""imagen-pytorch's side of the comparison; it runs in its own environment, without Cascade's.
 
-Set up as its documentation does for video: `Unet3D` in `ElucidatedImagen`, trained and sampled
-through `ImagenTrainer`, with every default that is not named here.
+It is set up as in its documentation for video: `Unet3D` in `ElucidatedImagen`, trained and sampled
+with `ImagenTrainer`, with defaults for all arguments that are not named here.
 """
 
 import sys
@@ -10,18 +10,18 @@ from typing import Any
 
 from torch import Tensor, nn
 
-sys.path.append(str(Path(__file__).resolve().parent))  # last: this folder has a file of that name
+sys.path.append(str(Path(__file__).resolve().parent))  # last: this folder has an imagen_pytorch.py
 
 import standins
 from protocol import FRAMES, TEXT_WIDTH, Clips, Side, Workload, embed, serve
 
-#: 4.76 M parameters as a base, 5.22 M as super-resolution. Its defaults pad every text to 256
-#: tokens; our captions have 14 words at most, so 32 saves it time.
+#: 4.76 M parameters as a base, 5.22 M as super-resolution. Its default pads every text to 256
+#: tokens; our captions have at most 14 words, so 32 makes it faster.
 UNET = {"dim": 32, "dim_mults": (1, 2, 4), "text_embed_dim": TEXT_WIDTH, "max_text_len": 32}
 
 
 class Theirs(Side):
-    """Its trainer: Adam, its own averages; a rate, a decay and clipping where options ask."""
+    """The peer's trainer: Adam and its own EMA; learning rate, decay and clipping by options."""
 
     def make(self, workload: Workload, options: dict[str, Any]) -> nn.Module:
         from imagen_pytorch import ElucidatedImagen, ImagenTrainer, NullUnet, Unet3D

@@ -1,4 +1,4 @@
-"""A stage that predicts the difference from the interpolated video of the stage before."""
+"""A stage that predicts the difference from the interpolated video of the previous stage."""
 
 import hydra
 import pytest
@@ -44,7 +44,7 @@ def test_an_untrained_stage_returns_the_baseline_at_any_noise_of_low(choice):
             video = stage.sample(
                 ["a", "b"], grid=GRID, seeds=[0, 1], low=low, steps=steps, low_logsnr=level
             )
-            torch.testing.assert_close(video, stage.kind.plain(low), rtol=0, atol=1e-6)
+            torch.testing.assert_close(video, stage.kind.baseline(low), rtol=0, atol=1e-6)
 
 
 @pytest.mark.parametrize("choice", RESIDUAL)
@@ -52,7 +52,7 @@ def test_an_untrained_stage_has_the_loss_of_the_baseline(batch, choice):
     stage = untrained(choice, residual=0.1)
     losses = stage.losses(batch([0, 1, 2]), purpose="train")
     noised = stage.noise(batch([0, 1, 2]), purpose="train")
-    plain = stage.kind.plain(stage.kind.reduce(noised.example.x))
+    plain = stage.kind.baseline(stage.kind.reduce(noised.example.x))
     torch.testing.assert_close(losses.loss, weighted(plain, noised, stage.diffusion))
 
 
@@ -78,7 +78,7 @@ def test_the_difference_from_the_baseline_is_proportional_to_the_residuals_size(
         stage = build(choice, residual=residual)
         low = low_for(stage) / 2
         video = stage.sample(["a", "b"], grid=GRID, seeds=[0, 1], low=low, steps=1)
-        moved[residual] = video - stage.kind.plain(low)
+        moved[residual] = video - stage.kind.baseline(low)
     inside = (moved[0.2].abs() < 0.4) & (moved[0.1].abs() > 1e-3)
     assert inside.any()
     torch.testing.assert_close(moved[0.2][inside], 2 * moved[0.1][inside], rtol=1e-3, atol=1e-5)

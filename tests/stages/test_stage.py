@@ -7,7 +7,7 @@ from cascade import conditioning
 from cascade.grid import Grid
 from cascade.video import to_float
 from stages.condition import scalars
-from stages.measure import remake
+from stages.measure import regenerate
 
 STAGES = ["demo/base", "demo/tsr1", "demo/ssr1"]
 AUGMENT = {
@@ -214,11 +214,11 @@ def test_sampling_refuses_what_does_not_fit(build):
     base, ssr = build("demo/base"), build("demo/ssr1")
     with pytest.raises(ValueError, match="frames must be a multiple of 2, got 7"):
         base.sample(["a"], grid=Grid(frames=7, height=16, width=16, fps=8), seeds=[0])
-    with pytest.raises(ValueError, match="takes no video of a stage before"):
+    with pytest.raises(ValueError, match="takes no video of a previous stage"):
         base.sample(["a"], grid=GRID, seeds=[0], low=torch.zeros(1, 3, *GRID.shape))
-    with pytest.raises(ValueError, match="needs video of a stage before"):
+    with pytest.raises(ValueError, match="needs video of a previous stage"):
         ssr.sample(["a"], grid=GRID, seeds=[0])
-    with pytest.raises(ValueError, match=r"must hand over \(8, 8, 8\), got \(8, 16, 16\)"):
+    with pytest.raises(ValueError, match=r"must give \(8, 8, 8\), got \(8, 16, 16\)"):
         ssr.sample(["a"], grid=GRID, seeds=[0], low=torch.zeros(1, 3, *GRID.shape))
 
 
@@ -237,7 +237,7 @@ def test_a_factor_of_one_is_refused(build, choice, message):
 def test_a_stage_with_one_before_it_needs_an_augmentation(build):
     with pytest.raises(Exception, match="ssr1: a stage of kind SpatialSR needs an augmentation"):
         build("demo/ssr1", augment=None)
-    with pytest.raises(Exception, match="base: a stage of kind Base has no stage before it"):
+    with pytest.raises(Exception, match="base: a stage of kind Base has no previous stage"):
         build("demo/base", augment=AUGMENT)
 
 
@@ -253,15 +253,15 @@ def test_ssr_is_measured_beside_bicubic_and_tsr_on_its_new_frames(build, batch):
             for way in ("", "plain_")
             for name in ("psnr", "ssim")
         }
-        assert stage.kind.own(x).shape[2] == count
-    torch.testing.assert_close(build("demo/tsr1").kind.own(x), x[:, :, 1::2])
+        assert stage.kind.new_frames(x).shape[2] == count
+    torch.testing.assert_close(build("demo/tsr1").kind.new_frames(x), x[:, :, 1::2])
 
 
 def test_remaking_starts_from_the_clip(build, batch):
     stage = build("demo/base")
     x = to_float(batch([2])["video"])
-    near = remake(stage, x, ["a"], seeds=[0], start=0.02)
-    far = remake(stage, x, ["a"], seeds=[0], start=1.0)
+    near = regenerate(stage, x, ["a"], seeds=[0], start=0.02)
+    far = regenerate(stage, x, ["a"], seeds=[0], start=1.0)
     assert near.shape == x.shape
     assert (near - far).abs().max() > 1e-2
 

@@ -155,13 +155,14 @@ def test_waiting_for_data_is_logged_and_the_flops_are_those_of_the_network(tiny,
 
 
 def test_samples_stand_beside_what_they_were_made_from_and_the_real_clip(runs):
-    for choice, pictures in (("demo/base", 2), ("demo/ssr1", 3)):
+    for choice, panels in (("demo/base", "made | real"), ("demo/ssr1", "low | made | real")):
         folder = runs[choice] / "samples/00000004"
         captions = json.loads((folder / "captions.json").read_text())
-        assert captions == {"0.mp4": "a red circle", "1.mp4": "two blue bars"}
+        texts = ("a red circle", "two blue bars")
+        assert captions == {f"{i}.mp4": f"{panels}: {text}" for i, text in enumerate(texts)}
         with av.open(str(folder / "0.mp4")) as video:
             frames = [(frame.height, frame.width) for frame in video.decode(video=0)]
-        assert frames == [(16, 16 * pictures)] * 4
+        assert frames == [(16, 16 * len(panels.split(" | ")))] * 4
 
 
 def test_rows_survive_a_new_column_and_a_kill(tmp_path):
@@ -200,7 +201,10 @@ def test_ranks_decide_alike_and_make_their_share(tiny, tmp_path, strategy):
     assert {key for key, _ in row["samples"]} == {f"clip-{i}" for i in range(12, 16)}
     folder = tmp_path / "samples/00000004"
     captions = json.loads((folder / "captions.json").read_text())
-    assert captions == {"0.mp4": "a red circle", "1.mp4": "two blue bars"}
+    assert [text.rpartition(": ")[2] for text in captions.values()] == [
+        "a red circle",
+        "two blue bars",
+    ]
     assert all((folder / name).stat().st_size > 500 for name in captions)
     assert {"val/worth/text", "val/loss", "train/loss"} <= set(read_curves(tmp_path))
     averages, _ = reconstruct(tmp_path / "ema", 0.1, 6)  # whole, though the ranks' are sharded

@@ -59,6 +59,8 @@ def test_the_width_in_use_validates_and_is_bundled(tiny, tmp_path, use):
 def test_an_untracked_width_and_a_snapshot_every_0_steps_are_refused():
     with pytest.raises(ValueError, match=r"one of sigma_rels, \[0\.05, 0\.1\], got 0\.2"):
         EMA(sigma_rels=WIDTHS, use=0.2)
+    with pytest.raises(ValueError, match="needs at least one width, got none"):
+        EMA(sigma_rels=[])
     with pytest.raises(ValueError, match=r"at least 1 step, or null, got 0"):
         EMA(sigma_rels=WIDTHS, snapshot_every=0)
 

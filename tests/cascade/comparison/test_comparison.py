@@ -26,7 +26,7 @@ def run(
     losses=(1.0, 0.5),
     bundle=True,
     steps=(2,),
-    said=None,
+    log=None,
 ) -> Path:
     """A run's folder as training leaves it."""
     config = {
@@ -53,8 +53,8 @@ def run(
             write_mp4(samples / name, torch.cat(parts, dim=-1), fps=4)
     if bundle:
         (folder / "bundle").mkdir()
-    if said is not None:
-        (folder / "output.log").write_text(said)
+    if log is not None:
+        (folder / "output.log").write_text(log)
     return folder
 
 
@@ -64,8 +64,8 @@ def crossed(tmp_path):
     sweep = tmp_path / "runs/demo/ssr1/two"
     run(sweep / "target=x,max_t=0.5", losses=(1.0, 0.4))
     run(sweep / "target=x,max_t=1.0", max_t=1.0, losses=(1.0, 0.3))
-    said = "step 1\nTraceback …\nValueError: not finite\n"
-    run(sweep / "target=v,max_t=0.5", target="v", losses=(1.0,), bundle=False, steps=(), said=said)
+    log = "step 1\nTraceback …\nValueError: not finite\n"
+    run(sweep / "target=v,max_t=0.5", target="v", losses=(1.0,), bundle=False, steps=(), log=log)
     run(sweep / "target=v,max_t=1.0", target="v", max_t=1.0, bundle=False, steps=(1, 2))
     return sweep
 
@@ -207,7 +207,7 @@ def test_more_runs_than_colours_are_grouped_by_a_setting():
 
 
 @pytest.mark.parametrize(
-    ("said", "state"),
+    ("log", "state"),
     [
         ("ValueError: x\nstopped at step 5; run the same command to resume\n", "stopped at step 5"),
         ("error: x\nsrun: error: n1: task 0: Exited with exit code 1\n", "failed"),
@@ -226,8 +226,8 @@ def test_more_runs_than_colours_are_grouped_by_a_setting():
         ),
     ],
 )
-def test_a_runs_state_is_that_of_its_last_leg(tmp_path, said, state):
-    folder = run(tmp_path / "a", bundle=False, steps=(), said=said)
+def test_a_runs_state_is_that_of_its_last_leg(tmp_path, log, state):
+    folder = run(tmp_path / "a", bundle=False, steps=(), log=log)
     (folder / "checkpoints/00000005").mkdir(parents=True)
     record = read_folder(folder)
     assert record.state == (state or "stopped at step 5")

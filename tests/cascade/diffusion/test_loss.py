@@ -209,7 +209,7 @@ def test_a_given_frame_at_the_clean_end_cannot_make_the_loss_infinite() -> None:
 
 
 def test_impossible_weights_are_refused() -> None:
-    with pytest.raises(ValueError, match=r"least denominator σ, in \(0, 1\), got 400"):
+    with pytest.raises(ValueError, match=r"lower bound of σ, in \(0, 1\), got 400"):
         Uniform(space="velocity", clip=400.0)
     with pytest.raises(ValueError, match="gamma must be positive, got 0"):
         MinSNR(gamma=0.0)

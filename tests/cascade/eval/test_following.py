@@ -76,7 +76,7 @@ def test_a_missing_or_spare_video_is_refused():
         following(videos(3), WANTED, parser, fps=8)
     with pytest.raises(ValueError, match="got 4 videos and 3 prompts"):
         following(videos(), WANTED, parser, fps=8, prompts=TEXTS[:3])
-    with pytest.raises(ValueError, match="no prompt"):
+    with pytest.raises(ValueError, match="at least one prompt"):
         following([], [], parser, fps=8)
     with pytest.raises(ValueError, match="the same attributes"):
         Following([Reading(prompt="p", wanted={k: "x"}, read={}) for k in ("a", "b")])

@@ -1,4 +1,4 @@
-"""Laws of the frozen T5: it stays outside the stage, and cuts, counts and refuses as told."""
+"""Laws of the frozen T5: it is no part of the stage, truncates captions, refuses long prompts."""
 
 import copy
 from pathlib import Path

@@ -217,7 +217,7 @@ def test_images_keep_their_bytes_or_become_upright_and_small(make, tmp_path):
     assert Image.open(io.BytesIO(clips["0000.png"])).getextrema() == ((255, 255),) * 3
     frames = [Image.new("RGB", (64, 64), (i, 0, 0)) for i in range(9)]
     frames[0].save(tmp_path / "moves.webp", save_all=True, append_images=frames[1:])
-    assert "make a video" in make(tmp_path / "moves.webp")[0]["detail"]
+    assert "convert them to a video" in make(tmp_path / "moves.webp")[0]["detail"]
     (tmp_path / "half.jpg").write_bytes(plain[: len(plain) // 2])
     assert make(tmp_path / "half.jpg")[0]["reason"] == "unreadable"
 

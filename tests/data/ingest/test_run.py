@@ -235,7 +235,7 @@ def test_every_hazard_is_kept_or_dropped_with_a_reason(media, make_recipe, tmp_p
 
 
 def test_shards_do_not_go_among_their_sources(videos, make_recipe):
-    with pytest.raises(ValueError, match="where sources are looked for"):
+    with pytest.raises(ValueError, match="is inside the source folder"):
         make_shards(str(videos), videos / "to", make_recipe(), LocalProcesses(workers=1), SETTINGS)
 
 

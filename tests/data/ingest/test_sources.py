@@ -63,13 +63,13 @@ def test_a_lists_paths_are_relative_to_it_and_its_columns_are_kept(tmp_path, vid
 def test_what_cannot_be_a_list_of_sources_says_why(tmp_path):
     with pytest.raises(ValueError, match="has no video or image"):
         find_sources(tmp_path)
-    with pytest.raises(ValueError, match="no folder, no list"):
+    with pytest.raises(ValueError, match="must be a folder, a list"):
         find_sources(tmp_path / "nowhere")
     (tmp_path / "a.csv").write_text("file,caption\nx.mp4,hello\n")
     with pytest.raises(ValueError, match="row 1 must have a text in column 'path'"):
         find_sources(tmp_path / "a.csv")
     (tmp_path / "a.jsonl").write_text('{"path": "x.mp4", "clip": 1}')
-    with pytest.raises(ValueError, match="column 'clip'.*another name"):
+    with pytest.raises(ValueError, match="column name 'clip' is reserved"):
         find_sources(tmp_path / "a.jsonl")
 
 

@@ -1,14 +1,14 @@
-"""Where given frames may stand in a video, so that every stage of a cascade has them."""
+"""Where given frames are placed in a video, so that every stage of a cascade receives them."""
 
 from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
-class Room:
-    """The frames of the video to be made, of which the base makes every `stride`-th.
+class Placement:
+    """The frames of the new video, of which the base generates every `stride`-th.
 
-    All stages make the base's times, so a span that opens the video covers one at its start, and a
-    span that closes it begins at one.
+    Every stage has the base's times among its own. So a span of given frames that opens the video
+    starts at one of them (frame 0), and a span that closes it must start at one too.
     """
 
     frames: int
@@ -22,24 +22,24 @@ class Room:
             )
 
     def opening(self, count: int) -> range:
-        """The places of `count` frames that open the video."""
+        """The indices of `count` frames that open the video."""
         return range(count)
 
     def closing(self, count: int) -> range:
-        """The places of `count` frames that close the video, which ends with them.
+        """The indices of `count` frames that close the video, which ends with them.
 
-        They begin at the last time of the base from which all of them fit.
+        They begin at the last time of the base from which all of them fit into the grid.
         """
         start = (self.frames - count) // self.stride * self.stride
         return range(start, start + count)
 
     @property
-    def most_closing(self) -> int:
-        """The longest closing span that leaves the base a frame to make, up to half the video."""
+    def max_closing(self) -> int:
+        """The longest closing span, up to half the video, that leaves the base a frame to fill."""
         return max(1, min(self.frames // 2, self.frames - self.stride))
 
     @property
-    def most_ends(self) -> int:
+    def max_ends(self) -> int:
         """The longest span that can both open and close the video with a frame between them."""
         lengths = range(1, (self.frames + 1) // 2)
         return max((n for n in lengths if self.closing(n).start > n), default=1)

@@ -1,4 +1,4 @@
-"""The ways to prompt that a stage trains, each forced on its own."""
+"""The ways to prompt that a stage is trained with, and draws that are limited to some of them."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -13,7 +13,7 @@ def forced(stage: TrainableStage, *names: str) -> Modes:
     return Modes(shares=dict.fromkeys(names, 1.0), stride=stage.recipe.modes.stride)
 
 
-def suiting(stage: TrainableStage, frames: int) -> list[str]:
+def suitable(stage: TrainableStage, frames: int) -> list[str]:
     """The ways that training can draw for a clip of so many frames."""
     drawn = [name for name, way in ways.items() if way.draw is not None]
     return [
@@ -23,14 +23,14 @@ def suiting(stage: TrainableStage, frames: int) -> list[str]:
 
 def giving(stage: TrainableStage, frames: int) -> list[str]:
     """Those of them that give frames or regions."""
-    return [name for name in suiting(stage, frames) if ways[name].fixes]
+    return [name for name in suitable(stage, frames) if ways[name].gives_frames]
 
 
 @contextmanager
-def practising(
+def training_ways(
     stage: TrainableStage, names: Sequence[str] = (), *, text_dropout: float = 0.0
 ) -> Iterator[None]:
-    """Inside, the stage trains these ways alone (by default its own shares), at this dropout."""
+    """A context in which the stage trains these ways only (by default its own shares)."""
     recipe = stage.recipe
     modes = forced(stage, *names) if names else recipe.modes
     stage.recipe = replace(recipe, modes=modes, text_dropout=text_dropout)
