@@ -16,6 +16,7 @@ from cascade.callbacks.averages import averages
 from cascade.callbacks.eval_mode import eval_mode
 from cascade.callbacks.watchdog import alive
 from cascade.diffusion.sampler import Step
+from cascade.files.atomic import write_atomic
 from cascade.grid import Grid
 from cascade.parallel.ranks import gather
 from cascade.stage import Batch, TrainableStage, trainable
@@ -99,7 +100,9 @@ class Samples(pl.Callback):
             return
         order = "low | made | real" if stage.kind.takes_low else "made | real"
         captions = {f"{number}.mp4": f"{order}: {every[number]}" for number in sorted(every)}
-        (folder / "captions.json").write_text(json.dumps(captions, indent=2, ensure_ascii=False))
+        # Atomically: the demo's page and `compare` read it while the run trains.
+        text = json.dumps(captions, indent=2, ensure_ascii=False)
+        write_atomic(folder / "captions.json", text.encode())
         for logger in trainer.loggers:
             if isinstance(logger, WandbLogger):
                 logger.log_video(
