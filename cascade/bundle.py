@@ -17,6 +17,8 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from hydra.errors import InstantiationException
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
@@ -30,6 +32,7 @@ WEIGHTS, STAGE, CARD, CASCADE = "model.safetensors", "stage.yaml", "card.json", 
 TRAINING = ("train", "objective")
 #: The sampling settings of a stage that a cascade may set.
 SAMPLING = ("steps", "guidance_scale", "low_logsnr")
+AGAIN = "copy it again, or train the stage again: make train STAGE=…"
 
 
 class BundleError(ValueError):
@@ -134,7 +137,23 @@ def _replacing(folder: Path) -> Iterator[Path]:
 def read_card(folder: Path) -> dict[str, Any]:
     """The bundle's card."""
     card: dict[str, Any] = read_json(Path(folder) / CARD)
+    if not isinstance(card, dict):
+        raise BundleError(f"{Path(folder) / CARD} is damaged: {AGAIN}")
     return card
+
+
+def _read_yaml(path: Path) -> Any:
+    try:
+        return yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise BundleError(f"{path} is damaged: {error}; {AGAIN}") from error
+
+
+def _shapes(folder: Path) -> dict[str, tuple[int, ...]]:
+    try:
+        return shapes_in(folder / WEIGHTS)
+    except SafetensorError as error:
+        raise BundleError(f"{folder / WEIGHTS} is damaged: {error}; {AGAIN}") from error
 
 
 def final_loss(run: Path) -> float | None:
@@ -153,7 +172,7 @@ def read_stage(folder: Path) -> dict[str, Any]:
     missing = [name for name in (WEIGHTS, STAGE, CARD) if not (folder / name).is_file()]
     if missing:
         raise BundleError(f"{folder} is not a bundle: it has no {', '.join(missing)}")
-    content = yaml.safe_load((folder / STAGE).read_text(encoding="utf-8"))
+    content = _read_yaml(folder / STAGE)
     if not isinstance(content, dict) or content.get("format") != FORMAT:
         found = content.get("format") if isinstance(content, dict) else None
         raise BundleError(
@@ -186,11 +205,16 @@ def load_stage(folder: str | Path) -> nn.Module:
             f"{folder} was never trained (card.json: steps {card.get('steps')!r}); "
             f"train it first: make train STAGE={config.get('name')}"
         )
-    given = shapes_in(folder / WEIGHTS)
+    given = _shapes(folder)
     try:  # check the config's sizes before memory is allocated for them
         wanted = shapes_of(config, most=len(given))
     except TooManyError as error:
         raise BundleError(f"{folder}: holds {len(given)} weights, but {error}") from error
+    except (InstantiationException, TypeError, ValueError) as error:
+        raise BundleError(
+            f"{folder}: this version of Cascade cannot build its config: "
+            f"{error.__cause__ or error}; train the stage again: make train STAGE=…"
+        ) from error
     _check_fit(folder, given, wanted)
     stage = build(config)
     load_weights(stage, folder)
@@ -205,7 +229,7 @@ def load_weights(module: nn.Module, folder: str | Path) -> None:
     """
     folder = Path(folder)
     wanted = {name: tuple(value.shape) for name, value in module.state_dict().items()}
-    _check_fit(folder, shapes_in(folder / WEIGHTS), wanted)
+    _check_fit(folder, _shapes(folder), wanted)
     module.load_state_dict(load_file(folder / WEIGHTS))
 
 
@@ -246,15 +270,18 @@ def read_cascade(folder: Path) -> list[dict[str, Any]]:
     path = Path(folder) / CASCADE
     if not path.is_file():
         raise BundleError(f"{folder} is not a cascade bundle: it has no {CASCADE}")
-    content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    content = _read_yaml(path)
     if not isinstance(content, dict) or content.get("format") != FORMAT:
         found = content.get("format") if isinstance(content, dict) else None
         raise BundleError(
             f"{path}: has format {found!r}, but this Cascade reads format {FORMAT}; "
             "train the stages again"
         )
+    listed = content.get("stages") or []
+    if not isinstance(listed, list):
+        raise BundleError(f"{path}: stages must be a list of bundles, got {listed!r}")
     entries = []
-    for entry in content.get("stages") or []:
+    for entry in listed:
         name = entry.get("bundle") if isinstance(entry, dict) else None
         if not isinstance(name, str) or not re.fullmatch(r"\w[\w.-]*", name):
             raise BundleError(

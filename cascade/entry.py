@@ -18,6 +18,8 @@ from cascade.stage import Stage
 
 #: Config groups whose choices are checked before Hydra does.
 GROUPS = ("stage", "cascade", "data", "experiment", "cluster")
+#: The dtypes in which a cascade may run.
+DTYPES = ("float32", "bfloat16", "float16")
 CONF = str(Path(__file__).resolve().parents[1] / "conf")
 
 
@@ -92,6 +94,13 @@ def open_cascade(cfg: DictConfig, **options: Any) -> Cascade:
     device = cfg.device
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
+    if cfg.dtype not in DTYPES:
+        raise ValueError(f"dtype={cfg.dtype}: must be one of {', '.join(DTYPES)}")
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).partition("\n")[0]
+        raise ValueError(f"device={device}: cannot be used ({reason}); set device=cpu") from error
     options.update(device=device, dtype=getattr(torch, cfg.dtype))
     if cfg.bundle is not None:
         return Cascade.from_pretrained(cfg.bundle, **options)

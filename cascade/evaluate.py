@@ -4,6 +4,7 @@
 the pixels and writes `evaluation.json`. A stopped evaluation resumes at the batch where it was.
 """
 
+import functools
 import hashlib
 import json
 import logging
@@ -13,12 +14,13 @@ from pathlib import Path
 from typing import Any
 
 import hydra
+import numpy as np
 import torch
 from jaxtyping import UInt8
 from omegaconf import DictConfig
 from rich.progress import track
 from safetensors.torch import load_file, save_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from cascade.checkpoint.origin import commit
 from cascade.entry import CONF, check_choices, explained, open_cascade
@@ -29,15 +31,35 @@ from cascade.video import to_uint8
 
 log = logging.getLogger(__name__)
 #: The parts of a stage, besides its weights, on which its videos depend.
-PARTS = ("name", "kind", "target", "diffusion", "sampling", "augment", "codec", "text")
+PARTS = (
+    *("name", "kind", "target", "diffusion", "sampling", "augment", "codec", "text", "net"),
+    "residual",
+)
+#: Attributes that count what has happened, so that they change though no video does.
+COUNTERS = ("truncated",)
 
 
 def settings(part: Any) -> Any:
-    """A part of a stage as plain values: its class and its public attributes, recursively."""
+    """A part of a stage as plain values: its class and its public attributes, recursively.
+
+    Equal parts have equal settings in every process: no value holds an address.
+    """
     if isinstance(part, Mapping):
         return {str(name): settings(value) for name, value in sorted(part.items())}
+    if isinstance(part, list | tuple):
+        return [settings(value) for value in part]
+    if isinstance(part, Tensor | np.ndarray):
+        values = np.ascontiguousarray(torch.as_tensor(part).detach().cpu().float().numpy())
+        return [list(values.shape), hashlib.blake2b(values.tobytes(), digest_size=8).hexdigest()]
+    if isinstance(part, functools.partial):
+        return [settings(one) for one in (part.func, part.args, part.keywords)]
+    if hasattr(part, "__qualname__"):  # a class, a function or a method
+        return f"{part.__module__}.{part.__qualname__}"
     if hasattr(part, "__dict__"):
         public = {name: value for name, value in vars(part).items() if not name.startswith("_")}
+        public = {name: value for name, value in public.items() if name not in COUNTERS}
+        if isinstance(part, nn.Module):
+            public |= dict(part.named_children())
         inner = {name: settings(value) for name, value in sorted(public.items())}
         return {"class": type(part).__qualname__, **inner}
     return repr(part)

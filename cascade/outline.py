@@ -21,8 +21,14 @@ class TooManyError(ValueError):
 
 
 def build(config: Mapping[str, Any]) -> nn.Module:
-    """The stage of a config, with its network built."""
+    """The stage of a config, with its network built.
+
+    Raises:
+        ValueError: the config is not of a module.
+    """
     stage: nn.Module = hydra.utils.instantiate(copy.deepcopy(dict(config)), _convert_="all")
+    if not isinstance(stage, nn.Module):
+        raise ValueError(f"the config is of a {type(stage).__name__}, not of a stage")
     configure = getattr(stage, "configure_model", None)
     if configure is not None:
         configure()

@@ -13,19 +13,19 @@ import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from cascade.bundle import CASCADE, BundleError, load_stage, read_cascade
+from cascade.bundle import CASCADE, SAMPLING, BundleError, load_stage, read_cascade
 from cascade.conditioning import Given, to_grid
 from cascade.diffusion.sampler import Step
 from cascade.grid import Grid
 from cascade.prompts import Encoded, Prompts, share_encoders
-from cascade.stage import Stage, Video
+from cascade.stage import Stage, Video, as_module
 from cascade.text.encoder import TextEncoder, TextFeatures
 from cascade.video import every, resize, to_uint8
 
@@ -64,12 +64,13 @@ class Cascade:
             offload: keep each stage, and each text encoder, on the CPU except while it runs.
 
         Raises:
-            ValueError: the stages do not match.
+            ValueError: the stages do not match, or `sampling` has a setting that does not exist.
         """
         self.stages: list[Stage] = list(stages)
         self.sampling = list(sampling or [{} for _ in stages])
         self.device, self.dtype, self.offload = torch.device(device), dtype, offload
         check_chain(self.stages)
+        _check_sampling(self.stages, self.sampling)
         share_encoders(self.stages)
         for stage in self.stages:
             stage.eval().to("cpu" if offload else self.device)
@@ -121,6 +122,7 @@ class Cascade:
             BundleError: a stage has no bundle yet; the message has the command that trains it.
         """
         names = list(chain["stages"])
+        check_run(run)
         if not isinstance(run, str) and (unknown := sorted({*run} - {*names})):
             raise ValueError(
                 f"run: cascade {chain['name']} has no stage {', '.join(unknown)}; "
@@ -136,7 +138,13 @@ class Cascade:
                     f"make train STAGE={name} CASCADE={chain['name']} NAME={one}"
                 )
             paths.append(path)
-        sampling = [dict(chain.get("sampling", {}).get(name, {})) for name in names]
+        settings = chain.get("sampling") or {}
+        if unknown := sorted({*settings} - {*names}):
+            raise ValueError(
+                f"sampling: cascade {chain['name']} has no stage {', '.join(unknown)}; "
+                f"its stages are {', '.join(names)}"
+            )
+        sampling = [dict(settings.get(name) or {}) for name in names]
         return cls([_load(path) for path in paths], sampling=sampling, **options)
 
     def grids(self, *, frames: int | None, height: int | None, width: int | None) -> list[Grid]:
@@ -211,6 +219,7 @@ class Cascade:
             ValueError: a prompt is longer than the text encoder's limit, a grid does not fit, or
                 the numbers of prompts, negative prompts and generators differ.
         """
+        check_output(output_type)
         prompts = Prompts.of(prompt, negative_prompt, prompt_embeds, negative_prompt_embeds)
         prompts.check(self.stages)
         total = len(prompts)
@@ -283,7 +292,7 @@ class Cascade:
     def _on_device(self, module: Stage | TextEncoder) -> Iterator[None]:
         """A context with a stage or encoder on its device and autocast; offloaded afterwards."""
         if self.offload:
-            module.to(self.device)
+            _move(module, self.device)
         cast = torch.autocast(
             self.device.type, dtype=self.dtype, enabled=self.dtype != torch.float32
         )
@@ -292,22 +301,35 @@ class Cascade:
                 yield
         finally:
             if self.offload:
-                module.to("cpu")
+                _move(module, "cpu")
 
     def _settings(self, value: Any, name: str) -> list[Any]:
         """One value per stage: the call's, else the cascade's, else None (the stage's own)."""
         if value is None:
             return [entry.get(name) for entry in self.sampling]
-        values = list(value) if isinstance(value, Sequence) else [value] * len(self.stages)
+        values = list(value) if _several(value) else [value] * len(self.stages)
         if len(values) != len(self.stages):
             raise ValueError(
                 f"{name}: {len(self.stages)} stages, but {len(values)} values; give one or "
                 f"{len(self.stages)}"
             )
-        least = 1 if name == "steps" else -math.inf
-        if not all(one is None or (math.isfinite(one) and one >= least) for one in values):
-            raise ValueError(f"{name} must be finite and steps at least 1, got {values}")
+        for one in values:
+            check_setting(name, one)
         return values
+
+
+def check_run(run: Any) -> None:
+    """Check that `run` from a user names runs: YAML reads run=5 as a number.
+
+    Raises:
+        ValueError: it is neither a name nor a mapping to names.
+    """
+    names = list(run.values()) if isinstance(run, Mapping) else [run]
+    if not all(isinstance(name, str) for name in names):
+        raise ValueError(
+            f"run must be the name of a run, or a mapping from stage to name, got {run!r}; a "
+            "name that is a number needs quotes: run=\"'…'\""
+        )
 
 
 def check_chain(stages: Sequence[Stage]) -> None:
@@ -333,6 +355,67 @@ def check_chain(stages: Sequence[Stage]) -> None:
                 f"{before.target.fps:g} frames per second, {after.name} takes "
                 f"{after.low_grid.fps:g} (it generates {after.target} with {after.kind.scale})"
             )
+
+
+def _move(module: Stage | TextEncoder, device: torch.device | str) -> None:
+    """Move an encoder, or a stage without its text encoder, which stages may share."""
+    if isinstance(module, TextEncoder):
+        module.to(device)
+        return
+    modules = as_module(module)
+    encoder = module.text
+    modules.register_module("text", None)  # a stage reads encoded prompts here
+    try:
+        modules.to(device)
+    finally:
+        modules.register_module("text", encoder)
+
+
+def _several(value: Any) -> bool:
+    return isinstance(value, Sequence) and not isinstance(value, str)
+
+
+def _check_sampling(stages: Sequence[Stage], sampling: Sequence[Mapping[str, Any]]) -> None:
+    """Check the cascade's own sampling settings.
+
+    Raises:
+        ValueError: a setting does not exist or has an invalid value, or there is not one mapping
+            per stage.
+    """
+    if len(sampling) != len(stages):
+        raise ValueError(f"sampling: {len(stages)} stages, but settings of {len(sampling)}")
+    for stage, settings in zip(stages, sampling, strict=True):
+        for name, value in settings.items():
+            if name not in SAMPLING:
+                raise ValueError(
+                    f"sampling.{stage.name}.{name}: no such setting; a cascade may set "
+                    f"{', '.join(SAMPLING)}"
+                )
+            check_setting(name, value)
+
+
+def check_setting(name: str, value: Any) -> None:
+    """Check a sampling setting; None is the stage's own.
+
+    Raises:
+        ValueError: it is not a finite number or, for steps, not an integer of at least 1.
+    """
+    kind, wanted = (int, "an integer") if name == "steps" else (int | float, "a finite number")
+    number = isinstance(value, kind) and not isinstance(value, bool) and math.isfinite(value)
+    if value is not None and not (number and (name != "steps" or value >= 1)):
+        least = " of at least 1" if name == "steps" else ""
+        raise ValueError(f"{name} must be {wanted}{least}, got {value!r}")
+
+
+def check_output(output_type: Any) -> None:
+    """Check a call's `output_type` before the videos are generated.
+
+    Raises:
+        ValueError: it is unknown.
+    """
+    known = get_args(OutputType)
+    if output_type not in known:
+        raise ValueError(f"output_type must be one of {', '.join(known)}, got {output_type!r}")
 
 
 def _rows(given: Given, rows: slice) -> Given:
@@ -401,6 +484,4 @@ def _output(videos: Float[Tensor, "b c f h w"], output_type: OutputType) -> Any:
     channels_last = videos.permute(0, 2, 3, 4, 1)
     if output_type == "np":
         return np.asarray((channels_last / 2 + 0.5).clamp(0, 1))
-    if output_type == "uint8":
-        return to_uint8(channels_last)
-    raise ValueError(f"output_type must be pt, np or uint8, got {output_type!r}")
+    return to_uint8(channels_last)

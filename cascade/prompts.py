@@ -3,6 +3,7 @@
 from collections.abc import Callable, Hashable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -56,6 +57,7 @@ class Prompts:
         ):
             if text is not None and encoded is not None:
                 raise ValueError(f"{name} and {name}_embeds were both given; give one of them")
+            check_text(name, text)
         if prompt is None and embeds is None:
             raise ValueError(
                 "no prompt was given; for an unconditional video give the empty prompt ''"
@@ -120,6 +122,21 @@ class Prompts:
         )
 
 
+def check_text(name: str, text: Any) -> None:
+    """Check that prompts from a user are text: YAML reads prompt=5 as a number.
+
+    Raises:
+        ValueError: they are not.
+    """
+    listed = [text] if text is None or isinstance(text, str) else text
+    several = isinstance(listed, Sequence)
+    if not several or not all(isinstance(one, str) for one in listed if text is not None):
+        raise ValueError(
+            f"{name} must be text, got {text!r}; on the command line put it in quotes: "
+            f"{name}=\"'…'\""
+        )
+
+
 def share_encoders(stages: Sequence[Stage]) -> None:
     """Let stages with equal text encoders share one, so that it is loaded once."""
     first: dict[Hashable, TextEncoder] = {}
@@ -134,6 +151,12 @@ def _distinct(stages: Sequence[Stage]) -> list[TextEncoder]:
 
 
 def _check_embeds(text: TextFeatures, stages: Sequence[Stage]) -> None:
+    shapes = tuple(text.tokens.shape), tuple(text.mask.shape)
+    if len(shapes[0]) != 3 or shapes[1] != shapes[0][:2] or text.mask.dtype != torch.bool:
+        raise ValueError(
+            "prompt_embeds: tokens must be (prompts, tokens, width) and mask (prompts, tokens) of "
+            f"dtype bool, got {shapes[0]} and {shapes[1]} of {text.mask.dtype}"
+        )
     for stage in stages:
         if stage.text.shared_key() is None:
             raise ValueError(

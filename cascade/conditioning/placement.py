@@ -40,6 +40,10 @@ class Placement:
 
     @property
     def max_ends(self) -> int:
-        """The longest span that can both open and close the video with a frame between them."""
+        """The longest span that can both open and close the video with a free frame of the base.
+
+        The first time of the base after the opening span lies before the closing span.
+        """
         lengths = range(1, (self.frames + 1) // 2)
-        return max((n for n in lengths if self.closing(n).start > n), default=1)
+        free = (n for n in lengths if -(-n // self.stride) * self.stride < self.closing(n).start)
+        return max(free, default=1)

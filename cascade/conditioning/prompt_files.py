@@ -55,7 +55,7 @@ class Files:
     share: float = 0.5
 
     def __post_init__(self) -> None:
-        if not 0 < self.share < 1:
+        if not isinstance(self.share, int | float) or not 0 < self.share < 1:
             raise ValueError(
                 f"share={self.share}: the given video fills a share of the new one, "
                 "more than 0 and less than 1"
@@ -94,7 +94,7 @@ class Files:
             ValueError: the value is not one or more of them.
         """
         value, last = self.sources[source], self.grid.frames - 1
-        numbers = [value] if isinstance(value, int) else list(value)
+        numbers = list(value) if isinstance(value, list | tuple) else [value]
         if not numbers or not all(type(n) is int and 0 <= n <= last for n in numbers):
             raise ValueError(
                 f"{source}={value}: must be indices of frames of the new video, from 0 to {last}, "

@@ -293,3 +293,22 @@ RectifiedFlow UniformTime LogitNormalTime Stage Base SpatialSR TemporalSR
 
 def test_public_names_are_kept():
     assert set(PUBLIC.split()) <= set(parts.modules())
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "message"),
+    [
+        ("model.safetensors", b"cut", "model.safetensors is damaged"),
+        ("stage.yaml", b"stage: [", "stage.yaml is damaged"),
+        ("stage.yaml", b"format: 2\nstage: {part: Base}\n", "is of a Base, not of a stage"),
+        ("stage.yaml", b"format: 2\nstage: {part: DiT, foo: 1}\n", "cannot build its config"),
+        ("card.json", b"[1]", "card.json is damaged"),
+        ("cascade.yaml", b"stages: [", "cascade.yaml is damaged"),
+        ("cascade.yaml", b"format: 2\nstages: 5\n", "stages must be a list"),
+    ],
+)
+def test_a_damaged_file_of_a_bundle_is_named(tmp_path, file, content, message):
+    folder, _ = save(tmp_path / "bundle")
+    (folder / file).write_bytes(content)
+    with pytest.raises(BundleError, match=message):
+        (read_cascade if file == "cascade.yaml" else load_stage)(folder)

@@ -11,6 +11,7 @@ from cascade import conditioning
 from cascade.conditioning import (
     Given,
     Modes,
+    Placement,
     Prompt,
     Way,
     choose,
@@ -273,3 +274,18 @@ def test_every_way_names_what_it_lacks_and_what_it_does_not_take() -> None:
         choose("sideways", ["video"])
     with pytest.raises(ValueError, match=r"takes exactly image=… and video=…\. .*loop: video=…"):
         choose(None, ["video", "image"])
+
+
+@pytest.mark.parametrize(
+    ("frames", "stride"), [(16, 1), (16, 2), (128, 8), (32, 8), (24, 4), (14, 2)]
+)
+def test_spans_at_both_ends_leave_every_stage_a_frame_as_in_its_training(frames, stride):
+    for known in range(1, Placement(frames, stride).max_ends + 1):
+        clip = torch.zeros(1, 3, known, 2, 2)
+        given = conditioning.connect(clip, clip, frames, known, stride=stride)
+        for factor in (k for k in range(1, stride + 1) if stride % k == 0):
+            grid = Grid(frames=frames // factor, height=2, width=2, fps=1)
+            mask = to_grid(given, grid, CPU).mask[0, 0, :, 0, 0]
+            own = Placement(grid.frames, stride // factor)
+            trained = [{*own.opening(n), *own.closing(n)} for n in range(1, own.max_ends + 1)]
+            assert {*mask.nonzero().flatten().tolist()} in trained

@@ -1,14 +1,20 @@
 """The pipeline: trained stages joined, the same video for the same seed, clear refusals."""
 
+import json
+from functools import partial
+
 import pytest
 import torch
+from omegaconf import OmegaConf
 
 from cascade import conditioning
 from cascade.bundle import BundleError, save_cascade
 from cascade.conditioning import Given, to_grid
-from cascade.evaluate import fingerprint
+from cascade.entry import open_cascade
+from cascade.evaluate import fingerprint, settings
 from cascade.grid import Grid
-from cascade.pipeline import Cascade
+from cascade.pipeline import Cascade, check_output, check_run, check_setting
+from cascade.prompts import check_text
 from cascade.video import resize
 
 CHAIN = {"name": "demo", "stages": ["base", "tsr1", "ssr1"], "sampling": {}}
@@ -217,6 +223,12 @@ def test_a_video_is_made_again_when_anything_it_depends_on_changes(runs):
     def steps(cascade):
         cascade.stages[0].sampling.steps = 99
 
+    def residual(cascade):
+        cascade.stages[1].residual *= 2
+
+    def network(cascade):
+        cascade.stages[0].net.blocks[0].attention.heads *= 2
+
     def weights(cascade):
         next(cascade.stages[2].parameters()).data.add_(1e-3)
 
@@ -226,7 +238,7 @@ def test_a_video_is_made_again_when_anything_it_depends_on_changes(runs):
     def level(cascade):
         cascade.sampling[1]["low_logsnr"] = 3.0
 
-    for change in (augment, text, codec, steps, weights, kind, level):
+    for change in (augment, text, codec, steps, residual, network, weights, kind, level):
         cascade = fresh()
         change(cascade)
         found = fingerprint(cascade, ["a"], 0)
@@ -240,3 +252,74 @@ def test_a_video_ends_with_its_given_last_frame(cascade):
     out = cascade("a", generator=seeded(0), given=given)
     assert out.videos.shape[2] == out.grid.frames == 7
     torch.testing.assert_close(out.videos[:, :, -1:], last, rtol=0, atol=0)
+
+
+def test_a_call_does_not_change_the_fingerprint_of_its_videos(runs):
+    cascade = Cascade.from_runs(runs, CHAIN)
+    before = fingerprint(cascade, ["a"], 0)
+    cascade("a", generator=seeded(0), num_inference_steps=1)
+    assert fingerprint(cascade, ["a"], 0) == before
+
+
+def test_settings_hold_values_and_no_address():
+    class Part:
+        def __init__(self, value):
+            self.value = value
+
+    def of(*values):
+        return json.dumps([settings(Part(value)) for value in values])
+
+    def same():
+        return of([Part(1)], torch.arange(3), partial(max, key=Part), Part.__init__)
+
+    assert same() == same()
+    assert "0x" not in same()
+    assert of(torch.zeros(2)) != of(torch.ones(2))
+    assert of([Part(1)]) != of([Part(2)])
+    assert of(partial(max, 1)) != of(partial(max, 2))
+    assert of(max) != of(min)
+
+
+@pytest.mark.parametrize(
+    ("check", "arguments", "message"),
+    [
+        (check_text, ("prompt", 5), "prompt must be text, got 5"),
+        (check_text, ("prompt", ["a", None]), "prompt must be text"),
+        (check_setting, ("steps", 2.5), "steps must be an integer of at least 1, got 2.5"),
+        (check_setting, ("steps", "two"), "steps must be an integer.*'two'"),
+        (check_setting, ("guidance_scale", "high"), "guidance_scale must be a finite number"),
+        (check_output, ("foo",), "output_type must be one of pt, np, uint8, got 'foo'"),
+        (check_run, (5,), "run must be the name of a run, .* got 5"),
+        (check_run, (None,), "run must be the name of a run"),
+        (check_run, ({"base": 5},), "run must be the name of a run"),
+    ],
+)
+def test_values_of_another_type_are_refused(check, arguments, message):
+    with pytest.raises(ValueError, match=message):
+        check(*arguments)
+
+
+@pytest.mark.parametrize(
+    ("sampling", "message"),
+    [
+        ({"nope": {"steps": 1}}, "cascade demo has no stage nope"),
+        ({"base": {"guidence_scale": 2}}, "sampling.base.guidence_scale: no such setting"),
+        ({"base": {"steps": 0}}, "steps must be an integer of at least 1, got 0"),
+    ],
+)
+def test_sampling_settings_of_a_cascade_are_checked(runs, sampling, message):
+    with pytest.raises(ValueError, match=message):
+        Cascade.from_runs(runs, {**CHAIN, "sampling": sampling})
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"dtype": "sqrt"}, "dtype=sqrt: must be one of float32, bfloat16, float16"),
+        ({"device": "nowhere"}, "device=nowhere: cannot be used"),
+    ],
+)
+def test_a_device_or_dtype_that_does_not_exist_is_refused(runs, options, message):
+    config = {"device": "cpu", "dtype": "float32", "bundle": None, "cascade": CHAIN, **options}
+    with pytest.raises(ValueError, match=message):
+        open_cascade(OmegaConf.create({"paths": {"runs": str(runs)}, "run": "default", **config}))

@@ -114,3 +114,26 @@ def test_encoded_prompts_that_do_not_fit_are_refused(tiny_t5, bundle_of, tmp_pat
         own(prompt_embeds=narrow)
     with pytest.raises(ValueError, match="no prompt was given"):
         own()
+
+
+@pytest.mark.parametrize(
+    ("tokens", "mask"),
+    [
+        (torch.zeros(1, 2, 16), torch.ones(1, 2, dtype=torch.long)),
+        (torch.zeros(1, 2, 16), torch.ones(1, 3, dtype=torch.bool)),
+        (torch.zeros(2, 16), torch.ones(2, dtype=torch.bool)),
+    ],
+)
+def test_encoded_prompts_with_another_mask_are_refused(tiny_t5, tokens, mask):
+    cascade = Cascade([stage_of("base", tiny_t5)])
+    with pytest.raises(ValueError, match="prompt_embeds: tokens must be .* of dtype bool, got"):
+        cascade(prompt_embeds=TextFeatures(tokens, mask))
+
+
+def test_an_offloaded_encoder_moves_only_to_encode(tiny_t5, monkeypatch):
+    cascade = Cascade([stage_of(name, tiny_t5) for name in ("base", "tsr1")], offload=True)
+    moves, move = [], T5Text._apply
+    monkeypatch.setattr(T5Text, "_apply", lambda s, *a, **k: (moves.append(1), move(s, *a, **k))[1])
+    call(cascade, "a")
+    assert len(moves) == 2  # to the device and back, not with each stage
+    assert all(isinstance(stage.text, T5Text) for stage in cascade.stages)
