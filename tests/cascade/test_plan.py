@@ -195,7 +195,7 @@ def test_data_is_counted_and_its_problems_are_warnings(config_of):
     assert not record.advice
     assert record.dropped == {"too short": 70, "no caption": 10}
     assert record.value("data", "training clips") == 900
-    assert record.value("data", "epochs") == pytest.approx(1800 / 90)
+    assert record.value("data", "epochs") == pytest.approx(config["stage"]["train"]["steps"] / 90)
     assert record.value("files", "index") == 12345
     thin = replace(FakeBucket(), clips=40, width=32, tokens=128, batch=16, share=0.1)
     poor = FakeSurvey(

@@ -221,7 +221,7 @@ def test_a_loss_that_a_resume_does_not_give_again_is_found(sound, run):
     path.write_text("\n".join(lines) + "\n")
     found = one(opened(run, sound[1]), "exact resume").found
     assert found.verdict == "fails"
-    assert found.notes[0].startswith("step 3: the loss was")
+    assert found.notes[0].startswith("step 3: the logged loss is")
 
 
 def test_a_receptive_field_that_is_larger_than_stated_is_found(subject, monkeypatch):

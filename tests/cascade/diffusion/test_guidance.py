@@ -231,8 +231,8 @@ def test_impossible_guidance_is_refused() -> None:
         (lambda: Guidance(interval=(0.9, 0.1)), r"interval .* got \(0\.9, 0\.1\)"),
         (lambda: Guidance(interval=(0.5,)), "interval"),
         (lambda: Guidance(rescale=2.0), "rescale must lie in .* got 2"),
-        (lambda: Oscillate(constant=3.0), "share of the steps, got 3"),
-        (lambda: ZeroStar(still=1.0), "below 1, got 1"),
+        (lambda: Oscillate(constant=3.0), "share of the steps, in .*, got 3"),
+        (lambda: ZeroStar(still=1.0), "share of the steps, in .*, got 1"),
         (lambda: DynamicThreshold(percentile=0.0), "percentile .* got 0"),
         (lambda: DynamicThreshold(ceiling=0.5), "at least 1, got 0.5"),
     ):

@@ -198,7 +198,11 @@ def test_schedules_clipped_over_many_steps_stay_finite() -> None:
 
 
 def test_impossible_walks_are_refused() -> None:
-    for steps, start, rule in ((0, 1.0, "at least 1 step"), (4, 0.0, "start"), (4, 1.5, "start")):
+    for steps, start, rule in (
+        (0, 1.0, "steps must be at least 1"),
+        (4, 0.0, "start"),
+        (4, 1.5, "start"),
+    ):
         with pytest.raises(ValueError, match=rf"{rule}.*got"):
             levels(CosineVP(), steps, start)
     with pytest.raises(ValueError, match=r"gamma must lie in \[0, 1\], got 2"):
