@@ -156,7 +156,7 @@ def test_yaml_tags_run_nothing(tmp_path):
     (folder / "stage.yaml").write_text(
         f"format: 2\nstage: !!python/object/apply:os.system ['touch {tmp_path}/done']\n"
     )
-    with pytest.raises(yaml.YAMLError):
+    with pytest.raises(BundleError, match=r"stage.yaml is damaged"):
         read_stage(folder)
     assert not (tmp_path / "done").exists()
 

@@ -131,7 +131,7 @@ def test_files_that_do_not_go_together_are_refused(files):
         ({"video": "ramp.mp4", "strength": 1.5}, "strength=1.5: must be more than 0 and at most 1"),
         ({"video": "ramp.mp4", "mask": "light.png"}, "but all of it is white"),
         ({"video": "ramp.mp4", "mask": "wide.png"}, r"mask is 20×40 and the video 32×32"),
-        ({"video": "dark.png", "strength": 0.5}, r"dark.png: .* gives 1 of the 8 frames wanted"),
+        ({"video": "dark.png", "strength": 0.5}, r"dark.png: .* gives 1 of the 8 frames required"),
     ):
         with pytest.raises(ValueError, match=match):
             prompt_of(files, **values)
