@@ -46,7 +46,7 @@ def test_an_array_makes_the_same_bytes_and_is_joined_by_the_same_command(
     process = ingest(videos, to, *options)
     said, _ = process.communicate(timeout=300)
     assert process.returncode == 0, said
-    assert f"joining array {array}" in said
+    assert f"waiting for array {array}" in said
     assert "tasks on index" in said
     assert "indexing" not in said
     assert files(to) == files(whole)
