@@ -118,7 +118,7 @@ def test_stages_that_do_not_see_a_given_frame_are_named(files, caplog):
 
 def test_files_that_do_not_go_together_are_refused(files):
     for values, match in (
-        ({"video": "ramp.mp4", "image": "dark.png"}, "takes image=… and video=… and no more"),
+        ({"video": "ramp.mp4", "image": "dark.png"}, "takes exactly image=… and video=…"),
         (
             {"video": "ramp.mp4", "way": "sideways"},
             "way=sideways: unknown way to prompt; known:",
