@@ -128,7 +128,10 @@ def test_files_that_do_not_go_together_are_refused(files):
         ({"video": "ramp.mp4", "to": "ramp.mp4", "way": "loop"}, "way=loop takes video=…, not to="),
         ({"video": "ramp.mp4", "share": 1.0}, "share=1.0: .* more than 0 and less than 1"),
         ({"video": "ramp.mp4", "indices": [0, 8]}, r"indices=\[0, 8\]: .* from 0 to 7"),
-        ({"video": "ramp.mp4", "strength": 1.5}, "strength=1.5: must be .* more than 0 and at most 1"),
+        (
+            {"video": "ramp.mp4", "strength": 1.5},
+            "strength=1.5: must be .* more than 0 and at most 1",
+        ),
         ({"video": "ramp.mp4", "mask": "light.png"}, "but all of it is white"),
         ({"video": "ramp.mp4", "mask": "wide.png"}, r"mask is 20×40 and the video 32×32"),
         ({"video": "dark.png", "strength": 0.5}, r"dark.png: .* gives 1 of the 8 frames required"),
