@@ -72,7 +72,7 @@ def bench(cfg: DictConfig) -> dict[str, Any]:
     def step() -> None:
         with torch.autocast(device.type, dtype=dtype, enabled=dtype != torch.float32):
             loss = stage.losses(batch, purpose="bench").loss.mean()
-        loss.backward()  # type: ignore[no-untyped-call]  # torch's
+        loss.backward()
         optimizer.step()
         optimizer.zero_grad()
 

@@ -24,14 +24,14 @@ from cascade.ema import PowerEMA
 BLOCK = {"cuda": 512, "cpu": 64}
 
 
-class Meter(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch's
+class Meter(TorchDispatchMode):
     """Counts the bytes of storages on the meta device by kind, and keeps the highest sum.
 
     Storages allocated inside `holding(kind)` are of that kind.
     """
 
     def __init__(self, *, block: int) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]  # torch's
+        TorchDispatchMode.__init__(self)
         self.block = block
         self.live: Counter[str] = Counter()
         self.peak: Counter[str] = Counter()
@@ -148,7 +148,7 @@ class _Shadow(nn.Module):
     def named_parameters(self, *_: Any, **__: Any) -> Iterator[tuple[str, nn.Parameter]]:
         yield from self._small.items()
 
-    def parameters(self, recurse: bool = True) -> Iterator[nn.Parameter]:  # noqa: ARG002
+    def parameters(self, *_: Any, **__: Any) -> Iterator[nn.Parameter]:
         yield from self._small.values()
 
 
@@ -204,10 +204,7 @@ def step_memory(
             assert p.grad is not None
             meter.add(p.grad, "gradients")
 
-        hooks = [
-            p.register_post_accumulate_grad_hook(gradient)  # type: ignore[no-untyped-call]  # torch's
-            for p in trained
-        ]
+        hooks = [p.register_post_accumulate_grad_hook(gradient) for p in trained]
         before = sum(meter.live.values())
         with meter.holding("activations"):
             value = loss()

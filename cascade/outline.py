@@ -65,7 +65,8 @@ def shapes_of(config: Mapping[str, Any], *, most: int) -> dict[str, tuple[int, .
 def shapes_in(path: Path) -> dict[str, tuple[int, ...]]:
     """The shapes of a weights file, by name, without reading the weights."""
     with safe_open(path, framework="pt") as file:
-        return {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118 no dict
+        names: list[str] = file.keys()
+        return {name: tuple(file.get_slice(name).get_shape()) for name in names}
 
 
 def differences(

@@ -194,7 +194,8 @@ def _combined(found: Sequence[Snapshot], coefficients: Sequence[float]) -> dict[
     for snapshot in found:
         factors = {str(sigma): next(left) for sigma in snapshot.sigma_rels}
         with safe_open(snapshot.path, "pt") as file:
-            names = {key.partition("/")[2] for key in file.keys()}  # noqa: SIM118 not a dict
+            keys: list[str] = file.keys()
+            names = {key.partition("/")[2] for key in keys}
             if total and names != total.keys():
                 other = sorted(names ^ total.keys())
                 raise ValueError(f"snapshot {snapshot.path} is of another network: {other[:3]}")

@@ -130,7 +130,7 @@ class Kind(Protocol):
     #: Whether a stage of this kind has a previous stage.
     takes_low: bool
 
-    def reduce(self, x: Float[Tensor, "b c f h w"]) -> Float[Tensor, "b c f2 h2 w2"] | None:
+    def reduce(self, x: Float[Tensor, "b c f h w"], /) -> Float[Tensor, "b c f2 h2 w2"] | None:
         """The output of the previous stage, computed from the clip itself; None for a base."""
 
     def expand(self, low: Float[Tensor, "b c f2 h2 w2"]) -> Float[Tensor, "b c f h w"]:
@@ -269,7 +269,7 @@ class Objective(Protocol):
     def losses(self, stage: TrainableStage, batch: Batch, *, purpose: str) -> Losses:
         """The loss of each sample."""
 
-    def figures(self, stage: TrainableStage, batch: Batch) -> dict[str, Float[Tensor, " b"]]:
+    def figures(self, stage: TrainableStage, batch: Batch, /) -> dict[str, Float[Tensor, " b"]]:
         """Further metrics of validation clips, one number per clip, by name."""
 
 

@@ -18,7 +18,7 @@ class Base:
     def __init__(self) -> None:
         self.scale = Scale()
 
-    def reduce(self, x: Float[Tensor, "b c f h w"]) -> None:  # noqa: ARG002 (no previous stage)
+    def reduce(self, _x: Float[Tensor, "b c f h w"]) -> None:
         """None: a base has no previous stage."""
         return
 

@@ -4,7 +4,7 @@ import hashlib
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, cast
 
 import torch
 from lightning_fabric.plugins.io.checkpoint_io import CheckpointIO
@@ -46,14 +46,20 @@ class StateFile(CheckpointIO):
         self,
         checkpoint: dict[str, Any],
         path: str | Path,
-        storage_options: Any = None,  # noqa: ARG002 Lightning passes it
+        storage_options: Any = None,
     ) -> None:
-        """Write a state and sync it to disk."""
+        """Write a state and sync it to disk.
+
+        Raises:
+            TypeError: storage options, of which a local file has none.
+        """
+        if storage_options is not None:
+            raise TypeError(f"StateFile: storage_options must be None, got {storage_options!r}")
         path = Path(path)
         self.written = {}
         with path.open("wb") as raw:
             file = _Hashing(raw)
-            torch.save(checkpoint, file)  # type: ignore[arg-type]  # it needs only write and flush
+            torch.save(checkpoint, cast(BinaryIO, file))  # it calls only write and flush
             if file.failed is not None:
                 raise file.failed
             raw.flush()
@@ -63,13 +69,23 @@ class StateFile(CheckpointIO):
     def load_checkpoint(
         self,
         path: str | Path,
-        map_location: Callable[..., Any] | None = None,  # noqa: ARG002 Lightning passes it
-        weights_only: bool | None = None,  # noqa: ARG002 always true
+        map_location: Callable[..., Any] | None = None,
+        weights_only: bool | None = None,
     ) -> dict[str, Any]:
-        """Read a state, a file or sharded: tensors and plain values, never code."""
+        """Read a state, a file or sharded: tensors and plain values, never code.
+
+        Raises:
+            ValueError: `weights_only` is False, which would allow code.
+        """
+        if weights_only is False:
+            raise ValueError(
+                f"{path}: a state is read without code; weights_only must not be False"
+            )
         if parts.is_sharded(Path(path)):
             return parts.load_whole(Path(path))
-        state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+        state: dict[str, Any] = torch.load(
+            path, map_location=map_location or "cpu", weights_only=True
+        )
         return state
 
     def remove_checkpoint(self, path: str | Path) -> None:

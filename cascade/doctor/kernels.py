@@ -6,7 +6,7 @@ scores (flash, memory-efficient and cuDNN kernels, and torch's own on the CPU), 
 saves its input and one number per row.
 """
 
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -14,6 +14,8 @@ from torch.autograd.graph import _engine_run_backward
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
+#: The function of `tensor.is_cuda`; each access makes another object, equal to the last.
+IS_CUDA = cast(Any, Tensor.is_cuda).__get__
 #: Names of functions whose inputs autocast casts to half precision,
 HALF = frozenset(
     (
@@ -68,7 +70,7 @@ class Kernels(TorchFunctionMode):
         kwargs: dict[str, Any] | None = None,
     ) -> Any:
         kwargs = kwargs or {}
-        if func is Tensor.is_cuda.__get__:  # type: ignore[attr-defined]  # a C getter
+        if func == IS_CUDA:
             return self.cuda and args[0].is_meta
         if func is torch.autograd.backward:
             with self:  # torch leaves the mode here, but checkpointing runs forward passes inside
@@ -84,7 +86,7 @@ class Kernels(TorchFunctionMode):
             return torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(q, k, v)[0]
         args = self._cast(name, args)
         if name == "rms_norm" and self.cuda and kwargs.get("weight") is None:
-            return _RmsNorm.apply(args[0])  # type: ignore[no-untyped-call]  # torch's
+            return cast(Any, _RmsNorm).apply(args[0])
         return func(*args, **kwargs)
 
     def _cast(self, name: str, args: tuple[Any, ...]) -> tuple[Any, ...]:

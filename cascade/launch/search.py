@@ -17,7 +17,7 @@ from cascade.launch.label import named
 log = logging.getLogger(__name__)
 
 
-class OptunaSearch(OptunaSweeperImpl):  # type: ignore[misc]  # it has no types
+class OptunaSearch(OptunaSweeperImpl):
     """The sweeper of hydra-optuna-sweeper, with named runs and a study that can be resumed.
 
     Trials that failed or were interrupted are repeated with the same values, so that their runs

@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import hydra_plugins.hydra_submitit_launcher.submitit_launcher as submitit_launcher
 from hydra.core.hydra_config import HydraConfig
@@ -50,7 +50,7 @@ class SlurmRun:
         return self.run / "slurm" / f"{self.job}_0_log.out"
 
 
-class SlurmLauncher(submitit_launcher.SlurmLauncher):  # type: ignore[misc]  # it has no types
+class SlurmLauncher(submitit_launcher.SlurmLauncher):
     """Submits one job per run, unless the run has a job in the queue or is finished."""
 
     def __init__(
@@ -59,7 +59,7 @@ class SlurmLauncher(submitit_launcher.SlurmLauncher):  # type: ignore[misc]  # i
         super().__init__()
         if poll_s <= 0:
             raise ValueError(f"hydra.launcher.poll_s must be positive, got {poll_s:g}")
-        self._cluster: dict[str, Any] = OmegaConf.to_container(cluster, resolve=True)  # type: ignore[assignment]  # a mapping gives a dict
+        self._cluster = cast(dict[str, Any], OmegaConf.to_container(cluster, resolve=True))
         self._follow, self._wait, self._poll_s = follow, wait, poll_s
 
     def launch(

@@ -160,7 +160,7 @@ class T5Text(TextEncoder):
 
     def _apply(self, *args: Any, **kwargs: Any) -> Any:
         """Move the encoder with the stage, although it is not a submodule."""
-        super()._apply(*args, **kwargs)  # type: ignore[no-untyped-call]  # torch's
+        nn.Module._apply(self, *args, **kwargs)
         encoder, device = self._loaded.get("encoder"), cast(Tensor, self.anchor).device
         if encoder is not None and device.type != "meta" and encoder.device != device:
             encoder.to(device)

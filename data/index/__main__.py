@@ -1,6 +1,7 @@
 """The command line: `python -m data.index shards=… depth=full`; the same command continues."""
 
 from pathlib import Path
+from typing import Any, cast
 
 import hydra
 from omegaconf import DictConfig, OmegaConf
@@ -19,7 +20,7 @@ def main(cfg: DictConfig) -> None:
     with explained():
         if OmegaConf.is_missing(cfg, "shards"):
             raise ValueError("index: which shards? make index SHARDS='/data/{000..099}.tar'")
-        spec = OmegaConf.to_container(cfg)["shards"]  # type: ignore[call-overload,index]  # a mapping
+        spec = cast(dict[str, Any], OmegaConf.to_container(cfg))["shards"]
         shards = store.find_shards(spec)
         paths = ensure_index(
             shards,

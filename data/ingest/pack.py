@@ -4,6 +4,7 @@ The placement depends only on the records. A resumed run therefore makes the sam
 the shards that exist, and writes the others from the remaining parts.
 """
 
+import contextlib
 import json
 import tarfile
 from collections.abc import Callable
@@ -135,14 +136,16 @@ def _write(path: Path, samples: list[Placed], folder: Folder) -> None:
     from webdataset import TarWriter
 
     scratch = path.with_name(f".{path.name}.part")
-    opened: tuple[int, tarfile.TarFile] | None = None
-    with scratch.open("wb") as stream, TarWriter(stream, mtime=0, encoder=False) as shard:
+    with (
+        scratch.open("wb") as stream,
+        TarWriter(stream, mtime=0, encoder=False) as shard,
+        contextlib.ExitStack() as opened,
+    ):
+        source: int | None = None
         for sample in samples:
-            if opened is None or opened[0] != sample.source:
-                if opened is not None:
-                    opened[1].close()
-                opened = sample.source, tarfile.open(folder.part(sample.source))  # noqa: SIM115
-            shard.write(sample.read(opened[1]))
-    if opened is not None:
-        opened[1].close()
+            if sample.source != source:  # the samples of a source follow each other
+                opened.close()
+                tar = opened.enter_context(tarfile.open(folder.part(sample.source)))
+                source = sample.source
+            shard.write(sample.read(tar))
     scratch.replace(path)

@@ -44,10 +44,6 @@ class Denoise:
             shapes=[(v.shape[1], v.shape[2], v.shape[3]) for v in videos],
         )
 
-    def figures(
-        self,
-        stage: TrainableStage,  # noqa: ARG002 (the interface of all objectives)
-        batch: Batch,  # noqa: ARG002
-    ) -> dict[str, Float[Tensor, " b"]]:
+    def figures(self, _stage: TrainableStage, _batch: Batch) -> dict[str, Float[Tensor, " b"]]:
         """No metrics besides the loss."""
         return {}

@@ -7,6 +7,7 @@ import signal
 import sys
 import tarfile
 import time
+from functools import partial
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -124,7 +125,7 @@ def kill_at_random(start, to: Path, kills: int, seed: int, most_s: float) -> int
 
 def test_killed_three_times_it_goes_on_to_the_same_bytes(made, videos, ingest, tmp_path):
     to = tmp_path / "killed"
-    start = lambda: ingest(videos, to, "packing.samples=5", "run.thumbnails=4")  # noqa: E731
+    start = partial(ingest, videos, to, "packing.samples=5", "run.thumbnails=4")
     begun = time.monotonic()
     process = start()
     while not list(to.glob(".work/records/*/*.json")) and process.poll() is None:
@@ -149,7 +150,7 @@ def test_killed_twenty_times_on_real_clips(media, ingest, tmp_path):
     said, _ = process.communicate()
     lasted = time.monotonic() - begun
     assert process.returncode == 0, said
-    start = lambda: ingest(media / "clips", tmp_path / "killed", *options)  # noqa: E731
+    start = partial(ingest, media / "clips", tmp_path / "killed", *options)
     hit = kill_at_random(start, tmp_path / "killed", 20, seed=1, most_s=lasted / 3)
     assert hit >= 5
     assert files(tmp_path / "killed") == files(tmp_path / "whole")
@@ -158,9 +159,10 @@ def test_killed_twenty_times_on_real_clips(media, ingest, tmp_path):
 def test_another_recipe_or_other_sources_are_refused_with_the_difference(
     made, videos, make_recipe, make_scene, make_video, tmp_path
 ):
-    again = lambda place, *o: make_shards(  # noqa: E731
-        str(place), made, make_recipe("packing.samples=5", *o), LocalProcesses(workers=1), SETTINGS
-    )
+    def again(place, *options):
+        recipe = make_recipe("packing.samples=5", *options)
+        return make_shards(str(place), made, recipe, LocalProcesses(workers=1), SETTINGS)
+
     with pytest.raises(ValueError, match=r"filters\.black was 0\.5, now 0\.25.*another folder"):
         again(videos, "filters.black=0.25")
     for file in videos.rglob("*.*"):
