@@ -8,37 +8,31 @@ Video i depends on its own prompt and seed alone, not on the rest of the batch.
 
 import contextlib
 import functools
-import itertools
-import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any
 
-import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from cascade.bundle import CASCADE, SAMPLING, BundleError, load_stage, read_cascade
+from cascade.call import CascadeOutput, OutputType, as_type, check_output, check_start, draw_seeds
+from cascade.chain import (
+    bundles_of,
+    check_chain,
+    check_sampling,
+    open_stage,
+    per_stage,
+    runs_of,
+)
 from cascade.conditioning import Given, to_grid
 from cascade.diffusion.sampler import Step
 from cascade.grid import Grid
 from cascade.prompts import Encoded, Prompts, share_encoders
-from cascade.stage import Stage, Video, as_module
+from cascade.stage import Stage, Video
 from cascade.text.encoder import TextEncoder, TextFeatures
-from cascade.video import every, resize, to_uint8
-
-OutputType = Literal["pt", "np", "uint8"]
-
-
-@dataclass(frozen=True)
-class CascadeOutput:
-    """The videos, and the output of each stage (in [-1, 1], `b c f h w`, by stage name)."""
-
-    videos: Any
-    grid: Grid
-    stages: Mapping[str, Float[Tensor, "b c f h w"]] = field(repr=False)
+from cascade.video import every, resize
 
 
 class Cascade:
@@ -70,7 +64,7 @@ class Cascade:
         self.sampling = list(sampling or [{} for _ in stages])
         self.device, self.dtype, self.offload = torch.device(device), dtype, offload
         check_chain(self.stages)
-        _check_sampling(self.stages, self.sampling)
+        check_sampling(self.stages, self.sampling)
         share_encoders(self.stages)
         for stage in self.stages:
             stage.eval().to("cpu" if offload else self.device)
@@ -90,17 +84,8 @@ class Cascade:
             BundleError: a bundle is damaged, unknown or was never trained.
             ValueError: the stages do not match.
         """
-        sampling: list[dict[str, Any]]
-        if isinstance(source, str | Path) and (Path(source) / CASCADE).is_file():
-            entries = read_cascade(Path(source))
-            paths = [entry.pop("bundle") for entry in entries]
-            sampling = entries
-        else:
-            paths = [source] if isinstance(source, str | Path) else list(source)
-            sampling = [{} for _ in paths]
-        if not paths:
-            raise BundleError(f"{source}: a cascade needs at least a base stage, got none")
-        stages = [_load(path) for path in paths]
+        paths, sampling = bundles_of(source)
+        stages = [open_stage(path) for path in paths]
         return cls(stages, sampling=sampling, device=device, dtype=dtype, offload=offload)
 
     @classmethod
@@ -121,31 +106,8 @@ class Cascade:
             ValueError: `run` names a stage that the cascade does not have.
             BundleError: a stage has no bundle yet; the message has the command that trains it.
         """
-        names = list(chain["stages"])
-        check_run(run)
-        if not isinstance(run, str) and (unknown := sorted({*run} - {*names})):
-            raise ValueError(
-                f"run: cascade {chain['name']} has no stage {', '.join(unknown)}; "
-                f"its stages are {', '.join(names)}"
-            )
-        paths = []
-        for name in names:
-            one = run if isinstance(run, str) else run.get(name, "default")
-            path = Path(runs) / chain["name"] / name / one / "bundle"
-            if not path.is_dir():
-                raise BundleError(
-                    f"stage {name} of cascade {chain['name']} is not trained: {path} is missing; "
-                    f"make train STAGE={name} CASCADE={chain['name']} NAME={one}"
-                )
-            paths.append(path)
-        settings = chain.get("sampling") or {}
-        if unknown := sorted({*settings} - {*names}):
-            raise ValueError(
-                f"sampling: cascade {chain['name']} has no stage {', '.join(unknown)}; "
-                f"its stages are {', '.join(names)}"
-            )
-        sampling = [dict(settings.get(name) or {}) for name in names]
-        return cls([_load(path) for path in paths], sampling=sampling, **options)
+        paths, sampling = runs_of(runs, chain, run)
+        return cls([open_stage(path) for path in paths], sampling=sampling, **options)
 
     def grids(self, *, frames: int | None, height: int | None, width: int | None) -> list[Grid]:
         """Each stage's grid if the *base* generates frames × height × width, by default its target.
@@ -226,8 +188,8 @@ class Cascade:
         grids = self.grids(frames=frames, height=height, width=width)
         if given is not None:
             given.check((total, 3, *grids[-1].shape))
-        _check_start(start, strength, (total, 3, *grids[-1].shape))
-        seeds = _seeds(generator, total)
+        check_start(start, strength, (total, 3, *grids[-1].shape))
+        seeds = draw_seeds(generator, total)
         steps = self._settings(num_inference_steps, "steps")
         scales = self._settings(guidance_scale, "guidance_scale")
         count = total if batch_size is None else batch_size
@@ -254,7 +216,7 @@ class Cascade:
         if given is not None and given.end is not None:
             grid = replace(grid, frames=given.end)
         last = outputs[self.stages[-1].name][:, :, : grid.frames]
-        return CascadeOutput(videos=_output(last, output_type), grid=grid, stages=outputs)
+        return CascadeOutput(videos=as_type(last, output_type), grid=grid, stages=outputs)
 
     def _run(
         self,
@@ -292,7 +254,7 @@ class Cascade:
     def _on_device(self, module: Stage | TextEncoder) -> Iterator[None]:
         """A context with a stage or encoder on its device and autocast; offloaded afterwards."""
         if self.offload:
-            _move(module, self.device)
+            module.to(self.device)
         cast = torch.autocast(
             self.device.type, dtype=self.dtype, enabled=self.dtype != torch.float32
         )
@@ -301,187 +263,20 @@ class Cascade:
                 yield
         finally:
             if self.offload:
-                _move(module, "cpu")
+                module.to("cpu")
 
     def _settings(self, value: Any, name: str) -> list[Any]:
         """One value per stage: the call's, else the cascade's, else None (the stage's own)."""
         if value is None:
             return [entry.get(name) for entry in self.sampling]
-        values = list(value) if _several(value) else [value] * len(self.stages)
-        if len(values) != len(self.stages):
-            raise ValueError(
-                f"{name}: {len(self.stages)} stages, but {len(values)} values; give one or "
-                f"{len(self.stages)}"
-            )
-        for one in values:
-            check_setting(name, one)
-        return values
-
-
-def check_run(run: Any) -> None:
-    """Check that `run` from a user names runs: YAML reads run=5 as a number.
-
-    Raises:
-        ValueError: it is neither a name nor a mapping to names.
-    """
-    names = list(run.values()) if isinstance(run, Mapping) else [run]
-    if not all(isinstance(name, str) for name in names):
-        raise ValueError(
-            f"run must be the name of a run, or a mapping from stage to name, got {run!r}; a "
-            "name that is a number needs quotes: run=\"'…'\""
-        )
-
-
-def check_chain(stages: Sequence[Stage]) -> None:
-    """Check that stages form a cascade.
-
-    Raises:
-        ValueError: the first is not a base, a later one is, two have the same name, or frame rates
-            do not match.
-    """
-    if not stages or stages[0].kind.takes_low:
-        raise ValueError("the first stage of a cascade must be a base")
-    names = [stage.name for stage in stages]
-    if len(set(names)) < len(names):
-        raise ValueError(
-            f"the stages of a cascade must have different names, got {', '.join(names)}"
-        )
-    for before, after in itertools.pairwise(stages):
-        if not after.kind.takes_low:
-            raise ValueError(f"{after.name} is a base and can only be the first stage")
-        if after.low_grid.fps != before.target.fps:
-            raise ValueError(
-                f"{before.name} and {after.name} do not match: {before.name} generates "
-                f"{before.target.fps:g} frames per second, {after.name} takes "
-                f"{after.low_grid.fps:g} (it generates {after.target} with {after.kind.scale})"
-            )
-
-
-def _move(module: Stage | TextEncoder, device: torch.device | str) -> None:
-    """Move an encoder, or a stage without its text encoder, which stages may share."""
-    if isinstance(module, TextEncoder):
-        module.to(device)
-        return
-    modules = as_module(module)
-    encoder = module.text
-    modules.register_module("text", None)  # a stage reads encoded prompts here
-    try:
-        modules.to(device)
-    finally:
-        modules.register_module("text", encoder)
-
-
-def _several(value: Any) -> bool:
-    return isinstance(value, Sequence) and not isinstance(value, str)
-
-
-def _check_sampling(stages: Sequence[Stage], sampling: Sequence[Mapping[str, Any]]) -> None:
-    """Check the cascade's own sampling settings.
-
-    Raises:
-        ValueError: a setting does not exist or has an invalid value, or there is not one mapping
-            per stage.
-    """
-    if len(sampling) != len(stages):
-        raise ValueError(f"sampling: {len(stages)} stages, but settings of {len(sampling)}")
-    for stage, settings in zip(stages, sampling, strict=True):
-        for name, value in settings.items():
-            if name not in SAMPLING:
-                raise ValueError(
-                    f"sampling.{stage.name}.{name}: no such setting; a cascade may set "
-                    f"{', '.join(SAMPLING)}"
-                )
-            check_setting(name, value)
-
-
-def check_setting(name: str, value: Any) -> None:
-    """Check a sampling setting; None is the stage's own.
-
-    Raises:
-        ValueError: it is not a finite number or, for steps, not an integer of at least 1.
-    """
-    kind, wanted = (int, "an integer") if name == "steps" else (int | float, "a finite number")
-    number = isinstance(value, kind) and not isinstance(value, bool) and math.isfinite(value)
-    if value is not None and not (number and (name != "steps" or value >= 1)):
-        least = " of at least 1" if name == "steps" else ""
-        raise ValueError(f"{name} must be {wanted}{least}, got {value!r}")
-
-
-def check_output(output_type: Any) -> None:
-    """Check a call's `output_type` before the videos are generated.
-
-    Raises:
-        ValueError: it is unknown.
-    """
-    known = get_args(OutputType)
-    if output_type not in known:
-        raise ValueError(f"output_type must be one of {', '.join(known)}, got {output_type!r}")
+        return per_stage(name, value, len(self.stages))
 
 
 def _rows(given: Given, rows: slice) -> Given:
     return Given(given.frames[rows], given.mask[rows])
 
 
-def _load(path: str | Path) -> Stage:
-    """The stage of a bundle.
-
-    Raises:
-        BundleError: the bundle is not of a stage.
-    """
-    stage = load_stage(path)
-    if not isinstance(stage, Stage):
-        raise BundleError(f"{path}: is a {type(stage).__name__}, not a stage of a cascade")
-    return stage
-
-
-def _check_start(start: Tensor | None, strength: float | None, shape: tuple[int, ...]) -> None:
-    """Check the arguments for restyling.
-
-    Raises:
-        ValueError: `start` has another shape, one of both is missing, or `strength` is not in
-            (0, 1].
-    """
-    if (start is None) != (strength is None):
-        raise ValueError(
-            "restyle: start (a video) and strength must be given together; give both or neither"
-        )
-    if start is None or strength is None:
-        return
-    if tuple(start.shape) != shape:
-        raise ValueError(
-            f"restyle: the video must be on the last stage's grid, {shape}, "
-            f"got {tuple(start.shape)}"
-        )
-    if not 0 < strength <= 1:
-        raise ValueError(f"restyle: strength must lie in (0, 1], got {strength}")
-
-
 def _to_grid(video: Video, grid: Grid) -> Float[Tensor, "b 3 f2 h2 w2"]:
     """A video on the last stage's grid, resampled to the grid of an earlier stage."""
     video = every(video, video.shape[2] // grid.frames)
     return resize(video, grid.height, grid.width)
-
-
-def _seeds(generator: torch.Generator | Sequence[torch.Generator] | None, count: int) -> list[int]:
-    """One seed per video, drawn from its generator."""
-    if isinstance(generator, Sequence):
-        if len(generator) != count:
-            raise ValueError(f"{count} prompts, {len(generator)} generators; give one or {count}")
-        each = list(generator)
-    else:
-        if generator is None:
-            generator = torch.Generator()
-            generator.seed()
-        each = [generator] * count
-    return [
-        int(torch.randint(2**62, (1,), generator=one, device=one.device).item()) for one in each
-    ]
-
-
-def _output(videos: Float[Tensor, "b c f h w"], output_type: OutputType) -> Any:
-    if output_type == "pt":
-        return videos
-    channels_last = videos.permute(0, 2, 3, 4, 1)
-    if output_type == "np":
-        return np.asarray((channels_last / 2 + 0.5).clamp(0, 1))
-    return to_uint8(channels_last)

@@ -158,12 +158,15 @@ class T5Text(TextEncoder):
         stored = self.embeddings if isinstance(self.embeddings, str | None) else (*self.embeddings,)
         return ("T5Text", self.fingerprint or self.name, self.max_tokens, self.dtype, stored)
 
-    def _apply(self, *args: Any, **kwargs: Any) -> Any:
-        """Move the encoder with the stage, although it is not a submodule."""
-        nn.Module._apply(self, *args, **kwargs)
-        encoder, device = self._loaded.get("encoder"), cast(Tensor, self.anchor).device
-        if encoder is not None and device.type != "meta" and encoder.device != device:
-            encoder.to(device)
+    def to(self, *args: Any, **kwargs: Any) -> "T5Text":
+        """Move the loaded encoder too.
+
+        A stage that moves does not call this for its parts, so the encoder, which stages may
+        share, is moved by its owner or, at its next use, to the device of the stage.
+        """
+        super().to(*args, **kwargs)
+        if "encoder" in self._loaded:
+            self._loaded["encoder"].to(cast(Tensor, self.anchor).device)
         return self
 
     def forward(self, captions: Sequence[str], known: Known | None = None) -> TextFeatures:

@@ -9,11 +9,11 @@ import pytest
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
+from cascade.chain import check_chain
 from cascade.diffusion.sampler import Step
 from cascade.diffusion.schedule import CosineVP, UniformTime
 from cascade.entry import CONF
 from cascade.params import build_on_meta
-from cascade.pipeline import check_chain
 from cascade.shrink import ignored_overrides
 
 STAGES = sorted(

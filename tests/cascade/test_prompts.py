@@ -132,8 +132,9 @@ def test_encoded_prompts_with_another_mask_are_refused(tiny_t5, tokens, mask):
 
 def test_an_offloaded_encoder_moves_only_to_encode(tiny_t5, monkeypatch):
     cascade = Cascade([stage_of(name, tiny_t5) for name in ("base", "tsr1")], offload=True)
-    moves, move = [], T5Text._apply
-    monkeypatch.setattr(T5Text, "_apply", lambda s, *a, **k: (moves.append(1), move(s, *a, **k))[1])
+    encoder = cascade.stages[0].text.encoder()
+    moves, move = [], encoder.to
+    monkeypatch.setattr(encoder, "to", lambda device: (moves.append(device), move(device))[1])
     call(cascade, "a")
     assert len(moves) == 2  # to the device and back, not with each stage
     assert all(isinstance(stage.text, T5Text) for stage in cascade.stages)
