@@ -35,26 +35,31 @@ def check_output(output_type: Any) -> None:
         raise ValueError(f"output_type must be one of {', '.join(known)}, got {output_type!r}")
 
 
-def check_start(start: Tensor | None, strength: float | None, shape: tuple[int, ...]) -> None:
-    """Check the arguments for restyling.
+def check_start(
+    start: Tensor | None, strength: float | None, shape: tuple[int, ...]
+) -> tuple[Tensor, float] | None:
+    """The video to restyle and its strength, on the last stage's grid; None without.
 
     Raises:
-        ValueError: `start` has another shape, one of both is missing, or `strength` is not in
-            (0, 1].
+        ValueError: one of both is missing, the video has another shape or pixels outside [-1, 1],
+            or `strength` is not in (0, 1].
     """
-    if (start is None) != (strength is None):
+    if start is None and strength is None:
+        return None
+    if start is None or strength is None:
         raise ValueError(
             "restyle: start (a video) and strength must be given together; give both or neither"
         )
-    if start is None or strength is None:
-        return
     if tuple(start.shape) != shape:
         raise ValueError(
             f"restyle: the video must be on the last stage's grid, {shape}, "
             f"got {tuple(start.shape)}"
         )
+    if not (start.abs() <= 1 + 1e-3).all():
+        raise ValueError("restyle: pixels must be finite and in [-1, 1]")
     if not 0 < strength <= 1:
         raise ValueError(f"restyle: strength must lie in (0, 1], got {strength}")
+    return start, strength
 
 
 def draw_seeds(

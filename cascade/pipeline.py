@@ -188,7 +188,7 @@ class Cascade:
         grids = self.grids(frames=frames, height=height, width=width)
         if given is not None:
             given.check((total, 3, *grids[-1].shape))
-        check_start(start, strength, (total, 3, *grids[-1].shape))
+        restyled = check_start(start, strength, (total, 3, *grids[-1].shape))
         seeds = draw_seeds(generator, total)
         steps = self._settings(num_inference_steps, "steps")
         scales = self._settings(guidance_scale, "guidance_scale")
@@ -205,7 +205,7 @@ class Cascade:
                     seeds[rows],
                     grids=grids,
                     given=given and _rows(given, rows),
-                    start=None if start is None else (start[rows], strength or 1.0),
+                    start=restyled and (restyled[0][rows], restyled[1]),
                     steps=steps,
                     scales=scales,
                     on_step=on_step,

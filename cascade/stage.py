@@ -9,12 +9,11 @@ from dataclasses import dataclass, replace
 from typing import Any, NamedTuple, Protocol, cast, runtime_checkable
 
 import pytorch_lightning as pl
-import torch
 from jaxtyping import Bool, Float, UInt8
 from torch import Tensor, nn
 
 from cascade.codec import Codec
-from cascade.conditioning import Given, Modes
+from cascade.conditioning import Given
 from cascade.diffusion.augment import NoiseAugment
 from cascade.diffusion.process import Diffusion, Sampling
 from cascade.diffusion.sampler import Step
@@ -141,19 +140,6 @@ class Kind(Protocol):
 
     def new_frames(self, x: Float[Tensor, "b c f h w"]) -> Float[Tensor, "b c f3 h w"]:
         """The frames of `x` that this stage generates: for TSR those that `low` does not have."""
-
-
-@runtime_checkable
-class TrainingRecipe(Protocol):
-    """How a stage is trained: the fields that the training loop and the doctor read."""
-
-    steps: int
-    global_batch: int
-    seed: int
-    modes: Modes
-    optimizer: Callable[[nn.Module], torch.optim.Optimizer]
-    text_dropout: float
-    crop: list[int] | None
 
 
 @runtime_checkable

@@ -5,7 +5,6 @@ This file holds the hooks. The condition is built in `condition.py`, from a load
 draw is keyed by (seed, position, purpose).
 """
 
-import math
 from collections.abc import Callable, Sequence
 from typing import Any, cast, final
 
@@ -14,28 +13,25 @@ import torch
 from jaxtyping import Bool, Float, UInt8
 from torch import Tensor, nn
 
-from cascade import keyed
 from cascade.bundle import load_stage
 from cascade.codec import Codec
 from cascade.conditioning import Given, text
 from cascade.diffusion.augment import NoiseAugment
 from cascade.diffusion.process import Diffusion, Sampling
-from cascade.diffusion.sampler import Step, levels
-from cascade.grid import Grid, Scale
+from cascade.diffusion.sampler import Step
+from cascade.grid import Grid
 from cascade.parallel.blocks import compile_blocks
 from cascade.stage import Batch, Condition, Kind, Losses, Noise, Noised, Objective
 from cascade.stage import Stage as AnyStage
 from cascade.text.encoder import TextEncoder, TextFeatures
 from cascade.video import hold, to_float
+from stages import network
 from stages.condition import Conditioner
 from stages.examples import examples, take
 from stages.measure import measure
-from stages.noised import at_level, noised, swapped, weighted, with_condition
-from stages.sampling import Denoiser
+from stages.noised import noised, swapped, weighted, with_condition
+from stages.sampling import Denoiser, keyed_noise, low_of, noised_to
 from stages.training import Training
-
-#: Tokens of text in a forward pass whose cost is counted.
-DRY_TOKENS = 32
 
 
 @final
@@ -97,11 +93,6 @@ class Stage(pl.LightningModule):
     # Shape: the network, and the grids it runs on.
 
     @property
-    def scale(self) -> Scale:
-        """The factors by which this stage multiplies frames, and height and width."""
-        return self.kind.scale
-
-    @property
     def conditions(self) -> tuple[str, ...]:
         """Everything the network reads besides z and its log-SNR, by name."""
         low = ("low",) if self.kind.takes_low else ()
@@ -122,9 +113,8 @@ class Stage(pl.LightningModule):
 
     def new_net(self) -> nn.Module:
         """A new network of this stage's sizes; its input channels are [z, low, given, mask]."""
-        latents = 3 if self.kind.takes_low else 2
         return self._build(
-            in_channels=latents * self.codec.channels + self.codec.cell,
+            in_channels=network.in_channels(self),
             out_channels=self.codec.channels,
             text_width=self.text.width,
             num_scalars=len(self.kind.scalars),
@@ -147,15 +137,7 @@ class Stage(pl.LightningModule):
     def multiple(self) -> tuple[int, int, int]:
         """The numbers that frames, height and width in pixels must be multiples of."""
         if self._multiple is None:
-            built = self.net
-            if built is None:
-                with torch.device("meta"):
-                    built = self.new_net()
-            net = cast(tuple[int, int, int], tuple(cast(Any, built).multiple))
-            scale = (self.scale.time, self.scale.space, self.scale.space)
-            sides = zip(net, self.codec.factor, scale, strict=True)
-            frames, height, width = (math.lcm(n * c, s) for n, c, s in sides)
-            self._multiple = frames, height, width
+            self._multiple = network.multiple(self)
         return self._multiple
 
     def check_grid(self, grid: Grid) -> None:
@@ -164,19 +146,7 @@ class Stage(pl.LightningModule):
 
     def dry_forward(self, shape: tuple[int, int, int]) -> Callable[[], object]:
         """A forward pass on the meta device for one clip of `shape`, to count its cost."""
-        clip = torch.empty(1, 3, *shape, dtype=torch.uint8, device="meta")
-        with torch.device("meta"):
-            net = self.new_net()
-            sides = self.codec.shape(self.clip(clip).shape[2:])
-            latents = 3 if self.kind.takes_low else 2
-            inputs = (
-                torch.empty(1, latents * self.codec.channels + self.codec.cell, *sides),
-                torch.empty(1, sides[0]),
-                torch.empty(1, DRY_TOKENS, self.text.width),
-                torch.empty(1, DRY_TOKENS, dtype=torch.bool),
-                torch.empty(1, len(self.kind.scalars)),
-            )
-        return lambda: net(*inputs)
+        return network.dry_forward(self, shape)
 
     # The network.
 
@@ -227,21 +197,9 @@ class Stage(pl.LightningModule):
         Raises:
             ValueError: the network cannot pack.
         """
-        forward_packed = getattr(self.net, "forward_packed", None)
-        if forward_packed is None:
-            raise ValueError(
-                f"stage {self.name}: its network {type(self.net).__name__} does not pack clips of "
-                "several shapes; set data.batching=buckets"
-            )
-        conditions = [part.condition for part in parts]
-        outs = forward_packed(
-            [self.inputs(part.z, part.condition)[0] for part in parts],
-            [part.logsnr[0] for part in parts],
-            [cond.text.tokens[0, cond.text.mask[0]] for cond in conditions],
-            torch.cat([cond.scalars for cond in conditions]),
-        )
-        pairs = zip(outs, conditions, strict=True)
-        return [self.prediction(out.unsqueeze(0), cond) for out, cond in pairs]
+        outs = network.packed(self, [self.inputs(p.z, p.condition)[0] for p in parts], parts)
+        pairs = zip(outs, parts, strict=True)
+        return [self.prediction(out.unsqueeze(0), part.condition) for out, part in pairs]
 
     # Training.
 
@@ -361,17 +319,16 @@ class Stage(pl.LightningModule):
         """
         self.check_grid(grid)
         if noise is None:
-            noise = self._keyed_noise(seeds)
-        any_given = given is not None
-        if given is None:
-            given = text((len(seeds), 3, *grid.shape), device=self.device)
-        given = Given(given.frames.to(self.device), given.mask.to(self.device))
-        low, level = self._low(low, grid, len(seeds), low_logsnr)
-        shape = (self.codec.channels, *self.codec.shape(grid.shape))
+            noise = keyed_noise(self.name, seeds, self.device)
+        fixed = given
+        if fixed is None:
+            fixed = text((len(seeds), 3, *grid.shape), device=self.device)
+        fixed = Given(fixed.frames.to(self.device), fixed.mask.to(self.device))
+        low, level = low_of(self, low, grid, len(seeds), low_logsnr)
         cond = self.conditioner(
             grid=grid,
             text=self._encoded(captions),
-            given=given,
+            given=fixed,
             fps=torch.full((len(seeds),), float(grid.fps), device=self.device),
             low=low,
             level=level,
@@ -386,15 +343,13 @@ class Stage(pl.LightningModule):
             condition=cond,
             without=self._encoded([""] * len(seeds) if negative is None else negative),
             guidance=guidance,
-            free=~cond.fixed if any_given else None,
+            free=None if given is None else ~cond.fixed,
         )
+        shape = (self.codec.channels, *self.codec.shape(grid.shape))
         z, entry = noise("start", shape), 1.0
         if start is not None:
             video, entry = start
-            first = levels(self.diffusion.schedule, 1, entry)[0].step.logsnr
-            clean = self.codec.encode(video.to(self.device))
-            level = torch.full((len(z),), first, device=z.device)
-            z, _ = at_level(clean, z, level, cond, self.diffusion.schedule)
+            z = noised_to(self.codec.encode(video.to(self.device)), z, entry, denoise)
         x = self.sampling.sampler(
             denoise,
             z,
@@ -404,54 +359,10 @@ class Stage(pl.LightningModule):
             noise=lambda i: noise(f"step {i}", shape),
             on_step=on_step,
         )
-        return given.paste(self.codec.decode(x).clamp(-1, 1).float())
-
-    def _keyed_noise(self, seeds: Sequence[int]) -> Noise:
-        """Noise keyed by each video's seed, this stage, a purpose and the absolute frame."""
-
-        def noise(purpose: str, shape: Sequence[int]) -> Tensor:
-            channels, frames, height, width = shape
-            return keyed.video_noise(
-                0,
-                seeds,
-                f"{self.name}/{purpose}",
-                frames=range(frames),
-                frame_shape=(channels, height, width),
-                device=self.device,
-            )
-
-        return noise
+        return fixed.paste(self.codec.decode(x).clamp(-1, 1).float())
 
     def _encoded(self, captions: Sequence[str] | TextFeatures) -> TextFeatures:
         if isinstance(captions, TextFeatures):
             return TextFeatures(captions.tokens.to(self.device), captions.mask.to(self.device))
         features: TextFeatures = self.text(list(captions))
         return features
-
-    def _low(
-        self,
-        low: Float[Tensor, "b 3 f2 h2 w2"] | None,
-        grid: Grid,
-        count: int,
-        low_logsnr: float | None,
-    ) -> tuple[Float[Tensor, "b 3 f2 h2 w2"] | None, Float[Tensor, " b"] | None]:
-        """`low` on this stage's device, and its noise level.
-
-        Raises:
-            ValueError: it is missing, not taken by this stage, or on another grid.
-        """
-        if (low is None) == self.kind.takes_low:
-            wants = "needs" if low is None else "takes no"
-            raise ValueError(f"stage {self.name} {wants} video of a previous stage (low)")
-        if low is None or self.augment is None:
-            return None, None
-        source = grid.divided(time=self.scale.time, space=self.scale.space)
-        if tuple(low.shape[2:]) != source.shape:
-            raise ValueError(
-                f"stage {self.name}: for {grid} the previous stage must give "
-                f"{source.shape}, got {tuple(low.shape[2:])}"
-            )
-        level = self.augment.sampling_level(count).to(self.device)
-        if low_logsnr is not None:
-            level = torch.full_like(level, low_logsnr)
-        return low.to(self.device), level

@@ -16,7 +16,7 @@ from cascade.conditioning.give import (
     region,
     text,
 )
-from cascade.conditioning.given import Given, to_grid, unseen, whole_frames
+from cascade.conditioning.given import Given, to_grid, unseen
 from cascade.conditioning.modes import Modes
 from cascade.conditioning.placement import Placement
 from cascade.conditioning.prompt_files import Files, Prompt
@@ -45,5 +45,4 @@ __all__ = [
     "unseen",
     "way_named",
     "ways",
-    "whole_frames",
 ]

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from torch import Tensor
 
 from cascade.grid import Grid
@@ -46,11 +46,6 @@ class Given:
     def paste(self, x: Clip) -> Clip:
         """`x` with its given pixels replaced by the given values."""
         return torch.where(self.mask > 0, self.frames, x)
-
-
-def whole_frames(mask: Float[Tensor, "b 1 f h w"]) -> Bool[Tensor, "b f"]:
-    """Which frames have all their pixels given."""
-    return mask.amin(dim=(1, 3, 4)) > 0
 
 
 def to_grid(given: Given, grid: Grid, device: torch.device) -> Given:

@@ -12,11 +12,16 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from cascade import conditioning
-from cascade.conditioning import Given, Modes, ways, whole_frames
+from cascade.conditioning import Given, Modes, ways
 from cascade.entry import CONF
 
 PRACTISED = tuple(name for name, way in ways.items() if way.draw is not None)
 EVERY = Modes(shares=dict.fromkeys(PRACTISED, 1.0))
+
+
+def whole_frames(mask: Tensor) -> Tensor:
+    """The frames that are fully given, (b, f)."""
+    return mask.amin(dim=(1, 3, 4)) > 0
 
 
 def clips(batch: int = 1, frames: int = 8) -> Tensor:
