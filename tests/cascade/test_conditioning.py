@@ -20,13 +20,17 @@ from cascade.conditioning import (
     unseen,
     ways,
 )
-from cascade.conditioning import whole_frames as whole
 from cascade.grid import Grid
 from cascade.video import write_mp4, write_png
 
 FIXING = tuple(name for name, way in ways.items() if way.gives_frames)
 FRAMES = 32
 CPU = torch.device("cpu")
+
+
+def whole(mask: Tensor) -> Tensor:
+    """The frames that are fully given, (b, f)."""
+    return mask.amin(dim=(1, 3, 4)) > 0
 
 
 def clips(batch: int = 1, frames: int = 8) -> Tensor:
