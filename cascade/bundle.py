@@ -74,6 +74,17 @@ def to_parts(config: Mapping[str, Any], *, where: str) -> Any:
     return plain
 
 
+def stage_parts(stage: Mapping[str, Any]) -> Any:
+    """What a bundle records of a stage's config: not `train`, `objective` and stored embeddings.
+
+    Raises:
+        BundleError: the config names a class that is not a part of a stage.
+    """
+    config = {name: value for name, value in stage.items() if name not in TRAINING}
+    text = {name: value for name, value in config.get("text", {}).items() if name != "embeddings"}
+    return to_parts(config | ({"text": text} if text else {}), where=STAGE)
+
+
 def save_bundle(
     folder: Path,
     *,
@@ -81,10 +92,7 @@ def save_bundle(
     weights: Mapping[str, Tensor],
     card: Mapping[str, Any],
 ) -> Path:
-    """Write a bundle atomically; `stage` is the stage's config as plain values.
-
-    Only what sampling needs is stored: not `train`, `objective` and the path of stored embeddings.
-    """
+    """Write a bundle atomically; `stage` is the stage's config as plain values."""
     folder = Path(folder)
     spoiled = [name for name, value in weights.items() if not value.isfinite().all()]
     if spoiled:
@@ -92,10 +100,7 @@ def save_bundle(
             f"{folder}: {len(spoiled)} weights are not finite ({spoiled[0]}, …), so nothing was "
             f"saved; resume from an earlier checkpoint, or train with a lower learning rate"
         )
-    config = {name: value for name, value in stage.items() if name not in TRAINING}
-    text = {name: value for name, value in config.get("text", {}).items() if name != "embeddings"}
-    config |= {"text": text} if text else {}
-    parts = to_parts(config, where=STAGE)
+    parts = stage_parts(stage)
     with _replacing(folder) as part:
         save_file({k: v.detach().cpu().contiguous() for k, v in weights.items()}, part / WEIGHTS)
         text = yaml.safe_dump({"format": FORMAT, "stage": parts}, sort_keys=False)

@@ -15,6 +15,8 @@ class Codec(nn.Module, ABC):
     channels: int
     #: The (frames, rows, columns) of pixels that one latent position encodes.
     factor: tuple[int, int, int]
+    #: Whether latents lie in [-1, 1] as pixels do, so that x̂ may be clipped to that.
+    bounded: bool = False
 
     @property
     def cell(self) -> int:
@@ -47,6 +49,7 @@ class Pixels(Codec):
 
     channels = 3
     factor = (1, 1, 1)
+    bounded = True
 
     def encode(self, x: Float[Tensor, "b 3 f h w"]) -> Float[Tensor, "b 3 f h w"]:
         """The pixels unchanged."""

@@ -121,8 +121,8 @@ def write_snapshot(folder: Path, step: int, averages: Mapping[float, Mapping[str
 
 def remove_after(folder: Path, step: int) -> None:
     """Remove the snapshots of later steps, and partial files that a kill left."""
-    for path in [*folder.glob("[0-9]*.safetensors"), *folder.glob(".*")]:
-        if path.name.startswith(".") or int(path.stem) > step:
+    for path in [*folder.glob("*.safetensors"), *folder.glob(".*")]:
+        if path.name.startswith(".") or (path.stem.isdecimal() and int(path.stem) > step):
             path.unlink(missing_ok=True)
 
 

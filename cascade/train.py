@@ -20,7 +20,7 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
 from cascade import launch, slurm
-from cascade.bundle import final_loss, load_weights, read_stage, save_bundle
+from cascade.bundle import final_loss, load_weights, read_stage, save_bundle, stage_parts
 from cascade.callbacks.averages import EMA, averages
 from cascade.callbacks.checkpoints import Checkpoints
 from cascade.callbacks.loss_probe import Probe
@@ -94,6 +94,7 @@ def _train(cfg: DictConfig, config: dict[str, Any], run: Path) -> bool:
     for expected in EXPECTED:
         warnings.filterwarnings("ignore", message=expected)
     stage = hydra.utils.instantiate(config["stage"], _convert_="all")
+    stage_parts(config["stage"])  # refuse now what no bundle could record at the end
     stage.text.prepare()  # first, since making shards may take long and a file may be missing
     data = open_data(config, stage)
     trainer, checkpoints = open_trainer(config, run)

@@ -65,6 +65,11 @@ class Stage(pl.LightningModule):
                 f"{name}: a stage of kind {type(kind).__name__} {wants}, but augment is {augment}; "
                 f"set stage.augment{'' if kind.takes_low else '=null'}"
             )
+        if sampling.guidance.threshold is not None and not codec.bounded:
+            raise ValueError(
+                f"{name}: a threshold clips x̂ to the range of pixels, but the latents of "
+                f"{type(codec).__name__} are unbounded; set stage.sampling.guidance.threshold=null"
+            )
         self.name, self.kind, self.target = name, kind, target
         self.diffusion, self.text, self.codec = diffusion, text, codec
         self.sampling, self.augment, self.residual = sampling, augment, residual

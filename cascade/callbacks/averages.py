@@ -11,7 +11,7 @@ import pytorch_lightning as pl
 from torch import Tensor
 
 from cascade.callbacks.watchdog import alive
-from cascade.ema import PowerEMA
+from cascade.ema import PowerEMA, exponent
 from cascade.parallel.shards import gathered
 from cascade.posthoc import remove_after, write_snapshot
 from cascade.trainer import callbacks
@@ -43,6 +43,8 @@ class EMA(pl.Callback):
         self.sigma_rels = tuple(sigma_rels)
         if not self.sigma_rels:
             raise ValueError("callbacks.ema: sigma_rels needs at least one width, got none")
+        for sigma_rel in self.sigma_rels:
+            exponent(sigma_rel)  # refuses a width that no profile has
         self.use = self.sigma_rels[0] if use is None else use
         self.snapshot_every = snapshot_every
         if self.use not in self.sigma_rels:

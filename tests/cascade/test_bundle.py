@@ -23,6 +23,7 @@ from cascade.bundle import (
     read_stage,
     save_bundle,
     save_cascade,
+    stage_parts,
 )
 from cascade.launch import local_launcher, slurm_launcher
 from cascade.nn.dit import DiT
@@ -289,6 +290,11 @@ Grid Pixels ByteText T5Text DiT Hourglass NoiseAugment Diffusion Sampling Guidan
 ZeroStar DynamicThreshold Uniform MinSNR Sigmoid Ancestral DDIM Euler Heun DPMSolverPP2M CosineVP
 RectifiedFlow UniformTime LogitNormalTime Stage Base SpatialSR TemporalSR
 """
+
+
+def test_a_part_that_no_bundle_can_record_is_refused_without_weights():
+    with pytest.raises(BundleError, match="only parts of a stage may be named"):
+        stage_parts({**NET, "kind": {"_target_": "elsewhere.Kind"}})
 
 
 def test_public_names_are_kept():

@@ -182,3 +182,9 @@ def test_an_untrained_forward_pass_is_counted_in_latents(build, codec):
     stage = build("demo/base", codec=codec)
     out = stage.dry_forward(GRID.shape)()
     assert out.shape == (1, codec.channels, *codec.shape(GRID.shape))
+
+
+def test_a_threshold_of_pixels_is_refused_in_latents(build, codec):
+    threshold = {"_target_": "cascade.diffusion.guidance.DynamicThreshold"}
+    with pytest.raises(Exception, match="latents of Cells are unbounded"):
+        build("demo/base", codec=codec, sampling={"guidance": {"threshold": threshold}})
