@@ -6,29 +6,26 @@ from typing import Any, cast
 
 import torch
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
 
-from cascade.stage import Noised, TrainableStage
+from cascade.codec import Codec
+from cascade.stage import Kind, Noised, TrainableStage
 
 #: Tokens of text in a forward pass whose cost is counted.
 DRY_TOKENS = 32
 
 
-def in_channels(stage: TrainableStage) -> int:
+def in_channels(kind: Kind, codec: Codec) -> int:
     """The network's input channels: [z, low, given, mask]; a base has no `low`."""
-    latents = 3 if stage.kind.takes_low else 2
-    return latents * stage.codec.channels + stage.codec.cell
+    latents = 3 if kind.takes_low else 2
+    return latents * codec.channels + codec.cell
 
 
-def multiple(stage: TrainableStage) -> tuple[int, int, int]:
+def multiple(net: nn.Module, kind: Kind, codec: Codec) -> tuple[int, int, int]:
     """The numbers that frames, height and width in pixels must be multiples of."""
-    built = stage.net
-    if built is None:
-        with torch.device("meta"):
-            built = stage.new_net()
-    net = cast(tuple[int, int, int], tuple(cast(Any, built).multiple))
-    scale = stage.kind.scale
-    sides = zip(net, stage.codec.factor, (scale.time, scale.space, scale.space), strict=True)
+    of_net = cast(tuple[int, int, int], tuple(cast(Any, net).multiple))
+    scale = (kind.scale.time, kind.scale.space, kind.scale.space)
+    sides = zip(of_net, codec.factor, scale, strict=True)
     frames, height, width = (math.lcm(n * c, s) for n, c, s in sides)
     return frames, height, width
 
@@ -40,7 +37,7 @@ def dry_forward(stage: TrainableStage, shape: tuple[int, int, int]) -> Callable[
         net = stage.new_net()
         sides = stage.codec.shape(stage.clip(clip).shape[2:])
         inputs = (
-            torch.empty(1, in_channels(stage), *sides),
+            torch.empty(1, in_channels(stage.kind, stage.codec), *sides),
             torch.empty(1, sides[0]),
             torch.empty(1, DRY_TOKENS, stage.text.width),
             torch.empty(1, DRY_TOKENS, dtype=torch.bool),

@@ -119,7 +119,7 @@ class Stage(pl.LightningModule):
     def new_net(self) -> nn.Module:
         """A new network of this stage's sizes; its input channels are [z, low, given, mask]."""
         return self._build(
-            in_channels=network.in_channels(self),
+            in_channels=network.in_channels(self.kind, self.codec),
             out_channels=self.codec.channels,
             text_width=self.text.width,
             num_scalars=len(self.kind.scalars),
@@ -142,7 +142,9 @@ class Stage(pl.LightningModule):
     def multiple(self) -> tuple[int, int, int]:
         """The numbers that frames, height and width in pixels must be multiples of."""
         if self._multiple is None:
-            self._multiple = network.multiple(self)
+            with torch.device("meta"):
+                net = self.new_net() if self.net is None else self.net
+            self._multiple = network.multiple(net, self.kind, self.codec)
         return self._multiple
 
     def check_grid(self, grid: Grid) -> None:

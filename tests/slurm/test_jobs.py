@@ -8,6 +8,7 @@ import pytest
 pytestmark = [
     pytest.mark.slurm,
     pytest.mark.slow,
+    pytest.mark.timeout(1800),
     pytest.mark.usefixtures("alone_on_the_cluster"),
 ]
 #: Two nodes with two ranks each; one rank.
