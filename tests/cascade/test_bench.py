@@ -1,20 +1,18 @@
 """The speed figures: all there, and consistent with each other."""
 
 import json
-import os
-import subprocess
-import sys
 
 import pytest
+
+from tests import commands
 
 
 @pytest.mark.slow
 def test_bench_prints_consistent_figures(tmp_path):
-    command = [sys.executable, "-m", "cascade.bench", "stage=demo/ssr1", "bench.rounds=3"]
+    command = ["cascade.bench", "stage=demo/ssr1", "bench.rounds=3"]
     command += ["bench.batch=2", f"paths.runs={tmp_path}", "data.make.clips=20", "logger=csv"]
     command += ["stage.train.crop=[4,16,16]", "data.clips.allow_upscale=true"]
-    env = {**os.environ, "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=200)
+    done = commands.run(*command)
     assert done.returncode == 0, done.stderr[-2000:]
     figures = json.loads(done.stdout[done.stdout.index("{") :])
     step = figures["training_step_s"]

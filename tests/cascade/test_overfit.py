@@ -1,8 +1,5 @@
 """Overfitting: one clip goes the whole way and is judged, with a message where it falls short."""
 
-import os
-import subprocess
-import sys
 import tarfile
 
 import pytest
@@ -10,6 +7,7 @@ import torch
 
 from cascade.overfit import one_clip_shard
 from cascade.video import read_frames, write_mp4
+from tests import commands
 
 
 @pytest.fixture
@@ -36,18 +34,16 @@ def test_a_clip_without_its_caption_is_refused(clip, tmp_path):
 
 @pytest.mark.slow
 def test_a_clip_is_compared_with_plain_interpolation(clip, tmp_path):
-    command = [sys.executable, "-m", "cascade.overfit", "stage=demo/ssr1", "debug=overfit"]
+    command = ["cascade.overfit", "stage=demo/ssr1", "debug=overfit"]
     command += [f"clip={clip}", f"paths.runs={tmp_path}", "logger=csv", "stage.train.steps=4"]
     command += ["trainer.enable_progress_bar=false", "name=overfit"]
-    env = {**os.environ, "OMP_NUM_THREADS": "1"}
-    options = {"env": env, "capture_output": True, "text": True, "timeout": 200}
-    passed = subprocess.run([*command, "min_psnr=0", "min_gain=-99"], **options)
+    passed = commands.run(*command, "min_psnr=0", "min_gain=-99")
     assert passed.returncode == 0, passed.stderr[-2000:]
     assert "interpolation" in passed.stdout
     run = tmp_path / "demo/ssr1/overfit"
     frames, _ = read_frames(run / "clip.mp4")
     assert frames.shape == read_frames(run / "back.mp4")[0].shape
-    failed = subprocess.run([*command, "min_psnr=99", "min_gain=-99"], **options)
+    failed = commands.run(*command, "min_psnr=99", "min_gain=-99")
     assert failed.returncode != 0
     assert "99.00 dB are required; compare" in failed.stderr
     assert "Traceback" not in failed.stderr

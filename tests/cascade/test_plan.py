@@ -1,9 +1,6 @@
 """Laws of the plan: every stage has one, and its figures agree with independent counts."""
 
 import json
-import os
-import subprocess
-import sys
 import time
 from dataclasses import dataclass, field, replace
 from html import unescape
@@ -26,6 +23,7 @@ from cascade.flops import parameter_count, training_flops
 from cascade.grid import Grid
 from cascade.params import build_on_meta
 from cascade.plan import write
+from tests import commands
 
 STAGES = sorted(
     str(path.relative_to(Path(CONF) / "stage").with_suffix(""))
@@ -289,9 +287,7 @@ def test_figures_are_shown_in_a_readable_unit(value, unit, text):
 
 
 def run(*arguments, cwd=None):
-    command = [sys.executable, "-m", "cascade.plan", "logger=csv", *arguments]
-    env = {**os.environ, "OMP_NUM_THREADS": "1"}
-    return subprocess.run(command, env=env, capture_output=True, text=True, timeout=300, cwd=cwd)
+    return commands.run("cascade.plan", "logger=csv", *arguments, cwd=cwd)
 
 
 @pytest.mark.slow

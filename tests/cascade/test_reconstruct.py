@@ -1,10 +1,7 @@
 """A finished run's bundle at another averaged width."""
 
 import json
-import os
 import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 import torch
@@ -13,6 +10,7 @@ from safetensors.torch import load_file
 from cascade.bundle import load_stage, read_card
 from cascade.posthoc import write_snapshot
 from cascade.reconstruct import write_bundle
+from tests import commands
 
 
 @pytest.fixture
@@ -44,9 +42,7 @@ def test_the_bundle_has_the_other_average_and_everything_else_of_the_run_s(run, 
 
 def test_the_command_writes_beside_the_run_s_bundle_and_refuses_in_one_line(run):
     def command(*arguments: str) -> subprocess.CompletedProcess:
-        env = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
-        words = [sys.executable, "-m", "cascade.reconstruct", f"run={run}", *arguments]
-        return subprocess.run(words, env=env, capture_output=True, text=True, check=False)
+        return commands.run("cascade.reconstruct", f"run={run}", *arguments)
 
     done = command("width=0.1")
     assert done.returncode == 0, done.stderr

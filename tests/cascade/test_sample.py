@@ -1,8 +1,6 @@
 """The sampling command: files in, files out."""
 
-import os
 import subprocess
-import sys
 
 import pytest
 import torch
@@ -14,6 +12,7 @@ from cascade.entry import CONF
 from cascade.grid import Grid
 from cascade.sample import file_name, prompted
 from cascade.video import read_frames, write_mp4, write_png
+from tests import commands
 
 GRIDS = {
     "base": Grid(frames=4, height=8, width=8, fps=4),
@@ -178,11 +177,10 @@ def test_the_command_writes_videos(tmp_path, bundle_of):
     for stage in ("base", "tsr1", "ssr1"):
         bundle_of(f"demo/{stage}", tmp_path / "demo" / stage / "default" / "bundle")
     write_png(tmp_path / "first.png", torch.zeros(3, 32, 32))
-    command = [sys.executable, "-m", "cascade.sample", "prompt='a ball, red: {big}'"]
+    command = ["cascade.sample", "prompt='a ball, red: {big}'"]
     command += [f"paths.runs={tmp_path}", "num_videos=2"]
     command += [f"image={tmp_path}/first.png", f"last={tmp_path}/first.png"]
-    env = {**os.environ, "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=120)
+    done = commands.run(*command)
     assert done.returncode == 0, done.stderr[-2000:]
     files = sorted((tmp_path / "demo/samples").glob("*.mp4"))
     assert [path.name for path in files] == ["a-ball-red-big-0-0.mp4", "a-ball-red-big-0-1.mp4"]

@@ -1,9 +1,6 @@
 """Sweeps: what they run, what they call it, and that one failure does not end the rest."""
 
-import os
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -19,6 +16,8 @@ from cascade.launch.label import named, parts
 from cascade.launch.local_launcher import share
 from cascade.sweep import known, read, resolve, searches, selected
 from data.worlds.world_shards import make_shapes
+from tests import commands
+from tests.commands import Command
 
 SWEEPS = sorted(
     str(path.relative_to(Path(CONF) / "sweep").with_suffix(""))
@@ -180,15 +179,11 @@ def sweep(tmp_path_factory):
 
     def command(name, *overrides, stage="demo/base"):
         given = (f"stage={stage}", f"sweep={name}", f"paths.runs={home}/runs", *overrides)
-        return [sys.executable, "-m", "cascade.sweep", *given]
+        return ["cascade.sweep", *given]
 
     def begin(name, *overrides, stage="demo/ssr1"):
         data = (f"data.shards={home}/shards", "data.make=null", "logger=csv", "debug=smoke")
-        command = run.command(name, *data, *overrides, stage=stage)
-        env = {**os.environ, "OMP_NUM_THREADS": "1"}
-        return subprocess.Popen(
-            command, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-        )
+        return Command(*run.command(name, *data, *overrides, stage=stage), merged=True)
 
     def run(name, *overrides, **options):
         process = begin(name, *overrides, **options)
@@ -245,7 +240,7 @@ def test_guidance_samples_a_trained_cascade_at_several_scales(sweep, bundle_of):
         bundle_of(f"demo/{stage}", sweep.runs / stage / "default/bundle")
     scales = ",".join(f"{{base:{{guidance_scale:{scale}}}}}" for scale in (1.0, 3.0))
     command = sweep.command("guidance", f"+cascade.sampling={scales}", "prompts.n=2", "name=''")
-    done = subprocess.run(command, capture_output=True, text=True, timeout=600, check=False)
+    done = commands.run(*command, timeout=600)
     assert done.returncode == 0, done.stdout + done.stderr
     folder = sweep.runs / "base/guidance"
     reports = [folder / f"guidance_scale={scale}/evaluation.json" for scale in ("1.0", "3.0")]

@@ -23,6 +23,8 @@ from cascade.checkpoint.run_config import differences, keep_config
 from cascade.curves import read_curves
 from cascade.entry import CONF, check_choices, check_name
 from data.worlds.world_shards import make_shapes
+from tests import commands
+from tests.commands import Command
 
 STEPS = 8
 
@@ -39,7 +41,7 @@ def command_in(runs: Path, shards: Path):
 
     def make(name: str, *overrides: str, stage: str = "demo/base") -> list[str]:
         return [
-            *(sys.executable, "-m", "cascade.train", f"stage={stage}", "debug=smoke"),
+            *("cascade.train", f"stage={stage}", "debug=smoke"),
             *(f"name={name}", f"paths.runs={runs}", f"data.shards={shards}", "data.make=null"),
             *("logger=csv", "trainer.enable_progress_bar=false"),
             *("shrink.steps=8", "shrink.batch=4", "trainer.val_check_interval=8"),
@@ -63,8 +65,7 @@ def whole(tmp_path_factory, shards) -> Path:
 
 
 def run(command, check=True):
-    env = {**os.environ, "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=300)
+    done = commands.run(*command)
     if check:
         assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     return done
@@ -76,9 +77,7 @@ def losses(folder: Path):
 
 @pytest.mark.slow
 def test_a_killed_run_goes_on_as_if_it_had_not_been(command, whole, tmp_path):
-    process = subprocess.Popen(
-        command("killed"), env={**os.environ, "OMP_NUM_THREADS": "1"}, stderr=subprocess.DEVNULL
-    )
+    process = Command(*command("killed"))
     folder = tmp_path / "demo/base/killed"
     deadline = time.monotonic() + 120
     while not list(folder.glob("checkpoints/*3")) and time.monotonic() < deadline:
@@ -103,9 +102,8 @@ def test_a_killed_run_goes_on_as_if_it_had_not_been(command, whole, tmp_path):
 
 @pytest.mark.slow
 def test_ctrl_c_saves_at_the_step_and_the_run_resumes_exactly(command, whole, tmp_path):
-    env = {**os.environ, "OMP_NUM_THREADS": "1"}
     often = command("asked", "callbacks.checkpoint.every_n_steps=1000")
-    process = subprocess.Popen(often, env=env, stdout=subprocess.PIPE, text=True)
+    process = Command(*often)
     folder = tmp_path / "demo/base/asked"
     deadline = time.monotonic() + 120
     while not list(folder.glob("metrics/version_0/*.csv")) and time.monotonic() < deadline:
@@ -191,12 +189,9 @@ def test_a_run_leaves_figures_samples_and_a_bundle_that_samples(command, tmp_pat
 
 
 @pytest.mark.slow
-def test_wandb_runs_offline_with_csv_beside_it(command, tmp_path):
-    env_free = [part for part in command("wb") if part != "logger=csv"]
-    env = {**os.environ, "OMP_NUM_THREADS": "1"}
-    env.pop("WANDB_API_KEY", None)
-    done = subprocess.run(env_free, env=env, capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stderr[-3000:]
+def test_wandb_runs_offline_with_csv_beside_it(command, tmp_path, monkeypatch):
+    monkeypatch.delenv("WANDB_API_KEY", raising=False)
+    run([part for part in command("wb") if part != "logger=csv"])
     folder = tmp_path / "demo/base/wb"
     files = list(folder.glob("wandb/offline-run-*/run-*.wandb"))
     assert len(files) == 1
@@ -209,10 +204,7 @@ def test_wandb_runs_offline_with_csv_beside_it(command, tmp_path):
 def test_a_run_goes_on_without_the_service_of_wandb(command, tmp_path):
     """Slurm's SIGTERM reaches every process of a job, and ends the service before the run."""
     online = [part for part in command("lost", "shrink.steps=60") if part != "logger=csv"]
-    env = {**os.environ, "OMP_NUM_THREADS": "1"}
-    process = subprocess.Popen(
-        online, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-    )
+    process = Command(*online, merged=True)
     folder = tmp_path / "demo/base/lost"
     deadline = time.monotonic() + 120
     while not list(folder.glob("metrics/version_0/*.csv")) and time.monotonic() < deadline:
@@ -230,8 +222,8 @@ def test_a_run_goes_on_without_the_service_of_wandb(command, tmp_path):
 
 
 def test_a_stage_that_there_is_not_is_refused_in_a_line(tmp_path):
-    command = [sys.executable, "-m", "cascade.train", "stage=demo/nothing", "logger=csv"]
-    done = run([*command, f"paths.runs={tmp_path}"], check=False)
+    words = ("cascade.train", "stage=demo/nothing", "logger=csv", f"paths.runs={tmp_path}")
+    done = run(words, check=False)
     assert done.returncode != 0
     assert done.stderr.startswith("stage=demo/nothing: no such stage; there are demo/base, demo/")
 

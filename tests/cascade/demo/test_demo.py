@@ -1,9 +1,7 @@
 """The demo from shards to page at a tiny size, and the parts that it is made of."""
 
 import json
-import os
 import re
-import subprocess
 import sys
 
 import pytest
@@ -15,6 +13,7 @@ from cascade.eval.following import following
 from data.worlds.parse import parse
 from data.worlds.shapes import heldout_prompts
 from data.worlds.truth import shapes_truth
+from tests import commands
 
 
 def demo(folder, *overrides):
@@ -22,10 +21,9 @@ def demo(folder, *overrides):
     tiny += ["name=default", "data.make.clips=24", "data.make.shard_size=12"]
     rows = "[{base: ['trainer=cpu2']}, {tsr1: [], ssr1: []}]"
     common = ",".join(f"'{override}'" for override in ("logger=csv", "data=shapes", *tiny))
-    command = [sys.executable, "-m", "cascade.demo", f"paths.runs={folder}", "prompts.n=4"]
+    command = ["cascade.demo", f"paths.runs={folder}", "prompts.n=4"]
     command += [f"rows={rows}", f"common=[{common}]", "shown=2", *overrides]
-    env = {**os.environ, "OMP_NUM_THREADS": "1"}
-    return subprocess.run(command, env=env, capture_output=True, text=True, timeout=400)
+    return commands.run(*command, timeout=400)
 
 
 @pytest.mark.slow

@@ -25,6 +25,8 @@ from data.embed.partial import part_path
 from data.index.sidecar import ensure_index
 from data.shards.caption import Captions, captions_path, write_captions
 from data.shards.store import find_shards
+from tests import commands
+from tests.commands import Command
 
 ALL = {"txt": 1.0, "long": 1.0, "short": 1.0}
 
@@ -198,16 +200,15 @@ def test_what_does_not_fit_is_an_error_that_names_the_caption(folder, tiny_t5, m
 
 def command(folder: Path, encoder: Path, *more: str) -> list[str]:
     return [
-        *(sys.executable, "-m", "data.embed", f"shards={folder}", f"encoder={encoder}"),
+        *("data.embed", f"shards={folder}", f"encoder={encoder}"),
         *("max_tokens=64", "dtype=float32", "device=cpu", *more),
     ]
 
 
 @pytest.mark.slow
 def test_killed_at_any_batch_it_goes_on_to_the_same_bytes(folder, tiny_t5):
-    env = os.environ | {"OMP_NUM_THREADS": "1"}
     once = command(folder, tiny_t5, "batch_tokens=16")
-    process = subprocess.Popen(once, env=env, stdout=subprocess.DEVNULL)
+    process = Command(*once)
     note = folder / f".00000{SUFFIX}.part.json"
     deadline = time.monotonic() + 60
     while not note.exists() and time.monotonic() < deadline and process.poll() is None:
@@ -216,7 +217,7 @@ def test_killed_at_any_batch_it_goes_on_to_the_same_bytes(folder, tiny_t5):
     process.wait()
     assert note.exists()
     assert list(folder.glob(f"*{SUFFIX}")) == []
-    said = subprocess.run(once, env=env, capture_output=True, text=True, timeout=120)
+    said = commands.run(*once, timeout=120)
     assert said.returncode == 0, said.stderr
     assert re.search(r"[\d.e-]+ GB, of which", said.stdout.replace("\n", " "))
     killed = [path.read_bytes() for path in sorted(folder.glob(f"*{SUFFIX}"))]

@@ -2,10 +2,8 @@
 
 import json
 import logging
-import subprocess
 import sys
 import time
-from pathlib import Path
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -21,6 +19,7 @@ from data.index.sidecar import (
 )
 from data.shards.format import read_state, role, split_name
 from data.shards.store import identity
+from tests import commands
 from tests.data.sharded import indexed, tar
 from tests.data.synthetic import write_synthetic
 
@@ -212,14 +211,13 @@ def test_the_command(tmp_path, write_shard, make_clips, monkeypatch):
     samples[1]["mp4"] = samples[1]["mp4"][:400]
     write_shard(tmp_path / "0.tar", samples)
     (tmp_path / "1.tar").touch()
-    command = [sys.executable, "-m", "data.index", f"shards={tmp_path}"]
-    options = {"capture_output": True, "text": True, "cwd": Path(__file__).parents[3]}
-    done = subprocess.run([*command, "depth=probe"], **options)
+    command = ("data.index", f"shards={tmp_path}")
+    done = commands.run(*command, "depth=probe")
     assert done.returncode == 0, done.stderr
     for said in ("2 shards, 2 samples", "1 │ usable", "1 │ unusable: ", "1.tar: the file is empty"):
         assert said in done.stdout
     assert len(list(tmp_path.glob("*.index.parquet"))) == 2
-    done = subprocess.run([*command, "depth=deep"], **options)
+    done = commands.run(*command, "depth=deep")
     assert (done.returncode, done.stderr.strip()) == (
         1,
         "error: index: depth must be one of probe, keyframes, full, got 'deep'",

@@ -5,8 +5,6 @@ import io
 import json
 import os
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -16,6 +14,8 @@ from PIL import Image
 from data.index.sidecar import ensure_index
 from data.shards.caption import captions_path, read_captions
 from data.shards.store import find_shards
+from tests import commands
+from tests.commands import Command
 
 CLIPS = 20
 
@@ -135,10 +135,7 @@ def test_failures_of_all_kinds_are_asked_again(call, server, folder):
 
 
 def command(overrides: list[str], *more: str) -> list[str]:
-    return [sys.executable, "-m", "data.recaption", *overrides, *more]
-
-
-ENV = os.environ | {"OMP_NUM_THREADS": "1"}
+    return ["data.recaption", *overrides, *more]
 
 
 @pytest.mark.slow
@@ -148,14 +145,14 @@ def test_killed_in_the_middle_no_clip_is_paid_twice_or_lost(overrides, server, f
     once = command(overrides, "concurrency=2")
     kills = 0
     for wanted in (3, 9, 15):
-        process = subprocess.Popen(once, env=ENV, stdout=subprocess.DEVNULL)
+        process = Command(*once)
         while sum(server.well.values()) < wanted and process.poll() is None:
             time.sleep(0.001)
         process.send_signal(signal.SIGKILL)
         kills += process.wait() == -signal.SIGKILL
         time.sleep(0.3)  # the server ends what it was about
     assert kills == 3
-    done = subprocess.run(once, env=ENV, capture_output=True, text=True, timeout=60)
+    done = commands.run(*once, timeout=60)
     assert done.returncode == 0, done.stdout + done.stderr
     assert made(folder) == whole(KEYS)
     assert sum(server.well.values()) <= CLIPS + 2 * kills  # those in flight
@@ -184,7 +181,7 @@ def test_the_key_is_never_shown_and_a_wrong_one_ends_it_at_once(
     overrides, server, folder, tmp_path
 ):
     server.behave = lambda key, nth: "unknown"
-    done = subprocess.run(command(overrides), env=ENV, capture_output=True, text=True, timeout=60)
+    done = commands.run(*command(overrides), timeout=60)
     said = " ".join((done.stdout + done.stderr).split())
     assert done.returncode == 1
     assert "error: captions: the endpoint rejects all requests: 401: wrong key: Bearer ***" in said
