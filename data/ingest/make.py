@@ -5,7 +5,7 @@ Only the child imports the libraries that read sources.
 
 import importlib
 
-from data.decode.probe import DecodeError
+from cascade.media.reason import DecodeError
 from data.ingest.part import Record, SourcePart, dropped
 from data.ingest.recipe import Recipe
 

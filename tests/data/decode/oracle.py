@@ -8,7 +8,7 @@ from itertools import islice
 import av
 import numpy as np
 
-from data.decode.probe import MAX_PIXELS
+from cascade.media.reason import MAX_PIXELS
 from data.decode.pyav import StrictReader
 
 

@@ -15,8 +15,8 @@ import pytest
 import rich
 from rich.table import Table
 
+from cascade.media.reason import DecodeError
 from data.decode.decoder import Decoder
-from data.decode.probe import DecodeError
 from data.decode.sandbox import Sandbox, SandboxError
 
 pytestmark = pytest.mark.media

@@ -1,0 +1,72 @@
+"""Opens a video for strict decoding: a container of a permitted kind, and its video stream."""
+
+import re
+from collections.abc import Sequence
+from typing import IO
+
+import av
+
+from cascade.media.kinds import DEMUXERS
+from cascade.media.reason import DecodeError, check_size, reasons
+
+_OPTIONS = {"format_whitelist": DEMUXERS, "protocol_whitelist": "file"}
+_TAG = re.compile(r"\(([ -~]{1,16}) / 0x[0-9A-Fa-f]+\)")
+
+Said = Sequence[tuple[int, str, str]]
+
+
+def open_video(
+    file: str | IO[bytes], *, max_pixels: int
+) -> tuple[av.container.InputContainer, av.VideoStream]:
+    """The container and its video stream, before anything is decoded.
+
+    Metadata need not be UTF-8.
+
+    Raises:
+        DecodeError: it cannot be opened, has no video that can be decoded, or its frames are too
+            large or too small.
+    """
+    with av.logging.Capture() as said:
+        try:
+            container = av.open(file, "r", options=_OPTIONS, metadata_errors="replace")
+        except MemoryError:
+            raise
+        except av.FFmpegError as error:
+            raise DecodeError(_why(said, error)) from error
+    try:
+        with reasons():
+            stream = _video_stream(container, said)
+            check_size(
+                stream.codec_context.width, stream.codec_context.height, max_pixels=max_pixels
+            )
+    except BaseException:
+        container.close()
+        raise
+    return container, stream
+
+
+def _video_stream(container: av.container.InputContainer, said: Said) -> av.VideoStream:
+    """The first video stream that is not an attached picture."""
+    for stream in container.streams.video:
+        if int(stream.disposition) & int(av.stream.Disposition.attached_pic):
+            continue
+        context: av.VideoCodecContext | None = stream.codec_context
+        if context is None:
+            tag = next((m[1] for *_, text in said for m in _TAG.finditer(text)), "")
+            raise DecodeError(
+                f"its codec is not known to FFmpeg{f' ({tag.strip()})' if tag else ''}; "
+                "convert it to H.264"
+            )
+        return stream
+    others = sorted({stream.type for stream in container.streams if stream.type})
+    has = f": it has {' and '.join(others)} only" if others and others != ["video"] else ""
+    raise DecodeError(f"no video stream{has}")
+
+
+def _why(said: Said, error: av.FFmpegError) -> str:
+    for _, name, text in said:
+        if text.startswith("Format not on whitelist"):
+            return f"is of the format {name}, which is not read; convert it, for example to mp4"
+        if text.startswith("moov atom not found"):
+            return "has no index (moov atom): it is truncated, or was copied before it was complete"
+    return f"is not a video or image that can be read ({error.strerror or error})"
