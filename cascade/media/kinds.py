@@ -14,6 +14,7 @@ DEMUXERS = "mov,matroska,webm,avi,mpegts,mpeg,flv,asf,ogg,gif"
 _CONTAINERS = "mp4, mov, mkv, webm, avi, ts, mpg, flv, wmv, ogv and gif"
 
 _IMAGES = (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"BM", b"II*\0", b"MM\0*")
+_MP4_BOXES = (b"ftyp", b"moov", b"mdat", b"free", b"skip", b"wide", b"pnot")
 _BRANDS = {b"avif": "an AVIF image", b"avis": "an AVIF image", b"heic": "a HEIC image"}
 _BRANDS |= {b"heix": "a HEIC image", b"mif1": "a HEIF image", b"M4A ": "an audio file"}
 _TEXTS = {
@@ -49,6 +50,11 @@ def is_image(start: bytes) -> bool:
     return start.startswith(_IMAGES) or (start[:4] == b"RIFF" and start[8:12] == b"WEBP")
 
 
+def is_mp4(start: bytes) -> bool:
+    """Whether these first bytes are those of an MP4 or QuickTime file."""
+    return start[4:8] in _MP4_BOXES
+
+
 def foreign(start: bytes) -> str:
     """What a file of another kind is, by its first bytes; '' if it may be a video or image."""
     if len(start) == START and not start.strip(b"\0"):
@@ -60,4 +66,6 @@ def foreign(start: bytes) -> str:
         brand = brand or next(
             (name for magic, name in magics.items() if held.startswith(magic)), ""
         )
+    if not brand and start and all(32 <= byte < 127 or byte in b"\t\r\n" for byte in start):
+        brand = "a text, not a video or image"
     return f"is {brand}" if brand else ""

@@ -9,6 +9,7 @@ from cascade.media.kinds import foreign
 
 MAX_PIXELS = 8192 * 4320
 MIN_SIDE = 8
+MAX_SIDE = 65_535  # an index stores sides as 16 bits
 
 
 class DecodeError(ValueError):
@@ -39,10 +40,12 @@ def check_size(width: int, height: int, *, max_pixels: int = MAX_PIXELS) -> None
     """Check the frame size in a header before memory is allocated for it.
 
     Raises:
-        DecodeError: too many pixels, or a side that is too small.
+        DecodeError: too many pixels, or a side that is too small or too large.
     """
     if width * height > max_pixels:
         raise DecodeError(f"claims {width}×{height} pixels, more than the limit of {max_pixels}")
+    if max(width, height) > MAX_SIDE:
+        raise DecodeError(f"claims {width}×{height} pixels; no side may exceed {MAX_SIDE}")
     if min(width, height) < MIN_SIDE:
         raise DecodeError(f"has {width}×{height} pixels; each side must have at least {MIN_SIDE}")
 

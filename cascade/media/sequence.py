@@ -28,7 +28,11 @@ def numbered(container: av.container.InputContainer, stream: av.VideoStream) -> 
 
 
 def shown_frames(
-    packets: Iterable[Numbered], stream: av.VideoStream, *, by_order: bool
+    packets: Iterable[Numbered],
+    stream: av.VideoStream,
+    decoder: av.VideoCodecContext,
+    *,
+    by_order: bool,
 ) -> Iterator[Shown]:
     """Every frame shown; `by_order`: the container stores no presentation times, only an order.
 
@@ -40,7 +44,7 @@ def shown_frames(
     first: float | None = None
     last: Shown | None = None
     with reasons():
-        for count, (_, frame) in enumerate(SoundFrames(packets, max_pixels=MAX_PIXELS)):
+        for count, (_, frame) in enumerate(SoundFrames(packets, decoder, max_pixels=MAX_PIXELS)):
             stamp = frame.dts if by_order else frame.pts
             if stamp is None and (last is None or not by_order):
                 raise DecodeError(f"frame {count} has no time stamp")

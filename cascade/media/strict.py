@@ -18,6 +18,8 @@ _WARNINGS = ("Skipping invalid undecodable NALU", "Error parsing NAL unit")
 # Legal zeros after the last slice (at a constant bit rate) are damage to FFmpeg's check of the end
 # of the bitstream; without that check other bits than zeros are still damage.
 _MAY_BE_STUFFED = frozenset({"mpeg1video", "mpeg2video"})
+# FFmpeg's own decoder of VP8 detects no damage, and then returns whatever its memory held before.
+_BETTER = {"vp8": "libvpx"}
 _MOST_HELD = 16  # the largest number of frames that H.264 or HEVC reorder
 
 logging.getLogger("libav").addHandler(logging.NullHandler())
@@ -31,14 +33,19 @@ def listen() -> None:
     av.logging.set_skip_repeated(False)
 
 
-def be_strict(stream: av.VideoStream, *, max_pixels: int) -> None:
-    """Let the decoder of a stream detect damage; call it before the first packet is decoded."""
+def strict_decoder(stream: av.VideoStream, *, max_pixels: int) -> av.VideoCodecContext:
+    """A decoder of a stream that detects damage, before its first packet."""
     context = stream.codec_context
+    if context.name in _BETTER and _BETTER[context.name] in av.codecs_available:
+        better = av.CodecContext.create(_BETTER[context.name], "r")
+        assert isinstance(better, av.VideoCodecContext)
+        context = better
     # The HEVC decoder reports more damage when it runs in parallel.
     context.thread_count = 2 if context.name == "hevc" else 1
     checks = "crccheck+buffer+explode" + ("" if context.name in _MAY_BE_STUFFED else "+bitstream")
     context.options = {"err_detect": checks, "max_pixels": str(max_pixels)}
     context.copy_opaque = True
+    return context
 
 
 class SoundFrames:
@@ -47,9 +54,11 @@ class SoundFrames:
     `fed` packets were decoded and `returned` frames came out of the decoder so far.
     """
 
-    def __init__(self, packets: Iterable[Numbered], *, max_pixels: int) -> None:
+    def __init__(
+        self, packets: Iterable[Numbered], decoder: av.VideoCodecContext, *, max_pixels: int
+    ) -> None:
         self.fed = self.returned = 0
-        self._packets, self._max_pixels = packets, max_pixels
+        self._packets, self._decoder, self._max_pixels = packets, decoder, max_pixels
         self._held: deque[tuple[int, av.VideoFrame]] = deque()
         self._inside: dict[int, None] = {}  # packets whose frame is not returned yet, in order
 
@@ -64,9 +73,9 @@ class SoundFrames:
                 self.fed += 1
                 if not packet.is_discard:
                     self._inside[number] = None
-            for frame in _decoded(packet, number):
+            for frame in _decoded(self._decoder, packet, number):
                 self._hold(frame, number)
-            yield from self._sound(packet.stream.codec_context.has_b_frames)
+            yield from self._sound(self._decoder.has_b_frames)
         while self._held:
             yield self._held.popleft()
 
@@ -94,7 +103,9 @@ class SoundFrames:
             yield self._held.popleft()
 
 
-def _decoded(packet: "av.Packet[av.VideoStream]", number: int) -> list[av.VideoFrame]:
+def _decoded(
+    decoder: av.VideoCodecContext, packet: "av.Packet[av.VideoStream]", number: int
+) -> list[av.VideoFrame]:
     """The frames that the decoder returns for a packet."""
     if packet.is_corrupt:
         raise DecodeError(f"packet {number} is damaged: the container marks it so")
@@ -103,7 +114,7 @@ def _decoded(packet: "av.Packet[av.VideoStream]", number: int) -> list[av.VideoF
     packet.opaque = number
     with av.logging.Capture() as said:
         try:
-            frames = packet.decode()
+            frames = decoder.decode(packet)
         except av.FFmpegError as error:
             if isinstance(error, MemoryError):
                 raise

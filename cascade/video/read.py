@@ -17,9 +17,9 @@ from cascade.grid import Grid
 from cascade.media import picture
 from cascade.media.container import open_video
 from cascade.media.kinds import START, is_image
-from cascade.media.reason import MAX_PIXELS, DecodeError, reasons, refuse_foreign
+from cascade.media.reason import MAX_PIXELS, DecodeError, reasons
 from cascade.media.sequence import Shown, numbered, shown_frames
-from cascade.media.strict import be_strict, listen
+from cascade.media.strict import listen, strict_decoder
 from cascade.media.upright import square
 from cascade.times import clip_length, nearest
 from cascade.video.resample import covering, frame_times, scale_frames, to_float
@@ -131,9 +131,7 @@ def _is_image(path: str | Path) -> bool:
     if not Path(path).is_file():
         raise ValueError(f"{path}: no such file")
     with _named(path), Path(path).open("rb") as file:
-        start = file.read(START)
-        refuse_foreign(start)
-        return is_image(start)
+        return is_image(file.read(START))
 
 
 def _timeline(path: str | Path, *, until: float | None) -> tuple[Float64[np.ndarray, " f"], float]:
@@ -172,10 +170,11 @@ def _shown(path: str | Path) -> Generator[_Upright, None, None]:
     with _named(path), Path(path).open("rb") as file:
         container, stream = open_video(file, max_pixels=MAX_PIXELS)
         with container:
-            be_strict(stream, max_pixels=MAX_PIXELS)
+            decoder = strict_decoder(stream, max_pixels=MAX_PIXELS)
             size: tuple[int, int] | None = None
             by_order = container.format.name == "avi"  # has an order but no presentation times
-            for shown in shown_frames(numbered(container, stream), stream, by_order=by_order):
+            packets = numbered(container, stream)
+            for shown in shown_frames(packets, stream, decoder, by_order=by_order):
                 aspect = float(stream.sample_aspect_ratio or 1) or 1.0
                 size = size or square(shown.frame.width, shown.frame.height, aspect)
                 yield _Upright(shown=shown, size=size)

@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import UInt8
 
 from cascade.media.kinds import START, is_image
-from cascade.media.reason import reasons, refuse_foreign
+from cascade.media.reason import reasons
 from cascade.times import nearest
 from data.decode.pillow import PictureReader
 from data.decode.probe import Timing
@@ -72,9 +72,7 @@ def careful_reader(media: Media) -> Reader:
         DecodeError: with the reason.
     """
     with open(media.path, "rb") as file:  # noqa: PTH123 a path under /proc, opened as it is
-        start = file.read(START)
-    refuse_foreign(start)
-    kind = PictureReader if is_image(start) else StrictReader
+        kind = PictureReader if is_image(file.read(START)) else StrictReader
     return kind(media.path, max_pixels=media.max_pixels)
 
 

@@ -15,6 +15,9 @@ from cascade.media.reason import DecodeError, check_size
 from cascade.media.upright import square
 
 
+_MAX_DURATION_S = 1e7  # four months
+
+
 @dataclass(frozen=True, kw_only=True)
 class Timing:
     """When the frames of a video are shown; an image is one frame of one second."""
@@ -109,6 +112,8 @@ def video_header(
     packets = Packets(
         pts=table[:, 0], size=table[:, 2], key=table[:, 3] == 1, shown=(table[:, 4] == 1) & ~gone
     )
+    if not packets.shown.any():
+        raise DecodeError("no frame is shown")
     shown = table[packets.shown]
     pts = np.unique(shown[:, 0])
     length = int(shown[np.argmax(shown[:, 0]), 1])
@@ -128,8 +133,15 @@ def video_header(
 def _duration(
     pts: Int64[np.ndarray, " f"], length: int, rate: Fraction | None, unit: Fraction
 ) -> float:
-    """Duration to the end of the last frame; the median length is assumed if it states none."""
+    """Duration to the end of the last frame; the median length is assumed if it states none.
+
+    Raises:
+        DecodeError: it is no positive number of seconds that a video may last.
+    """
     if length <= 0 and len(pts) > 1:
-        length = int(np.median(np.diff(pts)))
+        length = int(np.median(np.diff(pts.astype(np.float64))))
     last = length * unit if length > 0 else 1 / (rate or Fraction(1))
-    return float(int(pts[-1] - pts[0]) * unit + last)
+    duration = float((int(pts[-1]) - int(pts[0])) * unit + last)
+    if not 0 < duration < _MAX_DURATION_S:
+        raise DecodeError(f"its time stamps span {duration:.3g} s")
+    return duration

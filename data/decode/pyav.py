@@ -15,13 +15,13 @@ from jaxtyping import Int64, UInt8
 
 from cascade.media.container import open_video
 from cascade.media.reason import DecodeError, reasons
-from cascade.media.strict import Numbered, SoundFrames, be_strict, listen
+from cascade.media.strict import Numbered, SoundFrames, listen, strict_decoder
 from cascade.media.upright import Orientation, opaque, orientation
 from data.decode.frames import Allocate, new_array
 from data.decode.probe import Header, Timing, video_header
 
 _SEEK_PACKETS = 1000
-# The decoder of VP8 keeps state across key frames: probabilities and the map of segments.
+# VP8 keeps state across key frames: probabilities and the map of segments.
 _FROM_THE_START = frozenset({"vp8"})
 
 Shown = Iterator[tuple[int, av.VideoFrame]]
@@ -94,7 +94,7 @@ class StrictReader:
     def _open(self) -> None:
         listen()
         self._container, self._stream = open_video(self.path, max_pixels=self.max_pixels)
-        be_strict(self._stream, max_pixels=self.max_pixels)
+        self._decoder = strict_decoder(self._stream, max_pixels=self.max_pixels)
 
     def _frame(self, number: int) -> av.VideoFrame:
         """A frame by its number; an error leaves no state that another frame depends on."""
@@ -185,7 +185,8 @@ class StrictReader:
 
         Frames shown before `start` depend on earlier ones and are left out.
         """
-        sound = SoundFrames(self._checked(stream, first, start), max_pixels=self.max_pixels)
+        packets = self._checked(stream, first, start)
+        sound = SoundFrames(packets, self._decoder, max_pixels=self.max_pixels)
         delay = None
         for number, (_, frame) in enumerate(sound):
             self.decoded += 1

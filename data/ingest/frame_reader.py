@@ -14,10 +14,9 @@ import numpy as np
 from jaxtyping import UInt8
 
 from cascade.media.container import open_video
-from cascade.media.kinds import START
-from cascade.media.reason import MAX_PIXELS, DecodeError, check_size, reasons, refuse_foreign
+from cascade.media.reason import MAX_PIXELS, DecodeError, check_size, reasons
 from cascade.media.sequence import Shown, numbered, shown_frames
-from cascade.media.strict import Numbered, be_strict, listen
+from cascade.media.strict import Numbered, listen, strict_decoder
 from cascade.media.upright import Orientation, square
 from data.decode.sandbox import beat
 
@@ -68,11 +67,8 @@ def opened(file: str) -> Iterator[tuple[av.container.InputContainer, av.VideoStr
     with contextlib.ExitStack() as stack:
         with reasons():
             data = stack.enter_context(Path(file).open("rb"))
-            refuse_foreign(data.read(START))
-            data.seek(0)
             container, stream = open_video(data, max_pixels=MAX_PIXELS)
             stack.enter_context(container)
-            be_strict(stream, max_pixels=MAX_PIXELS)
         yield container, stream
 
 
@@ -119,7 +115,9 @@ def frames(
     first: int | None = None
     packets = _counted(container, stream, reel, keys)
     size = (0, 0)
-    for shown in shown_frames(packets, stream, by_order=container.format.name == "avi"):
+    decoder = strict_decoder(stream, max_pixels=MAX_PIXELS)
+    by_order = container.format.name == "avi"  # has an order but no presentation times
+    for shown in shown_frames(packets, stream, decoder, by_order=by_order):
         beat()
         if first is None:
             first = shown.frame.pts or 0

@@ -8,7 +8,7 @@ from PIL import Image
 
 from cascade.media.kinds import START, is_image
 from cascade.media.picture import open_picture, upright
-from cascade.media.reason import reasons, refuse_foreign
+from cascade.media.reason import reasons
 from data.ingest.cut import above, below
 from data.ingest.frame_measures import perceptual_hash, text_share
 from data.ingest.frame_reader import shrunk, whole_file
@@ -26,12 +26,10 @@ def is_picture(file: str) -> bool:
     """Whether the file is a still image, judged by content, not by name.
 
     Raises:
-        DecodeError: it cannot be read, or is of another kind than images and videos.
+        DecodeError: it cannot be read.
     """
     with reasons(), Path(file).open("rb") as data:
-        start = data.read(START)
-        refuse_foreign(start)
-    return is_image(start)
+        return is_image(data.read(START))
 
 
 def make_picture(file: str, out: SourcePart, recipe: Recipe, *, thumbnails: bool) -> Record:

@@ -179,7 +179,7 @@ def test_a_name_that_is_no_video_is_refused(tmp_path: Path) -> None:
         read_frames(tmp_path / "a.mp4")
     for name in ("a.mp4", "a.png"):
         (tmp_path / name).write_bytes(b"these are not pixels")
-        with pytest.raises(ValueError, match=rf"{name}: is not a video or image"):
+        with pytest.raises(ValueError, match=rf"{name}: is a text, not a video or image"):
             read_frames(tmp_path / name)
 
 
