@@ -30,7 +30,9 @@ def reasons() -> Iterator[None]:
     except av.FFmpegError as error:
         raise DecodeError(f"does not decode: {error.strerror or error}") from error
     except OSError as error:
-        raise DecodeError(f"cannot be read: {error.strerror or error}") from error
+        # Pillow raises it for damaged bytes too, without a number.
+        what = "cannot be read" if error.errno else "does not decode"
+        raise DecodeError(f"{what}: {error.strerror or error}") from error
     except Exception as error:
         name = type(error).__name__
         raise DecodeError(f"does not decode: {error}" if str(error) else name) from error
