@@ -34,8 +34,7 @@ def reasons() -> Iterator[None]:
         what = "cannot be read" if error.errno else "does not decode"
         raise DecodeError(f"{what}: {error.strerror or error}") from error
     except Exception as error:
-        name = type(error).__name__
-        raise DecodeError(f"does not decode: {error}" if str(error) else name) from error
+        raise DecodeError(f"does not decode ({type(error).__name__}: {error})") from error
 
 
 def check_size(width: int, height: int, *, max_pixels: int = MAX_PIXELS) -> None:

@@ -14,7 +14,6 @@ from jaxtyping import Bool, Float64, Int64
 from cascade.media.reason import DecodeError, check_size
 from cascade.media.upright import square
 
-
 _MAX_DURATION_S = 1e7  # four months
 
 
