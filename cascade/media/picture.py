@@ -11,7 +11,7 @@ from PIL import Image, ImageOps
 from cascade.media.reason import MAX_PIXELS, DecodeError, check_size, reasons
 
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF")
-"""The image formats that are read, by Pillow's names; a JPEG with further views is opened as MPO."""
+"""The image formats that are read, by Pillow's names; a JPEG of several views is opened as MPO."""
 
 
 @contextmanager
