@@ -67,8 +67,11 @@ def read_about(path: Path) -> dict[str, Any]:
 
 
 def sort_of(reason: str) -> str:
-    """A reason with its numbers replaced by N, so that similar reasons are counted together."""
-    return re.sub(r"\d+", "N", reason)
+    """A reason with its numbers replaced by N, so that similar reasons are counted together.
+
+    Digits of a name stay: mp4, H.264.
+    """
+    return re.sub(r"(?<![\w.])\d+(\.\d+)?", "N", reason)
 
 
 def write_index(path: Path, columns: Mapping[str, Any], about: Mapping[str, Any]) -> None:
