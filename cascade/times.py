@@ -7,7 +7,7 @@ must start fast.
 import numpy as np
 from jaxtyping import Float64, Int64
 
-#: Seconds; above the rounding error of decord's float32 times, below the length of a frame.
+#: Seconds; above rounding errors of time stamps, below the length of a frame.
 _TIE_S = 1e-4
 #: In frames: by how much a video may end before its clip does; the small part is for rounding.
 SLACK = 0.5 + 1e-4

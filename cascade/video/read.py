@@ -6,45 +6,36 @@ So a video of variable frame rate is read as a player shows it.
 import contextlib
 from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass
-from fractions import Fraction
 from pathlib import Path
 
-import av
 import numpy as np
 import torch
-from av.container import InputContainer
-from av.error import FFmpegError
-from av.stream import Disposition
-from av.video.frame import VideoFrame
-from av.video.stream import VideoStream
 from jaxtyping import Float, Float64, UInt8
-from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
 from cascade.grid import Grid
+from cascade.media import picture
+from cascade.media.container import open_video
+from cascade.media.kinds import START, is_image
+from cascade.media.reason import MAX_PIXELS, DecodeError, reasons
+from cascade.media.sequence import Shown, numbered, shown_frames
+from cascade.media.strict import listen, strict_decoder
+from cascade.media.upright import square
 from cascade.times import clip_length, nearest
 from cascade.video.resample import covering, frame_times, scale_frames, to_float
 
-IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
-
 
 @dataclass(frozen=True, kw_only=True)
-class Shown:
-    """A frame in display order; times are seconds from the first frame."""
+class _Upright:
+    """A frame and the size at which its pixels are square, before it is turned upright."""
 
-    frame: VideoFrame
+    shown: Shown
     size: tuple[int, int]
-    """Width and height at which pixels are square, before the frame is turned upright."""
-    time: float
-    lasting: float | None
-    """The duration of the frame; None if the file does not have it."""
-    usual: float
-    """The average duration of a frame of this video, according to the file."""
 
     def pixels(self) -> UInt8[np.ndarray, "h w 3"]:
         """The upright RGB pixels."""
-        rgb = self.frame.to_ndarray(format="rgb24", width=self.size[0], height=self.size[1])
-        return np.ascontiguousarray(np.rot90(rgb, round(self.frame.rotation / 90)))
+        rgb = self.shown.frame.to_ndarray(format="rgb24", width=self.size[0], height=self.size[1])
+        return np.ascontiguousarray(self.shown.orientation.apply(rgb))
 
 
 def read_image(path: str | Path) -> UInt8[Tensor, "h w 3"]:
@@ -53,13 +44,8 @@ def read_image(path: str | Path) -> UInt8[Tensor, "h w 3"]:
     Raises:
         ValueError: the image cannot be read.
     """
-    try:
-        with Image.open(path) as image:
-            upright = ImageOps.exif_transpose(image).convert("RGBA")
-    except (UnidentifiedImageError, Image.DecompressionBombError, SyntaxError) as error:
-        raise ValueError(f"{path}: cannot be read as an image ({error})") from error
-    paper = Image.new("RGBA", upright.size, "white")
-    return torch.from_numpy(np.array(Image.alpha_composite(paper, upright).convert("RGB")))
+    with _named(path):
+        return torch.from_numpy(picture.pixels(str(path)))
 
 
 def read_frames(path: str | Path) -> tuple[UInt8[Tensor, "f h w 3"], Float[Tensor, " f"]]:
@@ -70,7 +56,7 @@ def read_frames(path: str | Path) -> tuple[UInt8[Tensor, "f h w 3"], Float[Tenso
     """
     if _is_image(path):
         return read_image(path)[None], torch.zeros(1, dtype=torch.float64)
-    shown = [(torch.from_numpy(frame.pixels()), frame.time) for frame in _shown(path)]
+    shown = [(torch.from_numpy(frame.pixels()), frame.shown.time) for frame in _shown(path)]
     frames, times = zip(*shown, strict=True)
     return torch.stack(frames), torch.tensor(times, dtype=torch.float64)
 
@@ -130,22 +116,35 @@ def load_clip(
     return to_float(torch.cat([fitted[number] for number in numbers], dim=1))
 
 
+@contextlib.contextmanager
+def _named(path: str | Path) -> Iterator[None]:
+    """Names the file in the reason why it cannot be read."""
+    try:
+        with reasons():
+            yield
+    except DecodeError as error:
+        raise DecodeError(f"{path}: {error}") from error
+
+
 def _is_image(path: str | Path) -> bool:
-    return Path(path).suffix.lower() in IMAGE_SUFFIXES
+    """Whether a file is an image, by its first bytes."""
+    if not Path(path).is_file():
+        raise ValueError(f"{path}: no such file")
+    with _named(path), Path(path).open("rb") as file:
+        return is_image(file.read(START))
 
 
 def _timeline(path: str | Path, *, until: float | None) -> tuple[Float64[np.ndarray, " f"], float]:
     """The times of frames and the end of the last one, in seconds; only up to `until`."""
     times: list[float] = []
+    end = 0.0
     with contextlib.closing(_shown(path)) as shown:
         for frame in shown:
-            times.append(frame.time)
-            if until is not None and frame.time >= until:
+            times.append(frame.shown.time)
+            end = frame.shown.end
+            if until is not None and frame.shown.time >= until:
                 break
-    lasting = frame.lasting
-    if lasting is None:
-        lasting = float(np.median(np.diff(times))) if len(times) > 1 else frame.usual
-    return np.array(times), times[-1] + lasting
+    return np.array(times), end
 
 
 def _numbered(path: str | Path, numbers: Sequence[int]) -> Iterator[tuple[int, Tensor]]:
@@ -165,49 +164,17 @@ def _fit(pixels: UInt8[Tensor, "h w 3"], height: int, width: int) -> UInt8[Tenso
     return scaled[:, :, top : top + height, left : left + width]
 
 
-def _shown(path: str | Path) -> Generator[Shown, None, None]:
+def _shown(path: str | Path) -> Generator[_Upright, None, None]:
     """Each frame in display order."""
-    if not Path(path).is_file():
-        raise ValueError(f"{path}: no such file")
-    try:
-        with av.open(str(path)) as container:
-            stream = next(filter(_moves, container.streams.video), None)
-            if stream is None:
-                raise ValueError(f"{path}: contains no video")
-            stream.thread_type = "AUTO"
-            yield from _decode(path, container, stream)
-    except FFmpegError as error:
-        raise ValueError(f"{path}: cannot be read as a video ({error})") from error
-
-
-def _moves(stream: VideoStream) -> bool:
-    """Whether it is a video, not a cover image."""
-    return not int(stream.disposition) & int(Disposition.attached_pic)
-
-
-def _decode(path: str | Path, container: InputContainer, stream: VideoStream) -> Iterator[Shown]:
-    aspect, size = stream.sample_aspect_ratio or Fraction(1), None
-    first, time, usual = None, 0.0, 1 / float(stream.average_rate or 1)
-    by_order = container.format.name == "avi"  # has an order but no presentation times
-    for frame in container.decode(stream):
-        stamp = frame.dts if by_order else frame.pts
-        if stamp is not None and frame.time_base is not None:
-            seconds = float(stamp * frame.time_base)
-            first = seconds if first is None else first
-            time = seconds - first
-        elif size is not None:
-            time += usual
-        size = size or _square(frame, aspect)
-        lasting = None
-        if frame.duration and frame.time_base is not None:
-            lasting = float(frame.duration * frame.time_base)
-        yield Shown(frame=frame, size=size, time=time, lasting=lasting, usual=usual)
-    if size is None:
-        raise ValueError(f"{path}: contains no frame")
-
-
-def _square(frame: VideoFrame, aspect: Fraction) -> tuple[int, int]:
-    """Width and height at which pixels are square; one side may be enlarged, none is reduced."""
-    if aspect >= 1:
-        return round(frame.width * aspect), frame.height
-    return frame.width, round(frame.height / aspect)
+    listen()
+    with _named(path), Path(path).open("rb") as file:
+        container, stream = open_video(file, max_pixels=MAX_PIXELS)
+        with container:
+            decoder = strict_decoder(stream, max_pixels=MAX_PIXELS)
+            size: tuple[int, int] | None = None
+            by_order = container.format.name == "avi"  # has an order but no presentation times
+            packets = numbered(container, stream)
+            for shown in shown_frames(packets, stream, decoder, by_order=by_order):
+                aspect = float(stream.sample_aspect_ratio or 1) or 1.0
+                size = size or square(shown.frame.width, shown.frame.height, aspect)
+                yield _Upright(shown=shown, size=size)

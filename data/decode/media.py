@@ -11,14 +11,15 @@ from functools import lru_cache
 import numpy as np
 from jaxtyping import UInt8
 
+from cascade.media.kinds import START, is_image
+from cascade.media.reason import reasons
 from cascade.times import nearest
-from data.decode.decord import DecordReader, has_decord
 from data.decode.pillow import PictureReader
-from data.decode.probe import Timing, is_image
+from data.decode.probe import Timing
 from data.decode.pyav import StrictReader
 from data.decode.shared_memory import SharedFile
 
-Reader = StrictReader | PictureReader | DecordReader
+Reader = StrictReader | PictureReader
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,13 +29,12 @@ class Media:
     path: str
     number: int
     max_pixels: int
-    decord: bool
-    """Whether decord may read it."""
 
 
 _open: tuple[Media, Reader] | None = None
 
 
+@reasons()
 def open_media(media: Media) -> Timing:
     """Open a video or image; return when its frames are shown.
 
@@ -44,6 +44,7 @@ def open_media(media: Media) -> Timing:
     return _reader(media).timing
 
 
+@reasons()
 def read_frames(
     media: Media, wanted_s: Sequence[float], memory: str
 ) -> tuple[tuple[int, int, int, int], list[int]]:
@@ -64,15 +65,14 @@ def read_frames(
     return (n, height, width, channels), back.tolist()
 
 
-def careful_reader(media: Media) -> StrictReader | PictureReader:
+def careful_reader(media: Media) -> Reader:
     """A strict reader, for any input.
 
     Raises:
         DecodeError: with the reason.
     """
     with open(media.path, "rb") as file:  # noqa: PTH123 a path under /proc, opened as it is
-        picture = is_image(file.read(16))
-    kind = PictureReader if picture else StrictReader
+        kind = PictureReader if is_image(file.read(START)) else StrictReader
     return kind(media.path, max_pixels=media.max_pixels)
 
 
@@ -83,8 +83,7 @@ def _reader(media: Media) -> Reader:
         if _open is not None:
             _open[1].close()
         _open = None
-        verified = media.decord and has_decord()
-        _open = media, DecordReader(media.path) if verified else careful_reader(media)
+        _open = media, careful_reader(media)
     return _open[1]
 
 

@@ -2,30 +2,30 @@
 
 Damage is an error here; a player would conceal it. To read from the middle, it seeks to the key
 frame before, and compares every packet and frame from there with the header. If one differs (a
-false key frame, a wrong index in the container), the video is decoded from its start instead.
+false key frame, a wrong index in the container), the video is decoded from its start instead. So
+the pixels of a frame do not depend on the frames that were read before it.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 
 import av
 import numpy as np
 from av.video.reformatter import VideoReformatter
 from jaxtyping import Int64, UInt8
 
-from data.decode.damage import be_strict, decode, listen
-from data.decode.frames import Allocate
-from data.decode.probe import (
-    OPTIONS,
-    DecodeError,
-    Header,
-    Timing,
-    check_size,
-    reasons,
-    video_header,
-    video_stream,
-)
+from cascade.media.container import open_video
+from cascade.media.reason import DecodeError, reasons
+from cascade.media.strict import Numbered, SoundFrames, listen, strict_decoder
+from cascade.media.upright import Orientation, opaque, orientation
+from data.decode.frames import Allocate, new_array
+from data.decode.probe import Header, Timing, video_header
 
 _SEEK_PACKETS = 1000
+# VP8 keeps state across key frames: probabilities and the map of segments.
+_FROM_THE_START = frozenset({"vp8"})
+
+Shown = Iterator[tuple[int, av.VideoFrame]]
+"""(time stamp, frame) in presentation order."""
 
 
 class _AstrayError(DecodeError):
@@ -39,10 +39,12 @@ class StrictReader:
         self.path, self.max_pixels, self.decoded = path, max_pixels, 0
         with reasons():
             self._open()
-            self.header = video_header(self._container, max_pixels=max_pixels)
+            self.header = video_header(self._container, self._stream, max_pixels=max_pixels)
         self._reformatter = VideoReformatter()
-        self._from_start = self.header.by_order
-        self._frames: Iterator[tuple[int, av.VideoFrame]] | None = None
+        self._astray: set[int] = set()  # key-frame packets that cannot be sought
+        self._always_whole = self.header.by_order or self.header.codec in _FROM_THE_START
+        self._frames: Shown | None = None
+        self._whole = False  # whether these frames are decoded from the start
         self._last_pts, self._fed = 0, 0
 
     @property
@@ -58,34 +60,31 @@ class StrictReader:
         Raises:
             DecodeError: with the reason.
         """
-        wanted = self.header.pts[frames].tolist()
-        with reasons():
-            if not self._from_start:
-                try:
-                    return self._fill(frames, allocate, enumerate(map(self._by_seeking, wanted)))
-                except MemoryError:
-                    raise
-                except (DecodeError, av.FFmpegError):
-                    self._from_start, self._frames = True, None
-            try:
-                return self._fill(frames, allocate, self._by_reading_on(wanted))
-            except BaseException:
-                self._frames = None
-                raise
-
-    def _fill(
-        self,
-        frames: Int64[np.ndarray, " n"],
-        allocate: Allocate,
-        found: Iterable[tuple[int, av.VideoFrame]],
-    ) -> UInt8[np.ndarray, "n h w c"]:
         batch = _Batch(len(frames), self.header, allocate, self._reformatter)
-        for row, frame in found:
-            batch.put(row, frame)
-        missing = np.setdiff1d(np.arange(len(frames)), list(batch.rows))
-        if len(missing):
-            raise DecodeError(f"frame {frames[missing[0]]} of {self.header.frames} does not decode")
+        with reasons():
+            for number in frames.tolist():
+                batch.add(self._frame(number))
         return batch.pixels
+
+    def verify(self, beat: Callable[[], None]) -> tuple[int, int]:
+        """Decode all frames in order; return the shown width and height.
+
+        Only frames of a new format are converted to pixels. `beat` is called for every frame.
+
+        Raises:
+            DecodeError: a frame is damaged, missing or cannot be converted.
+        """
+        batch = _Batch(1, self.header, new_array, self._reformatter)
+        form: object = None
+        with reasons():
+            for number in range(self.header.frames):
+                frame = self._frame(number)
+                batch.check(frame)
+                if form != (form := (frame.format.name, frame.width, frame.height)):
+                    batch.add(frame)
+                beat()
+        height, width = batch.pixels.shape[1:3]
+        return width, height
 
     def close(self) -> None:
         """Close the container."""
@@ -94,20 +93,50 @@ class StrictReader:
 
     def _open(self) -> None:
         listen()
-        self._container = av.open(self.path, "r", options=OPTIONS)
-        self._stream = video_stream(self._container)
-        be_strict(self._stream, max_pixels=str(self.max_pixels))
+        self._container, self._stream = open_video(self.path, max_pixels=self.max_pixels)
+        self._decoder = strict_decoder(self._stream, max_pixels=self.max_pixels)
 
-    def _by_seeking(self, pts: int) -> av.VideoFrame:
+    def _frame(self, number: int) -> av.VideoFrame:
+        """A frame by its number; an error leaves no state that another frame depends on."""
+        pts = int(self.header.pts[number])
+        try:
+            if self._always_whole:
+                return self._by_reading_on(number, pts)
+            key = self._key_before(pts)
+            if key in self._astray:
+                return self._by_reading_on(number, pts)
+            try:
+                return self._by_seeking(pts, key)
+            except MemoryError:
+                raise
+            except (DecodeError, av.FFmpegError):
+                self._frames = None
+            frame = self._by_reading_on(number, pts)
+            self._astray.add(key)
+            return frame
+        except BaseException:
+            self._frames = None
+            raise
+
+    def _by_seeking(self, pts: int, key: int) -> av.VideoFrame:
         """The frame of a time stamp, decoded on from the current one or from a key frame before."""
-        key = self._key_before(pts)
         if self._frames is None or pts <= self._last_pts or key > self._fed + 1:
-            self._frames = self._after_seek(key)
+            self._frames, self._whole = self._after_seek(key), False
         for shown, frame in self._frames:
             self._last_pts = shown
             if shown == pts:
                 return frame
         raise _AstrayError
+
+    def _by_reading_on(self, number: int, pts: int) -> av.VideoFrame:
+        """The frame of a time stamp, decoded from the start or on from the current one."""
+        if self._frames is None or not self._whole or pts <= self._last_pts:
+            self._frames, self._whole = self._from_the_start(), True
+        for shown, frame in self._frames:
+            self._last_pts = shown
+            if shown == pts:
+                return frame
+        raise DecodeError(f"frame {number} of {self.header.frames} does not decode")
 
     def _key_before(self, pts: int) -> int:
         """Number of the last key-frame packet that is stored and shown before a frame."""
@@ -116,7 +145,7 @@ class StrictReader:
         keys = np.flatnonzero(packets.key[: stored + 1] & (packets.pts[: stored + 1] <= pts))
         return int(keys[-1]) if len(keys) else 0
 
-    def _after_seek(self, key: int) -> Iterator[tuple[int, av.VideoFrame]]:
+    def _after_seek(self, key: int) -> Shown:
         """The frames from a key frame on; each must be the next in presentation order."""
         packets = self.header.packets
         start = int(packets.pts[key])
@@ -142,58 +171,48 @@ class StrictReader:
                 return
         raise _AstrayError
 
-    def _by_reading_on(self, wanted: Sequence[int]) -> Iterator[tuple[int, av.VideoFrame]]:
-        """(row, frame) of requested time stamps, decoded from the start or from the current one."""
-        if self._frames is None or wanted[0] <= self._last_pts:
-            self._frames = self._from_the_start()
-        rows = {pts: row for row, pts in enumerate(wanted)}
-        for pts, frame in self._frames:
-            self._last_pts = pts
-            if pts in rows:
-                yield rows.pop(pts), frame
-            if not rows:
-                return
-
-    def _from_the_start(self) -> Iterator[tuple[int, av.VideoFrame]]:
+    def _from_the_start(self) -> Shown:
         self._container.close()
         self._open()
         stream, packets = self._container.demux(self._stream), self.header.packets
-        if not self.header.by_order:
-            yield from self._decode(stream, 0, int(packets.pts[0]) if packets.key[0] else None)
-            return
-        shown = self._decode(stream, 0, None)
-        delay = None
-        for number, (pts, (_, frame)) in enumerate(
-            zip(self.header.pts.tolist(), shown, strict=False)
-        ):
-            delay = self._fed if delay is None else delay
-            if self._fed - number > delay:
-                raise DecodeError(f"frame {number} of {self.header.frames} does not decode")
-            yield pts, frame
+        start = int(packets.pts[0]) if packets.key[0] and not self.header.by_order else None
+        yield from self._decode(stream, 0, start)
 
     def _decode(
         self, stream: Iterator["av.Packet[av.VideoStream]"], first: int, start: int | None
-    ) -> Iterator[tuple[int, av.VideoFrame]]:
-        """(time stamp, frame) of packets from number `first` on, in presentation order.
+    ) -> Shown:
+        """The frames of packets from number `first` on.
 
         Frames shown before `start` depend on earlier ones and are left out.
         """
+        packets = self._checked(stream, first, start)
+        sound = SoundFrames(packets, self._decoder, max_pixels=self.max_pixels)
+        delay = None
+        for number, (_, frame) in enumerate(sound):
+            self.decoded += 1
+            if not self.header.by_order:
+                if frame.pts is None:
+                    raise DecodeError("a frame has no time stamp")
+                yield frame.pts, frame
+                continue
+            delay = sound.fed - sound.returned if delay is None else delay
+            if sound.fed - sound.returned > delay or number >= self.header.frames:
+                raise DecodeError(f"frame {number} of {self.header.frames} does not decode")
+            yield int(self.header.pts[number]), frame
+
+    def _checked(
+        self, stream: Iterator["av.Packet[av.VideoStream]"], first: int, start: int | None
+    ) -> Iterator[Numbered]:
+        """Numbered packets that are the same as when the header was read."""
         packets = self.header.packets
         for number, packet in enumerate(stream, first):
             if packet.size:
                 if number >= len(packets.pts) or packet.pts != packets.pts[number]:
                     raise _AstrayError(f"packet {number} differs when it is read a second time")
-                if packet.is_corrupt:
-                    raise DecodeError(f"packet {number} of {len(packets.pts)} is damaged")
                 if start is not None and packets.pts[number] < start:
                     continue
                 self._fed = number
-            for frame in decode(packet, f"packet {number}"):
-                self.decoded += 1
-                if frame.is_corrupt or frame.pts is None:
-                    raise DecodeError(f"the frame at packet {number} is damaged")
-                check_size(frame.width, frame.height, max_pixels=self.max_pixels)
-                yield frame.pts, frame
+            yield number, packet
 
 
 class _Batch:
@@ -202,26 +221,27 @@ class _Batch:
     def __init__(self, n: int, header: Header, allocate: Allocate, reformatter: VideoReformatter):
         self.n, self.header, self.allocate, self.reformatter = n, header, allocate, reformatter
         self.pixels = np.empty((0, 0, 0, 3), dtype=np.uint8)
-        self.rows: set[int] = set()
-        self.turns = 0
+        self.orientation: Orientation | None = None
+        self._row = 0
 
-    def put(self, row: int, frame: av.VideoFrame) -> None:
-        """Write a frame."""
-        turns = round(frame.rotation / 90) % 4
-        if not self.rows:
-            self.turns = turns
-            sides = (self.header.height, self.header.width)
-            height, width = sides if turns % 2 == 0 else sides[::-1]
+    def add(self, frame: av.VideoFrame) -> None:
+        """Write the next frame; beyond the last row, the rows are written again."""
+        self.check(frame)
+        size = self.header.width, self.header.height
+        rgb = self.reformatter.reformat(opaque(frame), *size, "rgb24", threads=1)
+        assert self.orientation is not None
+        if not len(self.pixels):
+            width, height = self.orientation.shown(*size)
             self.pixels = self.allocate((self.n, height, width, 3))
-        if turns != self.turns:
-            raise DecodeError(
-                f"its rotation changes from {90 * self.turns} to {90 * turns} degrees"
-            )
-        rgb = self.reformatter.reformat(
-            frame, self.header.width, self.header.height, "rgb24", threads=1
-        )
-        self.pixels[row] = np.rot90(_pixels(rgb), turns)
-        self.rows.add(row)
+        self.pixels[self._row % self.n] = self.orientation.apply(_pixels(rgb))
+        self._row += 1
+
+    def check(self, frame: av.VideoFrame) -> None:
+        """Check that a frame is turned as the first one."""
+        turned = orientation(frame)
+        self.orientation = self.orientation or turned
+        if turned != self.orientation:
+            raise DecodeError(f"its orientation changes from {self.orientation} to {turned}")
 
 
 def _pixels(frame: av.VideoFrame) -> UInt8[np.ndarray, "h w c"]:

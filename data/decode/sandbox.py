@@ -24,7 +24,7 @@ from functools import partial
 from multiprocessing.connection import Connection, Pipe
 from typing import Any, TypeVar
 
-from data.decode.probe import DecodeError
+from cascade.media.reason import DecodeError
 from data.decode.shared_memory import SharedFile
 
 MEMORY_BYTES = 4 * 2**30

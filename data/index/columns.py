@@ -32,7 +32,7 @@ _COLUMNS = {
 }
 _LINE = (
     *("key", "offset", "size", "caption_offset", "caption_size", "state_offset", "state_size"),
-    *("width", "height", "decord"),
+    *("width", "height"),
 )
 _KEPT_BYTES = 2**28
 

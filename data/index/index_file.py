@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 
 from cascade.files.atomic import replacing
 
-VERSION = 3
+VERSION = 4
 _ABOUT = b"cascade.index"
 _KNOWN = {"version", "depth", "shard_size", "mark", "shard_hash", "error"}
 _WORD = pa.dictionary(pa.int32(), pa.string())
@@ -34,7 +34,6 @@ SCHEMA = pa.schema(
         ("fps", pa.float32()),
         ("duration", pa.float64()),
         ("codec", _WORD),
-        ("decord", pa.bool_()),  # a full inspection has verified decord's frames
         ("reason", _WORD),  # why no stage can use it; '' if it is usable
     ]
 )
@@ -68,8 +67,11 @@ def read_about(path: Path) -> dict[str, Any]:
 
 
 def sort_of(reason: str) -> str:
-    """A reason with its numbers replaced by N, so that similar reasons are counted together."""
-    return re.sub(r"\d+", "N", reason)
+    """A reason with its numbers replaced by N, so that similar reasons are counted together.
+
+    Digits of a name stay: mp4, H.264.
+    """
+    return re.sub(r"(?<![\w.])\d+(\.\d+)?", "N", reason)
 
 
 def write_index(path: Path, columns: Mapping[str, Any], about: Mapping[str, Any]) -> None:

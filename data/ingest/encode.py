@@ -8,6 +8,7 @@ import numpy as np
 from av.video.reformatter import ColorRange, Colorspace, Interpolation
 from jaxtyping import UInt8
 
+from cascade.media.upright import Orientation
 from data.ingest.frame_reader import Reel, shrunk
 from data.ingest.recipe import Encoding
 
@@ -58,7 +59,7 @@ class Encoder:
 
     def __init__(self, reel: Reel, rate: Fraction, encoding: Encoding) -> None:
         self.width, self.height = shrunk(reel.width, reel.height, encoding.short_side)
-        self._rotation = reel.rotation
+        self._orientation = reel.orientation
         self._file = io.BytesIO()
         self._container = av.open(self._file, "w", format="mp4", options={"fflags": "+bitexact"})
         options = {
@@ -93,11 +94,11 @@ class Encoder:
 
     def _converted(self, frame: av.VideoFrame) -> av.VideoFrame:
         """The frame scaled, upright, in 8-bit 4:2:0 limited range; the colour matrix is kept."""
-        turned = self._rotation % 2 == 1
+        width, height = self._orientation.shown(self.width, self.height)
         space = Colorspace.ITU601 if frame.colorspace in (_RGB, _UNSPECIFIED) else None
         made = frame.reformat(
-            width=self.height if turned else self.width,
-            height=self.width if turned else self.height,
+            width=width,
+            height=height,
             format="yuv420p",
             dst_colorspace=space,
             dst_color_range=ColorRange.MPEG,
@@ -108,23 +109,22 @@ class Encoder:
         if self.frames == 0:
             context.color_range = ColorRange.MPEG
             context.colorspace = made.colorspace
-        if self._rotation:
-            made = _turned(made, self._rotation)
+        if self._orientation != Orientation():
+            made = _turned(made, self._orientation)
         made.pict_type = av.video.frame.PictureType.NONE
         return made
 
 
-def _turned(frame: av.VideoFrame, quarters: int) -> av.VideoFrame:
-    """A yuv420p frame rotated by quarter turns counter-clockwise."""
+def _turned(frame: av.VideoFrame, orientation: Orientation) -> av.VideoFrame:
+    """A yuv420p frame as it is shown."""
     pixels: UInt8[np.ndarray, "r w"] = frame.to_ndarray()
     height, width = frame.height, frame.width
     planes = [
         pixels[:height],
         *pixels[height:].reshape(2, height // 2, width // 2),
     ]
-    flat = [np.rot90(plane, quarters).reshape(-1) for plane in planes]
-    if quarters % 2:
-        height, width = width, height
+    flat = [orientation.apply(plane).reshape(-1) for plane in planes]
+    width, height = orientation.shown(width, height)
     whole = np.concatenate(flat).reshape(height * 3 // 2, width)
     turned = av.VideoFrame.from_ndarray(whole, format="yuv420p")
     turned.colorspace, turned.color_range = frame.colorspace, frame.color_range

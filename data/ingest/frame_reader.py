@@ -8,14 +8,16 @@ import contextlib
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import av
 import numpy as np
 from jaxtyping import UInt8
 
-from data.decode.damage import be_strict, decode, listen
-from data.decode.probe import OPTIONS, DecodeError, check_size, video_stream
+from cascade.media.container import open_video
+from cascade.media.reason import MAX_PIXELS, DecodeError, check_size, reasons
+from cascade.media.sequence import Shown, numbered, shown_frames
+from cascade.media.strict import Numbered, listen, strict_decoder
+from cascade.media.upright import Orientation, square
 from data.decode.sandbox import beat
 
 # Exact rounding gives the same pixels on every CPU, and no noise in the hue near black.
@@ -36,8 +38,7 @@ class Reel:
     codec: str
     pixels: str
     streams: int
-    rotation: int = 0
-    """Quarter turns counter-clockwise."""
+    orientation: Orientation = field(default_factory=Orientation)
     width: int = 0
     """Of the first frame, upright, with square pixels; other frames are scaled to it."""
     height: int = 0
@@ -45,6 +46,7 @@ class Reel:
     """Duration in seconds, from the container."""
     square: bool = True
     one_size: bool = True
+    opaque: bool = True
     discarded: int = 0
     keys: list[float] = field(default_factory=list)
     """Times of the key frames in seconds, from the first frame shown."""
@@ -63,28 +65,11 @@ def opened(file: str) -> Iterator[tuple[av.container.InputContainer, av.VideoStr
     """
     listen()
     with contextlib.ExitStack() as stack:
-        with reading():
+        with reasons():
             data = stack.enter_context(Path(file).open("rb"))
-            container = stack.enter_context(av.open(data, "r", options=OPTIONS))
-            stream = video_stream(container)
-            be_strict(stream)
-            check_size(stream.codec_context.width, stream.codec_context.height)
+            container, stream = open_video(data, max_pixels=MAX_PIXELS)
+            stack.enter_context(container)
         yield container, stream
-
-
-@contextlib.contextmanager
-def reading() -> Iterator[None]:
-    """Turns the exceptions that libraries raise for a damaged file into a `DecodeError`.
-
-    Raises:
-        DecodeError: with the reason.
-    """
-    try:
-        yield
-    except av.FFmpegError as error:
-        raise DecodeError(f"does not decode: {error.strerror or error}") from error
-    except OSError as error:
-        raise DecodeError(f"cannot be read: {error.strerror or error}") from error
 
 
 def whole_file(file: str) -> bytes:
@@ -93,7 +78,7 @@ def whole_file(file: str) -> bytes:
     Raises:
         DecodeError: it cannot be read.
     """
-    with reading():
+    with reasons():
         return Path(file).read_bytes()
 
 
@@ -126,59 +111,44 @@ def frames(
     Raises:
         DecodeError: a frame is damaged, or none is shown.
     """
-    unit = float(stream.time_base or 0)
-    by_order = container.format.name == "avi"  # has no presentation times, only an order
-    first: float | None = None
-    keys: list[float] = []
-    length = 1 / float(stream.average_rate or 25)
-    stored = (0, 0)
-    with reading():
-        for packet in container.demux(stream):
-            if packet.size:
-                reel.discarded += packet.is_discard
-                if packet.is_keyframe and packet.pts is not None:
-                    keys.append(packet.pts * unit)
-            for frame in _decoded(packet, len(reel.times)):
-                beat()
-                stamp = frame.dts if by_order else frame.pts
-                if frame.is_corrupt:
-                    raise DecodeError(f"frame {len(reel.times)} is damaged")
-                if first is None and stamp is not None:
-                    first, stored = stamp * unit, (frame.width, frame.height)
-                    _first_frame(reel, frame, stream)
-                if first is None or (stamp is None and not by_order):
-                    raise DecodeError(f"frame {len(reel.times)} has no time stamp")
-                time = reel.end if stamp is None else stamp * unit - first
-                if reel.times and time <= reel.times[-1]:
-                    raise DecodeError(
-                        f"frame {len(reel.times)} is shown at {time:.3f} s, the one before it at "
-                        f"{reel.times[-1]:.3f} s"
-                    )
-                reel.one_size &= stored == (frame.width, frame.height)
-                length = frame.duration * unit if frame.duration else length
-                reel.times.append(time)
-                reel.end = time + length
-                yield time, frame
-    if first is None:
-        raise DecodeError("no frame is shown")
-    reel.keys = sorted(key - first for key in keys)
+    keys: list[int] = []
+    first: int | None = None
+    packets = _counted(container, stream, reel, keys)
+    size = (0, 0)
+    decoder = strict_decoder(stream, max_pixels=MAX_PIXELS)
+    by_order = container.format.name == "avi"  # has an order but no presentation times
+    for shown in shown_frames(packets, stream, decoder, by_order=by_order):
+        beat()
+        if first is None:
+            first = shown.frame.pts or 0
+            size = shown.frame.width, shown.frame.height
+            _first_frame(reel, shown, stream)
+        reel.one_size &= size == (shown.frame.width, shown.frame.height)
+        reel.opaque &= not shown.transparent
+        reel.times.append(shown.time)
+        reel.end = shown.end
+        yield shown.time, shown.frame
+    reel.keys = sorted((key - (first or 0)) * float(stream.time_base or 0) for key in keys)
 
 
-def _decoded(packet: Any, number: int) -> list[av.VideoFrame]:
-    """The frames that the decoder returns for a packet."""
-    name = f"a packet at frame {number}"
-    if packet.is_corrupt:
-        raise DecodeError(f"{name} is damaged")
-    return decode(packet, name)
+def _counted(
+    container: av.container.InputContainer, stream: av.VideoStream, reel: Reel, keys: list[int]
+) -> Iterator[Numbered]:
+    """Numbered packets; the time stamps of key frames are added to `keys`."""
+    for number, packet in numbered(container, stream):
+        if packet.size:
+            reel.discarded += packet.is_discard
+            if packet.is_keyframe and packet.pts is not None:
+                keys.append(packet.pts)
+        yield number, packet
 
 
-def _first_frame(reel: Reel, frame: av.VideoFrame, stream: av.VideoStream) -> None:
-    """Set the size and rotation of the reel from the first frame."""
-    check_size(frame.width, frame.height)
+def _first_frame(reel: Reel, shown: Shown, stream: av.VideoStream) -> None:
+    """Set the size and orientation of the reel from the first frame."""
     aspect = float(stream.sample_aspect_ratio or 1) or 1.0
-    width, height = round(frame.width * max(aspect, 1.0)), round(frame.height / min(aspect, 1.0))
-    reel.rotation = round(frame.rotation / 90) % 4
-    reel.width, reel.height = (height, width) if reel.rotation % 2 else (width, height)
+    size = square(shown.frame.width, shown.frame.height, aspect)
+    reel.orientation = shown.orientation
+    reel.width, reel.height = reel.orientation.shown(*size)
     reel.square = aspect == 1.0
     check_size(reel.width, reel.height)
 
@@ -193,8 +163,8 @@ def picture(
     frame: av.VideoFrame, reel: Reel, size: tuple[int, int], form: str
 ) -> UInt8[np.ndarray, "h w c"]:
     """The frame, upright, at `size` (width, height), as rgb24 or bgr24."""
-    stored = size[::-1] if reel.rotation % 2 else size
+    width, height = reel.orientation.shown(*size)
     pixels = frame.reformat(
-        width=stored[0], height=stored[1], format=form, interpolation=_EXACT, threads=1
+        width=width, height=height, format=form, interpolation=_EXACT, threads=1
     ).to_ndarray()
-    return np.ascontiguousarray(np.rot90(pixels, k=reel.rotation))
+    return np.ascontiguousarray(reel.orientation.apply(pixels))

@@ -4,19 +4,20 @@ import io
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image
 
-from data.decode.probe import DecodeError, check_size
+from cascade.media.kinds import START, is_image
+from cascade.media.picture import open_picture, upright
+from cascade.media.reason import reasons
 from data.ingest.cut import above, below
 from data.ingest.frame_measures import perceptual_hash, text_share
-from data.ingest.frame_reader import reading, shrunk, whole_file
+from data.ingest.frame_reader import shrunk, whole_file
 from data.ingest.part import Record, SourcePart, thumbnail
 from data.ingest.recipe import Recipe
 
 FORMATS = {"JPEG": "jpg", "PNG": "png", "WEBP": "png", "BMP": "png", "TIFF": "png"}
-"""Image formats that are read, and the format in which each is written."""
+"""The format in which each image format is written."""
 
-_MAGIC = (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"BM", b"II*\0", b"MM\0*")
 _ORIENTATION = 0x0112
 _DARK, _DARK_SHARE = 32, 0.98
 
@@ -27,9 +28,8 @@ def is_picture(file: str) -> bool:
     Raises:
         DecodeError: it cannot be read.
     """
-    with reading(), Path(file).open("rb") as data:
-        start = data.read(16)
-    return start.startswith(_MAGIC) or (start[:4] == b"RIFF" and start[8:12] == b"WEBP")
+    with reasons(), Path(file).open("rb") as data:
+        return is_image(data.read(START))
 
 
 def make_picture(file: str, out: SourcePart, recipe: Recipe, *, thumbnails: bool) -> Record:
@@ -38,28 +38,21 @@ def make_picture(file: str, out: SourcePart, recipe: Recipe, *, thumbnails: bool
     Raises:
         DecodeError: the image cannot be decoded, or is animated.
     """
-    try:
-        with Image.open(file, formats=list(FORMATS)) as image:
-            check_size(*image.size)
-            count = 1 if image.format == "MPO" else getattr(image, "n_frames", 1)
-            if count > 1:
-                raise DecodeError(f"has {count} images; convert them to a video")
-            form, plain = str(image.format), image.mode in ("RGB", "L")
-            form = "JPEG" if form == "MPO" else form
-            plain &= image.getexif().get(_ORIENTATION, 1) == 1
-            upright = _on_white(ImageOps.exif_transpose(image))
-    except (OSError, SyntaxError, UnidentifiedImageError, Image.DecompressionBombError) as error:
-        raise DecodeError(f"does not decode: {error}") from error
-    size = shrunk(*upright.size, recipe.encoding.short_side)
-    small = max(upright.width - size[0], upright.height - size[1]) <= 1
+    with open_picture(file) as image:
+        form, plain = str(image.format), image.mode in ("RGB", "L")
+        form = "JPEG" if form == "MPO" else form
+        plain &= image.getexif().get(_ORIENTATION, 1) == 1
+        shown = upright(image)
+    size = shrunk(*shown.size, recipe.encoding.short_side)
+    small = max(shown.width - size[0], shown.height - size[1]) <= 1
     reencode = "" if small and plain and form in ("JPEG", "PNG") else f"{form} must be re-encoded"
-    pixels = np.asarray(upright)
+    pixels = np.asarray(shown)
     row: Record = {
         "window": 0,
         "start": 0.0,
         "end": 0.0,
-        "width": upright.width,
-        "height": upright.height,
+        "width": shown.width,
+        "height": shown.height,
         "scores": _scores(pixels, recipe),
         "hashes": [perceptual_hash(pixels)],
         "thumbnail": thumbnail(pixels) if thumbnails else "",
@@ -67,9 +60,9 @@ def make_picture(file: str, out: SourcePart, recipe: Recipe, *, thumbnails: bool
     row["reason"] = _reason(row, recipe)
     if not row["reason"]:
         if reencode and not small:
-            upright = upright.resize(size, Image.Resampling.LANCZOS)
-        data = _written(upright, form, recipe) if reencode else whole_file(file)
-        row |= {"width": upright.width, "height": upright.height, "frames": 1, "fps": 0.0}
+            shown = shown.resize(size, Image.Resampling.LANCZOS)
+        data = _written(shown, form, recipe) if reencode else whole_file(file)
+        row |= {"width": shown.width, "height": shown.height, "frames": 1, "fps": 0.0}
         row |= {"extension": FORMATS[form], "bytes": len(data)}
         out.add(f"0000.{FORMATS[form]}", data)
     return {
@@ -82,14 +75,6 @@ def make_picture(file: str, out: SourcePart, recipe: Recipe, *, thumbnails: bool
         "reencoded": reencode,
         "windows": [row],
     }
-
-
-def _on_white(image: Image.Image) -> Image.Image:
-    """The image in RGB, on a white background if it is transparent."""
-    if "A" not in image.getbands() and "transparency" not in image.info:
-        return image.convert("RGB")
-    image = image.convert("RGBA")
-    return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
 
 
 def _scores(pixels: "np.ndarray[tuple[int, ...], np.dtype[np.uint8]]", recipe: Recipe) -> Record:

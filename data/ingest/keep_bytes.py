@@ -4,6 +4,7 @@ from pathlib import Path
 
 import numpy as np
 
+from cascade.media.upright import Orientation
 from data.ingest.cut import Window
 from data.ingest.encode import frame_rate, is_constant
 from data.ingest.frame_reader import Reel, shrunk
@@ -25,7 +26,8 @@ def reason_to_encode(file: str, reel: Reel, windows: list[Window], recipe: Recip
         f"{reel.streams} video streams": reel.streams == 1,
         f"{len(windows)} windows": len(windows) == 1,
         f"an edit list hides {reel.discarded} frames": reel.discarded == 0,
-        "it is rotated": reel.rotation == 0,
+        "it is rotated or mirrored": reel.orientation == Orientation(),
+        "it is transparent": reel.opaque,
         "its pixels are not square": reel.square,
         "its size changes": reel.one_size,
         f"{reel.width}×{reel.height} is too large or odd": size

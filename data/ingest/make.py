@@ -5,7 +5,9 @@ Only the child imports the libraries that read sources.
 
 import importlib
 
-from data.decode.probe import DecodeError
+import av
+
+from cascade.media.reason import DecodeError
 from data.ingest.part import Record, SourcePart, dropped
 from data.ingest.recipe import Recipe
 
@@ -26,6 +28,10 @@ def make_part(file: str, part: str, recipe: Recipe, *, thumbnails: bool) -> Reco
             return make(file, out, recipe, thumbnails=thumbnails)
     except DecodeError as error:
         return dropped("unreadable", str(error), claimed_s(file))
+    except MemoryError:
+        raise
+    except av.FFmpegError as error:  # some are OSErrors, but none is one of the part
+        return dropped("failed", f"does not encode: {error.strerror or error}", claimed_s(file))
 
 
 def check_libraries() -> None:

@@ -9,12 +9,9 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-VIDEOS = (
-    *("mp4", "m4v", "mov", "mkv", "webm", "avi", "gif", "ts", "m2ts", "mts", "mpg", "mpeg"),
-    *("flv", "wmv", "3gp", "ogv"),
-)
-IMAGES = ("jpg", "jpeg", "png", "webp", "bmp", "tif", "tiff")
-MEDIA = frozenset((*VIDEOS, *IMAGES))
+from cascade.media.kinds import IMAGE_SUFFIXES, VIDEO_SUFFIXES
+
+MEDIA = frozenset((*VIDEO_SUFFIXES, *IMAGE_SUFFIXES))
 LISTS = ("csv", "jsonl", "parquet")
 OURS = "clip"
 """The key of a sample's json with the data of the clip; all other keys are the source's."""

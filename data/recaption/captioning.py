@@ -11,7 +11,7 @@ from typing import Any
 
 from rich.progress import Progress, TaskID
 
-from data.decode.probe import DecodeError
+from cascade.media.reason import DecodeError
 from data.recaption.budget import Budget, CaptionTally
 from data.recaption.clip_images import Pictures
 from data.recaption.ledger import Usage

@@ -14,9 +14,9 @@ import pyarrow.parquet as pq
 from PIL import Image
 
 from cascade.files.atomic import write_atomic
+from cascade.media.reason import DecodeError
 from cascade.report import Film, Page
 from cascade.report.html import Html, join, tag
-from data.decode.probe import DecodeError
 from data.recaption.captioning import Captioner
 from data.recaption.clip_images import Pictures
 from data.recaption.shardwork import ShardWork

@@ -13,11 +13,13 @@ import torch
 from jaxtyping import Float, Float16, Int64, UInt8
 from torch import Tensor
 
+from cascade.media.kinds import IMAGE_SUFFIXES, VIDEO_SUFFIXES
+
 Role = Literal["video", "image", "caption", "state"]
 
 ROLES: dict[str, Role] = {
-    **dict.fromkeys(("mp4", "webm", "mkv", "mov", "avi", "gif"), "video"),
-    **dict.fromkeys(("jpg", "jpeg", "png", "webp"), "image"),
+    **dict.fromkeys(VIDEO_SUFFIXES, "video"),
+    **dict.fromkeys(IMAGE_SUFFIXES, "image"),
     "txt": "caption",
     "json": "state",
 }

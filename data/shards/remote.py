@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 _T = TypeVar("_T")
 _BUFFER = 2**23
 _RETRIES_S = (0.5, 1.0, 2.0)
+_PARTIAL_CONTENT = 206  # RFC 9110, 15.3.7: the answer to a request of a byte range
 _MARKS = (
     *("ETag", "etag", "Content-MD5", "md5Hash", "Digest"),
     *("LastModified", "Last-Modified", "updated", "last_modified", "mtime", "created"),
@@ -104,15 +105,43 @@ def read(url: str, offset: int, count: int) -> bytes:
     """
     if not count:
         return b""
-    data: bytes = _tried(
-        url, lambda files, path: files.cat_file(path, start=offset, end=offset + count)
-    )
+    ask = _ask_web if url.startswith("http") else _ask_store
+    data = _tried(url, lambda files, path: ask(files, path, offset, count))
+    if data is None:
+        raise OSError(
+            f"{url}: the server does not support byte ranges, so single clips cannot be read; copy "
+            "the shards and use the copies, or use a server that does"
+        )
     if len(data) != count:
         raise OSError(
             f"{url}: requested {count} bytes at {offset}, received {len(data)}: the shard has "
-            "changed, or the server does not support byte ranges; copy the shards and use the "
-            "copies"
+            "changed; copy the shards and use the copies"
         )
+    return data
+
+
+def _ask_store(files: Any, path: str, offset: int, count: int) -> bytes | None:
+    """A byte range of an object in a store."""
+    return bytes(files.cat_file(path, start=offset, end=offset + count))
+
+
+def _ask_web(files: Any, url: str, offset: int, count: int) -> bytes | None:
+    """A byte range from a web server; None if it answers with the whole file, which is not read."""
+    from fsspec.asyn import sync
+
+    async def ask() -> bytes | None:
+        session = await files.set_session()
+        headers = {"Range": f"bytes={offset}-{offset + count - 1}", "Accept-Encoding": "identity"}
+        async with session.get(files.encode_url(url), headers=headers, **files.kwargs) as answer:
+            answer.raise_for_status()
+            if answer.status != _PARTIAL_CONTENT:
+                return None
+            data = bytearray()
+            while len(data) <= count and (block := await answer.content.read(count + 1)):
+                data += block
+            return bytes(data)
+
+    data: bytes | None = sync(files.loop, ask)
     return data
 
 

@@ -8,7 +8,7 @@ from typing import Protocol, runtime_checkable
 
 from torch.utils.data import DataLoader, Dataset
 
-from data.decode.probe import DecodeError
+from cascade.media.reason import DecodeError
 from data.plan.buckets import Draw
 from data.shards.format import Batch, PackedBatch, Sample, collate, collate_packed
 from data.train.quarantine import Failure

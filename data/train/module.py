@@ -115,7 +115,6 @@ class ShardData(pl.LightningDataModule):
             seed=seed,
             cache_bytes=self.loading.cache_bytes,
             fetch=fetch,
-            decord=self.loading.decord,
             decoder=Decoder(
                 deadline_s=self.selection.deadline_s, max_pixels=self.selection.max_pixels
             ),

@@ -4,9 +4,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from cascade.media.reason import MAX_PIXELS
 from data.decode.decoder import DEADLINE_S
 from data.decode.inspection import Depth
-from data.decode.probe import MAX_PIXELS
 from data.index.sidecar import CACHE_DIR
 from data.plan.sets import Shards
 from data.train.clip import Weights
@@ -104,13 +104,11 @@ class LoadingOptions:
         num_workers: loader processes; 0: the training process loads.
         prefetch: batches that each worker prepares ahead.
         cache_bytes: size of each process's cache of decoded videos; used only if all fit.
-        decord: whether decord decodes the videos that a full index has verified.
     """
 
     num_workers: int = 0
     prefetch: int = 2
     cache_bytes: int = 0
-    decord: bool = False
 
 
 def at_least(name: str, value: float, least: float) -> None:

@@ -10,11 +10,12 @@ from jaxtyping import Float64, Integer, UInt8
 from torch import Tensor
 
 from cascade.grid import Grid
+from cascade.media.reason import DecodeError
 from cascade.text.encoder import Fetch
 from cascade.times import clip_length
 from cascade.video import covering, scale_frames
 from data.decode.decoder import Decoder
-from data.decode.probe import DecodeError, Timing
+from data.decode.probe import Timing
 from data.index.columns import Index
 from data.plan.buckets import Draw
 from data.plan.clip_shapes import Side
@@ -67,7 +68,7 @@ class SampleReader:
     """Makes the sample of a draw.
 
     Decoded videos are cached if all of `rows` fit into `cache_bytes`. `fetch` returns the stored
-    embedding of a caption. With `decord`, decord decodes the videos that a full index has verified.
+    embedding of a caption.
     """
 
     def __init__(
@@ -83,11 +84,9 @@ class SampleReader:
         decoder: Decoder,
         cache_bytes: int = 0,
         fetch: Fetch | None = None,
-        decord: bool = False,
     ) -> None:
         self.index, self.rules, self.clipper = index, rules, clipper
         self.captions, self.seed, self.decoder, self.fetch = captions, seed, decoder, fetch
-        self.decord = decord
         needed = cached_bytes(index, rows, fit, rules.fitter) if cache_bytes else 0
         held = 0 < needed <= cache_bytes and not clipper.varies
         self.cache = ClipCache(cache_bytes) if held else None
@@ -146,7 +145,7 @@ class SampleReader:
         clip = self.cache.get(row) if self.cache else None
         if clip is None:
             data = read_span(line["shard"], (line["offset"], line["size"]))
-            timing = self.decoder.open(data, decord=self.decord and line["decord"])
+            timing = self.decoder.open(data)
             image = timing.kind == "image"
             if not image:
                 rate = self._rate(timing, draw)

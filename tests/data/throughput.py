@@ -78,12 +78,10 @@ def main() -> None:
             loading=LoadingOptions(**options),
         )
 
-    ours, vouched = module(), module(decord=True)
-    loaders = {}
-    for name, data in (("cascade", ours), ("cascade, decord=true", vouched)):
-        data.prepare_data()
-        data.setup()
-        loaders[name] = iter(data.train_loader(first=0, count=chosen.rounds + 1))
+    ours = module()
+    ours.prepare_data()
+    ours.setup()
+    loader = iter(ours.train_loader(first=0, count=chosen.rounds + 1))
     source = ours._train_reader(index=ours.chosen.index, rows=ours.pool.rows, fit=ours.chosen.fit)
 
     def frames_of(draw) -> tuple[dict, np.ndarray]:
@@ -120,7 +118,7 @@ def main() -> None:
 
     work: dict[str, Callable[[], object]] = {
         "decord alone": bare,
-        **{name: (lambda loader=loader: next(loader)) for name, loader in loaders.items()},
+        "cascade": lambda: next(loader),
         "webdataset + decord": plain,
     }
     spent: dict[str, list[float]] = {name: [] for name in work}

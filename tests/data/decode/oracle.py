@@ -8,7 +8,8 @@ from itertools import islice
 import av
 import numpy as np
 
-from data.decode.probe import MAX_PIXELS
+from cascade.media.reason import MAX_PIXELS
+from cascade.media.upright import opaque, orientation
 from data.decode.pyav import StrictReader
 
 
@@ -33,11 +34,42 @@ def shown(path, *, size, wanted, first=None, threads=0):
                 times.append(frame.pts)
                 name = number if in_order else frame.pts
                 if in_order or frame.pts in wanted:
-                    rgb = frame.to_ndarray(format="rgb24", width=size[0], height=size[1])
-                    frames[name] = np.rot90(rgb, round(frame.rotation / 90) % 4)
+                    frames[name] = _rgb(frame, size)
         except av.FFmpegError:
             pass  # what came before the damage was shown
     if in_order:
         times.sort()
         frames = {times[number]: frame for number, frame in frames.items()}
     return times, {pts: frame for pts, frame in frames.items() if pts in wanted}
+
+
+def strictly(path, *, size):
+    """The frames, in presentation order, up to the first report of damage, by their time stamps.
+
+    VP8 is decoded by libvpx: FFmpeg's own decoder reports no damage.
+    """
+    frames = []
+    with av.open(path, metadata_errors="replace") as container, av.logging.Capture() as said:
+        stream = container.streams.video[0]
+        context = stream.codec_context
+        if context.name == "vp8":
+            context = av.CodecContext.create("libvpx", "r")
+        context.thread_count = 1
+        context.options = {"err_detect": "crccheck+buffer+explode"}
+        try:
+            for packet in container.demux(stream):
+                made = context.decode(packet)
+                if any(level <= av.logging.ERROR for level, *_ in said) or packet.is_corrupt:
+                    break
+                for frame in made:
+                    if frame.is_corrupt:
+                        return frames
+                    frames.append((frame.pts, _rgb(frame, size)))
+        except av.FFmpegError:
+            pass
+    return frames
+
+
+def _rgb(frame, size):
+    rgb = opaque(frame).to_ndarray(format="rgb24", width=size[0], height=size[1])
+    return np.ascontiguousarray(orientation(frame).apply(rgb))

@@ -14,11 +14,11 @@ import pytest
 import torch
 from PIL import Image
 
+from cascade.media.reason import MAX_PIXELS, DecodeError
 from cascade.times import nearest
 from data.decode.decoder import Decoder
 from data.decode.frames import new_array
 from data.decode.inspection import Inspection
-from data.decode.probe import MAX_PIXELS, DecodeError
 from data.decode.pyav import StrictReader
 from data.decode.sandbox import SandboxError
 
@@ -59,31 +59,8 @@ def difference(a, b):
     return np.abs(np.asarray(a, dtype=int) - np.asarray(b, dtype=int)).mean()
 
 
-@pytest.fixture
-def instead_of_decord(tmp_path, monkeypatch):
-    """Another module named decord, for processes that start from here on."""
-
-    def install(text):
-        (tmp_path / "decord.py").write_text(text)
-        monkeypatch.syspath_prepend(tmp_path)
-        return Decoder(deadline_s=1.0)
-
-    return install
-
-
-FAKE = """
-import logging as logging
-logging.set_level = lambda level: None
-logging.QUIET = 0
-class DECORDError(Exception): pass
-class VideoReader:
-    def __init__(self, *args, **kwargs): {}
-"""
-
-
-@pytest.mark.parametrize("decord", [False, True])
-def test_frames_are_the_nearest_in_time(decoder, make_mp4, decord):
-    timing = decoder.open(make_mp4(frames=8, fps=8), decord=decord)
+def test_frames_are_the_nearest_in_time(decoder, make_mp4):
+    timing = decoder.open(make_mp4(frames=8, fps=8))
     assert (timing.kind, timing.frames) == ("video", 8)
     assert timing.fps == pytest.approx(8)
     assert timing.duration == pytest.approx(1)
@@ -223,7 +200,7 @@ def test_exif_rotation_is_applied(decoder):
     exif[0x0112] = 6
     Image.new("RGB", (20, 10)).save(file, "jpeg", exif=exif)
     found = decoder.inspect(file.getvalue(), "full")
-    assert (found.kind, found.width, found.height, found.decord) == ("image", 10, 20, False)
+    assert (found.kind, found.width, found.height) == ("image", 10, 20)
     decoder.open(file.getvalue())
     assert decoder.frames([0.0]).shape == (1, 20, 10, 3)
 
@@ -237,44 +214,11 @@ def test_a_gif_is_a_video(decoder):
     assert decoder.frames([0.5])[0].float().mean() == pytest.approx(100, abs=3)
 
 
-def test_only_a_full_inspection_vouches_for_decord(decoder):
-    pytest.importorskip("decord")
-    data = moving()
+def test_an_inspection_finds_the_same_at_every_depth(decoder):
     told = {"kind": "video", "codec": "h264", "width": 96, "height": 64}
     told |= {"frames": 60, "fps": 10.0, "duration": 6.0}
     for depth in ("probe", "keyframes", "full"):
-        assert decoder.inspect(data, depth) == Inspection(**told, decord=depth == "full"), depth
-    open_groups = moving(**{"x264-params": "open-gop=1:bframes=3"})
-    assert not decoder.inspect(open_groups, "full").decord
-
-
-def test_pyav_alone_suffices(decoder, instead_of_decord):
-    data = moving()
-    decoder.open(data, decord=True)
-    both = decoder.frames(np.arange(60) / 10).clone()
-    other = instead_of_decord("raise ImportError('no decord here')")
-    assert not other.inspect(data, "full").decord
-    other.open(data, decord=True)
-    assert difference(other.frames(np.arange(60) / 10), both) <= 2
-    other.close()
-
-
-@pytest.mark.parametrize(
-    "fault",
-    [
-        "raise DECORDError('refused')",
-        "import os, signal; os.kill(os.getpid(), signal.SIGSEGV)",
-        "import time; time.sleep(100)",
-    ],
-)
-def test_where_decord_fails_pyav_reads(instead_of_decord, caplog, fault):
-    data = moving(frames=20)
-    decoder = instead_of_decord(FAKE.format(fault))
-    assert not decoder.inspect(data, "full").decord
-    assert decoder.open(data, decord=True).frames == 20
-    assert "using PyAV" in caplog.text
-    assert difference(decoder.frames([0.5]), in_order(data)[5:6]) <= 0.01
-    decoder.close()
+        assert decoder.inspect(moving(), depth) == Inspection(**told), depth
 
 
 def test_it_goes_on_after_its_process_is_lost(decoder):

@@ -1,13 +1,16 @@
 """Damaged bytes: each video agrees with PyAV on the same bytes, or is refused with a reason.
 
-The fast test tries a few mutations; the slow one, with a table, as many as CASCADE_FUZZ says:
-`CASCADE_FUZZ=400 pytest -m slow tests/data/decode/test_fuzz.py`.
+Whatever the order of reading, a frame has the same pixels. The fast tests try a few mutations; the
+slow ones, each with a table, as many as two variables say, of anything in real videos and of the
+headers of small files of every container:
+`CASCADE_FUZZ=400 CASCADE_FUZZ_HEADERS=5000 pytest -m slow tests/data/decode/test_fuzz.py`.
 """
 
 import importlib
 import os
 import time
 from collections import Counter
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -15,11 +18,10 @@ import pytest
 import rich
 from rich.table import Table
 
+from cascade.media.reason import DecodeError
 from data.decode.decoder import Decoder
-from data.decode.probe import DecodeError
 from data.decode.sandbox import Sandbox, SandboxError
-
-pytestmark = pytest.mark.media
+from tests.data.decode import containers
 
 VIDEOS = (
     "clips/basketball.mp4",
@@ -36,6 +38,8 @@ VIDEOS = (
     "clips/pancake.mkv",
 )
 DEADLINE_S = 20.0
+UNFORESEEN = ("AttributeError", "TypeError", "KeyError", "IndexError", "AssertionError")
+UNFORESEEN += ("ZeroDivisionError", "NameError", "OverflowError", "UnboundLocalError")
 
 
 def flip(data, rng):
@@ -75,6 +79,9 @@ class Oracle:
 
     def stamps(self):
         return self.box.call(self.module.stamps, str(self.path), deadline_s=60)
+
+    def strictly(self, size):
+        return self.box.call(self.module.strictly, str(self.path), size=size, deadline_s=60)
 
     def shown(self, **options):
         return self.box.call(self.module.shown, str(self.path), deadline_s=60, **options)[1]
@@ -117,6 +124,7 @@ def outcome(decoder, oracle, data, seed):
             except SandboxError:
                 raise
             except DecodeError as error:
+                foreseen(error)
                 refused = error
                 continue
             read += 1
@@ -132,6 +140,7 @@ def outcome(decoder, oracle, data, seed):
     except SandboxError as error:
         return f"HANGS or crashes: {error}"
     except DecodeError as error:
+        foreseen(error)
         return f"refused: {error}"
     if not read:
         return f"refused: {refused}"
@@ -140,35 +149,137 @@ def outcome(decoder, oracle, data, seed):
     return "agrees" if read == len(some) else "agrees in part"
 
 
-def fuzz(media, oracle, numbers):
+def rewrite(data, places, rng):
+    """A few bytes of the structure changed: flipped, zeroed, or the largest number."""
+    damaged = bytearray(data)
+    for place in rng.choice(places, int(2 ** rng.integers(0, 3))):
+        width = int(2 ** rng.integers(0, 3))
+        value = (rng.bytes(width), bytes(width), b"\xff" * width)[rng.integers(3)]
+        damaged[place : place + width] = value[: len(data) - place]
+    return bytes(damaged)
+
+
+def header_mutation(files, number):
+    """(file, kind, bytes) of a number; the same each time."""
+    rng, name = np.random.default_rng([9, number]), sorted(files)[number % len(files)]
+    return name, "header", rewrite(files[name], containers.header_places(files[name]), rng)
+
+
+def readings(decoder, data, numbers):
+    """Each frame by its number, read one at a time in this order; None: refused."""
+    times, found = decoder.open(data).times, {}
+    for number in numbers:
+        try:
+            found[number] = decoder.frames([times[number]])[0].numpy().copy()
+        except SandboxError:
+            raise
+        except DecodeError as error:
+            found[number] = None
+            foreseen(error)
+    return found
+
+
+def foreseen(error):
+    """Raise again what no reader foresees."""
+    if any(f"({name}" in str(error) for name in UNFORESEEN):
+        raise AssertionError(f"UNFORESEEN: {error}") from error
+
+
+def header_outcome(decoder, oracle, data, seed):
+    """What became of a file whose structure is damaged; WRONG, HANGS and UNFORESEEN are defects."""
+    oracle.path.write_bytes(data)
+    rng = np.random.default_rng([10, seed])
+    try:
+        timing = decoder.open(data)
+        some = np.unique(rng.integers(0, timing.frames, 6)).tolist()
+        once = readings(decoder, data, some)
+        again = readings(decoder, data, rng.permutation(some).tolist())
+        if timing.kind == "video":
+            pts, size = oracle.stamps()
+            strict = oracle.strictly(size)
+    except SandboxError as error:
+        return f"HANGS or crashes: {error}"
+    except DecodeError as error:
+        foreseen(error)
+        return f"refused: {error}"
+    for number in some:
+        a, b = once[number], again[number]
+        if (a is None) != (b is None) or (a is not None and not np.array_equal(a, b)):
+            return f"WRONG: frame {number} depends on the order of reading"
+    if all(frame is None for frame in once.values()):
+        return "refused: every frame"
+    if timing.kind == "image":
+        return "agrees"
+    by_order = [stamp for stamp, _ in strict] != sorted({stamp for stamp, _ in strict} - {None})
+    right = dict(zip(pts, [f for _, f in strict], strict=False)) if by_order else dict(strict)
+    compared = [n for n in some if once[n] is not None and pts[n] in right]
+    for number in compared:
+        if not near(once[number], right[pts[number]]):
+            return f"WRONG: frame {number} is not what PyAV shows at {pts[number]}"
+    return "agrees" if compared else "agrees with itself"
+
+
+def fuzz(oracle, mutated, judge, numbers):
     """Outcomes by number, and the rows of a table."""
     decoder, rows, wrong = Decoder(deadline_s=DEADLINE_S), Counter(), []
     for number in numbers:
-        name, kind, data = mutation(media, number)
-        found = outcome(decoder, oracle, data, number)
+        name, kind, data = mutated(number)
+        try:
+            found = judge(decoder, oracle, data, number)
+        except AssertionError as error:
+            found = str(error)
         rows[Path(name).name, kind, found.partition(":")[0]] += 1
-        if found.startswith(("WRONG", "HANGS")):
+        if found.startswith(("WRONG", "HANGS", "UNFORESEEN")):
             wrong.append((number, name, kind, found))
     decoder.close()
     return rows, wrong
 
 
-def test_a_mutated_video_agrees_with_pyav_or_is_refused(media, oracle):
-    rows, wrong = fuzz(media, oracle, range(24))
-    assert wrong == []
-    assert {outcome for *_, outcome in rows} >= {"agrees", "refused"}
-
-
-@pytest.mark.slow
-def test_many_mutated_videos_agree_with_pyav_or_are_refused(media, oracle, capsys):
-    count, start = int(os.environ.get("CASCADE_FUZZ", "100")), time.monotonic()
-    rows, wrong = fuzz(media, oracle, range(count))
+def show(rows, wrong, count, seconds):
+    """A table of the outcomes."""
     outcomes = sorted({outcome for *_, outcome in rows})
-    table = Table("video", "mutation", *outcomes, title=f"{count} mutations")
+    table = Table("file", "mutation", *outcomes, title=f"{count} mutations")
     for name, kind in sorted({row[:2] for row in rows}):
         table.add_row(name, kind, *(str(rows[name, kind, outcome] or "") for outcome in outcomes))
     total = [sum(n for row, n in rows.items() if row[2] == outcome) for outcome in outcomes]
     table.add_row("all", "", *map(str, total))
+    rich.print(table, *wrong, f"{seconds:.0f} s")
+
+
+@pytest.fixture(scope="module")
+def files():
+    return containers.small_files()
+
+
+@pytest.mark.media
+def test_a_mutated_video_agrees_with_pyav_or_is_refused(media, oracle):
+    rows, wrong = fuzz(oracle, partial(mutation, media), outcome, range(24))
+    assert wrong == []
+    assert {outcome for *_, outcome in rows} >= {"agrees", "refused"}
+
+
+def test_a_mutated_header_gives_the_same_frames_in_any_order_or_a_reason(files, oracle):
+    rows, wrong = fuzz(oracle, partial(header_mutation, files), header_outcome, range(60))
+    assert wrong == []
+    assert {outcome for *_, outcome in rows} >= {"agrees", "refused"}
+
+
+@pytest.mark.media
+@pytest.mark.slow
+@pytest.mark.timeout(0)
+def test_many_mutated_videos_agree_with_pyav_or_are_refused(media, oracle, capsys):
+    count, start = int(os.environ.get("CASCADE_FUZZ", "100")), time.monotonic()
+    rows, wrong = fuzz(oracle, partial(mutation, media), outcome, range(count))
     with capsys.disabled():
-        rich.print(table, *wrong, f"{time.monotonic() - start:.0f} s")
+        show(rows, wrong, count, time.monotonic() - start)
+    assert wrong == []
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(0)
+def test_many_mutated_headers_give_the_same_frames_in_any_order_or_a_reason(files, oracle, capsys):
+    count, start = int(os.environ.get("CASCADE_FUZZ_HEADERS", "500")), time.monotonic()
+    rows, wrong = fuzz(oracle, partial(header_mutation, files), header_outcome, range(count))
+    with capsys.disabled():
+        show(rows, wrong, count, time.monotonic() - start)
     assert wrong == []

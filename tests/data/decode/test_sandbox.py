@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 from torch.utils.data import DataLoader, Dataset
 
-from data.decode.probe import DecodeError
+from cascade.media.reason import DecodeError
 from data.decode.sandbox import Sandbox, SandboxError, beat
 
 

@@ -9,7 +9,7 @@ from typing import ClassVar
 
 import pytest
 
-from data.decode.probe import DecodeError
+from cascade.media.reason import DecodeError
 from data.index import indexer
 from data.index.sidecar import ensure_index
 from data.shards.store import identity

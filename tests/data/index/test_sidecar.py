@@ -178,11 +178,10 @@ def test_an_index_of_columns_is_read_by_columns(tmp_path):
         "duration": np.full(n, 1.5),
         "codec": ["h264"] * n,
         "captioned": [True] * n,
-        "decord": [False] * n,
     }
     path = tmp_path / "deep" / "a.index.parquet"
     write_index(path, columns, {"version": 0})
-    table = pq.ParquetFile(path).read(["hash", "reason", "decord"])
+    table = pq.ParquetFile(path).read(["hash", "reason"])
     reason = table["reason"].chunk(0)
     assert reason.indices.to_pylist() == [0, 1, 0, 1, 2]
     assert reason.dictionary.to_pylist() == ["", "damaged", "short"]
@@ -192,7 +191,7 @@ def test_an_index_of_columns_is_read_by_columns(tmp_path):
 def test_many_lines_read_in_little_time(tmp_path):
     """Ten million lines are to load in 5 CPU-seconds and 400 MB; here a fiftieth of them."""
     _, paths = write_synthetic(tmp_path, shards=20)
-    numbers = ["hash", "width", "height", "frames", "fps", "duration", "captioned", "decord"]
+    numbers = ["hash", "width", "height", "frames", "fps", "duration", "captioned"]
     start, held = time.process_time(), 0
     for path in paths:
         table = pq.ParquetFile(path).read([*numbers, "kind", "reason"], use_threads=False)

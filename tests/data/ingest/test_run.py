@@ -62,7 +62,6 @@ def test_every_clip_is_vouched_for_by_its_index(made):
     for path in ensure_index(shards, depth="full"):
         table = pq.read_table(path).to_pydict()
         assert set(table["reason"]) == {""}
-        assert all(table["decord"])
 
 
 def test_the_report_counts_everything_once(made):
@@ -233,7 +232,6 @@ def test_every_hazard_is_kept_or_dropped_with_a_reason(media, make_recipe, tmp_p
     )
     table = pq.read_table(ensure_index(shards, depth="full")[0]).to_pydict()
     assert set(table["reason"]) == {""}
-    assert all(table["decord"])
 
 
 def test_shards_do_not_go_among_their_sources(videos, make_recipe):

@@ -55,7 +55,10 @@ class Server(BaseHTTPRequestHandler):
         self.send_header("ETag", etag)
         self.end_headers()
         if body:
-            self.wfile.write(data)
+            self.wfile.write(data[:1] if server.endless else data)
+            self.wfile.flush()
+            if server.endless:
+                server.done.wait(60)
 
     def log_message(self, *args):
         pass
@@ -67,9 +70,11 @@ def server(tmp_path):
     with ThreadingHTTPServer(("127.0.0.1", 0), Server) as found:
         found.folder, found.asked, found.failures, found.ranges = tmp_path / "www", [], 0, True
         found.folder.mkdir()
+        found.endless, found.done = False, threading.Event()
         found.url = f"http://127.0.0.1:{found.server_port}"
         threading.Thread(target=found.serve_forever, daemon=True).start()
         yield found
+        found.done.set()
         found.shutdown()
 
 
@@ -225,6 +230,15 @@ def test_a_server_that_is_not_there_is_not_taken_for_a_missing_shard(monkeypatch
     monkeypatch.setattr(remote, "_RETRIES_S", (0.01,))
     with pytest.raises(OSError, match=r"a\.tar: .*onnect"):
         size("http://127.0.0.1:9/a.tar")
+
+
+def test_a_server_without_ranges_is_refused_by_its_header_not_by_its_body(server):
+    """The body never ends: only who does not wait for it can refuse."""
+    (server.folder / "a.tar").write_bytes(BYTES)
+    server.ranges, server.endless = False, True
+    for read in (lambda url: open_shard(url), lambda url: read_span(url, (300, 10))):
+        with pytest.raises(OSError, match="does not support byte ranges"):
+            read(f"{server.url}/a.tar")
 
 
 def test_a_server_without_ranges_and_a_missing_shard_are_refused(server, tmp_path):
