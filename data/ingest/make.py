@@ -3,7 +3,9 @@
 Only the child imports the libraries that read sources.
 """
 
+import hashlib
 import importlib
+from pathlib import Path
 
 from data.decode.probe import DecodeError
 from data.ingest.part import Record, SourcePart, dropped
@@ -23,9 +25,18 @@ def make_part(file: str, part: str, recipe: Recipe, *, thumbnails: bool) -> Reco
     try:
         with SourcePart(part) as out:
             make = make_picture if is_picture(file) else make_video
-            return make(file, out, recipe, thumbnails=thumbnails)
+            record = make(file, out, recipe, thumbnails=thumbnails)
+            return record | {"content": _content(file)}
     except DecodeError as error:
         return dropped("unreadable", str(error), claimed_s(file))
+
+
+def _content(file: str) -> str:
+    """A hash of the bytes of a file."""
+    from data.ingest.frame_reader import reading
+
+    with reading(), Path(file).open("rb") as data:
+        return hashlib.file_digest(data, lambda: hashlib.blake2b(digest_size=8)).hexdigest()
 
 
 def check_libraries() -> None:

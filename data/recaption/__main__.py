@@ -10,9 +10,10 @@ import hydra
 import torch
 from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
 
 from cascade.entry import CONF, explained
+from cascade.progress import SteadyProgress
 from data.decode.sandbox import cores
 from data.index.sidecar import ensure_index
 from data.recaption.budget import Budget
@@ -118,7 +119,7 @@ def recaption(config: dict[str, Any], console: Console) -> Captioner:
         TimeRemainingColumn(),
     )
     try:
-        with Progress(*columns, console=console) as progress:
+        with SteadyProgress(*columns, console=console) as progress:
             asyncio.run(captioner.run(progress))
     finally:
         figures = summary(captioner)

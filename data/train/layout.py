@@ -72,7 +72,7 @@ def lay_out(
     if not len(held):
         log.warning("data: no sample is held out; validation uses training samples")
         held = hold_out(chosen, 1.0)[1]
-    chosen.index.forget("hash")
+    chosen.index.forget("content")
     image_share = selection.image_share
     if image_share and not chosen.index.image[rows].any():
         log.warning("data.selection.image_share is %g, but no image is suitable", image_share)

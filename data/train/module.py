@@ -313,10 +313,10 @@ class ShardData(pl.LightningDataModule):
             Batches(
                 rows=rows,
                 sample=reader,
-                key=reader.key,
+                place=reader.place,
                 draws=draws,
                 weight=weight,
-                quarantined=set(quarantine.keys) if quarantine else set(),
+                quarantined=set(quarantine.rows) if quarantine else set(),
             ),
             numbers=numbers,
             length=length,
