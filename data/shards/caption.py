@@ -146,7 +146,10 @@ def read_beside(shard: str, row: Mapping[str, Any]) -> tuple[str, dict[str, Any]
     """
     text, state = "", {}
     if row["caption_offset"] >= 0:
-        text = read_text(read_span(shard, (row["caption_offset"], row["caption_size"])))
+        try:
+            text = read_text(read_span(shard, (row["caption_offset"], row["caption_size"])))
+        except ValueError as error:
+            raise ValueError(f"its caption: {error}") from error
     if row["state_offset"] >= 0:
         state = read_state(read_span(shard, (row["state_offset"], row["state_size"])))
     return text, state

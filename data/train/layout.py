@@ -1,5 +1,6 @@
 """The training and validation samples of a run, selected and ordered, before any is decoded."""
 
+import hashlib
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -28,6 +29,15 @@ class SampleLayout:
     plan: Plan
     held_of: Chosen
     held: Held
+
+    @property
+    def fingerprint(self) -> str:
+        """A hash of the training data, and of the validation data where that is separate."""
+        found = self.chosen.index.fingerprint
+        if self.held_of is self.chosen:
+            return found
+        both = f"{found} {self.held_of.index.fingerprint}"
+        return hashlib.blake2b(both.encode(), digest_size=16).hexdigest()
 
     def survey(self, rules: ClipRules, cache_bytes: int) -> Survey:
         """Figures of the plan; decoded clips are cached only if all fit into `cache_bytes`."""

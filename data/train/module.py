@@ -161,7 +161,7 @@ class ShardData(pl.LightningDataModule):
         )
         self.chosen, self.pool = self._layout.chosen, self._layout.pool
         self.plan, self.held = self._layout.plan, self._layout.held
-        self.fingerprint = self.chosen.index.fingerprint
+        self.fingerprint = self._layout.fingerprint
 
     @property
     def layout(self) -> SampleLayout:
