@@ -137,8 +137,8 @@ def _make(
     tally.close()
     if packer.shards:
         cluster.index(folder, [str(path) for path in packer.shards])
-    for line in _write_report(folder, recipe, tally, packer, found):
-        log.info("%s", line)
+    for said in _write_report(folder, recipe, tally, packer, found):
+        log.info("%s", said)
 
 
 def _write_report(
