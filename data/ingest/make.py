@@ -33,10 +33,11 @@ def make_part(file: str, part: str, recipe: Recipe, *, thumbnails: bool) -> Reco
 
 def _content(file: str) -> str:
     """A hash of the bytes of a file."""
-    from data.ingest.frame_reader import reading
-
-    with reading(), Path(file).open("rb") as data:
-        return hashlib.file_digest(data, lambda: hashlib.blake2b(digest_size=8)).hexdigest()
+    try:
+        with Path(file).open("rb") as data:
+            return hashlib.file_digest(data, lambda: hashlib.blake2b(digest_size=8)).hexdigest()
+    except OSError as error:
+        raise DecodeError(f"cannot be read: {error.strerror or error}") from error
 
 
 def check_libraries() -> None:

@@ -77,7 +77,8 @@ def check(reasons):
 def go_on(shards, tmp_path, caplog):
     """Plan and train on the shards; every sample that fails on the way is named."""
     overrides = ["stage=demo/base", "data=shards", f"data.shards={shards}", "logger=csv"]
-    overrides += [f"paths.runs={tmp_path}/runs", "debug=smoke", "shrink.steps=4", "shrink.batch=4"]
+    overrides += [f"logger.csv.save_dir={tmp_path}/run", f"paths.runs={tmp_path}/runs"]
+    overrides += ["debug=smoke", "shrink.steps=4", "shrink.batch=4"]
     overrides += ["data.selection.max_dropped=1.0", "trainer.val_check_interval=4"]
     overrides += ["data.validation.share=0.1", "callbacks.samples.every_n_steps=4"]
     with initialize_config_dir(version_base="1.3", config_dir=CONF):
