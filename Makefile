@@ -30,20 +30,41 @@ PEER    ?= .venv-peer
 RUN     := $(VENV)/bin/python
 READY   := $(VENV)/.ready-$(EXTRAS)
 
-data = $(if $(DATA),$(if $(wildcard conf/data/$(DATA).yaml),data=$(DATA),data=shards "data.shards='$(DATA)'"))
-experiment = $(if $(EXP),$(if $(word 2,$(stages)),$(error EXP is one stage's recipe: name one STAGE))experiment=$(CASCADE)/$(STAGE)/$(EXP))
-# `STAGE='base tsr1'` or `STAGE=all`: one run each, side by side on a cluster.
+# What a user types is taken as typed: make must not expand its `$`, …
+typed := STAGE CASCADE NAME DATA EXP CLUSTER ARGS PROMPT DEPTH FROM TO SHARDS ENDPOINT MODEL ENCODER SWEEP JOBS RUNS \
+         WIDTH CLIP TESTS
+$(foreach v,$(typed),$(if $(filter command,$(firstword $(origin $v))),$(eval override $v := $$(value $v))))
+$(foreach v,$(typed),$(if $(filter environment,$(firstword $(origin $v))),$(eval $v := $$(value $v))))
+# … nor the shell (quoted), nor Hydra (set): an apostrophe, a backslash before one or at the end, and `${` are escaped.
+quoted = '$(subst ','\'',$1)'
+closed = $(subst ␃,',$(subst ',\',$(subst \',\\',$(subst \␃,\\␃,$(subst $${,\$${,$1␃)))))
+set = $(call quoted,$1='$(call closed,$2))
+# ARGS and TESTS are several arguments in the shell's quotes; `$` is literal in them too.
+literal = $(if $(findstring ',$1),$1,$(subst $$,\$$,$1))
+args = $(call literal,$(ARGS))
+
 comma := ,
 space := $(subst ,, )
-stages = $(if $(filter all,$(STAGE)),$(shell sed -n 's/^stages: *\[\(.*\)\]/\1/p' conf/cascade/$(CASCADE).yaml | tr -d ,),$(STAGE))
-jobs = $(if $(filter-out local,$(CLUSTER))$(word 2,$(stages)),--multirun hydra/launcher=$(if $(filter local,$(CLUSTER)),local,slurm) cluster=$(CLUSTER) $(if $(FOLLOW),hydra.launcher.follow=true))
-stage = stage=$(subst $(space),$(comma),$(addprefix $(CASCADE)/,$(stages))) "name='$(NAME)'" $(data) $(experiment)
+known = $(wildcard conf/data/$(subst $(space),\ ,$(DATA)).yaml)
+data = $(if $(DATA),$(if $(known),$(call quoted,data=$(DATA)),data=shards $(call set,data.shards,$(DATA))))
+experiment = $(if $(EXP),$(if $(word 2,$(stages)),$(error EXP is one stage's recipe: name one STAGE))$(call quoted,experiment=$(CASCADE)/$(STAGE)/$(EXP)))
+# `STAGE='base tsr1'` or `STAGE=all`: one run each, side by side on a cluster.
+chain = $(shell $(RUN) -c 'import sys, yaml; print(*yaml.safe_load(open(sys.argv[1]))["stages"])' $(call quoted,conf/cascade/$(CASCADE).yaml))
+all = $(or $(chain),$(error STAGE=all: conf/cascade/$(CASCADE).yaml has no list of stages))
+stages = $(if $(filter all,$(STAGE)),$(eval stages := $(all))$(stages),$(STAGE))
+jobs = $(if $(filter-out local,$(CLUSTER))$(word 2,$(stages)),--multirun hydra/launcher=$(if $(filter local,$(CLUSTER)),local,slurm) $(call quoted,cluster=$(CLUSTER)) $(if $(FOLLOW),hydra.launcher.follow=true))
+stage = $(call quoted,stage=$(subst $(space),$(comma),$(addprefix $(CASCADE)/,$(stages)))) $(call set,name,$(NAME)) $(data) $(experiment)
+cascade = $(call quoted,cascade=$(CASCADE))
 
-export PROMPT
+export PROMPT RUNS
+ifneq ($(origin NAME),override)
 smoke: NAME = smoke
-smoke: DATA = smoke
 overfit: NAME = overfit
 sweep: NAME =
+endif
+ifneq ($(origin DATA),override)
+smoke: DATA = smoke
+endif
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test coverage check shards index captions embeddings plan train prove sweep compare ema overfit smoke \
@@ -69,13 +90,13 @@ $(READY): pyproject.toml
 	@touch $@
 
 demo: $(READY)  ## [use] all steps on this machine: make shards, train three stages, sample videos, write a page
-	$(RUN) -m cascade.demo $(ARGS)
+	$(RUN) -m cascade.demo $(args)
 
 test: $(READY)  ## [develop] run the tests (TESTS='-m "not slow"' for the fast ones)
-	OMP_NUM_THREADS=1 $(RUN) -m pytest --numprocesses auto --dist worksteal $(TESTS)
+	OMP_NUM_THREADS=1 $(RUN) -m pytest --numprocesses auto --dist worksteal $(call literal,$(TESTS))
 
 coverage: $(READY)  ## [develop] run the tests and report which lines they cover
-	$(RUN) -m pytest --cov --cov-report=term:skip-covered $(TESTS)
+	$(RUN) -m pytest --cov --cov-report=term:skip-covered $(call literal,$(TESTS))
 
 check: $(READY)  ## [develop] check style, types and the layers of imports
 	$(RUN) -m ruff check .
@@ -84,58 +105,58 @@ check: $(READY)  ## [develop] check style, types and the layers of imports
 	$(VENV)/bin/lint-imports --no-cache
 
 shards: $(READY)  ## [data] make shards and a report in folder TO from videos, images or a list FROM; CLUSTER=slurm: as a job array
-	$(RUN) -m data.ingest $(if $(FROM),"from='$(FROM)'") $(if $(TO),"to='$(TO)'") cluster=$(CLUSTER) $(ARGS)
+	$(RUN) -m data.ingest $(if $(FROM),$(call set,from,$(FROM))) $(if $(TO),$(call set,to,$(TO))) $(call quoted,cluster=$(CLUSTER)) $(args)
 
 index: $(READY)  ## [data] check the samples in SHARDS and write an index next to them (DEPTH=probe|keyframes|full)
-	$(RUN) -m data.index $(if $(SHARDS),"shards='$(SHARDS)'") depth=$(DEPTH) $(ARGS)
+	$(RUN) -m data.index $(if $(SHARDS),$(call set,shards,$(SHARDS))) $(call quoted,depth=$(DEPTH)) $(args)
 
 captions: $(READY)  ## [data] write new captions for SHARDS with a vision-language model: ENDPOINT=http://…/v1 MODEL=name
-	$(RUN) -m data.recaption $(if $(SHARDS),"shards='$(SHARDS)'") $(if $(ENDPOINT),"endpoint='$(ENDPOINT)'") $(if $(MODEL),"model='$(MODEL)'") $(ARGS)
+	$(RUN) -m data.recaption $(if $(SHARDS),$(call set,shards,$(SHARDS))) $(if $(ENDPOINT),$(call set,endpoint,$(ENDPOINT))) $(if $(MODEL),$(call set,model,$(MODEL))) $(args)
 
 embeddings: $(READY)  ## [data] write T5 embeddings of all captions of SHARDS next to them: ENCODER=folder
-	$(RUN) -m data.embed $(if $(SHARDS),"shards='$(SHARDS)'") $(if $(ENCODER),"encoder='$(ENCODER)'") $(ARGS)
+	$(RUN) -m data.embed $(if $(SHARDS),$(call set,shards,$(SHARDS))) $(if $(ENCODER),$(call set,encoder,$(ENCODER))) $(args)
 
 plan: $(READY)  ## [train] check a run of STAGE before it starts: its cost, and problems in its config and data
-	@$(RUN) -m cascade.plan $(stage) $(ARGS)
+	@$(RUN) -m cascade.plan $(stage) $(args)
 
 train: $(READY)  ## [train] train STAGE on DATA, or resume the run; CLUSTER=slurm: submit a job, FOLLOW=1: print its log
-	$(RUN) -m cascade.train $(jobs) $(stage) $(ARGS)
+	$(RUN) -m cascade.train $(jobs) $(stage) $(args)
 
 prove: $(READY)  ## [train] check claims about a trained run of STAGE; writes a page, exit status 0 if all hold
-	@$(RUN) -m cascade.prove $(stage) $(ARGS)
+	@$(RUN) -m cascade.prove $(stage) $(args)
 
 sweep: $(READY)  ## [train] train STAGE once for every setting of SWEEP (conf/sweep; 'a b': both crossed), JOBS at a time
-	$(RUN) -m cascade.sweep sweep='$(SWEEP)' cluster=$(CLUSTER) $(if $(JOBS),jobs=$(JOBS)) $(if $(FOLLOW),follow=1) $(stage) $(ARGS)
+	$(RUN) -m cascade.sweep $(call quoted,sweep=$(SWEEP)) $(call quoted,cluster=$(CLUSTER)) $(if $(JOBS),$(call quoted,jobs=$(JOBS))) $(if $(FOLLOW),follow=1) $(stage) $(args)
 
 compare: $(READY)  ## [train] compare RUNS: folders, globs, wandb:entity/project[/group]; REPORT=1: also as a W&B report
-	@RUNS='$(RUNS)' $(RUN) -m cascade.compare 'runs=$${oc.env:RUNS}' $(if $(REPORT),report=true) $(ARGS)
+	@$(RUN) -m cascade.compare 'runs=$${oc.env:RUNS}' $(if $(REPORT),report=true) $(args)
 
 ema: $(READY)  ## [train] write a bundle of the trained STAGE averaged with another WIDTH to folder TO (needs snapshots)
-	$(RUN) -m cascade.reconstruct "run='\$${paths.runs}/$(CASCADE)/$(STAGE)/$(NAME)'" width=$(WIDTH) $(if $(TO),"to='$(TO)'") $(ARGS)
+	$(RUN) -m cascade.reconstruct $(call quoted,run='$${paths.runs}/$(call closed,$(CASCADE)/$(STAGE)/$(NAME))) $(call quoted,width=$(WIDTH)) $(if $(TO),$(call set,to,$(TO))) $(args)
 
 overfit: $(READY)  ## [train] overfit one clip (CLIP=file), which STAGE must reproduce
-	$(RUN) -m cascade.overfit $(stage) debug=overfit $(if $(CLIP),"clip='$(CLIP)'") $(ARGS)
+	$(RUN) -m cascade.overfit $(stage) debug=overfit $(if $(CLIP),$(call set,clip,$(CLIP))) $(args)
 
 smoke: $(READY)  ## [train] train two steps of STAGE, shrunk, on the CPU
-	$(RUN) -m cascade.train $(stage) debug=smoke $(ARGS)
+	$(RUN) -m cascade.train $(stage) debug=smoke $(args)
 
 config: $(READY)  ## [train] print the resolved config of STAGE
-	@$(RUN) -m cascade.train $(stage) $(ARGS) --cfg job --resolve
+	@$(RUN) -m cascade.train $(stage) $(args) --cfg job --resolve
 
 params: $(READY)  ## [train] list the stages of CASCADE with their grids and numbers of parameters
-	@$(RUN) -m cascade.params cascade=$(CASCADE) $(ARGS)
+	@$(RUN) -m cascade.params $(cascade) $(args)
 
 sample: $(READY)  ## [use] sample a video for PROMPT from the runs NAME of CASCADE
-	$(RUN) -m cascade.sample cascade=$(CASCADE) "run='$(NAME)'" 'prompt=$${oc.env:PROMPT}' $(ARGS)
+	$(RUN) -m cascade.sample $(cascade) $(call set,run,$(NAME)) 'prompt=$${oc.env:PROMPT}' $(args)
 
 evaluate: $(READY)  ## [use] measure how well the trained CASCADE follows held-out prompts
-	$(RUN) -m cascade.evaluate cascade=$(CASCADE) "run='$(NAME)'" $(ARGS)
+	$(RUN) -m cascade.evaluate $(cascade) $(call set,run,$(NAME)) $(args)
 
 bench: $(READY)  ## [develop] measure the speed of STAGE: training step, sampling, data loading; prints JSON
-	@$(RUN) -m cascade.bench $(stage) $(ARGS)
+	@$(RUN) -m cascade.bench $(stage) $(args)
 
 peer: $(READY)  ## [develop] compare speed and quality with imagen-pytorch, in a separate environment (PEER)
-	$(RUN) tests/peers/imagen_pytorch.py --venv $(PEER) $(ARGS)
+	$(RUN) tests/peers/imagen_pytorch.py --venv $(PEER) $(args)
 
 clean:  ## [develop] remove the environment and caches, but not the runs
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .coverage*

@@ -33,7 +33,7 @@ with open(os.environ["RECORD"], "a") as file:
 SMALL = "debug=smoke logger=csv trainer.enable_progress_bar=false callbacks.ema.snapshot_every=1"
 WORDS = [*SMALL.split(), "data=shapes", "data.make.clips=24", "data.make.shard_size=12"]
 COMMON = ",".join(f"'{word}'" for word in [*WORDS, "name=default"])
-DEMO = f'''"common=[{COMMON}]" "rows=[{{base: [], tsr1: [], ssr1: []}}]" prompts.n=4 shown=2'''
+DEMO = f""""common=[{COMMON}]" "rows=[{{base: [], tsr1: [], ssr1: []}}]" prompts.n=4 shown=2"""
 QUICK = "measures.text_side=null filters.text=null filters.min_short_side=32"
 FEW = "num_inference_steps=2"
 ONE = "debug=smoke logger=csv data=shapes data.make.clips=24 data.make.shard_size=12"
@@ -71,7 +71,9 @@ ELSEWHERE = {
     "make train STAGE=all CASCADE=mine DATA=clips": "tests/cascade/test_configs.py",
     "make train STAGE='base tsr1 ssr1' CASCADE=single_gpu CLUSTER=slurm ARGS='trainer=ddp "
     "cluster.nodes=2 cluster.gpus=8'": "tests/slurm",
-    "make sweep STAGE=ssr1 SWEEP='prediction noise_augmentation' CLUSTER=slurm FOLLOW=1": "tests/slurm",
+    "make sweep STAGE=ssr1 SWEEP='prediction noise_augmentation' CLUSTER=slurm FOLLOW=1": (
+        "tests/slurm"
+    ),
 }
 
 
@@ -156,7 +158,9 @@ def test_every_command_of_the_readme_is_run_here_or_by_a_test_of_its_own():
 @pytest.mark.slow
 @pytest.mark.timeout(1200)
 def test_the_readme_s_commands_run_one_after_the_other(reader):
-    outputs = {command: reader.type(typed or command, more) for command, (typed, more) in STORY.items()}
+    outputs = {
+        command: reader.type(typed or command, more) for command, (typed, more) in STORY.items()
+    }
     assert (reader.home / "runs/demo/index.html").is_file()
     assert len(list((reader.home / "runs/demo/samples").glob("*.mp4"))) == 2
     assert (reader.home / "clips/report/index.html").is_file()

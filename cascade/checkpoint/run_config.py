@@ -77,6 +77,26 @@ def _fixed_data(node: Mapping[str, Any], *, where: str = "") -> dict[str, Any]:
     return fixed
 
 
+def _unplaced(part: Mapping[str, Any]) -> dict[str, Any]:
+    """The fixed part of a config without the paths of its shards."""
+    data = dict(part["data"])
+    if "shards" in data:
+        data["shards"] = _unplaced_shards(data["shards"])
+    if isinstance(data.get("validation"), Mapping):
+        validation = data["validation"]
+        data["validation"] = {**validation, "shards": _unplaced_shards(validation.get("shards"))}
+    return {**part, "data": data}
+
+
+def _unplaced_shards(shards: Any) -> Any:
+    if isinstance(shards, Mapping):
+        return {
+            name: {**one, "shards": "some"} if isinstance(one, Mapping) else one
+            for name, one in shards.items()
+        }
+    return "some" if shards else shards
+
+
 def keep_config(run: Path, config: dict[str, Any]) -> None:
     """Write the run's config; if the run has trained already, check that it is the same.
 
@@ -134,6 +154,8 @@ def refuse_change(run: Path, old: dict[str, Any], new: dict[str, Any]) -> None:
     Raises:
         ConfigChangedError: with every difference and the ways out.
     """
+    if folders(run):  # checkpoints have the data's fingerprint, wherever its shards are
+        old, new = _unplaced(old), _unplaced(new)
     changed = differences(old, new)
     if not changed:
         return

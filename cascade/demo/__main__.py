@@ -19,7 +19,7 @@ from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from omegaconf import DictConfig
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, TaskID, TextColumn, TimeElapsedColumn
 
 from cascade.bundle import save_cascade
 from cascade.curves import last_step, read_curves
@@ -28,6 +28,7 @@ from cascade.entry import CONF, check_choices, open_cascade
 from cascade.eval.following import Following
 from cascade.evaluate import follow, generate, write_report
 from cascade.pipeline import Cascade
+from cascade.progress import SteadyProgress
 
 console = Console()
 
@@ -97,7 +98,7 @@ def train_row(row: list[StageProcess], cfg: DictConfig) -> None:
         TimeElapsedColumn(),
     )
     try:
-        with Progress(*columns, console=console) as progress:
+        with SteadyProgress(*columns, console=console) as progress:
             for training in waiting:
                 training.start()
                 training.task = progress.add_task(training.stage, total=training.steps, note="")
@@ -115,7 +116,9 @@ def train_row(row: list[StageProcess], cfg: DictConfig) -> None:
         training.check()
 
 
-def show(training: StageProcess, progress: Progress, shown: set[Path], cfg: DictConfig) -> None:
+def show(
+    training: StageProcess, progress: SteadyProgress, shown: set[Path], cfg: DictConfig
+) -> None:
     """Update the progress bar; add new sample videos to the page and print the first ones' path."""
     loss = read_curves(training.folder).get("train/loss", [])
     note = f"loss {loss[-1][1]:.4f}" if loss else "starting"

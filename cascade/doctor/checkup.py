@@ -55,9 +55,7 @@ def checkup(record: Findings, config: dict[str, Any], data: Any, survey: Any) ->
     plan_parameters(record, dry, encoder)
     flops = plan_step(record, dry, buckets, ranks, encoder, options)
     found = plan_memory(record, dry, largest(buckets), ranks, execution, device, encoder, options)
-    plan_time(
-        record, config, device, execution, ranks, flops, found, load, encoder, _kept_after(survey)
-    )
+    plan_time(record, config, device, execution, ranks, flops, found, load, encoder, survey)
     plan_files(record, config, dry, survey, encoder, execution)
 
 
@@ -75,11 +73,3 @@ def _load(record: Findings, data: Any, config: dict[str, Any], ranks: Ranks) -> 
     except ValueError as error:
         record.advise("error", f"data: {error}".replace("data: data", "data"))
         return None
-
-
-def _kept_after(survey: Any) -> float | None:
-    """Steps until all decoded clips are cached; None if they are not cached."""
-    if survey is None:
-        return None
-    kept = any(size for name, size in survey.cache_bytes.items() if name.startswith("decoded"))
-    return float(survey.batches_per_epoch) if kept else None

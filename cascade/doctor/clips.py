@@ -64,6 +64,13 @@ def plan_clips(
             f"{limits['epochs']:g}: the stage may overfit",
             "more clips, or fewer stage.train.steps",
         )
+    if survey.held < limits["held"]:
+        record.advise(
+            "warning",
+            f"{survey.held:,} clips are held out, fewer than plan.thresholds.held="
+            f"{limits['held']:g}: validation figures of so few say little",
+            "a larger data.validation.share, or clips of their own: data.validation.shards=…",
+        )
     if survey.train < recipe.global_batch:
         record.advise(
             "warning",

@@ -19,6 +19,10 @@ from cascade.doctor.text_cost import FrozenEncoder
 
 #: Wait for data, as a share of a step, above which a warning is given.
 WAITING = 0.05
+#: The share of the machine's memory that cached clips may take, to be advised.
+CACHED = 0.25
+#: How much larger than needed stored videos are before smaller ones are advised.
+SMALLER = 1.5
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,12 +76,13 @@ def measured(
     ranks: Ranks,
     device: Device,
     flops: float,
-    kept_after: float | None,
+    survey: Any,
 ) -> None:
     """Time real steps, and add the run's training time and the wait for data.
 
-    After `kept_after` steps all decoded clips are cached, and the time to load them is neglected.
+    Once all decoded clips are cached, the time to load them is neglected.
     """
+    kept_after = _kept_after(survey)
     options, cores = config["plan"], os.cpu_count() or 1
     threads = torch.get_num_threads()
     if not execution.cuda:
@@ -145,9 +150,38 @@ def measured(
             "warning",
             f"the loader takes {load_s} per micro batch in one process and the step {step_s}: "
             f"with {asked} workers each step waits {format_value(wait, 's')} for data",
-            f"data.loading.num_workers={enough}"
-            + (f" (this machine has {cores} cores)" if enough > cores else ""),
+            more_data(enough, cores, survey),
         )
+
+
+def more_data(workers: int, cores: int, survey: Any) -> str:
+    """The ways to load clips as fast as `workers` processes would, on a machine of `cores`."""
+    if workers <= cores or survey is None:
+        return f"data.loading.num_workers={workers}"
+    ways = []
+    size = survey.decoded_bytes
+    if size < CACHED * os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"):
+        ways.append(
+            f"data.loading.num_workers=0 data.loading.cache_bytes={math.ceil(size)}: all decoded "
+            f"clips are kept in {format_value(size, 'bytes')} of memory"
+        )
+    if survey.stored_side > SMALLER * survey.needed_side:
+        side = 2 * math.ceil(survey.needed_side / 2)
+        ways.append(
+            f"smaller videos: the stored ones have a short side of {survey.stored_side:g} pixels, "
+            f"and this stage needs {survey.needed_side}: make shards … "
+            f"ARGS='encoding.short_side={side} filters.min_short_side={side}'"
+        )
+    ways.append(f"data.loading.num_workers={workers} on a machine of more than {cores} cores")
+    return "; or ".join(ways)
+
+
+def _kept_after(survey: Any) -> float | None:
+    """Steps until all decoded clips are cached; None if they are not cached."""
+    if survey is None:
+        return None
+    kept = any(size for name, size in survey.cache_bytes.items() if name.startswith("decoded"))
+    return float(survey.batches_per_epoch) if kept else None
 
 
 def plan_time(
@@ -160,7 +194,7 @@ def plan_time(
     found: MicroBatch,
     load: Load | None,
     encoder: FrozenEncoder | None,
-    kept_after: float | None,
+    survey: Any,
 ) -> None:
     """Add the training time from FLOPs, and from real steps if this machine can run them."""
     options, steps = config["plan"], config["stage"]["train"]["steps"]
@@ -191,4 +225,4 @@ def plan_time(
     if why or load is None:
         record.add("time", {"real steps": Figure(None, "measured", "", f"skipped: {why}")})
         return
-    measured(record, config, load, execution, ranks, device, flops, kept_after)
+    measured(record, config, load, execution, ranks, device, flops, survey)

@@ -17,7 +17,9 @@ def check(subject: Subject) -> Found:
             f"the bundle was trained on data {wanted}, but the data is now {found}; "
             "samples, captions or the depth of the index have changed since"
         )
-    failed = [f"{failure.key} ({failure.reason})" for failure in subject.data.failures]
+    failed = [
+        f"{failure.key} of {failure.shard} ({failure.reason})" for failure in subject.data.failures
+    ]
     if failed:
         wrong.append(f"{len(failed)} held-out clips do not decode: {'; '.join(failed[:3])}")
     rows = [

@@ -7,9 +7,10 @@ import hydra
 import torch
 from omegaconf import DictConfig
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, TextColumn, TimeRemainingColumn
 
 from cascade.entry import CONF, explained
+from cascade.progress import SteadyProgress
 from cascade.text.embeddings import SUFFIX
 from data.embed.embedder import Embedder, embeddings_path
 from data.index.sidecar import ensure_index
@@ -64,7 +65,7 @@ def embed(cfg: DictConfig) -> None:
     )
     check_disk(found.left)
     columns = (TextColumn("{task.description}"), BarColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console) as progress:
+    with SteadyProgress(*columns, console=console) as progress:
         for shard, index in zip(shards, indices, strict=True):
             work = embedder.work(shard, index)
             if work is not None:

@@ -23,7 +23,8 @@ from data.shards.caption import KEY, find_captions, read_table
 log = logging.getLogger(__name__)
 
 _COLUMNS = {
-    "hash": np.uint64,
+    "content": np.uint64,
+    "sample": np.uint64,
     "width": np.uint16,
     "height": np.uint16,
     "fps": np.float32,

@@ -19,7 +19,8 @@ _WORD = pa.dictionary(pa.int32(), pa.string())
 SCHEMA = pa.schema(
     [
         ("key", pa.string()),
-        ("hash", pa.uint64()),  # of the key: decides the held-out split
+        ("content", pa.uint64()),  # hash of its media: decides the held-out split
+        ("sample", pa.uint64()),  # hash of its key and of all its members: finds copies
         ("kind", _WORD),  # video, image or '', by content, not by file name
         ("offset", pa.int64()),
         ("size", pa.int64()),

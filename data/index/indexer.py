@@ -12,8 +12,9 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from types import TracebackType
-from typing import Any, get_args
+from typing import Any, NamedTuple, get_args
 
+from cascade.files.text import read_text
 from data.decode.decoder import Decoder
 from data.decode.inspection import Depth
 from data.index.index_file import sort_of
@@ -27,6 +28,7 @@ DEPTHS: tuple[Depth, ...] = get_args(Depth)
 
 MAX_CLIP_BYTES = 2**30
 _MAX_TEXT_BYTES = {"caption": 2**20, "state": 2**24}
+_NAMES = {"caption": "caption", "state": "json"}
 _MAX_REASON = 200
 _WAIT_S = 0.1
 _NOWHERE: Span = (-1, 0)
@@ -42,6 +44,15 @@ FIGURES: Mapping[str, Any] = {
     "reason": "",
 }
 """The values of a clip that could not be decoded."""
+
+
+def digest(*parts: bytes) -> int:
+    """A hash of 64 bits."""
+    made = hashlib.blake2b(digest_size=8)
+    for part in parts:
+        made.update(len(part).to_bytes(8, "big"))
+        made.update(part)
+    return int.from_bytes(made.digest(), "big")
 
 
 class Stopped(Exception):  # noqa: N818 not an error
@@ -105,7 +116,7 @@ class Inspectors:
             self.check()
             figures = self._inspect(data)
             self.check()  # the result of a killed process says nothing about its clip
-            then(figures)
+            then({"content": digest(data), **figures})
             with self._lock:
                 self.tried += 1
                 self.unfit += bool(figures["reason"])
@@ -131,14 +142,21 @@ def plain(error: object) -> str:
     return text[:_MAX_REASON].encode(errors="replace").decode()
 
 
+class Text(NamedTuple):
+    """A txt or json: whether it has a caption, the reason not to use it, or '', and its hash."""
+
+    captioned: bool
+    reason: str
+    content: int
+
+
 @dataclass(kw_only=True)
 class Examination:
     """The content of a shard."""
 
     grouping: Grouping = field(default_factory=Grouping)
     clips: dict[Span, dict[str, Any]] = field(default_factory=dict)
-    texts: dict[Span, tuple[bool, str]] = field(default_factory=dict)
-    """Whether a txt or json has a caption, and the reason not to use it, or ''."""
+    texts: dict[Span, Text] = field(default_factory=dict)
     hash: str = ""
     error: str = ""
 
@@ -172,27 +190,35 @@ class Examination:
             for span in (entry.media, entry.members.get("caption"), entry.members.get("state"))
         )
         raw = entry.key.encode(errors="surrogateescape")
-        found = self.clips.get(media, dict(FIGURES))
+        found = {"content": 0, **self.clips.get(media, FIGURES)}
         texts = [self.texts[span] for span in (caption, state) if span in self.texts]
+        members = [
+            b"" if span not in self.texts else _bytes(self.texts[span].content)
+            for span in (caption, state)
+        ]
         reasons = [
             entry.flaw,
             "" if entry.media else "caption or json without a video or image",
-            *(reason for _, reason in texts),
+            *(text.reason for text in texts),
             found["reason"],
         ]
         return {
             **found,
-            "key": raw.decode(errors="replace"),
-            "hash": int.from_bytes(hashlib.blake2b(raw, digest_size=8).digest(), "big"),
+            "key": raw.decode(errors="backslashreplace"),
+            "sample": digest(raw, _bytes(found["content"]), *members),
             "offset": media[0],
             "size": media[1],
             "caption_offset": caption[0],
             "caption_size": caption[1],
             "state_offset": state[0],
             "state_size": state[1],
-            "captioned": any(captioned for captioned, _ in texts),
+            "captioned": any(text.captioned for text in texts),
             "reason": next((reason for reason in reasons if reason), ""),
         }
+
+
+def _bytes(content: int) -> bytes:
+    return content.to_bytes(8, "big")
 
 
 def examine(
@@ -256,13 +282,15 @@ def _try(
     return inspectors.submit(lambda: walk.read(member), keep)
 
 
-def _read_text(walk: TarWalk, member: Member, role: Role) -> tuple[bool, str]:
-    """Whether a txt or json has a caption, and the reason not to use its sample, or ''."""
+def _read_text(walk: TarWalk, member: Member, role: Role) -> Text:
     if member.size > (limit := _MAX_TEXT_BYTES[role]):
-        return False, f"its {role} has {member.size} bytes, more than the limit of {limit}"
+        reason = f"its {_NAMES[role]} has {member.size} bytes, more than the limit of {limit}"
+        return Text(captioned=False, reason=reason, content=0)
     data = walk.read(member)
+    captioned, reason = False, ""
     try:
-        text = read_state(data).get("caption") if role == "state" else data.decode()
+        text = read_state(data).get("caption") if role == "state" else read_text(data)
+        captioned = isinstance(text, str) and bool(text.strip())
     except ValueError as error:
-        return False, plain(error)
-    return isinstance(text, str) and bool(text.strip()), ""
+        reason = plain(f"its {_NAMES[role]}: {error}")
+    return Text(captioned=captioned, reason=reason, content=digest(data))

@@ -8,7 +8,6 @@ continues where it stopped; an index is rebuilt when its format, its depth or it
 import hashlib
 import logging
 import os
-import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
@@ -16,9 +15,9 @@ from typing import NamedTuple
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-from rich.console import Console
-from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, DownloadColumn, TextColumn, TimeRemainingColumn
 
+from cascade.progress import SteadyProgress
 from data.decode.inspection import Depth
 from data.decode.sandbox import cores
 from data.index.index_file import SCHEMA, VERSION, read_about, write_index
@@ -31,7 +30,6 @@ log = logging.getLogger(__name__)
 CACHE_DIR = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "cascade" / "index"
 _ASK_AT_ONCE = 16
 _READ_AT_ONCE = 4
-_SAY_EVERY_S = 60.0
 
 
 def index_path(shard: str, index_dir: Path | None) -> Path:
@@ -205,7 +203,7 @@ def _build_all(stale: Sequence[_Found], *, depth: Depth, workers: int) -> None:
         TextColumn("{task.fields[tried]} clips inspected, {task.fields[unfit]} unusable"),
     )
     with (
-        Progress(*columns, console=Console(stderr=True)) as bar,
+        SteadyProgress(*columns) as bar,
         Inspectors(depth=depth, workers=workers) as inspectors,
         ThreadPoolExecutor(min(_READ_AT_ONCE, len(stale))) as pool,
     ):
@@ -218,17 +216,13 @@ def _build_all(stale: Sequence[_Found], *, depth: Depth, workers: int) -> None:
             pool.submit(build_index, one.shard, one.found, one.path, inspectors, report)
             for one in stale
         ]
-        said = time.monotonic()
         try:
-            for done, future in enumerate(as_completed(futures), 1):
+            for future in as_completed(futures):
                 try:
                     future.result()
                 except OSError as error:
                     failed.append(str(error))
                 report(0)
-                if time.monotonic() - said > _SAY_EVERY_S:
-                    said = time.monotonic()
-                    log.info("indexed %d of %d shards", done, len(stale))
         except BaseException:
             inspectors.stop()
             pool.shutdown(cancel_futures=True)

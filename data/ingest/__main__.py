@@ -24,6 +24,7 @@ def main(cfg: DictConfig) -> None:
                 Recipe(**{name: instantiate(cfg[name]) for name in _SECTIONS}),
                 instantiate(cfg.cluster.shards, _convert_="all"),
                 instantiate(cfg.run),
+                instantiate(cfg.columns),
             )
     except KeyboardInterrupt as stop:
         raise SystemExit("stopped; run the same command again to continue") from stop

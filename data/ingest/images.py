@@ -55,9 +55,9 @@ def make_picture(file: str, out: SourcePart, recipe: Recipe, *, thumbnails: bool
         "height": shown.height,
         "scores": _scores(pixels, recipe),
         "hashes": [perceptual_hash(pixels)],
-        "thumbnail": thumbnail(pixels) if thumbnails else "",
     }
     row["reason"] = _reason(row, recipe)
+    row["thumbnail"] = thumbnail(pixels) if thumbnails or row["reason"] == "text" else ""
     if not row["reason"]:
         if reencode and not small:
             shown = shown.resize(size, Image.Resampling.LANCZOS)

@@ -3,7 +3,9 @@
 Only the child imports the libraries that read sources.
 """
 
+import hashlib
 import importlib
+from pathlib import Path
 
 import av
 
@@ -25,13 +27,23 @@ def make_part(file: str, part: str, recipe: Recipe, *, thumbnails: bool) -> Reco
     try:
         with SourcePart(part) as out:
             make = make_picture if is_picture(file) else make_video
-            return make(file, out, recipe, thumbnails=thumbnails)
+            record = make(file, out, recipe, thumbnails=thumbnails)
+            return record | {"content": _content(file)}
     except DecodeError as error:
         return dropped("unreadable", str(error), claimed_s(file))
     except MemoryError:
         raise
     except av.FFmpegError as error:  # some are OSErrors, but none is one of the part
         return dropped("failed", f"does not encode: {error.strerror or error}", claimed_s(file))
+
+
+def _content(file: str) -> str:
+    """A hash of the bytes of a file."""
+    try:
+        with Path(file).open("rb") as data:
+            return hashlib.file_digest(data, lambda: hashlib.blake2b(digest_size=8)).hexdigest()
+    except OSError as error:
+        raise DecodeError(f"cannot be read: {error.strerror or error}") from error
 
 
 def check_libraries() -> None:

@@ -5,6 +5,7 @@ the shards that exist, and writes the others from the remaining parts.
 """
 
 import contextlib
+import hashlib
 import json
 import tarfile
 from collections.abc import Callable
@@ -78,7 +79,7 @@ class Packer:
         self._close()
 
     def _place(self, source: Source, record: Record, row: Record) -> None:
-        key = f"{self._prefix}-{source.digest}-{row['window']:04d}"
+        key = f"{self._prefix}-{_digest(source, record)}-{row['window']:04d}"
         first = self._duplicates.of(key, row["hashes"]) if self._duplicates else ""
         if first:
             row |= {"reason": "duplicate", "duplicate_of": first}
@@ -115,6 +116,12 @@ class Packer:
         for number in range(self._unpacked, self.next):
             self._folder.part(number).unlink(missing_ok=True)
         self._unpacked = self.next
+
+
+def _digest(source: Source, record: Record) -> str:
+    """A hash of a source's path and content: equal paths in two sets do not give equal keys."""
+    text = f"{source.digest} {record['content']}"
+    return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
 
 
 def _state(source: Source, record: Record, row: Record) -> bytes:

@@ -4,22 +4,25 @@ import dataclasses
 import logging
 import re
 import shutil
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
 
+from cascade.progress import SteadyProgress
 from data.index.sidecar import ensure_index
 from data.ingest.output_folder import Folder
 from data.ingest.pack import Packer
 from data.ingest.recipe import Recipe
-from data.ingest.sources import Sources, find_sources, is_shards
+from data.ingest.sources import Columns, Sources, find_sources, is_shards, told
 from data.ingest.tally import Tally
 from data.ingest.work import Bench, Cluster, IngestPlan
 from data.shards.store import find_shards
 
 log = logging.getLogger(__name__)
 
+_SAID = 5  # dropped sources on the console; the others are in the report
 _THUMBNAILED = 20  # sources with thumbnails, per thumbnail in the report
 _NAME = re.compile(r"[A-Za-z0-9_-]+")
 
@@ -38,7 +41,12 @@ class Settings:
 
 
 def make_shards(
-    place: str, to: Path | None, recipe: Recipe, cluster: Cluster, settings: Settings
+    place: str,
+    to: Path | None,
+    recipe: Recipe,
+    cluster: Cluster,
+    settings: Settings,
+    columns: Columns | None = None,
 ) -> list[str]:
     """Make shards from the files at `place`, or continue; existing shards are only indexed.
 
@@ -59,7 +67,8 @@ def make_shards(
         raise ValueError(f"to: an output folder is required for the shards of {place}: TO=folder")
     source = Path(place).expanduser()
     recipe = _named(recipe, source)
-    found, folder = find_sources(source), Folder(to.expanduser())
+    found, folder = find_sources(source, columns), Folder(to.expanduser())
+    log.info("%s: %s", place, found)
     if folder.to.absolute().is_relative_to(source.absolute()):
         raise ValueError(f"to: {to} is inside the source folder {source}; choose another folder")
     with folder.locked():
@@ -128,21 +137,37 @@ def _make(
     tally.close()
     if packer.shards:
         cluster.index(folder, [str(path) for path in packer.shards])
-    log.info("%s", _write_report(folder, recipe, tally, packer, found))
+    for said in _write_report(folder, recipe, tally, packer, found):
+        log.info("%s", said)
 
 
 def _write_report(
     folder: Folder, recipe: Recipe, tally: Tally, packer: Packer, found: Sources
-) -> str:
+) -> list[str]:
+    """Write the report; return what the console says of it."""
     from data.ingest.shards_report import write_report  # imports torch
 
     write_report(folder, recipe, tally, packer.shards, found.others)
-    lost = {reason: each.count for reason, each in (*tally.windows.items(), *tally.sources.items())}
-    dropped = ", ".join(f"{count} {reason}" for reason, count in sorted(lost.items())) or "nothing"
-    return (
+    lost = Counter[str]()
+    for reason, each in (*tally.windows.items(), *tally.sources.items()):
+        lost[reason] += each.count
+    lines = [
         f"{folder.to}: {tally.kept} clips ({tally.seconds:.0f} s) in {len(packer.shards)} shards; "
-        f"dropped: {dropped}; report: {folder.report / 'index.html'}"
-    )
+        f"dropped: {told(lost) or 'nothing'}; not read: {told(found.others) or 'nothing'}; report: "
+        f"{folder.report / 'index.html'}"
+    ]
+    for path, reason, detail in tally.listed[:_SAID]:
+        lines.append(f"dropped: {path}: {reason}: {detail}")
+    for count, what, only in (
+        (tally.uncaptioned, "have no caption, which training requires", "missing"),
+        (tally.sharing, "share their source's caption with its other clips", "shared"),
+    ):
+        if count:
+            lines.append(
+                f"{count} of {tally.kept} clips {what}: make captions SHARDS='{folder.to}' "
+                f"ARGS='only={only}' makes captions for these alone"
+            )
+    return lines
 
 
 def _counts(tally: Tally, packer: Packer) -> str:
@@ -150,8 +175,8 @@ def _counts(tally: Tally, packer: Packer) -> str:
     return f"{tally.kept} clips kept, {lost} dropped, {len(packer.shards)} shards"
 
 
-def _bar() -> Progress:
-    return Progress(
+def _bar() -> SteadyProgress:
+    return SteadyProgress(
         TextColumn("{task.description}"),
         BarColumn(),
         MofNCompleteColumn(),

@@ -52,6 +52,7 @@ def _figures(page: Page, tally: Tally) -> None:
             (tally.kinds["dropped"], "sources dropped", f"of {read}"),
             (tally.reencoded, "re-encoded", f"{tally.kept - tally.reencoded} kept their bytes"),
             (tally.uncaptioned, "without a caption", "of the kept clips"),
+            (tally.sharing, "share a caption", "of their source, with its other clips"),
         ]
     )
 

@@ -2,19 +2,34 @@
 
 import hashlib
 import json
+import logging
 import os
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from cascade.files.text import read_text
 from cascade.media.kinds import IMAGE_SUFFIXES, VIDEO_SUFFIXES
+from data.ingest.folder_walk import FolderWalk
+from data.ingest.lists import LISTS, rows
+from data.shards.format import read_state
+
+log = logging.getLogger(__name__)
 
 MEDIA = frozenset((*VIDEO_SUFFIXES, *IMAGE_SUFFIXES))
-LISTS = ("csv", "jsonl", "parquet")
 OURS = "clip"
 """The key of a sample's json with the data of the clip; all other keys are the source's."""
+CAPTION = "caption"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Columns:
+    """The columns of a list (or keys of a json beside a file) with the path and the caption."""
+
+    path: str = "path"
+    caption: str = CAPTION
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,8 +48,8 @@ class Source:
 
     @property
     def digest(self) -> str:
-        """A hash of its path, which is part of the keys of its clips."""
-        return hashlib.blake2b(self.path.encode(errors="replace"), digest_size=8).hexdigest()
+        """A hash of its path."""
+        return hashlib.blake2b(os.fsencode(self.path), digest_size=8).hexdigest()
 
     def line(self) -> str:
         """The source as a line of JSON."""
@@ -48,6 +63,25 @@ class Sources:
     sources: list[Source]
     others: dict[str, int] = field(default_factory=dict)
 
+    def __str__(self) -> str:
+        captioned = sum(bool(source.caption) for source in self.sources)
+        refused = Counter(_sort(source.refused) for source in self.sources if source.refused)
+        words = f"{len(self.sources)} sources, {captioned} of them with a caption"
+        if refused:
+            words += f"; refused: {told(refused)}"
+        return f"{words}; not read: {told(self.others) or 'nothing'}"
+
+
+def told(counts: Mapping[str, int]) -> str:
+    """Counts in words, the largest first."""
+    ordered = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
+    return ", ".join(f"{count} {what}" for what, count in ordered)
+
+
+def _sort(reason: str) -> str:
+    """A reason without the names of its file."""
+    return "its json or text cannot be read" if " cannot be read: " in reason else reason
+
 
 def is_shards(place: Path) -> bool:
     """Whether these are shards: a tar, a glob or range of tars, or a folder of tars.
@@ -56,28 +90,30 @@ def is_shards(place: Path) -> bool:
         ValueError: a folder has both shards and media.
     """
     if not place.is_dir():
-        return place.suffix == ".tar"
-    tars = any(place.glob("*.tar"))
-    if tars and (media := next(_media(place, Counter()), None)) is not None:
+        return place.suffix.lower() == ".tar"
+    tars = any(path.suffix.lower() == ".tar" for path in place.iterdir())
+    if tars and (media := next(iter(FolderWalk(place, MEDIA)), None)) is not None:
         raise ValueError(
-            f"from: {place} has both shards and media, such as {media.name}; use a folder of only "
-            "one kind"
+            f"from: {place} has both shards and media, such as {media.file.name}; use a folder of "
+            "only one kind"
         )
     return tars
 
 
-def find_sources(place: Path) -> Sources:
+def find_sources(place: Path, columns: Columns | None = None) -> Sources:
     """The sources of a folder or list.
 
     Raises:
         ValueError: there is none, or the list cannot be read.
     """
+    columns = columns or Columns()
     if place.is_dir():
-        others: Counter[str] = Counter()
-        files = sorted(_media(place, others), key=lambda file: file.relative_to(place).as_posix())
-        found = Sources(sources=[_beside(place, file) for file in files], others=dict(others))
+        walk = FolderWalk(place, MEDIA)
+        files = sorted(walk, key=lambda one: one.file.relative_to(place).as_posix())
+        sources = [_beside(place, one.file, one.texts, columns) for one in files]
+        found = Sources(sources=sources, others=walk.others)
     elif place.is_file() and place.suffix[1:].lower() in LISTS:
-        found = Sources(sources=list(_listed(place)))
+        found = Sources(sources=_listed(place, columns))
     else:
         raise ValueError(
             f"from: {place} must be a folder, a list ({', '.join(LISTS)}) or a tar, but is none of "
@@ -85,7 +121,8 @@ def find_sources(place: Path) -> Sources:
         )
     if not found.sources:
         raise ValueError(
-            f"from: {place} has no video or image; supported are {', '.join(sorted(MEDIA))}"
+            f"from: {place} has no video or image; supported are {', '.join(sorted(MEDIA))}; not "
+            f"read: {told(found.others) or 'nothing'}"
         )
     digests = Counter(source.digest for source in found.sources if not source.refused)
     for digest, count in digests.most_common(1):
@@ -95,58 +132,72 @@ def find_sources(place: Path) -> Sources:
     return found
 
 
-def _media(folder: Path, others: Counter[str]) -> Iterator[Path]:
-    """Media files below the folder; other and hidden files are counted."""
-    for root, folders, names in os.walk(folder, followlinks=False):
-        others["hidden folders"] += sum(name.startswith(".") for name in folders)
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        captioned = {Path(name).stem for name in names if _suffix(name) in MEDIA}
-        for name in names:
-            suffix, file = _suffix(name), Path(root) / name
-            if suffix in MEDIA and not name.startswith(".") and file.is_file():
-                yield file
-            elif suffix not in ("txt", "json") or file.stem not in captioned:
-                others[f".{suffix}" if suffix else "no suffix"] += 1
-    others += Counter()
-
-
-def _suffix(name: str) -> str:
-    return Path(name).suffix[1:].lower()
-
-
-def _beside(folder: Path, file: Path) -> Source:
-    """A file with the caption and the json beside it."""
+def _beside(folder: Path, file: Path, texts: Mapping[str, Path], columns: Columns) -> Source:
+    """A file with the caption and the json beside it; `texts` are these by suffix."""
     path = file.relative_to(folder).as_posix()
-    caption, columns, refused = "", {}, ""
+    caption: Any = ""
+    values: dict[str, Any] = {}
+    refused, read = "", file
     try:
-        if (text := file.with_suffix(".json")).is_file():
-            columns = json.loads(text.read_bytes())
-            if not isinstance(columns, dict):
-                raise ValueError(f"is a {type(columns).__name__}, not an object")
-            caption = columns.get("caption") or ""
-        if (text := file.with_suffix(".txt")).is_file():
-            caption = text.read_text(encoding="utf-8").strip()
-    except (ValueError, RecursionError) as error:
-        columns, refused = {}, f"{text.name} cannot be read: {error}"
-    return _source(path, file, caption, columns, refused)
+        if "json" in texts:
+            read = texts["json"]
+            values = read_state(read.read_bytes())
+            caption = values.get(columns.caption) or ""
+        if "txt" in texts:
+            read = texts["txt"]
+            caption = read_text(read.read_bytes())
+    except (ValueError, OSError) as error:
+        values, refused = {}, f"{read.name} cannot be read: {error}"
+    return _source(path, file, caption, values, refused)
 
 
-def _listed(place: Path) -> Iterator[Source]:
+def _listed(place: Path, columns: Columns) -> list[Source]:
     """The sources of a list; the first row of each path counts."""
     seen: dict[str, int] = {}
-    for number, row in enumerate(_rows(place), start=1):
-        path = row.pop("path", None)
+    names: dict[str, None] = {}
+    sources = []
+    for number, row in enumerate(rows(place, texts=(columns.path, columns.caption)), start=1):
+        names |= dict.fromkeys(row)
+        path = row.pop(columns.path, None)
         if not isinstance(path, str) or not path:
-            raise ValueError(
-                f"{place}: row {number} must have a text in column 'path', got {path!r}; its "
-                f"columns are {sorted({*row, 'path'})}"
-            )
-        caption = row.pop("caption", None)
+            raise ValueError(_no_path(place, number, list(names), columns, path))
+        caption = row.pop(columns.caption, None)
         refused = f"is listed twice; row {seen[path]} counts" if path in seen else ""
         seen.setdefault(path, number)
         if "://" in path:
             refused = "is a URL; download it and list the file"
-        yield _source(path, place.parent / path, caption or "", row, refused)
+        sources.append(_source(path, place.parent / path, caption or "", row, refused))
+    _check_captions(place, list(names), columns)
+    return sources
+
+
+def _no_path(
+    place: Path, number: int, names: Sequence[str], columns: Columns, value: object
+) -> str:
+    if columns.path in names:
+        return f"{place}: row {number} must have a text in column {columns.path!r}, got {value!r}"
+    return (
+        f"{place}: has no column {columns.path!r}; its columns are {', '.join(names)}; name the "
+        "one with the paths of the files: ARGS='columns.path=…'"
+    )
+
+
+def _check_captions(place: Path, names: Sequence[str], columns: Columns) -> None:
+    """Warn that a list has no captions, before anything is encoded.
+
+    Raises:
+        ValueError: the column that was named is not there.
+    """
+    if not names or columns.caption in names:
+        return
+    said = f"{place}: has no column {columns.caption!r}; its columns are {', '.join(names)}"
+    if columns.caption != CAPTION:
+        raise ValueError(f"{said}; name the one with the captions: ARGS='columns.caption=…'")
+    log.warning(
+        "%s: no clip gets a caption. Name the column with the captions: ARGS='columns.caption=…'; "
+        "or make captions of the shards: make captions",
+        said,
+    )
 
 
 def _source(path: str, file: Path, caption: Any, columns: dict[str, Any], refused: str) -> Source:
@@ -174,47 +225,3 @@ def _source(path: str, file: Path, caption: Any, columns: dict[str, Any], refuse
         columns=json.loads(json.dumps(columns, default=str)),
         refused=refused,
     )
-
-
-def _rows(place: Path) -> Iterable[dict[str, Any]]:
-    """The rows of a list, unchecked.
-
-    Raises:
-        ValueError: it cannot be parsed.
-    """
-    kind = place.suffix[1:].lower()
-    if kind == "jsonl":
-        yield from _json_lines(place)
-        return
-    import pyarrow as pa
-    import pyarrow.csv
-    import pyarrow.parquet
-
-    try:
-        if kind == "csv":
-            texts = {"path": pa.string(), "caption": pa.string()}
-            table = pyarrow.csv.read_csv(
-                place,
-                parse_options=pyarrow.csv.ParseOptions(newlines_in_values=True),
-                convert_options=pyarrow.csv.ConvertOptions(column_types=texts),
-            )
-        else:
-            table = pyarrow.parquet.read_table(place)
-    except pa.ArrowException as error:
-        raise ValueError(f"{place}: is not a valid {kind} file: {error}") from error
-    for batch in table.to_batches(max_chunksize=10_000):
-        yield from batch.to_pylist()
-
-
-def _json_lines(place: Path) -> Iterator[dict[str, Any]]:
-    with place.open(encoding="utf-8") as lines:
-        for number, line in enumerate(lines, start=1):
-            if not line.strip():
-                continue
-            try:
-                row = json.loads(line)
-            except (ValueError, RecursionError) as error:
-                raise ValueError(f"{place}: line {number} is not valid JSON: {error}") from error
-            if not isinstance(row, dict):
-                raise ValueError(f"{place}: line {number} is a {type(row).__name__}, not an object")
-            yield row

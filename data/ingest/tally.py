@@ -66,6 +66,8 @@ class Tally:
     bytes: int = 0
     reencoded: int = 0
     uncaptioned: int = 0
+    sharing: int = 0
+    """Kept clips that have the caption of their source, which has other kept clips."""
     _thumbnails: dict[str, list[Thumbnail]] = field(default_factory=lambda: defaultdict(list))
 
     def __post_init__(self) -> None:
@@ -83,6 +85,8 @@ class Tally:
             self._lines.write(json.dumps({"source": source.path, **about}) + "\n")
         for row in record["windows"]:
             self._add_window(source, record, row)
+        kept = sum(not row["reason"] for row in record["windows"])
+        self.sharing += kept if source.caption and kept > 1 else 0
 
     def close(self) -> None:
         """Close the file of windows."""
@@ -110,6 +114,7 @@ class Tally:
                 "bytes": self.bytes,
                 "reencoded": self.reencoded,
                 "uncaptioned": self.uncaptioned,
+                "sharing_caption": self.sharing,
                 "dropped": _lost(self.windows, "clips"),
             },
             "histograms": {name: _histogram(values) for name, values in self.values.items()},

@@ -5,6 +5,7 @@ from fractions import Fraction
 
 import av
 import numpy as np
+from jaxtyping import UInt8
 
 from data.ingest.cut import Window, above, cut_windows, judge
 from data.ingest.encode import Encoder, frame_rate
@@ -54,7 +55,10 @@ def make_video(file: str, out: SourcePart, recipe: Recipe, *, thumbnails: bool) 
 
 
 def _sampled(windows: list[Window]) -> list[int]:
-    """The windows with thumbnails: the first few kept ones and the first few dropped ones."""
+    """The windows with thumbnails: the first few kept ones and the first few dropped ones.
+
+    Text is searched later, so a clip dropped for it has a thumbnail in any case.
+    """
     kept = [window.number for window in windows if not window.reason]
     dropped = [window.number for window in windows if window.reason and window.last > window.first]
     return kept[:_THUMBNAILS] + dropped[:_THUMBNAILS]
@@ -108,7 +112,7 @@ class _Clip:
             self._encoder = Encoder(reel, rate, recipe.encoding)
         self._hashes: list[str] = []
         self._text: list[float] = []
-        self._thumbnail = ""
+        self._middle: UInt8[np.ndarray, "h w 3"] | None = None
 
     def add(self, i: int, frame: av.VideoFrame) -> None:
         """Add a frame of the video by its number; frames before the window are ignored."""
@@ -126,7 +130,9 @@ class _Clip:
             window.scores["text"] = round(float(np.mean(self._text)), 4)
             if above(window.scores["text"], self._recipe.filters.text):
                 window.drop("text")
-        row |= {"reason": window.reason, "hashes": self._hashes, "thumbnail": self._thumbnail}
+        shown = self._middle if self._shown or window.reason == "text" else None
+        row |= {"reason": window.reason, "hashes": self._hashes}
+        row["thumbnail"] = "" if shown is None else thumbnail(shown)
         if window.reason:
             return None
         if self._encoder is None:
@@ -144,5 +150,5 @@ class _Clip:
         self._hashes += [perceptual_hash(pixels)] * self._spread.count(i)
         if side is not None and not self.window.reason and i in (self._spread[0], self._spread[-1]):
             self._text.append(text_share(pixels, side))
-        if self._shown and i == self._spread[len(self._spread) // 2]:
-            self._thumbnail = thumbnail(pixels)
+        if i == self._spread[len(self._spread) // 2]:
+            self._middle = pixels

@@ -1,7 +1,8 @@
 """Selection of usable samples from the index; the others are counted by reason."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 from jaxtyping import Bool, Float, Int64, Integer
@@ -61,8 +62,11 @@ class Selection:
     """Number of images that are not used because the stage requests none; they are not dropped."""
 
 
-def select(index: Index, need: Need) -> Selection:
+def select(index: Index, need: Need, *, sets: Sequence[int] = (0,)) -> Selection:
     """Select the usable rows; a stage of one frame uses videos and images alike.
+
+    `sets` are the first rows of the sets. A sample that its set has in another shard too (the same
+    key, media, caption and json) is used once; samples of two sets are never taken for copies.
 
     Raises:
         ValueError: no row is usable; it names every reason with its count, and what to change.
@@ -83,7 +87,7 @@ def select(index: Index, need: Need) -> Selection:
     height, width = need.min_size
     small = (index.column("height") < height) | (index.column("width") < width)
     for reason, wrong in (
-        ("duplicate key in another shard", _repeated(index.column("hash"), fit)),
+        ("copy of a sample in another shard", _copies(index.column("sample"), fit, sets)),
         ("no caption", np.logical_and(need.captions, ~index.column("captioned"))),
         (f"fewer than {need.min_rate * need.fps * min(need.rates):g} fps", short & (frames == 0)),
         (f"too short for {need}", short),
@@ -98,10 +102,17 @@ def select(index: Index, need: Need) -> Selection:
     return Selection(fit=fit, frames=frames, dropped=dropped, unasked=int(unasked.sum()))
 
 
+def _copies(
+    hashes: Integer[np.ndarray, " n"], fit: Bool[np.ndarray, " n"], sets: Sequence[int]
+) -> Bool[np.ndarray, " n"]:
+    """Whether a usable row has the hash of an earlier usable row of its set."""
+    parts = [slice(first, end) for first, end in pairwise([*sets, len(hashes)])]
+    return np.concatenate([_repeated(hashes[part], fit[part]) for part in parts])
+
+
 def _repeated(
     hashes: Integer[np.ndarray, " n"], fit: Bool[np.ndarray, " n"]
 ) -> Bool[np.ndarray, " n"]:
-    """Whether the key of a usable row occurs in an earlier usable row."""
     repeated = np.zeros(len(hashes), dtype=bool)
     ordered = hashes[fit]
     ordered.sort()
@@ -149,20 +160,20 @@ def nothing_left(index: Index, need: Need, dropped: Mapping[str, int], unasked: 
 def split(
     index: Index, rows: Integer[np.ndarray, " n"], share: float
 ) -> tuple[Integer[np.ndarray, " t"], Int64[np.ndarray, " v"]]:
-    """(training rows, held-out rows) by the hash of the key, so a sample is always on one side.
+    """(training rows, held-out rows) by the hash of the media: copies of a clip are on one side.
 
     About `share` of the rows are held out, in the order of their hashes: at least one of two or
-    more rows, and never all.
+    more different clips, and never all.
     """
     if not 0 <= share < 1:
         raise ValueError(f"data.validation.share must be in [0, 1), got {share}")
-    hashes = index.column("hash")
-    out = (hashes < np.uint64(share * 2.0**64))[rows]
-    if not share or len(rows) < 2:
-        out[:] = False
-    elif not out.any():
-        out[hashes[rows].argmin()] = True
-    elif out.all():
-        out[hashes[rows].argmax()] = False
-    held = rows[out]
-    return rows[~out], held[np.argsort(hashes[held], kind="stable")].astype(np.int64)
+    hashes = index.column("content")[rows]
+    least, most = (hashes.min(), hashes.max()) if len(rows) else (0, 0)
+    if not share or least == most:
+        return rows, rows[:0].astype(np.int64)
+    out = hashes < np.uint64(share * 2.0**64)
+    out[hashes == least] = True
+    out[hashes == most] = False
+    held = np.flatnonzero(out)
+    order = np.argsort(hashes[held], kind="stable")
+    return rows[~out], rows[held[order]].astype(np.int64)

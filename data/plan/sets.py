@@ -108,7 +108,11 @@ def choose(
         twice = next(shard for shard in shards if shards.count(shard) > 1)
         raise ValueError(f"data.shards: {twice} is in two of the sets {', '.join(sets)}")
     index = Index.load(shards, ensure(shards))
-    selected = select(index, need)
+    firsts = [
+        int(index.starts[first]) for first in np.cumsum([0, *(len(some) for some in found)])[:-1]
+    ]
+    selected = select(index, need, sets=firsts)
+    index.forget("sample")
     fit = fitter(
         fit=selected.fit,
         image=index.image,
@@ -123,9 +127,8 @@ def choose(
     rows = np.flatnonzero(fit.shape >= 0).astype(np.int32)
     if not len(rows):
         raise ValueError(nothing_left(index, need, dropped, selected.unasked))
-    firsts = np.cumsum([0, *(len(some) for some in found)])[:-1]
     weights = [one.weight for one in sets.values()]
-    counts = np.diff(np.searchsorted(rows, index.starts[[*firsts, len(shards)]]))
+    counts = np.diff(np.searchsorted(rows, [*firsts, len(index)]))
     for name, one, count in zip(sets, sets.values(), counts.tolist(), strict=True):
         if one.weight is not None and not count:
             raise ValueError(
@@ -134,7 +137,7 @@ def choose(
             )
     return Chosen(
         index=index,
-        sets=[int(index.starts[first]) for first in firsts],
+        sets=firsts,
         weights=None if None in weights else [float(w) for w in weights if w is not None],
         fit=fit,
         rows=rows,
@@ -152,7 +155,7 @@ def hold_out(
     """
     index, rows = chosen.index, chosen.rows
     if share == 1:
-        kept, held = rows[:0], rows[np.argsort(index.column("hash")[rows], kind="stable")]
+        kept, held = rows[:0], rows[np.argsort(index.column("content")[rows], kind="stable")]
     else:
         image = index.image[rows]
         kept_videos, held = split(index, rows[~image], share)

@@ -3,7 +3,9 @@
 from dataclasses import dataclass
 
 import numpy as np
+from jaxtyping import Integer
 
+from data.index.columns import Index
 from data.plan.buckets import BucketPlan, Plan, Pool
 from data.plan.packing import PackedPlan
 from data.plan.sets import Chosen
@@ -30,6 +32,12 @@ class Bucket:
     cropped: float
 
 
+def _short_side(index: Index, rows: Integer[np.ndarray, " n"]) -> float:
+    """The median short side."""
+    sides = np.minimum(index.column("height")[rows], index.column("width")[rows])
+    return float(np.median(sides))
+
+
 @dataclass(frozen=True, kw_only=True)
 class Survey:
     """Counts of samples, the buckets, and the losses.
@@ -51,6 +59,12 @@ class Survey:
     cropped: float
     cache_bytes: dict[str, float]
     batches_per_epoch: float
+    decoded_bytes: float
+    """Size of all decoded clips at the stage's size, whether they are cached or not."""
+    stored_side: float
+    """Median short side of the stored videos, in pixels."""
+    needed_side: int
+    """The largest short side to which a clip is scaled."""
 
 
 def survey(
@@ -61,6 +75,8 @@ def survey(
     held: int,
     fps: float,
     cache_bytes: dict[str, float],
+    decoded_bytes: float,
+    needed_side: int,
 ) -> Survey:
     """The figures of a plan."""
     batch, fit = plan.batch, pool.fit
@@ -107,4 +123,7 @@ def survey(
         cropped=float(fit.cropped[pool.rows].mean(dtype=np.float64)),
         cache_bytes=cache_bytes,
         batches_per_epoch=float(spent.sum() / (batch.budget * (1 - unused))),
+        decoded_bytes=decoded_bytes,
+        stored_side=_short_side(chosen.index, pool.rows),
+        needed_side=needed_side,
     )

@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+from collections import Counter
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -10,19 +11,23 @@ import hydra
 import torch
 from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
 
 from cascade.entry import CONF, explained
+from cascade.progress import SteadyProgress
 from data.decode.sandbox import cores
 from data.index.sidecar import ensure_index
 from data.recaption.budget import Budget
 from data.recaption.captioning import Captioner, Patience
+from data.recaption.choice import check_only
 from data.recaption.clip_images import Pictures
 from data.recaption.local_model import LocalModel
 from data.recaption.model import Endpoint, Model
 from data.recaption.report import summary, write_report
 from data.recaption.request import Request
 from data.shards.store import find_shards
+
+_REASONS = 5  # of failures, on the console
 
 #: Settings that influence the answers, besides the model and the request.
 SHAPING = ("options", "structured", "frames", "side", "quality")
@@ -78,6 +83,7 @@ def recaption(config: dict[str, Any], console: Console) -> Captioner:
             f"captions: max_cost={config['max_cost']} needs prices, but they are 0; set "
             "prices.prompt and prices.completion"
         )
+    check_only(config["only"])
     requests, shards = recipes(config), find_shards(config["shards"])
     model = open_model(config)
     index_dir = None if config["index_dir"] is None else Path(config["index_dir"])
@@ -104,6 +110,7 @@ def recaption(config: dict[str, Any], console: Console) -> Captioner:
         ),
         concurrency=concurrency,
         replace=config["replace"],
+        only=config["only"],
     )
     where = (
         "this machine" if config["endpoint"] == "local" else urlsplit(config["endpoint"]).hostname
@@ -118,7 +125,7 @@ def recaption(config: dict[str, Any], console: Console) -> Captioner:
         TimeRemainingColumn(),
     )
     try:
-        with Progress(*columns, console=console) as progress:
+        with SteadyProgress(*columns, console=console) as progress:
             asyncio.run(captioner.run(progress))
     finally:
         figures = summary(captioner)
@@ -134,8 +141,17 @@ def recaption(config: dict[str, Any], console: Console) -> Captioner:
             console.print(
                 f"{figures['unmetered_answers']:,} answers did not report their token counts"
             )
+        for reason, count in Counter(figures["failed"].values()).most_common(_REASONS):
+            console.print(f"{count:,} failed: {reason}", markup=False)
         if figures["stopped"]:
             console.print(f"stopped: {figures['stopped']}; run the same command again to continue")
+    if captioner.tally.failed and not captioner.tally.captioned:
+        reason = captioner.tally.failed.most_common(1)[0][0]
+        raise ValueError(
+            f"captions: none of {captioner.tally.failed.total():,} requests was answered, most "
+            f"often because: {reason}; repair the server at {where}, then run the same command "
+            "again to continue"
+        )
     return captioner
 
 

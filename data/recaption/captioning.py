@@ -13,6 +13,7 @@ from rich.progress import Progress, TaskID
 
 from cascade.media.reason import DecodeError
 from data.recaption.budget import Budget, CaptionTally
+from data.recaption.choice import Only, choose_clips
 from data.recaption.clip_images import Pictures
 from data.recaption.ledger import Usage
 from data.recaption.model import BusyError, HopelessError, Model, RejectedError, TroubleError
@@ -50,6 +51,7 @@ class Captioner:
         patience: Patience,
         concurrency: int = 16,
         replace: bool = False,
+        only: Only | None = None,
     ) -> None:
         self.pairs = list(zip(shards, indices, strict=True))
         self.recipes, self.model, self.pictures = recipes, model, pictures
@@ -64,9 +66,11 @@ class Captioner:
         self._asking = 0
         self._in_a_row = 0
         self._not_before = 0.0
+        self._chosen = None if only is None else choose_clips(self.pairs, only)
         self._count()
 
-    def _work(self, shard: str, index: Path, *, adding: bool) -> ShardWork:
+    def work(self, shard: str, index: Path, *, adding: bool = False) -> ShardWork:
+        """The work on one of the shards."""
         return ShardWork(
             shard,
             index,
@@ -74,6 +78,7 @@ class Captioner:
             model=self.model.name,
             replace=self.replace,
             adding=adding,
+            chosen=None if self._chosen is None else self._chosen[shard],
         )
 
     def _count(self) -> None:
@@ -81,7 +86,7 @@ class Captioner:
         for recipe in self.recipes:
             self.tally.used[recipe] = Usage()
         for shard, index in self.pairs:
-            work = self._work(shard, index, adding=False)
+            work = self.work(shard, index, adding=False)
             for recipe, used in work.usage().items():
                 self.tally.used[recipe] += used
                 self.tally.answered[recipe] += len(work.ledger.captions.get(recipe, {}))
@@ -91,7 +96,7 @@ class Captioner:
         """All remaining requests, shard by shard; a shard is closed after its last one."""
         clips: set[tuple[str, str]] = set()
         for shard, index in self.pairs:
-            work = self._work(shard, index, adding=True)
+            work = self.work(shard, index, adding=True)
             tasks = list(work.tasks())
             work.left = len(tasks)
             if not tasks:

@@ -19,7 +19,6 @@ from cascade.report import Film, Page
 from cascade.report.html import Html, join, tag
 from data.recaption.captioning import Captioner
 from data.recaption.clip_images import Pictures
-from data.recaption.shardwork import ShardWork
 from data.shards.caption import captions_path, read_beside, read_captions
 
 log = logging.getLogger(__name__)
@@ -36,10 +35,8 @@ def summary(captioner: Captioner) -> dict[str, Any]:
     for shard, index in captioner.pairs:
         reasons = pq.read_table(index, columns=["reason"])["reason"].to_pylist()
         unusable.update(reason for reason in reasons if reason)
-        work = ShardWork(
-            shard, index, captioner.recipes, model=captioner.model.name, replace=captioner.replace
-        )
-        failed |= {f"{Path(shard).name}/{key}": why for key, why in work.failed().items()}
+        work = captioner.work(shard, index)
+        failed |= {f"{key} of {shard}": why for key, why in work.failed().items()}
         captions = work.captions()
         for key in work.clips():
             clips += 1

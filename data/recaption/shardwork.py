@@ -1,6 +1,6 @@
 """The captions of one shard: existing ones, remaining requests, and the written file."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -40,6 +40,8 @@ class Question:
 class ShardWork:
     """The captions of one shard, by recipe; with `adding` its ledger is locked until `close`.
 
+    `chosen` are the keys of the clips to caption; None: all usable ones.
+
     Raises:
         ValueError: its captions were made by another recipe and `replace` is false, or another
             process is captioning it.
@@ -54,8 +56,10 @@ class ShardWork:
         model: str,
         replace: bool = False,
         adding: bool = False,
+        chosen: Collection[str] | None = None,
     ) -> None:
         self.shard, self.index, self.recipes, self.model = shard, index, recipes, model
+        self.chosen = chosen
         self.path = captions_path(index)
         self.note: dict[str, dict[str, str]] = dict(read_note(self.path).get("made", {}))
         self._check(replace)
@@ -76,9 +80,12 @@ class ShardWork:
                     )
 
     def clips(self) -> list[str]:
-        """The keys of the usable clips."""
+        """The keys of the clips to caption: the usable ones, of `chosen` if that is given."""
         table = pq.read_table(self.index, columns=["key", "reason"])
-        return [row["key"] for row in table.to_pylist() if not row["reason"]]
+        return [row["key"] for row in table.to_pylist() if self._wanted(row)]
+
+    def _wanted(self, row: Mapping[str, Any]) -> bool:
+        return not row["reason"] and (self.chosen is None or row["key"] in self.chosen)
 
     def count(self) -> dict[str, int]:
         """The number of remaining requests by recipe."""
@@ -88,7 +95,7 @@ class ShardWork:
     def tasks(self) -> Iterator[Question]:
         """The remaining requests."""
         for row in pq.read_table(self.index).to_pylist():
-            if row["reason"]:
+            if not self._wanted(row):
                 continue
             for recipe, request in self.recipes.items():
                 if not self.done(row["key"], recipe):

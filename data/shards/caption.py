@@ -9,6 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from cascade.files.atomic import replacing
+from cascade.files.text import read_text
 from cascade.keyed import choice
 from data.shards.format import read_state
 from data.shards.store import is_remote, read_span
@@ -141,11 +142,14 @@ def read_beside(shard: str, row: Mapping[str, Any]) -> tuple[str, dict[str, Any]
 
     Raises:
         OSError: the shard cannot be read.
-        ValueError: the text is not UTF-8, or the json is invalid.
+        ValueError: the text cannot be read, or the json is invalid.
     """
     text, state = "", {}
     if row["caption_offset"] >= 0:
-        text = read_span(shard, (row["caption_offset"], row["caption_size"])).decode()
+        try:
+            text = read_text(read_span(shard, (row["caption_offset"], row["caption_size"])))
+        except ValueError as error:
+            raise ValueError(f"its caption: {error}") from error
     if row["state_offset"] >= 0:
         state = read_state(read_span(shard, (row["state_offset"], row["state_size"])))
     return text, state

@@ -13,6 +13,7 @@ import torch
 from jaxtyping import Float, Float16, Int64, UInt8
 from torch import Tensor
 
+from cascade.files.text import read_text
 from cascade.media.kinds import IMAGE_SUFFIXES, VIDEO_SUFFIXES
 
 Role = Literal["video", "image", "caption", "state"]
@@ -88,11 +89,11 @@ def read_state(data: bytes) -> dict[str, Any]:
         ValueError: it is invalid, or is not an object.
     """
     try:
-        state = json.loads(data)
+        state = json.loads(read_text(data))
     except (ValueError, RecursionError) as error:
-        raise ValueError(f"invalid json: {error}") from error
+        raise ValueError(f"invalid JSON: {error}") from error
     if not isinstance(state, dict):
-        raise ValueError(f"json must be an object, got {type(state).__name__}")
+        raise ValueError(f"JSON must be an object, got {type(state).__name__}")
     return state
 
 

@@ -13,6 +13,7 @@ from typing import NamedTuple
 from urllib.parse import urlsplit
 
 from data.shards import remote
+from data.shards.format import role
 
 Span = tuple[int, int]
 """(offset, size) in bytes."""
@@ -25,6 +26,7 @@ SCHEMES = frozenset(
 )
 """Allowed URL schemes. Schemes of fsspec that wrap, redirect or execute are not among them."""
 
+_LISTS = (".csv", ".json", ".jsonl", ".parquet", ".txt")
 _OPEN_SHARDS = 128
 _LOCAL_BUFFER = 2**20
 
@@ -65,10 +67,25 @@ def find_shards(spec: str | Path | Sequence[str | Path]) -> list[str]:
             f"{', '.join(missing[:3])}{' …' if len(missing) > 3 else ''}; name only existing shards"
         )
     if not found:
-        raise ValueError(
-            f"shards: no tar file at {str(spec)!r}; give a tar, a folder of tars, or a glob"
-        )
+        raise ValueError(f"shards: no tar file at {str(spec)!r}; {_way_out(Path(str(spec)))}")
     return found
+
+
+def _way_out(place: Path) -> str:
+    """What to do where there are no shards."""
+    place = place.expanduser()
+    if place.is_dir() and (media := next(filter(_is_media, place.rglob("*")), None)):
+        return (
+            f"it has videos or images, such as {media.relative_to(place)}; make shards of them "
+            f"first: make shards FROM='{place}' TO=…"
+        )
+    if place.is_file():
+        return f"it is no tar; if it lists videos or images: make shards FROM='{place}' TO=…"
+    return "give a tar, a folder of tars, or a glob"
+
+
+def _is_media(path: Path) -> bool:
+    return role(path.suffix[1:].lower()) in ("video", "image")
 
 
 def _expand(text: str) -> list[str]:
@@ -105,9 +122,9 @@ def _is_glob(text: str) -> bool:
 def _find_local(text: str) -> list[str]:
     path = Path(text).expanduser()
     if path.is_dir():
-        return sorted(str(p) for p in path.glob("*.tar") if p.is_file())
+        return sorted(str(p) for p in path.iterdir() if p.suffix.lower() == ".tar" and p.is_file())
     if path.is_file():
-        return [str(path)]
+        return [] if _is_media(path) or path.suffix.lower() in _LISTS else [str(path)]
     base = Path(path.anchor)
     found = base.glob(str(path.relative_to(base))) if _is_glob(text) else ()
     return sorted(str(p) for p in found if p.is_file())

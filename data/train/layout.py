@@ -1,5 +1,6 @@
 """The training and validation samples of a run, selected and ordered, before any is decoded."""
 
+import hashlib
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -29,6 +30,15 @@ class SampleLayout:
     held_of: Chosen
     held: Held
 
+    @property
+    def fingerprint(self) -> str:
+        """A hash of the training data, and of the validation data where that is separate."""
+        found = self.chosen.index.fingerprint
+        if self.held_of is self.chosen:
+            return found
+        both = f"{found} {self.held_of.index.fingerprint}"
+        return hashlib.blake2b(both.encode(), digest_size=16).hexdigest()
+
     def survey(self, rules: ClipRules, cache_bytes: int) -> Survey:
         """Figures of the plan; decoded clips are cached only if all fit into `cache_bytes`."""
         index = self.chosen.index
@@ -43,6 +53,8 @@ class SampleLayout:
                 "index": float(sum(path.stat().st_size for path in index.paths)),
                 "decoded clips, per worker": clips if clips <= cache_bytes else 0.0,
             },
+            decoded_bytes=clips,
+            needed_side=max(min(rules.fitter.cover(shape)) for shape in self.chosen.fit.shapes),
         )
 
 
@@ -72,7 +84,7 @@ def lay_out(
     if not len(held):
         log.warning("data: no sample is held out; validation uses training samples")
         held = hold_out(chosen, 1.0)[1]
-    chosen.index.forget("hash")
+    chosen.index.forget("content")
     image_share = selection.image_share
     if image_share and not chosen.index.image[rows].any():
         log.warning("data.selection.image_share is %g, but no image is suitable", image_share)

@@ -30,16 +30,16 @@ class RowChoice(Protocol):
 class Batches(Dataset[tuple[Batch | PackedBatch, list[Failure]]]):
     """The batches of one rank by their number, each with the samples that were replaced.
 
-    `draws` returns the draws of a batch; `weight`, for packed batches, the loss weight of each
-    sample.
+    `draws` returns the draws of a batch; `place` the shard and the key of a row; `weight`, for
+    packed batches, the loss weight of each sample.
     """
 
     rows: RowChoice
     sample: Callable[[Draw, int], Sample]
-    key: Callable[[int], str]
+    place: Callable[[int], tuple[str, str]]
     draws: Callable[[int], Iterable[Draw]]
     weight: Callable[[int], float] | None = None
-    quarantined: set[str] = field(default_factory=set)
+    quarantined: set[int] = field(default_factory=set)
 
     def __getitem__(self, number: int) -> tuple[Batch | PackedBatch, list[Failure]]:
         """Batch `number`.
@@ -49,29 +49,38 @@ class Batches(Dataset[tuple[Batch | PackedBatch, list[Failure]]]):
         """
         samples, failures = [], []
         for draw in self.draws(number):
-            failed: list[tuple[str, str]] = []
+            failed: list[tuple[int, str]] = []
             for attempt in range(MAX_ATTEMPTS):
                 row = self.rows.row(draw, attempt)
-                if self.quarantined and self.key(row) in self.quarantined:
-                    failed.append((self.key(row), ""))
+                if row in self.quarantined:
+                    failed.append((row, ""))
                     continue
                 try:
                     samples.append(self.sample(draw, row))
                     break
                 except DecodeError as error:
-                    failed.append((self.key(row), str(error)))
-                    self.quarantined.add(self.key(row))
+                    failed.append((row, str(error)))
+                    self.quarantined.add(row)
             else:
                 raise ValueError(
                     f"data: position {draw.position}: {MAX_ATTEMPTS} samples in a row cannot be "
-                    f"decoded, the last is {failed[-1][0]}: {failed[-1][1] or 'quarantined'}; "
+                    f"decoded, the last is {self._name(failed[-1][0])}: "
+                    f"{failed[-1][1] or 'quarantined'}; "
                     "inspect the shards with `make index DEPTH=full`"
                 )
-            taken = samples[-1]["key"]
-            failures += [Failure(k, draw.position, why, taken) for k, why in failed if why]
+            new = [(lost, why) for lost, why in failed if why]
+            failures += [self._failure(lost, draw.position, why, row) for lost, why in new]
         if self.weight is not None:
             return collate_packed(samples, weight=self.weight(number)), failures
         return collate(samples), failures
+
+    def _failure(self, row: int, position: int, reason: str, taken: int) -> Failure:
+        shard, key = self.place(row)
+        return Failure(row, shard, key, position, reason, self._name(taken))
+
+    def _name(self, row: int) -> str:
+        shard, key = self.place(row)
+        return f"{key} of {shard}"
 
 
 class Loader:
@@ -124,8 +133,9 @@ class Loader:
                 return
             for failure in failures:
                 log.warning(
-                    "data: sample %s at position %d failed (%s); it is replaced by %s",
+                    "data: sample %s of %s at position %d failed (%s); it is replaced by %s",
                     failure.key,
+                    failure.shard,
                     failure.position,
                     failure.reason,
                     failure.replacement,

@@ -160,7 +160,7 @@ class ShardData(pl.LightningDataModule):
         )
         self.chosen, self.pool = self._layout.chosen, self._layout.pool
         self.plan, self.held = self._layout.plan, self._layout.held
-        self.fingerprint = self.chosen.index.fingerprint
+        self.fingerprint = self._layout.fingerprint
 
     @property
     def layout(self) -> SampleLayout:
@@ -312,10 +312,10 @@ class ShardData(pl.LightningDataModule):
             Batches(
                 rows=rows,
                 sample=reader,
-                key=reader.key,
+                place=reader.place,
                 draws=draws,
                 weight=weight,
-                quarantined=set(quarantine.keys) if quarantine else set(),
+                quarantined=set(quarantine.rows) if quarantine else set(),
             ),
             numbers=numbers,
             length=length,

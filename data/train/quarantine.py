@@ -9,8 +9,14 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Failure:
-    """A sample that could not be used, and the key of its replacement."""
+    """A sample that could not be used, and the name of its replacement.
 
+    `row` identifies it: its number among all samples of the run's data, whose fingerprint a resume
+    compares. A key alone may occur in every shard.
+    """
+
+    row: int
+    shard: str
     key: str
     position: int
     reason: str
@@ -22,13 +28,13 @@ class Quarantine:
 
     def __init__(self, path: Path | None = None) -> None:
         self.path = path
-        self.failures: dict[str, Failure] = {}
+        self.failures: dict[int, Failure] = {}
         self.read()
 
     def read(self) -> None:
         """Read the file again: the other ranks write to it too."""
         if self.path is not None and self.path.is_file():
-            for line in self.path.read_text().splitlines():
+            for line in self.path.read_text(encoding="utf-8").split("\n"):
                 self._keep(line)
 
     def state_dict(self) -> list[dict[str, Any]]:
@@ -43,25 +49,25 @@ class Quarantine:
             if write:
                 self.add(failure)
             else:
-                self.failures.setdefault(failure.key, failure)
+                self.failures.setdefault(failure.row, failure)
 
     def _keep(self, line: str) -> None:
         try:
             failure = Failure(**json.loads(line))
         except (ValueError, TypeError):
             return  # A line truncated by a kill: its sample will fail and be recorded again.
-        self.failures[failure.key] = failure
+        self.failures[failure.row] = failure
 
     @property
-    def keys(self) -> frozenset[str]:
-        """The keys of the failed samples."""
+    def rows(self) -> frozenset[int]:
+        """The rows of the failed samples."""
         return frozenset(self.failures)
 
     def add(self, failure: Failure) -> bool:
-        """Record a failure; return whether its key is new."""
-        if failure.key in self.failures:
+        """Record a failure; return whether its row is new."""
+        if failure.row in self.failures:
             return False
-        self.failures[failure.key] = failure
+        self.failures[failure.row] = failure
         if self.path is not None:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             line = json.dumps(asdict(failure), ensure_ascii=False).encode()

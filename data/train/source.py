@@ -94,9 +94,10 @@ class SampleReader:
             why = "rates or zooms vary" if clipper.varies else "more than data.loading.cache_bytes"
             log.info("data: %.3g bytes of decoded videos are not cached: %s", needed, why)
 
-    def key(self, row: int) -> str:
-        """The key of a row."""
-        return str(self.index.row(row)["key"])
+    def place(self, row: int) -> tuple[str, str]:
+        """The shard and the key of a row."""
+        line = self.index.row(row)
+        return str(line["shard"]), str(line["key"])
 
     def __call__(self, draw: Draw, row: int) -> Sample:
         """The sample of a draw, from its own row or a replacement.

@@ -18,11 +18,13 @@ from cascade.doctor import plan_page
 from cascade.doctor.checkup import checkup
 from cascade.doctor.figure import Figure, format_value
 from cascade.doctor.findings import SECTIONS, Findings
+from cascade.doctor.timing import more_data
 from cascade.entry import CONF
 from cascade.flops import parameter_count, training_flops
 from cascade.grid import Grid
 from cascade.params import build_on_meta
 from cascade.plan import write
+from stages.ssr import SpatialSR
 from tests import commands
 
 STAGES = sorted(
@@ -61,6 +63,9 @@ class FakeSurvey:
     cropped: float = 0.01
     cache_bytes: dict[str, float] = field(default_factory=lambda: {"index": 12345.0})
     batches_per_epoch: float = 90.0
+    decoded_bytes: float = 3e6
+    stored_side: float = 360.0
+    needed_side: int = 16
 
 
 class FakeData:
@@ -248,6 +253,47 @@ def test_a_slow_loader_is_a_warning_with_the_workers_needed(config_of):
     workers = record.value("time", "workers needed")
     assert workers * step >= load
     assert f"data.loading.num_workers={workers}" in advice.way_out
+
+
+def test_more_workers_than_cores_are_not_the_only_way_out():
+    survey = FakeSurvey()
+    assert more_data(4, 8, survey) == "data.loading.num_workers=4"
+    way = more_data(5, 2, survey)
+    assert "data.loading.cache_bytes=3000000: all decoded clips are kept in 2.86 MiB" in way
+    assert "have a short side of 360 pixels, and this stage needs 16" in way
+    assert "ARGS='encoding.short_side=16 filters.min_short_side=16'" in way
+    large = more_data(5, 2, replace(survey, decoded_bytes=1e15, stored_side=20.0))
+    assert large == "data.loading.num_workers=5 on a machine of more than 2 cores"
+
+
+def test_few_held_out_clips_are_a_warning(config_of):
+    config = config_of("demo/base", "plan.device=cpu", "plan.measure=false")
+    (advice,) = planned(config, None, FakeSurvey(held=1)).advice
+    assert advice.what.startswith("1 clips are held out, fewer than plan.thresholds.held=8")
+
+
+class NeedsValues:
+    """A kind that cannot run on `meta`, as one that encodes JPEGs."""
+
+    scalars, takes_low = ("augment", "fps"), True
+
+    def __init__(self, *, factor):
+        self.plain = SpatialSR(factor=factor)
+        self.scale = self.plain.scale
+        self.expand, self.baseline = self.plain.expand, self.plain.baseline
+        self.new_frames = self.plain.new_frames
+
+    def reduce(self, x):
+        return torch.from_numpy(self.plain.reduce(x).numpy().copy())
+
+
+def test_a_kind_that_needs_values_is_planned_by_its_shapes(config_of):
+    config = config_of("demo/ssr1", "plan.device=cpu", "plan.measure=false")
+    plain = planned(config, None, FakeSurvey())
+    config["stage"]["kind"]["_target_"] = f"{__name__}.NeedsValues"
+    made = planned(config, None, FakeSurvey())
+    for section, name in (("step", "FLOPs per step"), ("memory", "peak of a step")):
+        assert made.value(section, name) == pytest.approx(plain.value(section, name), rel=0.02)
 
 
 def test_page_and_json_hold_the_same_figures(config_of, tmp_path, capsys):

@@ -2,6 +2,7 @@
 
 import io
 import json
+import struct
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
@@ -44,13 +45,18 @@ def write(path: Path, samples: Iterable[dict[str, Any]]) -> Path:
     return path
 
 
+def numbered(video: bytes, number: int) -> bytes:
+    """The video with a last box `free` that holds a number: other bytes, the same frames."""
+    return video + struct.pack(">I4sI", 12, b"free", number)
+
+
 def clips(count: int, first: int = 0, **size: int) -> list[dict[str, Any]]:
-    """Samples `clip_0` … with their number in the json."""
+    """Samples `clip_0` … with their number in the json, no two of the same bytes."""
     video = mp4(**size)
     return [
         {
             "__key__": f"clip_{i}",
-            "mp4": video,
+            "mp4": numbered(video, i),
             "txt": f"caption {i}",
             "json": json.dumps({"number": i}).encode(),
         }

@@ -86,7 +86,8 @@ def _columns(draw, number, count, images, unfit, mute):
     first = number * count
     columns = {
         "key": [f"{i // 7:09d}_{i % 7:05d}" for i in range(first, first + count)],
-        "hash": draw.integers(0, 2**64, count, dtype=np.uint64),
+        "content": draw.integers(0, 2**64, count, dtype=np.uint64),
+        "sample": draw.integers(0, 2**64, count, dtype=np.uint64),
         "kind": _words(np.where(readable, 1 + image, 0), ["", "video", "image"]),
         "offset": starts[:, 1],
         "size": video,

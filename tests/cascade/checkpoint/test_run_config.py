@@ -55,6 +55,36 @@ def test_another_stage_width_or_config_is_refused_with_both_values(tmp_path):
         check_fits(saved, Stage(), bf16, tmp_path)
 
 
+SETS = {"mine": {"shards": "a", "weight": 1.0}, "theirs": {"shards": ["b", "c"], "weight": 2.0}}
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "refused"),
+    [
+        ({"shards": "a"}, {"shards": ["/moved/a"]}, ""),
+        ({"shards": SETS}, {"shards": SETS | {"mine": {"shards": "b", "weight": 1.0}}}, ""),
+        ({"shards": SETS}, {"shards": SETS | {"mine": {"shards": "a", "weight": 3.0}}}, "weight"),
+        ({"shards": SETS}, {"shards": {"mine": SETS["mine"]}}, "theirs"),
+        ({"validation": {"shards": "v"}}, {"validation": {"shards": "w"}}, ""),
+        ({"validation": {"shards": "v"}}, {"validation": {"shards": None}}, "validation"),
+    ],
+)
+def test_shards_are_known_by_the_fingerprint_of_checkpoints_not_by_their_path(
+    tmp_path, old, new, refused
+):
+    old, new = CONFIG | {"data": old}, CONFIG | {"data": new}
+    keep_config(tmp_path, old)
+    (tmp_path / "bundle").mkdir()
+    with pytest.raises(ConfigChangedError):  # without a checkpoint nothing else tells them apart
+        check_config(tmp_path, new)
+    (tmp_path / "checkpoints" / "00000001").mkdir(parents=True)
+    if refused:
+        with pytest.raises(ConfigChangedError, match=refused):
+            check_config(tmp_path, new)
+    else:
+        check_config(tmp_path, new)
+
+
 def test_callbacks_that_affect_the_numbers_are_fixed_and_others_are_free(tmp_path):
     def config(**callbacks):
         known = {"guard": {"factor": 10.0}, "ema": {"sigma_rels": [0.05]}, "samples": {"count": 4}}

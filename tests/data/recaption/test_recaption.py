@@ -210,6 +210,36 @@ def test_a_server_that_is_down_ends_it_and_what_was_answered_is_kept(call, serve
 
 
 @pytest.mark.usefixtures("undecoded")
+def test_a_server_that_answers_nothing_is_an_error_with_its_reason(call, server, folder):
+    server.behave = lambda key, nth: "broken"
+    with pytest.raises(ValueError, match=r"none of 2 requests was answered.*: 500: out of memory"):
+        call("attempts=1", "limit=2")
+    server.behave = lambda key, nth: "refused" if key == KEYS[0] else "well"
+    assert len(call("attempts=1", "limit=2")["failed"]) == 1  # the others' answers count
+
+
+@pytest.mark.usefixtures("undecoded")
+@pytest.mark.parametrize(
+    ("only", "asked"), [("missing", {"mute"}), ("shared", {"b", "c", "d"}), ("null", set("abcd"))]
+)
+def test_captions_can_be_made_for_some_clips_alone(
+    call, server, folder, write_shard, make_clips, only, asked
+):
+    texts = {"a": "of a", "b": "the same", "c": "the same ", "d": "the same", "mute": None}
+    samples = [
+        {"__key__": key, "mp4": sample["mp4"], **({} if text is None else {"txt": text})}
+        for (key, text), sample in zip(texts.items(), make_clips(5), strict=True)
+    ]
+    write_shard(folder / "00000.tar", samples[:2])
+    write_shard(folder / "00001.tar", samples[2:])
+    told = call(f"only={only}")
+    assert {*server.asked} == {*asked} | ({"mute"} if only == "null" else set())
+    assert told["captioned"] == told["clips"] == len(server.asked)
+    with pytest.raises(ValueError, match="only=some: must be one of missing, shared, null"):
+        call("only=some")
+
+
+@pytest.mark.usefixtures("undecoded")
 def test_the_limit_is_of_clips_in_a_call(call, server, folder):
     assert call("limit=7")["stopped"] == "limit=7 clips is reached"
     assert server.asked.total() == 7

@@ -150,10 +150,24 @@ def test_a_key_twice_apart(tmp_path, one, two):
     assert [r["reason"] for r in indexed(lost)[0]] == [AMBIGUOUS, "", AMBIGUOUS]
 
 
-def test_a_key_in_two_shards(tmp_path, one):
-    """Both are indexed; the hash of the key tells them for the same, and selection drops one."""
-    rows = [indexed(tar(tmp_path / f"{i}.tar", whole("a", one, b"x")))[0][0] for i in range(2)]
-    assert rows[0]["hash"] == rows[1]["hash"]
+def test_a_sample_is_known_by_its_key_and_all_its_members(tmp_path, one, two):
+    samples = {
+        "it": whole("a", one, b"x"),
+        "copy": whole("a", one, b"x"),
+        "key": whole("b", one, b"x"),
+        "text": whole("a", one, b"y"),
+        "media": whole("a", two, b"x"),
+        "state": [*whole("a", one, b"x"), ("a.json", b"{}")],
+    }
+    rows = {name: indexed(tar(tmp_path / f"{name}.tar", s))[0][0] for name, s in samples.items()}
+    assert {n for n, r in rows.items() if r["sample"] == rows["it"]["sample"]} == {"it", "copy"}
+    assert {n for n, r in rows.items() if r["content"] != rows["it"]["content"]} == {"media"}
+
+
+def test_keys_that_are_not_utf8_stay_apart(tmp_path, one):
+    names = [name.encode("latin-1").decode("utf-8", "surrogateescape") for name in ("é", "è")]
+    path = tar(tmp_path / "0.tar", [m for n in names for m in whole(n, one, b"x")])
+    assert [r["key"] for r in indexed(path)[0]] == [r"\xe9", r"\xe8"]
 
 
 def test_a_missing_video(tmp_path, write_shard, make_clips):

@@ -175,6 +175,19 @@ def test_what_runs_refers_or_is_not_there_is_refused(spec, said):
         find_shards(spec)
 
 
+def test_what_is_no_shard_is_refused_with_the_way_to_make_some(tmp_path):
+    (tmp_path / "sub").mkdir()
+    (tmp_path / "sub" / "a.MP4").write_bytes(b"")
+    (tmp_path / "list.csv").write_text("path,caption\n")
+    with pytest.raises(ValueError, match=r"such as sub/a\.MP4; make shards .* FROM='.*' TO="):
+        find_shards(tmp_path)
+    for name in ("list.csv", "sub/a.MP4"):
+        with pytest.raises(ValueError, match=r"if it lists videos or images: make shards FROM='"):
+            find_shards(tmp_path / name)
+    (tmp_path / "0.TAR").write_bytes(b"")
+    assert find_shards(tmp_path) == [str(tmp_path / "0.TAR")]
+
+
 def test_ways_to_name_local_shards(shards, tmp_path):
     both = [str(shards / "00000.tar"), str(shards / "00001.tar")]
     assert find_shards(str(shards)) == find_shards(f"{shards}/*.tar") == both

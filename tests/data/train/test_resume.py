@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import shutil
 
 import pytest
 import pytorch_lightning as pl
@@ -106,6 +107,17 @@ def test_other_data_is_refused_at_a_resume(shards, tmp_path):
         ValueError, match=r"plan of the checkpoint is fixed of 4 .* run is fixed of 16"
     ):
         fit(Recorder(), module(shards, global_batch=16), tmp_path / "other", ckpt=saved)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_shards_that_moved_are_the_same_data_and_other_validation_is_not(shards, tmp_path):
+    first = fit(Recorder(), module(shards, val=shards / "00001.tar"), tmp_path, steps=8)
+    saved = next(tmp_path.glob("*step=4.ckpt"))
+    moved = shutil.copytree(shards, tmp_path / "moved")
+    again = module(moved, val=moved / "00001.tar")
+    assert fit(Recorder(), again, tmp_path / "again", ckpt=saved).seen == first.seen[4 * 4 :]
+    with pytest.raises(ValueError, match="fingerprint of the checkpoint is"):
+        fit(Recorder(), module(moved, val=moved / "00000.tar"), tmp_path / "other", ckpt=saved)
 
 
 @pytest.mark.filterwarnings("ignore")

@@ -1,0 +1,27 @@
+"""The one way to read a text that a user wrote: caption, JSON, list or prompts."""
+
+import codecs
+
+_MARKS = (  # UTF-32's first: its little-endian mark begins with UTF-16's
+    (codecs.BOM_UTF32_LE, "utf-32"),
+    (codecs.BOM_UTF32_BE, "utf-32"),
+    (codecs.BOM_UTF8, "utf-8-sig"),
+    (codecs.BOM_UTF16_LE, "utf-16"),
+    (codecs.BOM_UTF16_BE, "utf-16"),
+)
+
+
+def read_text(data: bytes) -> str:
+    """The text of a file: UTF-8, or what its byte-order mark says; the mark is removed.
+
+    Raises:
+        ValueError: it is no such text; the message names the first byte that is not.
+    """
+    coding = next((name for mark, name in _MARKS if data.startswith(mark)), "utf-8")
+    try:
+        return data.decode(coding)
+    except UnicodeDecodeError as error:
+        name = coding.removesuffix("-sig").upper()
+        raise ValueError(
+            f"is not {name} text: byte {error.start} is 0x{data[error.start]:02x}; save it as UTF-8"
+        ) from error
