@@ -22,6 +22,8 @@ from cascade.parallel.shards import check_sharded, local
 
 HIDDEN = re.compile(r"(^|[._])blocks\..*\bweight$")
 MUON_STEPS = 5
+#: The attribute by which an optimizer announces that its step unscales gradients (torch.amp).
+AMP_SCALING = "_step_supports_amp_scaling"
 
 
 def split(
@@ -224,7 +226,11 @@ def adamw(
         {"params": hidden, "weight_decay": weight_decay},
         {"params": rest, "weight_decay": 0.0},
     ]
-    return torch.optim.AdamW(groups, lr=lr, betas=(betas[0], betas[1]), fused=True)
+    optimizer = torch.optim.AdamW(groups, lr=lr, betas=(betas[0], betas[1]), fused=True)
+    # The trainer unscales and clips the gradients before the step. A fused optimizer announces that
+    # it unscales them in the step, and Lightning refuses to clip before that.
+    setattr(optimizer, AMP_SCALING, False)
+    return optimizer
 
 
 class WarmupDecay:

@@ -20,7 +20,7 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
 from cascade import launch, slurm
-from cascade.bundle import final_loss, load_weights, read_stage, save_bundle, stage_parts
+from cascade.bundle import final_loss, save_bundle, stage_parts, start_from
 from cascade.callbacks.averages import EMA, averages
 from cascade.callbacks.checkpoints import Checkpoints
 from cascade.callbacks.loss_probe import Probe
@@ -30,8 +30,10 @@ from cascade.checkpoint.checkpoint_folder import choose
 from cascade.checkpoint.origin import commit
 from cascade.checkpoint.run_config import check_fits, keep_config
 from cascade.checkpoint.state_file import StateFile
-from cascade.entry import CONF, check_choices, check_name, explained, open_data
+from cascade.entry import check_choices, check_name, command
 from cascade.files.lock import locked
+from cascade.offered import check_machine, check_trainer
+from cascade.opening import open_data
 from cascade.parallel.ranks import is_first
 from cascade.shrink import ignored_overrides, resolved
 
@@ -68,6 +70,8 @@ def train(cfg: DictConfig, run: Path) -> float | None:
     """Train or resume the run in folder `run`; return its `val/loss` if it has finished."""
     check_name(cfg.name)
     config = resolved(cfg)
+    check_trainer(config["trainer"])
+    check_machine(config["trainer"], cuda=torch.cuda.is_available())
     with run_lock(run):
         keep_config(run, config)
         if not (run / "bundle").is_dir() and not _train(cfg, config, run):
@@ -103,9 +107,8 @@ def _train(cfg: DictConfig, config: dict[str, Any], run: Path) -> bool:
         check_fits(checkpoint, stage, config, run)
         log.info("resuming from %s", checkpoint.folder)
     elif cfg.init_from is not None:
-        read_stage(cfg.init_from)
         stage.configure_model()
-        load_weights(stage, cfg.init_from)
+        start_from(stage, cfg.init_from)
     checkpoints.begin(config=config, wandb_id=wandb_run.known(run), resumed=checkpoint)
     state = None if checkpoint is None else checkpoint.state
     trainer.fit(stage, data, ckpt_path=state, weights_only=True)
@@ -165,7 +168,9 @@ def open_trainer(config: dict[str, Any], run: Path) -> tuple[pl.Trainer, Checkpo
         config["trainer"],
         callbacks=callbacks,
         plugins=slurm.environment(),
-        logger=[hydra.utils.instantiate(c) for c in wandb_run.one_run(config["logger"], run)],
+        logger=[
+            hydra.utils.instantiate(c) for c in wandb_run.one_run(config.get("logger") or {}, run)
+        ],
         default_root_dir=str(run),
         enable_checkpointing=False,
         _convert_="all",
@@ -189,8 +194,7 @@ def check_cluster() -> None:
         )
 
 
-@hydra.main(version_base="1.3", config_path=CONF, config_name="train")
-@explained()
+@command("train")
 def main(cfg: DictConfig) -> float | None:
     """The command line; it returns the final `val/loss`, which a sweep reads."""
     check_cluster()

@@ -13,6 +13,7 @@ from cascade.doctor.findings import Findings
 from cascade.doctor.memory_fit import plan_memory
 from cascade.doctor.text_cost import frozen_encoder
 from cascade.doctor.timing import Load, plan_time
+from cascade.offered import check_trainer
 
 
 def checkup(record: Findings, config: dict[str, Any], data: Any, survey: Any) -> None:
@@ -21,6 +22,10 @@ def checkup(record: Findings, config: dict[str, Any], data: Any, survey: Any) ->
     `data` and `survey` are None if there is no data, or if the data module refused it.
     """
     options, trainer = config["plan"], config["trainer"]
+    try:
+        check_trainer(trainer)
+    except ValueError as error:
+        record.advise("error", str(error))
     ranks = find_ranks(trainer, override=options["ranks"])
     device = find_device(
         options["device"],
