@@ -10,7 +10,7 @@ from omegaconf import DictConfig
 from rich.console import Console
 from rich.table import Table
 
-from cascade.entry import CONF, check_choices
+from cascade.entry import CONF, check_choices, command
 from cascade.stage import TrainableStage
 
 
@@ -26,7 +26,7 @@ def build_on_meta(choice: str) -> tuple[TrainableStage, int]:
     return stage, sum(p.numel() for p in stage.parameters())
 
 
-@hydra.main(version_base="1.3", config_path=CONF, config_name="params")
+@command("params")
 def main(cfg: DictConfig) -> None:
     """The command line."""
     table = Table(title=f"cascade {cfg.cascade.name}")

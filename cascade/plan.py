@@ -21,8 +21,9 @@ from cascade.checkpoint.origin import commit
 from cascade.doctor import plan_page
 from cascade.doctor.checkup import checkup
 from cascade.doctor.findings import Findings
-from cascade.entry import CONF, check_choices, check_name, explained, open_data
+from cascade.entry import check_choices, check_name, command
 from cascade.files.atomic import write_atomic
+from cascade.opening import open_data
 from cascade.shrink import resolved
 
 
@@ -67,8 +68,7 @@ def write(record: Findings, folder: Path) -> Path:
     return plan_page.write(record, folder / "index.html")
 
 
-@hydra.main(version_base="1.3", config_path=CONF, config_name="plan")
-@explained()
+@command("plan")
 def main(cfg: DictConfig) -> None:
     """The command line."""
     check_name(cfg.name)

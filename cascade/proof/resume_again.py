@@ -24,7 +24,7 @@ from cascade.checkpoint.manifest import Manifest
 from cascade.checkpoint.origin import device, versions
 from cascade.checkpoint.state_file import StateFile
 from cascade.curves import read_curves
-from cascade.entry import open_data
+from cascade.opening import open_data
 from cascade.proof.found import Found, NotCheckedError, Table, judged
 from cascade.proof.subject import Subject, data_config
 from cascade.report import Cell

@@ -170,7 +170,7 @@ def _shown(path: str | Path) -> Generator[Shown, None, None]:
     if not Path(path).is_file():
         raise ValueError(f"{path}: no such file")
     try:
-        with av.open(str(path)) as container:
+        with av.open(f"file:{path}") as container:  # else a colon ends the name of a protocol
             stream = next(filter(_moves, container.streams.video), None)
             if stream is None:
                 raise ValueError(f"{path}: contains no video")

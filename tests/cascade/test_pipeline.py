@@ -12,9 +12,9 @@ from cascade.bundle import BundleError, save_cascade
 from cascade.call import check_output
 from cascade.chain import check_run, check_setting
 from cascade.conditioning import Given, to_grid
-from cascade.entry import open_cascade
 from cascade.evaluate import fingerprint, settings
 from cascade.grid import Grid
+from cascade.opening import open_cascade
 from cascade.pipeline import Cascade
 from cascade.prompts import check_text
 from cascade.video import resize
