@@ -120,7 +120,7 @@ smoke: $(READY)  ## [train] train two steps of STAGE, shrunk, on the CPU
 	$(RUN) -m cascade.train $(stage) debug=smoke $(ARGS)
 
 config: $(READY)  ## [train] print the resolved config of STAGE
-	@$(RUN) -m cascade.train $(stage) $(ARGS) --cfg job --resolve
+	@$(RUN) -m cascade.config $(stage) $(ARGS)
 
 params: $(READY)  ## [train] list the stages of CASCADE with their grids and numbers of parameters
 	@$(RUN) -m cascade.params cascade=$(CASCADE) $(ARGS)

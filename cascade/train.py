@@ -36,6 +36,7 @@ from cascade.offered import check_machine, check_trainer
 from cascade.opening import open_data
 from cascade.parallel.ranks import is_first
 from cascade.shrink import ignored_overrides, resolved
+from cascade.stage import trained_by_lightning
 
 log = logging.getLogger(__name__)
 #: Seconds to wait for the run's lock, which the comparison of runs takes for a moment.
@@ -97,7 +98,7 @@ def _train(cfg: DictConfig, config: dict[str, Any], run: Path) -> bool:
     pl.seed_everything(cfg.seed, workers=True, verbose=False)
     for expected in EXPECTED:
         warnings.filterwarnings("ignore", message=expected)
-    stage = hydra.utils.instantiate(config["stage"], _convert_="all")
+    stage = hydra.utils.instantiate(trained_by_lightning(config["stage"]), _convert_="all")
     stage_parts(config["stage"])  # refuse now what no bundle could record at the end
     stage.text.prepare()  # first, since making shards may take long and a file may be missing
     data = open_data(config, stage)

@@ -6,11 +6,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import nn
 
 from cascade.checkpoint.checkpoint_folder import Checkpoint, CheckpointError, folders
 from cascade.files.atomic import read_json, write_atomic
+from cascade.meta import on_meta
 from cascade.parallel.ranks import is_first
 from cascade.parts import anonymous
 
@@ -150,7 +150,7 @@ def shapes(stage: nn.Module) -> dict[str, list[int]]:
     """The shapes of a stage's weights, by name, even if its network is not built yet."""
     found = {name: list(value.shape) for name, value in stage.state_dict().items()}
     if stage.net is None:
-        with torch.device("meta"):
+        with on_meta():
             net: nn.Module = stage.new_net()
         found |= {f"net.{name}": list(value.shape) for name, value in net.state_dict().items()}
     return found

@@ -16,6 +16,18 @@ from cascade.sample import prompted
 from cascade.sample_files import VALUES, file_name, request_id, slug
 from cascade.video import read_frames, write_mp4, write_png
 
+#: Libraries that only training needs; together they take 5 s to import.
+TRAINING = (
+    *("pytorch_lightning", "lightning_fabric", "torchmetrics", "torch._dynamo", "wandb"),
+    *("transformers", "tensorboard", "scipy", "pyarrow"),
+)
+SAMPLE_AND_SHOW = f"""
+import sys
+from cascade.sample import main
+main()
+print("imported:", [name for name in {TRAINING} if name in sys.modules])
+"""
+
 GRIDS = {
     "base": Grid(frames=4, height=8, width=8, fps=4),
     "tsr1": Grid(frames=8, height=8, width=8, fps=8),
@@ -226,11 +238,11 @@ def test_the_start_of_a_prompt_is_in_the_file_name():
 
 
 @pytest.mark.slow
-def test_the_command_writes_videos(tmp_path, bundle_of):
+def test_the_command_writes_videos_without_the_libraries_of_training(tmp_path, bundle_of):
     for stage in ("base", "tsr1", "ssr1"):
         bundle_of(f"demo/{stage}", tmp_path / "demo" / stage / "default" / "bundle")
     write_png(tmp_path / "first.png", torch.zeros(3, 32, 32))
-    command = [sys.executable, "-m", "cascade.sample", "prompt='a ball, red: {big}'"]
+    command = [sys.executable, "-c", SAMPLE_AND_SHOW, "prompt='a ball, red: {big}'"]
     command += [f"paths.runs={tmp_path}", "num_videos=2", f"out='{tmp_path}/at 16:40'"]
     command += [f"image={tmp_path}/first.png", f"last={tmp_path}/first.png"]
     env = {**os.environ, "OMP_NUM_THREADS": "1"}
@@ -243,3 +255,9 @@ def test_the_command_writes_videos(tmp_path, bundle_of):
     assert times[1] == pytest.approx(1 / 8)
     assert (frames[[0, -1]].float() - 127.5).abs().max() < 12
     assert "last frame placed at 6" in done.stdout
+    assert done.stdout.splitlines()[-1] == "imported: []"
+
+
+def test_a_command_that_computes_nothing_imports_no_torch():
+    code = "import sys, cascade.config; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
