@@ -47,7 +47,7 @@ sweep: NAME =
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test coverage check shards index captions embeddings plan train prove sweep compare ema overfit smoke \
-        config params sample evaluate bench peer clean
+        config params sample bundle evaluate bench peer clean
 
 help:  ## [develop] list targets and variables
 	@awk '/^#: / {note = substr($$0, 4); next} \
@@ -127,6 +127,9 @@ params: $(READY)  ## [train] list the stages of CASCADE with their grids and num
 
 sample: $(READY)  ## [use] sample a video for PROMPT from the runs NAME of CASCADE
 	$(RUN) -m cascade.sample cascade=$(CASCADE) "run='$(NAME)'" 'prompt=$${oc.env:PROMPT}' $(ARGS)
+
+bundle: $(READY)  ## [use] join the trained stages of CASCADE, from the runs NAME, in one folder OUT
+	$(RUN) -m cascade.bundle_cascade cascade=$(CASCADE) "run='$(NAME)'" $(if $(OUT),"out='$(OUT)'") $(ARGS)
 
 evaluate: $(READY)  ## [use] measure how well the trained CASCADE follows held-out prompts
 	$(RUN) -m cascade.evaluate cascade=$(CASCADE) "run='$(NAME)'" $(ARGS)

@@ -198,7 +198,10 @@ def read_stage(folder: Path) -> dict[str, Any]:
     folder = Path(folder)
     missing = [name for name in (WEIGHTS, STAGE, CARD) if not (folder / name).is_file()]
     if missing:
-        raise BundleError(f"{folder} is not a bundle: it has no {', '.join(missing)}")
+        raise BundleError(
+            f"{folder} is not a bundle: it has no {', '.join(missing)}; a cascade of several "
+            f"bundles has {CASCADE}, and is made by: make bundle CASCADE=… OUT=folder"
+        )
     for name in (WEIGHTS, STAGE, CARD):
         _check_pointer(folder / name)
     content = _read_yaml(folder / STAGE)
@@ -305,8 +308,15 @@ def save_cascade(
 
     The write is atomic and replaces an existing bundle. `sampling` may set, per stage, `steps`,
     `guidance_scale` and `low_logsnr`.
+
+    Raises:
+        BundleError: one of `bundles` is none, or `folder` is another folder.
     """
     folder = Path(folder)
+    if folder.exists() and not (folder / CASCADE).is_file():
+        raise BundleError(
+            f"{folder}: exists and is no cascade bundle, so it is not replaced; name another folder"
+        )
     for source in bundles.values():
         read_stage(source)
     stages = [{"bundle": name, **sampling.get(name, {})} for name in bundles]

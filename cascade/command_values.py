@@ -86,6 +86,11 @@ TRAIN: dict[str, Rule] = {
             ("train.modes", "cascade.conditioning.Modes"),
         )
     },
+    "stage.text.name": text().hint(
+        "the folder of a T5, or its name on the hub: stage.text.name=/models/t5-v1_1-xxl"
+    ),
+    "stage.text.width": whole(1).hint("the width of the encoder: stage.text.width=4096"),
+    "stage.kind.factor": whole(2).hint("such as stage.kind.factor=2"),
     **{f"stage.target.{name}": whole(1) for name in ("frames", "height", "width")},
     "stage.target.fps": number(above=0),
     "stage.residual": number(above=0).or_null,
@@ -157,6 +162,7 @@ COMMANDS: dict[str, dict[str, Rule]] = {
         "report": switch(),
     },
     "params": {},
+    "bundle": {"run": names_of_runs(), "out": text().hint("make bundle CASCADE=… OUT=folder")},
     "reconstruct": {
         "run": text().hint("the folder of a finished run"),
         "width": number(above=0).hint("make ema STAGE=… WIDTH=0.07"),

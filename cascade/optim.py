@@ -272,6 +272,18 @@ class WarmupDecay:
         self.warmup_steps, self.total_steps, self.decay = warmup_steps, total_steps, decay
         self.decay_steps, self.final = decay_steps, final
 
+    @property
+    def shortfall(self) -> str | None:
+        """What is wrong if the warm-up does not end within the run; None if it does."""
+        if self.warmup_steps < self.total_steps:
+            return None
+        return (
+            f"the warm-up of {self.warmup_steps} steps is not shorter than the run of "
+            f"{self.total_steps}, so the learning rate reaches only "
+            f"{max(map(self, range(self.total_steps))):.2g} of its value; set "
+            f"stage.train.lr_factor.warmup_steps={self.total_steps // 10}"
+        )
+
     def __call__(self, step: int) -> float:
         """The factor at step `step`, counted from 0; it is above 0 during the warm-up."""
         warm = min(1.0, (step + 1) / (self.warmup_steps + 1))

@@ -41,6 +41,13 @@ class TrainedStage(Stage, pl.LightningModule):
             frames, height, width = self.recipe.crop
             self.check_grid(Grid(frames=frames, height=height, width=width, fps=self.target.fps))
 
+    def on_train_start(self) -> None:
+        """Take the learning rate of the schedule, which differs from the last one if it changed."""
+        schedule: Any = self.lr_schedulers()
+        rates = zip(schedule.base_lrs, schedule.lr_lambdas, strict=True)
+        for group, (rate, factor) in zip(schedule.optimizer.param_groups, rates, strict=True):
+            group["lr"] = rate * factor(schedule.last_epoch)
+
     def training_step(self, batch: Batch, _: int) -> dict[str, Any]:
         """The mean loss, and the losses of the samples for callbacks."""
         losses = self.losses(batch, purpose="train")

@@ -42,6 +42,8 @@ def checkup(record: Findings, config: dict[str, Any], data: Any, survey: Any) ->
     captions = load.captions if load is not None and load.captions else options["captions"]
     dry = DryStage(config["stage"], text_tokens=options["text_tokens"], captions=captions)
     recipe, target = dry.stage.recipe, dry.stage.target
+    if shortfall := getattr(recipe.lr_factor, "shortfall", None):
+        record.advise("warning", shortfall)
     frames, height, width = recipe.crop or target.shape
     nominal = Clips(recipe.global_batch, frames, height, width, target.fps)
     buckets = buckets_of(survey, nominal)

@@ -314,14 +314,7 @@ def test_sampling_settings_of_a_cascade_are_checked(runs, sampling, message):
         Cascade.from_runs(runs, {**CHAIN, "sampling": sampling})
 
 
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"dtype": "sqrt"}, "dtype=sqrt: must be one of float32, bfloat16, float16"),
-        ({"device": "nowhere"}, "device=nowhere: cannot be used"),
-    ],
-)
-def test_a_device_or_dtype_that_does_not_exist_is_refused(runs, options, message):
-    config = {"device": "cpu", "dtype": "float32", "bundle": None, "cascade": CHAIN, **options}
-    with pytest.raises(ValueError, match=message):
+def test_a_device_that_does_not_exist_is_refused(runs):
+    config = {"device": "nowhere", "dtype": "float32", "bundle": None, "cascade": CHAIN}
+    with pytest.raises(ValueError, match="device=nowhere: cannot be used"):
         open_cascade(OmegaConf.create({"paths": {"runs": str(runs)}, "run": "default", **config}))
