@@ -32,7 +32,7 @@ READY   := $(VENV)/.ready-$(EXTRAS)
 
 # What a user types is taken as typed: make must not expand its `$`, …
 typed := STAGE CASCADE NAME DATA EXP CLUSTER ARGS PROMPT DEPTH FROM TO SHARDS ENDPOINT MODEL ENCODER SWEEP JOBS RUNS \
-         WIDTH CLIP TESTS
+         WIDTH CLIP TESTS OUT
 $(foreach v,$(typed),$(if $(filter command,$(firstword $(origin $v))),$(eval override $v := $$(value $v))))
 $(foreach v,$(typed),$(if $(filter environment,$(firstword $(origin $v))),$(eval $v := $$(value $v))))
 # … nor the shell (quoted), nor Hydra (set): an apostrophe, a backslash before one or at the end, and `${` are escaped.
@@ -68,7 +68,7 @@ endif
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test coverage check shards index captions embeddings plan train prove sweep compare ema overfit smoke \
-        config params sample evaluate bench peer clean
+        config params sample bundle evaluate bench peer clean
 
 help:  ## [develop] list targets and variables
 	@awk '/^#: / {note = substr($$0, 4); next} \
@@ -141,13 +141,16 @@ smoke: $(READY)  ## [train] train two steps of STAGE, shrunk, on the CPU
 	$(RUN) -m cascade.train $(stage) debug=smoke $(args)
 
 config: $(READY)  ## [train] print the resolved config of STAGE
-	@$(RUN) -m cascade.train $(stage) $(args) --cfg job --resolve
+	@$(RUN) -m cascade.config $(stage) $(args)
 
 params: $(READY)  ## [train] list the stages of CASCADE with their grids and numbers of parameters
 	@$(RUN) -m cascade.params $(cascade) $(args)
 
 sample: $(READY)  ## [use] sample a video for PROMPT from the runs NAME of CASCADE
 	$(RUN) -m cascade.sample $(cascade) $(call set,run,$(NAME)) 'prompt=$${oc.env:PROMPT}' $(args)
+
+bundle: $(READY)  ## [use] join the trained stages of CASCADE, from the runs NAME, in one folder OUT
+	$(RUN) -m cascade.bundle_cascade $(cascade) $(call set,run,$(NAME)) $(if $(OUT),$(call set,out,$(OUT))) $(args)
 
 evaluate: $(READY)  ## [use] measure how well the trained CASCADE follows held-out prompts
 	$(RUN) -m cascade.evaluate $(cascade) $(call set,run,$(NAME)) $(args)

@@ -17,9 +17,10 @@ import hydra
 import torch
 from omegaconf import DictConfig, OmegaConf
 
-from cascade.entry import CONF, check_choices, explained, open_data
+from cascade.entry import check_choices, command
 from cascade.flops import device_peak, measured_matmul_peak, parameter_count, training_flops
 from cascade.grid import Grid
+from cascade.opening import open_data
 from cascade.stage import TrainableStage, as_module
 
 log = logging.getLogger(__name__)
@@ -119,8 +120,7 @@ def bench(cfg: DictConfig) -> dict[str, Any]:
     }
 
 
-@hydra.main(version_base="1.3", config_path=CONF, config_name="bench")
-@explained()
+@command("bench")
 def main(cfg: DictConfig) -> None:
     """The command line."""
     sys.stdout.write(json.dumps(bench(cfg), indent=2) + "\n")

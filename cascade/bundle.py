@@ -32,6 +32,8 @@ WEIGHTS, STAGE, CARD, CASCADE = "model.safetensors", "stage.yaml", "card.json", 
 TRAINING = ("train", "objective")
 #: The sampling settings of a stage that a cascade may set.
 SAMPLING = ("steps", "guidance_scale", "low_logsnr")
+#: The first bytes of a file that git-lfs puts in the place of one that it has not fetched.
+LFS = b"version https://git-lfs"
 AGAIN = "copy it again, or train the stage again: make train STAGE=…"
 
 
@@ -140,8 +142,17 @@ def _replacing(folder: Path) -> Iterator[Path]:
 
 
 def read_card(folder: Path) -> dict[str, Any]:
-    """The bundle's card."""
-    card: dict[str, Any] = read_json(Path(folder) / CARD)
+    """The bundle's card.
+
+    Raises:
+        BundleError: it is missing or damaged.
+    """
+    try:
+        card: dict[str, Any] = read_json(Path(folder) / CARD, out=f"; {AGAIN}")
+    except OSError as error:
+        raise BundleError(f"{folder} is not a bundle: it has no {CARD}") from error
+    except ValueError as error:
+        raise BundleError(str(error)) from error
     if not isinstance(card, dict):
         raise BundleError(f"{Path(folder) / CARD} is damaged: {AGAIN}")
     return card
@@ -151,7 +162,18 @@ def _read_yaml(path: Path) -> Any:
     try:
         return yaml.safe_load(path.read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise BundleError(f"{path} is damaged: {error}; {AGAIN}") from error
+        reason = " ".join(str(error).split())
+        raise BundleError(f"{path} is damaged: {reason}; {AGAIN}") from error
+
+
+def _check_pointer(path: Path) -> None:
+    """Refuse a file that stands for one that git-lfs has not fetched."""
+    with path.open("rb") as file:
+        if file.read(len(LFS)) == LFS:
+            raise BundleError(
+                f"{path} is only a pointer of git-lfs; fetch the file in its repository: "
+                "git lfs pull"
+            )
 
 
 def _shapes(folder: Path) -> dict[str, tuple[int, ...]]:
@@ -176,7 +198,12 @@ def read_stage(folder: Path) -> dict[str, Any]:
     folder = Path(folder)
     missing = [name for name in (WEIGHTS, STAGE, CARD) if not (folder / name).is_file()]
     if missing:
-        raise BundleError(f"{folder} is not a bundle: it has no {', '.join(missing)}")
+        raise BundleError(
+            f"{folder} is not a bundle: it has no {', '.join(missing)}; a cascade of several "
+            f"bundles has {CASCADE}, and is made by: make bundle CASCADE=… OUT=folder"
+        )
+    for name in (WEIGHTS, STAGE, CARD):
+        _check_pointer(folder / name)
     content = _read_yaml(folder / STAGE)
     if not isinstance(content, dict) or content.get("format") != FORMAT:
         found = content.get("format") if isinstance(content, dict) else None
@@ -235,7 +262,31 @@ def load_weights(module: nn.Module, folder: str | Path) -> None:
     folder = Path(folder)
     wanted = {name: tuple(value.shape) for name, value in module.state_dict().items()}
     _check_fit(folder, _shapes(folder), wanted)
-    module.load_state_dict(load_file(folder / WEIGHTS))
+    module.load_state_dict(read_weights(folder))
+
+
+def start_from(module: nn.Module, folder: str | Path) -> None:
+    """Copy the weights of a bundle of the same network as initial weights.
+
+    Raises:
+        BundleError: it is no bundle, it is damaged, or its weights do not fit.
+    """
+    folder = Path(folder)
+    read_stage(folder)
+    read_card(folder)
+    load_weights(module, folder)
+
+
+def read_weights(folder: Path) -> dict[str, Tensor]:
+    """A bundle's weights, by name.
+
+    Raises:
+        BundleError: the file is damaged.
+    """
+    try:
+        return load_file(folder / WEIGHTS)
+    except SafetensorError as error:
+        raise BundleError(f"{folder / WEIGHTS} is damaged: {error}; {AGAIN}") from error
 
 
 def _check_fit(
@@ -257,8 +308,15 @@ def save_cascade(
 
     The write is atomic and replaces an existing bundle. `sampling` may set, per stage, `steps`,
     `guidance_scale` and `low_logsnr`.
+
+    Raises:
+        BundleError: one of `bundles` is none, or `folder` is another folder.
     """
     folder = Path(folder)
+    if folder.exists() and not (folder / CASCADE).is_file():
+        raise BundleError(
+            f"{folder}: exists and is no cascade bundle, so it is not replaced; name another folder"
+        )
     for source in bundles.values():
         read_stage(source)
     stages = [{"bundle": name, **sampling.get(name, {})} for name in bundles]

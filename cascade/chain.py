@@ -1,6 +1,7 @@
 """The chain of a cascade: its stages' bundles, whether they fit, and its sampling settings."""
 
 import itertools
+import logging
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -9,6 +10,9 @@ from typing import Any
 from cascade.bundle import CASCADE, SAMPLING, BundleError, load_stage, read_cascade
 from cascade.stage import Stage
 
+log = logging.getLogger(__name__)
+#: The run of a stage for which none is named.
+DEFAULT = "default"
 #: The sampling settings of each stage, in order.
 Settings = list[dict[str, Any]]
 
@@ -48,10 +52,10 @@ def runs_of(
             f"run: cascade {chain['name']} has no stage {', '.join(unknown)}; "
             f"its stages are {', '.join(names)}"
         )
+    folder = Path(runs) / chain["name"]
     paths = []
-    for name in names:
-        one = run if isinstance(run, str) else run.get(name, "default")
-        path = Path(runs) / chain["name"] / name / one / "bundle"
+    for name, one in _run_of_each(folder, names, run).items():
+        path = folder / name / one / "bundle"
         if not path.is_dir():
             raise BundleError(
                 f"stage {name} of cascade {chain['name']} is not trained: {path} is missing; "
@@ -66,6 +70,22 @@ def runs_of(
         )
     sampling = [dict(settings.get(name) or {}) for name in names]
     return paths, sampling
+
+
+def _run_of_each(
+    folder: Path, names: Sequence[str], run: str | Mapping[str, str]
+) -> dict[str, str]:
+    """The run of each stage; where only some have the named one, the others use `default`."""
+    if not isinstance(run, str):
+        return {name: run.get(name, DEFAULT) for name in names}
+    having = [name for name in names if (folder / name / run / "bundle").is_dir()]
+    without = [name for name in names if name not in having] if having else []
+    if without:
+        log.warning(
+            "no run %s of %s: the run %s is used; name others by ARGS='run={%s: …}'",
+            *(run, ", ".join(without), DEFAULT, without[0]),
+        )
+    return {name: DEFAULT if name in without else run for name in names}
 
 
 def open_stage(path: str | Path) -> Stage:

@@ -8,14 +8,13 @@ import logging
 import tempfile
 from pathlib import Path
 
-import hydra
 from omegaconf import DictConfig
 
 from cascade.comparison.compare_page import write_page
 from cascade.comparison.find import find
 from cascade.comparison.table import as_text
 from cascade.comparison.wandb_report import write_report
-from cascade.entry import CONF, explained
+from cascade.entry import command
 
 log = logging.getLogger(__name__)
 
@@ -41,8 +40,7 @@ def compare(cfg: DictConfig) -> Path:
     return page
 
 
-@hydra.main(version_base="1.3", config_path=CONF, config_name="compare")
-@explained()
+@command("compare")
 def main(cfg: DictConfig) -> None:
     """The command line."""
     compare(cfg)

@@ -1,25 +1,28 @@
-"""Shared by the command lines: the configs' folder, checks of arguments, errors, the cascade."""
+"""Shared by the command lines: the configs' folder, checks of arguments and values, errors.
+
+It imports neither torch nor Lightning, so that a command that computes nothing answers at once.
+"""
 
 import contextlib
+import functools
 import os
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TypeVar
 
-import torch
+import hydra
 import yaml
 from hydra.errors import InstantiationException
-from hydra.utils import instantiate
 from omegaconf import DictConfig
+from omegaconf.errors import OmegaConfBaseException
 
-from cascade.pipeline import Cascade
-from cascade.stage import Stage
+from cascade import values
+from cascade.command_values import COMMANDS
 
 #: Config groups whose choices are checked before Hydra does.
 GROUPS = ("stage", "cascade", "data", "experiment", "cluster")
-#: The dtypes in which a cascade may run.
-DTYPES = ("float32", "bfloat16", "float16")
+T = TypeVar("T")
 CONF = str(Path(__file__).resolve().parents[1] / "conf")
 
 
@@ -75,33 +78,38 @@ def explained() -> Iterator[None]:
     """
     try:
         yield
-    except (ValueError, OSError, InstantiationException) as error:
+    except (ValueError, OSError, InstantiationException, OmegaConfBaseException) as error:
         if os.environ.get("HYDRA_FULL_ERROR") == "1":
             raise
-        cause = error.__cause__ if isinstance(error, InstantiationException) else error
-        raise SystemExit(f"error: {cause or error}") from error
+        raise SystemExit(f"error: {one_line(error)}") from error
 
 
-def open_data(config: Mapping[str, Any], stage: Stage) -> Any:
-    """The data module of a plain config, for a stage."""
-    return instantiate(
-        config["data"], multiple=stage.multiple, fetch=stage.text.ahead(), _convert_="all"
-    )
+def one_line(error: Exception) -> str:
+    """What a user reads of an error: its message, and the key of the config if it names none."""
+    cause = error.__cause__ if isinstance(error, InstantiationException) else error
+    if isinstance(cause, ValueError | OSError):
+        return str(cause)
+    what = str(cause or error).partition("\n")[0]
+    found = re.search(r"full_key: (\S+)", str(error))
+    return f"{found[1]}: {what}" if found else what
 
 
-def open_cascade(cfg: DictConfig, **options: Any) -> Cascade:
-    """The cascade that a config names: a bundle, or the runs of its stages."""
-    device = cfg.device
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-    if cfg.dtype not in DTYPES:
-        raise ValueError(f"dtype={cfg.dtype}: must be one of {', '.join(DTYPES)}")
-    try:
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:
-        reason = str(error).partition("\n")[0]
-        raise ValueError(f"device={device}: cannot be used ({reason}); set device=cpu") from error
-    options.update(device=device, dtype=getattr(torch, cfg.dtype))
-    if cfg.bundle is not None:
-        return Cascade.from_pretrained(cfg.bundle, **options)
-    return Cascade.from_runs(cfg.paths.runs, cfg.cascade, run=cfg.run, **options)
+def command(name: str) -> Callable[[Callable[[DictConfig], T]], Callable[[], T]]:
+    """The command line of a function, with `conf/<name>.yaml`.
+
+    Values are checked before the function is called, and errors are explained.
+    """
+
+    def decorate(function: Callable[[DictConfig], T]) -> Callable[[], T]:
+        @explained()
+        @functools.wraps(function)
+        def checked(cfg: DictConfig) -> T:
+            values.check(cfg, COMMANDS[name])
+            return function(cfg)
+
+        main: Callable[[], T] = hydra.main(version_base="1.3", config_path=CONF, config_name=name)(
+            checked
+        )
+        return main
+
+    return decorate

@@ -23,9 +23,10 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from cascade.checkpoint.origin import commit
-from cascade.entry import CONF, check_choices, explained, open_cascade
+from cascade.entry import check_choices, command
 from cascade.eval.following import Following, following
 from cascade.files.atomic import replacing
+from cascade.opening import open_cascade
 from cascade.pipeline import Cascade
 from cascade.video import to_uint8
 
@@ -123,8 +124,7 @@ def write_report(path: Path, report: Mapping[str, Following]) -> None:
     path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n")
 
 
-@hydra.main(version_base="1.3", config_path=CONF, config_name="evaluate")
-@explained()
+@command("evaluate")
 def main(cfg: DictConfig) -> None:
     """The command line."""
     cascade = open_cascade(cfg)

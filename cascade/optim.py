@@ -22,6 +22,8 @@ from cascade.parallel.shards import check_sharded, local
 
 HIDDEN = re.compile(r"(^|[._])blocks\..*\bweight$")
 MUON_STEPS = 5
+#: The attribute by which an optimizer announces that its step unscales gradients (torch.amp).
+AMP_SCALING = "_step_supports_amp_scaling"
 
 
 def split(
@@ -224,7 +226,11 @@ def adamw(
         {"params": hidden, "weight_decay": weight_decay},
         {"params": rest, "weight_decay": 0.0},
     ]
-    return torch.optim.AdamW(groups, lr=lr, betas=(betas[0], betas[1]), fused=True)
+    optimizer = torch.optim.AdamW(groups, lr=lr, betas=(betas[0], betas[1]), fused=True)
+    # The trainer unscales and clips the gradients before the step. A fused optimizer announces that
+    # it unscales them in the step, and Lightning refuses to clip before that.
+    setattr(optimizer, AMP_SCALING, False)
+    return optimizer
 
 
 class WarmupDecay:
@@ -265,6 +271,18 @@ class WarmupDecay:
             raise ValueError(f"learning rate: final must be a factor from 0 to 1, got {final}")
         self.warmup_steps, self.total_steps, self.decay = warmup_steps, total_steps, decay
         self.decay_steps, self.final = decay_steps, final
+
+    @property
+    def shortfall(self) -> str | None:
+        """What is wrong if the warm-up does not end within the run; None if it does."""
+        if self.warmup_steps < self.total_steps:
+            return None
+        return (
+            f"the warm-up of {self.warmup_steps} steps is not shorter than the run of "
+            f"{self.total_steps}, so the learning rate reaches only "
+            f"{max(map(self, range(self.total_steps))):.2g} of its value; set "
+            f"stage.train.lr_factor.warmup_steps={self.total_steps // 10}"
+        )
 
     def __call__(self, step: int) -> float:
         """The factor at step `step`, counted from 0; it is above 0 during the warm-up."""

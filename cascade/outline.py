@@ -9,11 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import hydra.utils
-import torch
 from hydra.errors import InstantiationException
 from safetensors import safe_open
 from torch import nn
 from torch.nn.modules.module import register_module_parameter_registration_hook
+
+from cascade.meta import on_meta
 
 
 class TooManyError(ValueError):
@@ -51,7 +52,7 @@ def shapes_of(config: Mapping[str, Any], *, most: int) -> dict[str, tuple[int, .
 
     hook = register_module_parameter_registration_hook(count)
     try:
-        with torch.device("meta"):
+        with on_meta():
             stage = build(config)
     except InstantiationException as error:
         if isinstance(error.__cause__, TooManyError):

@@ -20,7 +20,7 @@ from rich.table import Table
 from cascade.bundle import load_stage
 from cascade.callbacks.samples import sample_like
 from cascade.callbacks.verdict import NotLearningError
-from cascade.entry import CONF, check_choices, explained
+from cascade.entry import check_choices, command
 from cascade.eval.fidelity import psnr
 from cascade.files.atomic import replacing
 from cascade.shrink import resolved
@@ -71,8 +71,7 @@ def judge(run: Path, batch: dict[str, Any], cfg: DictConfig) -> dict[str, float]
     return figures
 
 
-@hydra.main(version_base="1.3", config_path=CONF, config_name="train")
-@explained()
+@command("train")
 def main(cfg: DictConfig) -> None:
     """The command line."""
     run = Path(HydraConfig.get().runtime.output_dir)

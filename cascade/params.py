@@ -3,14 +3,14 @@
 import sys
 
 import hydra
-import torch
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from omegaconf import DictConfig
 from rich.console import Console
 from rich.table import Table
 
-from cascade.entry import CONF, check_choices
+from cascade.entry import CONF, check_choices, command
+from cascade.meta import on_meta
 from cascade.stage import TrainableStage
 
 
@@ -20,13 +20,13 @@ def build_on_meta(choice: str) -> tuple[TrainableStage, int]:
         initialize_config_dir(version_base="1.3", config_dir=CONF)
     config = compose("train", overrides=[f"stage={choice}"])["stage"]
     config = {name: value for name, value in config.items() if name != "train"}
-    with torch.device("meta"):
+    with on_meta():
         stage = hydra.utils.instantiate(config, _convert_="all")
         stage.configure_model()
     return stage, sum(p.numel() for p in stage.parameters())
 
 
-@hydra.main(version_base="1.3", config_path=CONF, config_name="params")
+@command("params")
 def main(cfg: DictConfig) -> None:
     """The command line."""
     table = Table(title=f"cascade {cfg.cascade.name}")

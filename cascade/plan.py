@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import hydra
-import torch
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import InstantiationException
 from omegaconf import DictConfig
@@ -21,8 +20,10 @@ from cascade.checkpoint.origin import commit
 from cascade.doctor import plan_page
 from cascade.doctor.checkup import checkup
 from cascade.doctor.findings import Findings
-from cascade.entry import CONF, check_choices, check_name, explained, open_data
+from cascade.entry import check_choices, check_name, command
 from cascade.files.atomic import write_atomic
+from cascade.meta import on_meta
+from cascade.opening import open_data
 from cascade.shrink import resolved
 
 
@@ -34,7 +35,7 @@ def survey_data(config: dict[str, Any], record: Findings) -> tuple[Any, Any]:
     try:
         loading = config["data"].get("loading")
         alone = config["data"] | ({"loading": loading | {"num_workers": 0}} if loading else {})
-        with torch.device("meta"):
+        with on_meta():
             stage = hydra.utils.instantiate(config["stage"], _convert_="all")
         data = open_data({"data": alone}, stage)
         data.prepare_data()
@@ -67,8 +68,7 @@ def write(record: Findings, folder: Path) -> Path:
     return plan_page.write(record, folder / "index.html")
 
 
-@hydra.main(version_base="1.3", config_path=CONF, config_name="plan")
-@explained()
+@command("plan")
 def main(cfg: DictConfig) -> None:
     """The command line."""
     check_name(cfg.name)

@@ -14,13 +14,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import hydra
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
 from cascade.checkpoint.checkpoint_folder import manifests
 from cascade.checkpoint.origin import commit, device
-from cascade.entry import CONF, check_choices, check_name, explained
+from cascade.entry import check_choices, check_name, command, explained
 from cascade.files.atomic import write_atomic
 from cascade.proof import proof_page
 from cascade.proof.claims import check_claims
@@ -109,7 +108,7 @@ def write(proof: Proof, folder: Path) -> Path:
     return proof_page.write(proof, folder / "index.html")
 
 
-@hydra.main(version_base="1.3", config_path=CONF, config_name="prove")
+@command("prove")
 def main(cfg: DictConfig) -> None:
     """The command line."""
     try:

@@ -7,13 +7,11 @@ bundle.
 import logging
 from pathlib import Path
 
-import hydra
 from omegaconf import DictConfig
-from safetensors.torch import load_file
 
-from cascade.bundle import WEIGHTS, read_card, read_stage, save_bundle
+from cascade.bundle import read_card, read_stage, read_weights, save_bundle
 from cascade.callbacks.averages import SNAPSHOTS
-from cascade.entry import CONF, explained
+from cascade.entry import command
 from cascade.posthoc import reconstruct
 
 log = logging.getLogger(__name__)
@@ -33,7 +31,7 @@ def write_bundle(run: Path, width: float, to: Path) -> Path:
     if to.exists():
         raise ValueError(f"{to} exists; remove it, or set another folder: to=…")
     stage, card = read_stage(run / "bundle"), read_card(run / "bundle")
-    weights = load_file(run / "bundle" / WEIGHTS)
+    weights = read_weights(run / "bundle")
     averages, fit = reconstruct(run / SNAPSHOTS, width, card["steps"])
     wrong = [n for n, v in averages.items() if n not in weights or weights[n].shape != v.shape]
     if wrong:
@@ -48,8 +46,7 @@ def write_bundle(run: Path, width: float, to: Path) -> Path:
     return to
 
 
-@hydra.main(version_base="1.3", config_path=CONF, config_name="reconstruct")
-@explained()
+@command("reconstruct")
 def main(cfg: DictConfig) -> None:
     """The command line."""
     write_bundle(Path(cfg.run), float(cfg.width), Path(cfg.to))

@@ -5,22 +5,23 @@ way to prompt, `way=`, reads them (conf/sample.yaml lists the sources of each wa
 """
 
 import logging
-import re
 import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import hydra
 import torch
 from omegaconf import DictConfig, OmegaConf
 from rich.progress import Progress
 
 from cascade import conditioning
+from cascade.chain import per_stage
 from cascade.conditioning import Prompt, source_names, unseen
 from cascade.diffusion.sampler import Step
-from cascade.entry import CONF, check_choices, explained, open_cascade
+from cascade.entry import check_choices, command
 from cascade.grid import Grid
+from cascade.opening import bundles_named, open_cascade
+from cascade.sample_files import check_folder, file_name, request_id
 from cascade.video import write_video
 
 log = logging.getLogger(__name__)
@@ -61,20 +62,19 @@ def _ordinal(n: int) -> str:
     return f"{n}{ending}"
 
 
-def file_name(prompt: str) -> str:
-    """A short file name from a prompt in any language."""
-    return re.sub(r"[^\w]+", "-", prompt).strip("-")[:60] or "untitled"
-
-
-@hydra.main(version_base="1.3", config_path=CONF, config_name="sample")
-@explained()
+@command("sample")
 def main(cfg: DictConfig) -> None:
     """The command line."""
-    if cfg.format not in ("mp4", "gif"):
-        raise ValueError(f"format={cfg.format}: videos are written as mp4 or gif")
+    values: Any = OmegaConf.to_container(cfg, resolve=True)
+    given = [name for name in source_names() if values[name] is not None]
+    conditioning.choose(values["way"], given)
+    check_folder(Path(cfg.out))
+    bundles, sampling = bundles_named(cfg)
+    for name in ("num_inference_steps", "guidance_scale"):
+        per_stage(name, values[name], len(bundles))
+    request = request_id(values, bundles=bundles, sampling=sampling, sources=given)
     cascade = open_cascade(cfg, offload=cfg.offload)
     grids = cascade.grids(frames=cfg.frames, height=cfg.height, width=cfg.width)
-    values: Any = OmegaConf.to_container(cfg, resolve=True)
     names = [stage.name for stage in cascade.stages]
     prompt = prompted(values, dict(zip(names, grids, strict=True)))
     with Progress() as progress:
@@ -96,8 +96,7 @@ def main(cfg: DictConfig) -> None:
             **prompt.arguments(cfg.num_videos),
         )
     for i, video in enumerate(out.videos):
-        path = Path(cfg.out) / f"{file_name(cfg.prompt)}-{cfg.seed}-{i}.{cfg.format}"
-        path.parent.mkdir(parents=True, exist_ok=True)
+        path = Path(cfg.out) / file_name(values, i, request)
         write_video(path, video, fps=out.grid.fps)
         log.info("%s (%s)", path, out.grid)
 

@@ -4,11 +4,10 @@ The classes that implement them are in `stages/`. Everything that the network re
 grid of the stage's codec; kinds, `low` before `expand`, and given frames are in pixels.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple, Protocol, cast, runtime_checkable
 
-import pytorch_lightning as pl
 from jaxtyping import Bool, Float, UInt8
 from torch import Tensor, nn
 
@@ -20,6 +19,8 @@ from cascade.diffusion.sampler import Step
 from cascade.grid import Grid, Scale
 from cascade.text.encoder import TextEncoder, TextFeatures
 
+#: For a class of stages, the one that Lightning trains.
+WITH_HOOKS = {"stages.stage.Stage": "stages.trained.TrainedStage"}
 Video = Float[Tensor, "b 3 f h w"]
 Batch = dict[str, Any]
 #: A function of (purpose, shape), such as ("start", shape), that returns normal noise (b, *shape).
@@ -264,6 +265,11 @@ def as_module(stage: Stage) -> nn.Module:
     return cast(nn.Module, stage)
 
 
-def trainable(module: pl.LightningModule) -> TrainableStage:
+def trainable(module: nn.Module) -> TrainableStage:
     """The stage that Lightning passes to a callback, typed as one."""
     return cast(TrainableStage, module)
+
+
+def trained_by_lightning(stage: Mapping[str, Any]) -> dict[str, Any]:
+    """A stage's config with the class that has Lightning's hooks."""
+    return {**stage, "_target_": WITH_HOOKS.get(stage["_target_"], stage["_target_"])}

@@ -20,20 +20,25 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
 from cascade import launch, slurm
-from cascade.bundle import final_loss, load_weights, read_stage, save_bundle, stage_parts
+from cascade.bundle import final_loss, read_card, save_bundle, stage_parts, start_from
 from cascade.callbacks.averages import EMA, averages
 from cascade.callbacks.checkpoints import Checkpoints
 from cascade.callbacks.loss_probe import Probe
 from cascade.callbacks.progress import RunProgressBar
 from cascade.checkpoint import wandb_run
 from cascade.checkpoint.checkpoint_folder import choose
+from cascade.checkpoint.manifest import Manifest
 from cascade.checkpoint.origin import commit
-from cascade.checkpoint.run_config import check_fits, keep_config
+from cascade.checkpoint.run_config import check_fits, is_finished, keep_config
 from cascade.checkpoint.state_file import StateFile
-from cascade.entry import CONF, check_choices, check_name, explained, open_data
+from cascade.entry import check_choices, check_name, command
 from cascade.files.lock import locked
+from cascade.last_validation import in_words
+from cascade.offered import check_machine, check_trainer
+from cascade.opening import open_data
 from cascade.parallel.ranks import is_first
 from cascade.shrink import ignored_overrides, resolved
+from cascade.stage import trained_by_lightning
 
 log = logging.getLogger(__name__)
 #: Seconds to wait for the run's lock, which the comparison of runs takes for a moment.
@@ -68,10 +73,13 @@ def train(cfg: DictConfig, run: Path) -> float | None:
     """Train or resume the run in folder `run`; return its `val/loss` if it has finished."""
     check_name(cfg.name)
     config = resolved(cfg)
+    check_trainer(config["trainer"])
+    check_machine(config["trainer"], cuda=torch.cuda.is_available())
     with run_lock(run):
         keep_config(run, config)
-        if not (run / "bundle").is_dir() and not _train(cfg, config, run):
+        if not is_finished(run, config) and not _train(cfg, config, run):
             return None
+    log.info("%s: %s", cfg.stage.name, in_words(read_card(run / "bundle")["figures"]))
     log.info("trained: %s/bundle; to train another run, choose another NAME=…", run)
     return final_loss(run)
 
@@ -93,19 +101,21 @@ def _train(cfg: DictConfig, config: dict[str, Any], run: Path) -> bool:
     pl.seed_everything(cfg.seed, workers=True, verbose=False)
     for expected in EXPECTED:
         warnings.filterwarnings("ignore", message=expected)
-    stage = hydra.utils.instantiate(config["stage"], _convert_="all")
+    stage = hydra.utils.instantiate(trained_by_lightning(config["stage"]), _convert_="all")
     stage_parts(config["stage"])  # refuse now what no bundle could record at the end
     stage.text.prepare()  # first, since making shards may take long and a file may be missing
+    if shortfall := getattr(stage.recipe.lr_factor, "shortfall", None):
+        log.warning("stage %s: %s", stage.name, shortfall)
     data = open_data(config, stage)
     trainer, checkpoints = open_trainer(config, run)
     checkpoint = choose(trainer, run)
     if checkpoint is not None:
         check_fits(checkpoint, stage, config, run)
         log.info("resuming from %s", checkpoint.folder)
+        state_schedule(checkpoint.manifest, stage.recipe)
     elif cfg.init_from is not None:
-        read_stage(cfg.init_from)
         stage.configure_model()
-        load_weights(stage, cfg.init_from)
+        start_from(stage, cfg.init_from)
     checkpoints.begin(config=config, wandb_id=wandb_run.known(run), resumed=checkpoint)
     state = None if checkpoint is None else checkpoint.state
     trainer.fit(stage, data, ckpt_path=state, weights_only=True)
@@ -133,6 +143,20 @@ def _train(cfg: DictConfig, config: dict[str, Any], run: Path) -> bool:
         )
     trainer.strategy.barrier()
     return True
+
+
+def state_schedule(manifest: Manifest, recipe: Any) -> None:
+    """Say how the learning rate goes on if the run has been lengthened since the checkpoint."""
+    before = manifest.config["stage"]["train"]
+    if before["steps"] >= recipe.steps:
+        return
+    factor = hydra.utils.instantiate(before["lr_factor"])
+    log.info(
+        "optimizer, averages and position go on at step %d; the learning rate's factor is %.3g "
+        "there by the schedule of %d steps, and was %.3g by that of %d",
+        *(manifest.step, recipe.lr_factor(manifest.step), recipe.steps),
+        *(factor(manifest.step), before["steps"]),
+    )
 
 
 def open_trainer(config: dict[str, Any], run: Path) -> tuple[pl.Trainer, Checkpoints]:
@@ -165,7 +189,9 @@ def open_trainer(config: dict[str, Any], run: Path) -> tuple[pl.Trainer, Checkpo
         config["trainer"],
         callbacks=callbacks,
         plugins=slurm.environment(),
-        logger=[hydra.utils.instantiate(c) for c in wandb_run.one_run(config["logger"], run)],
+        logger=[
+            hydra.utils.instantiate(c) for c in wandb_run.one_run(config.get("logger") or {}, run)
+        ],
         default_root_dir=str(run),
         enable_checkpointing=False,
         _convert_="all",
@@ -189,8 +215,7 @@ def check_cluster() -> None:
         )
 
 
-@hydra.main(version_base="1.3", config_path=CONF, config_name="train")
-@explained()
+@command("train")
 def main(cfg: DictConfig) -> float | None:
     """The command line; it returns the final `val/loss`, which a sweep reads."""
     check_cluster()

@@ -1,1 +1,1 @@
-"""The stages of a cascade: one Lightning module each, trained alone."""
+"""The stages of a cascade, each trained alone."""

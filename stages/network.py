@@ -9,6 +9,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from cascade.codec import Codec
+from cascade.meta import on_meta
 from cascade.stage import Kind, Noised, TrainableStage
 
 #: Tokens of text in a forward pass whose cost is counted.
@@ -33,7 +34,7 @@ def multiple(net: nn.Module, kind: Kind, codec: Codec) -> tuple[int, int, int]:
 def dry_forward(stage: TrainableStage, shape: tuple[int, int, int]) -> Callable[[], object]:
     """A forward pass on the meta device for one clip of `shape` in pixels."""
     clip = torch.empty(1, 3, *shape, dtype=torch.uint8, device="meta")
-    with torch.device("meta"):
+    with on_meta():
         net = stage.new_net()
         sides = stage.codec.shape(stage.clip(clip).shape[2:])
         inputs = (

@@ -1,41 +1,37 @@
-"""A stage of a cascade as one Lightning module, made of parts: kind, objective, codec, network.
+"""A stage of a cascade, made of parts: kind, objective, codec, network.
 
-This file holds the hooks. The condition is built in `condition.py`, from a loader's batch in
-`examples.py`; the loss is the objective's; the sampler's denoiser is in `sampling.py`. Every random
-draw is keyed by (seed, position, purpose).
+The condition is built in `condition.py`, from a loader's batch in `examples.py`; the loss is the
+objective's; the sampler's denoiser is in `sampling.py`. `trained.py` adds the hooks by which
+Lightning trains a stage, so that sampling needs no Lightning. Every random draw is keyed by (seed,
+position, purpose).
 """
 
 from collections.abc import Callable, Sequence
-from typing import Any, cast, final
 
-import pytorch_lightning as pl
 import torch
 from jaxtyping import Bool, Float, UInt8
 from torch import Tensor, nn
 
-from cascade.bundle import load_stage
 from cascade.codec import Codec
 from cascade.conditioning import Given, text
 from cascade.diffusion.augment import NoiseAugment
 from cascade.diffusion.process import Diffusion, Sampling
 from cascade.diffusion.sampler import Step
 from cascade.grid import Grid
+from cascade.meta import on_meta
 from cascade.parallel.blocks import compile_blocks
 from cascade.stage import Batch, Condition, Kind, Losses, Noise, Noised, Objective
-from cascade.stage import Stage as AnyStage
 from cascade.text.encoder import TextEncoder, TextFeatures
 from cascade.video import hold, to_float
 from stages import network
 from stages.condition import Conditioner
-from stages.examples import examples, take
-from stages.measure import measure
+from stages.examples import examples
 from stages.noised import noised, swapped, weighted, with_condition
 from stages.sampling import Denoiser, keyed_noise, low_of, noised_to
 from stages.training import Training
 
 
-@final
-class Stage(pl.LightningModule):
+class Stage(nn.Module):
     """A conditional generator: from text, the previous stage's video and given frames to a video.
 
     With `residual` r, x̂ = baseline + r × the network's output, where the baseline is `low`
@@ -79,10 +75,6 @@ class Stage(pl.LightningModule):
         self._build = net
         self.net: nn.Module | None = None
         self._multiple: tuple[int, int, int] | None = None
-        #: The previous stage, if validation starts from it; a list, so that it is no submodule.
-        self._before: list[AnyStage] = []
-        #: The number of clips that this validation has measured so far, on this rank.
-        self._measured = 0
 
     def _check_residual(self) -> None:
         if self.residual is None:
@@ -96,6 +88,11 @@ class Stage(pl.LightningModule):
             )
 
     # Shape: the network, and the grids it runs on.
+
+    @property
+    def device(self) -> torch.device:
+        """The device of its weights."""
+        return next((p.device for p in self.parameters()), torch.device("cpu"))
 
     @property
     def conditions(self) -> tuple[str, ...]:
@@ -125,24 +122,11 @@ class Stage(pl.LightningModule):
             num_scalars=len(self.kind.scalars),
         )
 
-    def setup(self, stage: str) -> None:  # noqa: ARG002 (Lightning passes it)
-        """Fail before the first step if files are missing or the grid does not fit."""
-        self.text.prepare()
-        self.check_grid(self.target)
-        if self.recipe is None:
-            return
-        if self.objective is None:
-            raise ValueError(f"stage {self.name}: nothing to train; set stage.objective")
-        self.objective.check(self)
-        if self.recipe.crop is not None:
-            frames, height, width = self.recipe.crop
-            self.check_grid(Grid(frames=frames, height=height, width=width, fps=self.target.fps))
-
     @property
     def multiple(self) -> tuple[int, int, int]:
         """The numbers that frames, height and width in pixels must be multiples of."""
         if self._multiple is None:
-            with torch.device("meta"):
+            with on_meta():
                 net = self.new_net() if self.net is None else self.net
             self._multiple = network.multiple(net, self.kind, self.codec)
         return self._multiple
@@ -234,57 +218,6 @@ class Stage(pl.LightningModule):
         changed = with_condition(noised, condition, self.diffusion.schedule)
         out = self.predict(changed.z, changed.logsnr, condition)
         return weighted(out, changed, self.diffusion), differs
-
-    def training_step(self, batch: Batch, _: int) -> dict[str, Any]:
-        """The mean loss, and the losses of the samples for callbacks."""
-        losses = self.losses(batch, purpose="train")
-        loss = losses.loss.mean() * batch.get("weight", 1.0)
-        detached = losses._replace(loss=losses.loss.detach())
-        return {"loss": loss, "mean": loss.detach(), "losses": detached}
-
-    def on_validation_epoch_start(self) -> None:
-        """Reset the count of measured clips."""
-        self._measured = 0
-
-    def validation_step(self, batch: Batch, _: int) -> dict[str, Any]:
-        """Log the denoising loss at fixed draws, and metrics of the first `val_videos` clips."""
-        assert self.recipe is not None
-        noised = self.noise(batch, purpose="val")
-        out = self.predict(noised.z, noised.logsnr, noised.condition)
-        losses = weighted(out, noised, self.diffusion)
-        self._log_mean("val/loss", losses)
-        # Ranks have batches of equal sizes, so all of them measure in the same steps. Otherwise a
-        # rank that logs a metric alone would wait for the others for ever.
-        each = -(-self.recipe.val_videos // self.trainer.world_size)
-        few = min(each - self._measured, len(batch["position"]))
-        if few > 0:
-            self._measured += few
-            for name, values in self.measure(take(batch, range(few))).items():
-                self._log_mean(f"val/{name}", values)
-        zero = weighted(out.new_zeros(()).expand_as(out), noised, self.diffusion)
-        return {"losses": losses, "zero": zero, "noised": noised}
-
-    def measure(self, batch: Batch) -> dict[str, Float[Tensor, " b"]]:
-        """Metrics of validation clips, one number per clip, by name."""
-        assert self.recipe is not None
-        if self.recipe.low_from is not None and not self._before:
-            self._before.append(cast(AnyStage, load_stage(self.recipe.low_from).to(self.device)))
-        before = self._before[0] if self._before else None
-        figures = measure(self, batch, before=before, steps=self.recipe.val_steps)
-        return figures if self.objective is None else figures | self.objective.figures(self, batch)
-
-    def _log_mean(self, name: str, values: Float[Tensor, " b"]) -> None:
-        self.log(name, values.mean(), batch_size=len(values), sync_dist=True)
-
-    def configure_optimizers(self) -> Any:
-        """One optimizer, and a scheduler of the learning rate per step."""
-        assert self.recipe is not None
-        optimizer = self.recipe.optimizer(self)
-        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, self.recipe.lr_factor)
-        return {
-            "optimizer": optimizer,
-            "lr_scheduler": {"scheduler": schedule, "interval": "step"},
-        }
 
     # Sampling.
 

@@ -6,11 +6,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import nn
 
 from cascade.checkpoint.checkpoint_folder import Checkpoint, CheckpointError, folders
 from cascade.files.atomic import read_json, write_atomic
+from cascade.meta import on_meta
 from cascade.parallel.ranks import is_first
 from cascade.parts import anonymous
 
@@ -28,6 +28,9 @@ FIXED = {
     "trainer": ("precision", "gradient_clip_val", "gradient_clip_algorithm"),
     "callbacks": ("guard", "ema"),
 }
+
+#: Keys of which a larger value lengthens a run; the others follow the first.
+STEPS = ("stage.train.steps", "stage.train.lr_factor.total_steps", "data.max_steps")
 
 #: Files and folders that a run writes besides its checkpoints.
 TRACES = (
@@ -103,13 +106,53 @@ def keep_config(run: Path, config: dict[str, Any]) -> None:
     Raises:
         ConfigChangedError: with every difference and the ways out.
     """
+    path, mine = run / "config.json", fixed_part(config)
     if has_trained(run):
         check_config(run, config)
+        lengthen(run, config)
+        if is_first() and _config_in(path) != mine:
+            write_atomic(path, json.dumps(mine, indent=2, ensure_ascii=False).encode())
     elif is_first():
-        path, mine = run / "config.json", fixed_part(config)
         if path.is_file() and _config_in(path) != mine:
             _put_away(run)
         write_atomic(path, json.dumps(mine, indent=2, ensure_ascii=False).encode())
+
+
+def bundled_steps(run: Path) -> int | None:
+    """The steps of the run's bundle; None if it has none."""
+    path = run / "bundle" / "card.json"
+    try:
+        steps = json.loads(path.read_bytes())["steps"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    return steps if isinstance(steps, int) else None
+
+
+def is_finished(run: Path, config: Mapping[str, Any]) -> bool:
+    """Whether the run has a bundle of all steps of its config."""
+    done, steps = bundled_steps(run), config["stage"]["train"]["steps"]
+    return (run / "bundle").is_dir() and (done is None or done >= steps)
+
+
+def lengthen(run: Path, config: Mapping[str, Any]) -> None:
+    """Keep the bundle of fewer steps than the config has as `bundle_at_<steps>`.
+
+    Raises:
+        ConfigChangedError: no checkpoint is left from which the run could go on.
+    """
+    done = bundled_steps(run)
+    if done is None or is_finished(run, config) or not is_first():
+        return
+    if not folders(run):
+        raise ConfigChangedError(
+            f"{run}: no checkpoint of its {done} steps is left, so it cannot be lengthened; start "
+            f"a new run from its weights: NAME=… ARGS='init_from={run}/bundle'"
+        )
+    (run / "bundle").rename(run / f"bundle_at_{done}")
+    log.info(
+        "%s: lengthened from %d to %d steps; the bundle of %d steps is kept: bundle_at_%d",
+        *(run, done, config["stage"]["train"]["steps"], done, done),
+    )
 
 
 def _put_away(run: Path) -> None:
@@ -157,10 +200,12 @@ def refuse_change(run: Path, old: dict[str, Any], new: dict[str, Any]) -> None:
     if folders(run):  # checkpoints have the data's fingerprint, wherever its shards are
         old, new = _unplaced(old), _unplaced(new)
     changed = differences(old, new)
-    if not changed:
+    if not changed or _only_longer(old, new, changed):
         return
     lines = "\n  ".join(changed)
     out = "Use the old config, or choose another NAME=…"
+    if any(line.startswith(STEPS) for line in changed):
+        out += f" (a run is lengthened by a larger {STEPS[0]} alone)"
     if (run / "bundle").is_dir():
         out += f", or start a new run from its weights: NAME=… ARGS='init_from={run}/bundle'"
     raise ConfigChangedError(
@@ -168,11 +213,28 @@ def refuse_change(run: Path, old: dict[str, Any], new: dict[str, Any]) -> None:
     )
 
 
+def _only_longer(old: dict[str, Any], new: dict[str, Any], changed: list[str]) -> bool:
+    """Whether the new config only has more steps, for which the schedule is computed anew."""
+    if {line.partition(":")[0] for line in changed} - {*STEPS}:
+        return False
+    values = [[_at(config, key) for key in STEPS] for config in (old, new)]
+    follow = all(value in (None, one[0]) for one in values for value in one)
+    return follow and bool(values[1][0] > values[0][0])
+
+
+def _at(config: Mapping[str, Any], key: str) -> Any:
+    """The value at a dotted key; None if it is not there."""
+    node: Any = config
+    for name in key.split("."):
+        node = node.get(name) if isinstance(node, Mapping) else None
+    return node
+
+
 def shapes(stage: nn.Module) -> dict[str, list[int]]:
     """The shapes of a stage's weights, by name, even if its network is not built yet."""
     found = {name: list(value.shape) for name, value in stage.state_dict().items()}
     if stage.net is None:
-        with torch.device("meta"):
+        with on_meta():
             net: nn.Module = stage.new_net()
         found |= {f"net.{name}": list(value.shape) for name, value in net.state_dict().items()}
     return found

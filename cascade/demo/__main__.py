@@ -24,9 +24,10 @@ from rich.progress import BarColumn, TaskID, TextColumn, TimeElapsedColumn
 from cascade.bundle import save_cascade
 from cascade.curves import last_step, read_curves
 from cascade.demo.demo_page import Result, write_page
-from cascade.entry import CONF, check_choices, open_cascade
+from cascade.entry import CONF, check_choices, command
 from cascade.eval.following import Following
 from cascade.evaluate import follow, generate, write_report
+from cascade.opening import open_cascade
 from cascade.pipeline import Cascade
 from cascade.progress import SteadyProgress
 
@@ -145,7 +146,7 @@ def ceiling(
     return follow(cascade, videos, prompts, parser)
 
 
-@hydra.main(version_base="1.3", config_path=CONF, config_name="demo")
+@command("demo")
 def main(cfg: DictConfig) -> None:
     """The command line."""
     began = time.monotonic()

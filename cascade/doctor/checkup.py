@@ -13,6 +13,7 @@ from cascade.doctor.findings import Findings
 from cascade.doctor.memory_fit import plan_memory
 from cascade.doctor.text_cost import frozen_encoder
 from cascade.doctor.timing import Load, plan_time
+from cascade.offered import check_trainer
 
 
 def checkup(record: Findings, config: dict[str, Any], data: Any, survey: Any) -> None:
@@ -21,6 +22,10 @@ def checkup(record: Findings, config: dict[str, Any], data: Any, survey: Any) ->
     `data` and `survey` are None if there is no data, or if the data module refused it.
     """
     options, trainer = config["plan"], config["trainer"]
+    try:
+        check_trainer(trainer)
+    except ValueError as error:
+        record.advise("error", str(error))
     ranks = find_ranks(trainer, override=options["ranks"])
     device = find_device(
         options["device"],
@@ -37,6 +42,8 @@ def checkup(record: Findings, config: dict[str, Any], data: Any, survey: Any) ->
     captions = load.captions if load is not None and load.captions else options["captions"]
     dry = DryStage(config["stage"], text_tokens=options["text_tokens"], captions=captions)
     recipe, target = dry.stage.recipe, dry.stage.target
+    if shortfall := getattr(recipe.lr_factor, "shortfall", None):
+        record.advise("warning", shortfall)
     frames, height, width = recipe.crop or target.shape
     nominal = Clips(recipe.global_batch, frames, height, width, target.fps)
     buckets = buckets_of(survey, nominal)

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from cascade.doctor.kernels import Kernels
 from cascade.flops import training_flops
 from cascade.memory import StepMemory, optimizer_state, step_memory
+from cascade.meta import on_meta
 from cascade.stage import Kind, TrainableStage, as_module
 from cascade.text.encoder import TextEncoder, TextFeatures
 
@@ -128,7 +129,7 @@ class DryStage:
     def __init__(
         self, config: dict[str, Any], *, text_tokens: int, captions: Sequence[str]
     ) -> None:
-        with torch.device("meta"):
+        with on_meta():
             stage = hydra.utils.instantiate(copy.deepcopy(config), _convert_="all")
             stage.configure_model()
         stage.kind = DryKind(stage.kind)

@@ -8,7 +8,7 @@ from hydra.core.utils import JobReturn, JobStatus
 from omegaconf import DictConfig, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
-from cascade.checkpoint.run_config import ConfigChangedError, check_config
+from cascade.checkpoint.run_config import ConfigChangedError, check_config, lengthen
 from cascade.shrink import resolved
 
 
@@ -34,6 +34,7 @@ def refusal(run: Path, config: dict[str, Any] | None) -> str | None:
         return None
     try:
         check_config(run, config)
+        lengthen(run, config)
     except ConfigChangedError as error:
         return str(error)
     return None

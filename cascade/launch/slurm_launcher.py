@@ -22,6 +22,7 @@ from cascade.checkpoint.run_config import (
     ConfigChangedError,
     check_config,
     fixed_part,
+    lengthen,
     refuse_change,
 )
 from cascade.files.atomic import write_atomic
@@ -185,6 +186,7 @@ def _refusal(run: Path, config: dict[str, Any] | None) -> str | None:
     submitted = run / "slurm/config.json"
     try:
         check_config(run, config)
+        lengthen(run, config)
         if submitted.exists() and _last_job(run)[1] in ALIVE:
             fixed = fixed_part(config)
             refuse_change(run, json.loads(submitted.read_bytes()) or fixed, fixed)

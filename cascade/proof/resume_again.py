@@ -24,10 +24,11 @@ from cascade.checkpoint.manifest import Manifest
 from cascade.checkpoint.origin import device, versions
 from cascade.checkpoint.state_file import StateFile
 from cascade.curves import read_curves
-from cascade.entry import open_data
+from cascade.opening import open_data
 from cascade.proof.found import Found, NotCheckedError, Table, judged
 from cascade.proof.subject import Subject, data_config
 from cascade.report import Cell
+from cascade.stage import trained_by_lightning
 
 #: The name of the logged loss of a step.
 LOSS = "train/loss"
@@ -164,7 +165,7 @@ def resume(subject: Subject, start: ResumeStart) -> tuple[dict[int, float], dict
     config = subject.config
     losses = LoggedLosses(None if start.later is None else start.later.step)
     pl.seed_everything(config["seed"], workers=True, verbose=False)
-    stage = instantiate(config["stage"], _convert_="all")
+    stage = instantiate(trained_by_lightning(config["stage"]), _convert_="all")
     stage.text.prepare()
     data = open_data({"data": data_config(config)}, stage)
     data.prepare_data()

@@ -18,8 +18,8 @@ from cascade.checkpoint.checkpoint_folder import manifests
 from cascade.checkpoint.manifest import Manifest
 from cascade.checkpoint.run_config import check_config
 from cascade.comparison.run_folder import is_run, status
-from cascade.entry import open_data
 from cascade.grid import Grid
+from cascade.opening import open_data
 from cascade.proof.found import NotCheckedError
 from cascade.stage import Batch, Stage, TrainableStage
 

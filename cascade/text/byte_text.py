@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from cascade.nn.attention import SelfAttention
 from cascade.nn.block import Mlp
-from cascade.nn.embed import fourier
+from cascade.nn.embed import NUM_BANDS, fourier
 from cascade.text.encoder import Known, TextEncoder, TextFeatures
 
 PAD_BYTE = 256
@@ -90,7 +90,7 @@ class ByteText(TextEncoder):
         self.spelling = nn.Parameter(torch.randn(word_bytes, width))
         self.word = Mlp(width, 2.0)
         self.begin = nn.Parameter(torch.randn(width))
-        self.place = nn.Linear(fourier(torch.zeros(1)).shape[-1], width, bias=False)
+        self.place = nn.Linear(2 * NUM_BANDS, width, bias=False)
         self.blocks = nn.ModuleList(_TextBlock(width, width // head_width) for _ in range(depth))
 
     def check(self, prompt: str) -> None:

@@ -24,7 +24,8 @@ class Mp4Writer:
     """
 
     def __init__(self, path: str | Path, *, fps: float, crf: int = 18) -> None:
-        self._container = av.open(str(path), "w", format="mp4")
+        # FFmpeg reads a word before a colon as a protocol, so the path is marked as a file.
+        self._container = av.open(f"file:{path}", "w", format="mp4")
         self._rate = Fraction(fps).limit_denominator(60_000)
         self._crf = crf
         self._stream: VideoStream | None = None

@@ -3,13 +3,12 @@
 import shutil
 from pathlib import Path
 
-import hydra
 import torch
 from omegaconf import DictConfig
 from rich.console import Console
 from rich.progress import BarColumn, TextColumn, TimeRemainingColumn
 
-from cascade.entry import CONF, explained
+from cascade.entry import command
 from cascade.progress import SteadyProgress
 from cascade.text.embeddings import SUFFIX
 from data.embed.embedder import Embedder, embeddings_path
@@ -77,8 +76,7 @@ def embed(cfg: DictConfig) -> None:
     )
 
 
-@hydra.main(version_base="1.3", config_path=CONF, config_name="embeddings")
-@explained()
+@command("embeddings")
 def main(cfg: DictConfig) -> None:
     """The command line."""
     try:

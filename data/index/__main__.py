@@ -3,18 +3,17 @@
 from pathlib import Path
 from typing import Any, cast
 
-import hydra
 from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 
-from cascade.entry import CONF, explained
+from cascade.entry import command, explained
 from data.index.index_file import read_about
 from data.index.sidecar import ensure_index
 from data.index.summary import print_summary
 from data.shards import store
 
 
-@hydra.main(version_base="1.3", config_path=CONF, config_name="index")
+@command("index")
 def main(cfg: DictConfig) -> None:
     """The command line."""
     with explained():

@@ -2,18 +2,17 @@
 
 from pathlib import Path
 
-import hydra
 from hydra.utils import instantiate
 from omegaconf import DictConfig
 
-from cascade.entry import CONF, explained
+from cascade.entry import command, explained
 from data.ingest.recipe import Recipe
 from data.ingest.run import make_shards
 
 _SECTIONS = ("shots", "windows", "encoding", "measures", "filters", "packing")
 
 
-@hydra.main(version_base="1.3", config_path=CONF, config_name="shards")
+@command("shards")
 def main(cfg: DictConfig) -> None:
     """Make the shards of a config; after an interruption the same command continues."""
     try:

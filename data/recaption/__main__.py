@@ -7,13 +7,12 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-import hydra
 import torch
 from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
 
-from cascade.entry import CONF, explained
+from cascade.entry import command
 from cascade.progress import SteadyProgress
 from data.decode.sandbox import cores
 from data.index.sidecar import ensure_index
@@ -155,8 +154,7 @@ def recaption(config: dict[str, Any], console: Console) -> Captioner:
     return captioner
 
 
-@hydra.main(version_base="1.3", config_path=CONF, config_name="captions")
-@explained()
+@command("captions")
 def main(cfg: DictConfig) -> None:
     """The command line."""
     for noisy in ("httpx", "httpx2", "openai"):

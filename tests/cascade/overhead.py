@@ -32,6 +32,7 @@ from pytorch_lightning.loggers import WandbLogger
 from cascade.entry import CONF
 from cascade.grid import Grid
 from cascade.loggers.csv_logger import AtomicCSVLogger
+from cascade.stage import trained_by_lightning
 
 WARM, BLOCK = 5, 25
 PARTS = ("ema", "guard", "diagnostics", "throughput")
@@ -131,7 +132,7 @@ def make_batch(stage: Any, number: int) -> dict[str, Any]:
 
 def fit(config: dict[str, Any], pairs: int, folder: Path) -> tuple[Switch, pl.Trainer, list[Any]]:
     """The fit: its clock, its trainer, its batches."""
-    stage = hydra.utils.instantiate(config["stage"], _convert_="all")
+    stage = hydra.utils.instantiate(trained_by_lightning(config["stage"]), _convert_="all")
     callbacks = [hydra.utils.instantiate(config["callbacks"][n], _convert_="all") for n in PARTS]
     loggers: list[Any] = [
         AtomicCSVLogger(str(folder), "metrics", flush_logs_every_n_steps=1),

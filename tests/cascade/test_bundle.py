@@ -24,10 +24,13 @@ from cascade.bundle import (
     save_bundle,
     save_cascade,
     stage_parts,
+    start_from,
 )
 from cascade.launch import local_launcher, slurm_launcher
 from cascade.nn.dit import DiT
+from cascade.nn.hourglass import Hourglass
 
+FILES = ("model.safetensors", "stage.yaml", "card.json")
 NET = {
     "_target_": "cascade.nn.hourglass.Hourglass",
     "in_channels": 4,
@@ -40,8 +43,6 @@ NET = {
 
 
 def save(folder, *, steps=7, stage=NET):
-    from cascade.nn.hourglass import Hourglass
-
     torch.manual_seed(0)
     net = Hourglass(**{name: value for name, value in NET.items() if name != "_target_"})
     card = {"steps": steps, "commit": "abc"}
@@ -293,7 +294,7 @@ RectifiedFlow UniformTime LogitNormalTime Stage Base SpatialSR TemporalSR
 
 
 def test_a_part_that_no_bundle_can_record_is_refused_without_weights():
-    with pytest.raises(BundleError, match="only parts of a stage may be named"):
+    with pytest.raises(BundleError, match="a class must be named by `part`"):
         stage_parts({**NET, "kind": {"_target_": "elsewhere.Kind"}})
 
 
@@ -301,19 +302,50 @@ def test_public_names_are_kept():
     assert set(PUBLIC.split()) <= set(parts.modules())
 
 
+POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 123\n"
+COPY = "copy it again, or train the stage again"
+#: The content of a damaged file (a number: it is cut to so many bytes), and what is said of it.
+DAMAGES: list[tuple[str, bytes | int, str]] = [
+    *((name, POINTER, "is only a pointer of git-lfs; .*git lfs pull") for name in FILES),
+    ("model.safetensors", b"cut", f"is damaged: .*{COPY}"),
+    ("model.safetensors", b"", f"is damaged: .*{COPY}"),
+    ("model.safetensors", 1000, f"is damaged: .*{COPY}"),
+    ("model.safetensors", b"\xff" * 4000, f"is damaged: .*{COPY}"),
+    ("stage.yaml", b"stage: [", f"is damaged: .*{COPY}"),
+    ("stage.yaml", b"stage: \xff", f"is damaged: .*{COPY}"),
+    ("stage.yaml", b"", "has format None"),
+    ("card.json", b"{", f"is damaged: .*{COPY}"),
+    ("card.json", b"\xff", f"is damaged: .*{COPY}"),
+    ("card.json", b"[1]", f"is damaged: {COPY}"),
+]
+
+
+def initial(folder: Path) -> None:
+    """Take a bundle's weights as `init_from` does."""
+    start_from(Hourglass(**{k: v for k, v in NET.items() if k != "_target_"}), folder)
+
+
+@pytest.mark.parametrize("load", [load_stage, initial])
+@pytest.mark.parametrize(("file", "content", "said"), DAMAGES)
+def test_a_damaged_file_of_a_bundle_is_named_with_the_way_out(tmp_path, load, file, content, said):
+    folder, _ = save(tmp_path / "bundle")
+    whole = (folder / file).read_bytes()
+    (folder / file).write_bytes(whole[:content] if isinstance(content, int) else content)
+    with pytest.raises(BundleError, match=rf"{file}:? {said}") as refused:
+        load(folder)
+    assert "\n" not in str(refused.value)
+
+
 @pytest.mark.parametrize(
     ("file", "content", "message"),
     [
-        ("model.safetensors", b"cut", "model.safetensors is damaged"),
-        ("stage.yaml", b"stage: [", "stage.yaml is damaged"),
         ("stage.yaml", b"format: 2\nstage: {part: Base}\n", "is of a Base, not of a stage"),
         ("stage.yaml", b"format: 2\nstage: {part: DiT, foo: 1}\n", "cannot build its config"),
-        ("card.json", b"[1]", "card.json is damaged"),
         ("cascade.yaml", b"stages: [", "cascade.yaml is damaged"),
         ("cascade.yaml", b"format: 2\nstages: 5\n", "stages must be a list"),
     ],
 )
-def test_a_damaged_file_of_a_bundle_is_named(tmp_path, file, content, message):
+def test_a_foreign_file_of_a_bundle_is_refused(tmp_path, file, content, message):
     folder, _ = save(tmp_path / "bundle")
     (folder / file).write_bytes(content)
     with pytest.raises(BundleError, match=message):

@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 import torch
+from pytorch_lightning.plugins import MixedPrecision
 from torch import nn
 
 from cascade.nn.dit import DiT
@@ -180,3 +181,13 @@ def test_settings_that_train_nothing_or_backwards_are_refused(
 def test_settings_of_adamw_that_train_nothing_are_refused() -> None:
     with pytest.raises(ValueError, match="lr must be a finite number of at least 0, got -1"):
         adamw(torch.nn.Linear(2, 2), lr=-1)
+
+
+@pytest.mark.parametrize("precision", ["bf16-mixed", "16-mixed"])
+def test_adamw_leaves_unscaling_and_clipping_to_the_trainer(precision) -> None:
+    module = nn.Linear(3, 2)
+    optimizer = adamw(module, lr=0.1)
+    module(torch.full((1, 3), 100.0)).sum().backward()
+    MixedPrecision(precision, "cpu").clip_gradients(optimizer, clip_val=1.0)
+    norm = torch.nn.utils.get_total_norm([p.grad for p in module.parameters()])
+    torch.testing.assert_close(norm, torch.tensor(1.0), rtol=1e-4, atol=0)

@@ -12,9 +12,9 @@ from cascade.bundle import BundleError, save_cascade
 from cascade.call import check_output
 from cascade.chain import check_run, check_setting
 from cascade.conditioning import Given, to_grid
-from cascade.entry import open_cascade
 from cascade.evaluate import fingerprint, settings
 from cascade.grid import Grid
+from cascade.opening import open_cascade
 from cascade.pipeline import Cascade
 from cascade.prompts import check_text
 from cascade.video import resize
@@ -314,14 +314,7 @@ def test_sampling_settings_of_a_cascade_are_checked(runs, sampling, message):
         Cascade.from_runs(runs, {**CHAIN, "sampling": sampling})
 
 
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"dtype": "sqrt"}, "dtype=sqrt: must be one of float32, bfloat16, float16"),
-        ({"device": "nowhere"}, "device=nowhere: cannot be used"),
-    ],
-)
-def test_a_device_or_dtype_that_does_not_exist_is_refused(runs, options, message):
-    config = {"device": "cpu", "dtype": "float32", "bundle": None, "cascade": CHAIN, **options}
-    with pytest.raises(ValueError, match=message):
+def test_a_device_that_does_not_exist_is_refused(runs):
+    config = {"device": "nowhere", "dtype": "float32", "bundle": None, "cascade": CHAIN}
+    with pytest.raises(ValueError, match="device=nowhere: cannot be used"):
         open_cascade(OmegaConf.create({"paths": {"runs": str(runs)}, "run": "default", **config}))

@@ -1,6 +1,8 @@
 """The sampling command: files in, files out."""
 
+import os
 import subprocess
+import sys
 
 import pytest
 import torch
@@ -10,9 +12,21 @@ from omegaconf import OmegaConf
 from cascade.conditioning import source_names
 from cascade.entry import CONF
 from cascade.grid import Grid
-from cascade.sample import file_name, prompted
+from cascade.sample import prompted
+from cascade.sample_files import VALUES, file_name, request_id, slug
 from cascade.video import read_frames, write_mp4, write_png
-from tests import commands
+
+#: Libraries that only training needs; together they take 5 s to import.
+TRAINING = (
+    *("pytorch_lightning", "lightning_fabric", "torchmetrics", "torch._dynamo", "wandb"),
+    *("transformers", "tensorboard", "scipy", "pyarrow"),
+)
+SAMPLE_AND_SHOW = f"""
+import sys
+from cascade.sample import main
+main()
+print("imported:", [name for name in {TRAINING} if name in sys.modules])
+"""
 
 GRIDS = {
     "base": Grid(frames=4, height=8, width=8, fps=4),
@@ -165,27 +179,85 @@ def test_make_sample_hands_its_name_to_the_command():
     assert "run='longer'" in done.stdout
 
 
-def test_file_names_are_short_and_safe():
-    assert file_name("a/../b c") == "a-b-c"
-    assert file_name("雪の上を 走る") == "雪の上を-走る"
-    assert file_name("") == "untitled"
-    assert len(file_name("x" * 10_000)) == 60
+REQUEST = {
+    **dict.fromkeys(VALUES),
+    **{"prompt": "a ball", "seed": 0, "format": "mp4", "image": None, "video": None},
+}
+
+
+def named(folder, **values):
+    """The file name of a request to the bundle in a folder."""
+    asked = {**REQUEST, **values}
+    sources = [name for name in ("image", "video") if asked[name] is not None]
+    request = request_id(asked, bundles=[folder], sampling=[{}], sources=sources)
+    return file_name(asked, 0, request)
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"prompt": "a cube"},
+        {"prompt": "a  ball"},
+        {"seed": 1},
+        {"num_inference_steps": 4},
+        {"guidance_scale": [3, 1, 1]},
+        {"negative_prompt": "b"},
+        {"frames": 8},
+        {"way": "loop"},
+        {"strength": 0.5},
+        {"share": 0.25},
+        {"dtype": "bfloat16"},
+        {"image": "dark.png"},
+    ],
+)
+def test_another_request_has_another_file_and_the_same_one_the_same(files, changed):
+    values = {k: str(files / v) if k == "image" else v for k, v in changed.items()}
+    assert named(files, **values) == named(files, **values) != named(files)
+
+
+def test_another_bundle_or_another_content_of_a_source_has_another_file(files):
+    before = named(files, image=str(files / "dark.png"))
+    write_png(files / "dark.png", torch.zeros(3, 20, 20))
+    other = named(files, image=str(files / "dark.png"))
+    (files / "card.json").write_text("{}")
+    assert len({before, other, named(files, image=str(files / "dark.png"))}) == 3
+
+
+@pytest.mark.parametrize("prompt", ["x" * 10_000, "🦊" * 60, "雪の上を走る" * 20, "?!", ""])
+def test_a_file_name_of_any_prompt_fits_and_tells_prompts_apart(files, prompt):
+    name = named(files, prompt=prompt, seed=2**63 - 1)
+    assert len(name.encode()) <= 255
+    (files / name).touch()
+    assert name != named(files, prompt=f"{prompt}!", seed=2**63 - 1)
+
+
+def test_the_start_of_a_prompt_is_in_the_file_name():
+    assert slug("a/../b c") == "a-b-c"
+    assert slug("雪の上を 走る") == "雪の上を-走る"
+    assert slug("🦊") == "untitled"
 
 
 @pytest.mark.slow
-def test_the_command_writes_videos(tmp_path, bundle_of):
+def test_the_command_writes_videos_without_the_libraries_of_training(tmp_path, bundle_of):
     for stage in ("base", "tsr1", "ssr1"):
         bundle_of(f"demo/{stage}", tmp_path / "demo" / stage / "default" / "bundle")
     write_png(tmp_path / "first.png", torch.zeros(3, 32, 32))
-    command = ["cascade.sample", "prompt='a ball, red: {big}'"]
-    command += [f"paths.runs={tmp_path}", "num_videos=2"]
+    command = [sys.executable, "-c", SAMPLE_AND_SHOW, "prompt='a ball, red: {big}'"]
+    command += [f"paths.runs={tmp_path}", "num_videos=2", f"out='{tmp_path}/at 16:40'"]
     command += [f"image={tmp_path}/first.png", f"last={tmp_path}/first.png"]
-    done = commands.run(*command)
+    env = {**os.environ, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr[-2000:]
-    files = sorted((tmp_path / "demo/samples").glob("*.mp4"))
-    assert [path.name for path in files] == ["a-ball-red-big-0-0.mp4", "a-ball-red-big-0-1.mp4"]
+    files = sorted((tmp_path / "at 16:40").glob("*.mp4"))
+    assert [path.name[:18] for path in files] == ["a-ball-red-big-0-0", "a-ball-red-big-0-1"]
     frames, times = read_frames(files[0])
     assert frames.shape == (7, 32, 32, 3)  # it ends at the last time of the base
     assert times[1] == pytest.approx(1 / 8)
     assert (frames[[0, -1]].float() - 127.5).abs().max() < 12
     assert "last frame placed at 6" in done.stdout
+    assert done.stdout.splitlines()[-1] == "imported: []"
+
+
+def test_a_command_that_computes_nothing_imports_no_torch():
+    code = "import sys, cascade.config; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

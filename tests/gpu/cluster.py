@@ -33,6 +33,7 @@ from cascade.doctor.dry import Clips, DryStage, Execution
 from cascade.entry import CONF
 from cascade.grid import Grid
 from cascade.shrink import shrink
+from cascade.stage import trained_by_lightning
 
 CAPTION = "a small red circle moves left on a black background"
 SIGMA_RELS = (0.05, 0.1)
@@ -105,7 +106,7 @@ def measure(stage_name: str, way: str, seconds: float, small: bool) -> dict[str,
         config = shrink(config, steps=1000, batch=8)
     options: Any = OmegaConf.to_container(cfg.trainer, resolve=True)
     estimate = estimated(config, options)
-    stage = hydra.utils.instantiate(config, _convert_="all")
+    stage = hydra.utils.instantiate(trained_by_lightning(config), _convert_="all")
     frames, height, width = stage.recipe.crop or stage.target.shape
     grid = Grid(frames=frames, height=height, width=width, fps=stage.target.fps)
     stage.configure_model()

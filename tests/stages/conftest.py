@@ -12,6 +12,7 @@ from omegaconf import OmegaConf
 from cascade.codec import Codec
 from cascade.entry import CONF
 from cascade.shrink import shrink
+from cascade.stage import trained_by_lightning
 
 Build = Callable[..., Any]
 
@@ -30,7 +31,7 @@ def build() -> Build:
         merged = OmegaConf.to_container(OmegaConf.merge(small, changes))
         torch.manual_seed(0)
         built = {} if codec is None else {"codec": codec}
-        stage = hydra.utils.instantiate(merged, **built, _convert_="all")
+        stage = hydra.utils.instantiate(trained_by_lightning(merged), **built, _convert_="all")
         stage.configure_model()
         for parameter in stage.parameters():  # zero-initialised gates would hide every condition
             if not parameter.any():

@@ -28,6 +28,7 @@ from cascade.callbacks.worth import Worth
 from cascade.entry import CONF
 from cascade.loggers.csv_logger import AtomicCSVLogger
 from cascade.shrink import shrink
+from cascade.stage import trained_by_lightning
 from data.plan.clip_shapes import Shape
 
 SHAPE = (4, 16, 16)
@@ -43,7 +44,7 @@ def tiny_stage(choice: str = "demo/base", **changes: Any) -> Any:
     merged = OmegaConf.to_container(OmegaConf.merge(small, changes))
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        stage = hydra.utils.instantiate(merged, _convert_="all")
+        stage = hydra.utils.instantiate(trained_by_lightning(merged), _convert_="all")
     stage.configure_model()
     return stage
 

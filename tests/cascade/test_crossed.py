@@ -1,0 +1,60 @@
+"""Every shipped stage × precision × optimizer × trainer trains, or is refused with its reason."""
+
+import sys
+from pathlib import Path
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "measure"))
+import crossed
+
+from cascade.offered import PRECISIONS, check_machine, check_trainer
+
+#: Each refusal begins with the key that a user set.
+REFUSED = {
+    "bf16-true": "refused: trainer.precision=bf16-true: the precisions are 32-true, bf16-mixed, ",
+    "16-mixed": "refused: trainer.precision=16-mixed: ",
+}
+
+
+@pytest.mark.parametrize(
+    "recipes",
+    [
+        pytest.param(crossed.pairwise, id="pairwise"),
+        pytest.param(crossed.every, id="all", marks=pytest.mark.slow),
+    ],
+)
+def test_every_recipe_takes_two_steps_or_is_refused_before_the_first(recipes, tmp_path):
+    found = crossed.crossed(tmp_path, recipes(), timeout_s=3000)
+    assert {one.stage for one in found} <= {*crossed.choices("stage")}
+    assert {one.trainer for one in found} == {*crossed.TRAINERS}
+    for recipe, result in found.items():
+        wanted = REFUSED.get(recipe.precision, "trained")
+        assert result.startswith(wanted), recipe
+
+
+@pytest.mark.parametrize(
+    ("trainer", "said"),
+    [
+        ({"precision": "64-true"}, "trainer.precision=64-true: the precisions are "),
+        ({"precision": 16}, "trainer.precision=16: the precisions are "),
+        ({"strategy": "fsdp"}, "trainer.strategy=fsdp: .* set trainer=ddp, or trainer=fsdp"),
+        ({"strategy": "deepspeed"}, "trainer.strategy=deepspeed: "),
+        ({"accelerator": "gpu"}, "trainer.accelerator=gpu: this machine has no GPU"),
+        ({"precision": "16-mixed"}, "16-mixed: this machine has no GPU"),
+    ],
+)
+def test_a_trainer_that_is_not_offered_is_refused_in_a_line(trainer, said):
+    def check() -> None:
+        check_trainer(trainer)
+        check_machine(trainer, cuda=False)
+
+    with pytest.raises(ValueError, match=said):
+        check()
+
+
+def test_every_precision_that_is_offered_trains_on_a_gpu():
+    for precision in PRECISIONS:
+        trainer = {"accelerator": "gpu", "precision": precision}
+        check_trainer(trainer)
+        check_machine(trainer, cuda=True)
