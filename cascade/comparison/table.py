@@ -68,7 +68,7 @@ def stage_of(record: RunRecord) -> tuple[object, ...]:
 def best_of_stages(
     records: Sequence[RunRecord], names: Sequence[str]
 ) -> dict[str, set[tuple[str, str]]]:
-    """Per metric the (source, name) of the runs with the best last value among those of one stage."""
+    """Per metric the (source, name) of each run that has the best last value of its stage."""
     stages: dict[tuple[object, ...], list[RunRecord]] = {}
     for record in records:
         stages.setdefault(stage_of(record), []).append(record)
