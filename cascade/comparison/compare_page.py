@@ -6,7 +6,7 @@ from pathlib import Path
 
 from cascade.comparison.films import add_films
 from cascade.comparison.run_record import RunRecord
-from cascade.comparison.table import best, chosen, differing, settings, short, to_cell
+from cascade.comparison.table import best_of_stages, chosen, differing, settings, short, to_cell
 from cascade.report import Cell, Page
 
 #: The most curves in one chart: one per colour of the page's style.
@@ -40,16 +40,17 @@ def write_page(
 
 def _table(page: Page, records: Sequence[RunRecord], patterns: Sequence[str]) -> None:
     keys, figures = differing(records), chosen(records, patterns)
-    names, top = short(keys), {name: best(records, name) for name in figures}
+    names, tops = short(keys), best_of_stages(records, figures)
     page.section(
         "Table",
-        "The last value of each metric, and the config keys that differ; ✓ marks the best value.",
+        "The last value of each metric, and the config keys that differ; ✓ marks the best value "
+        "among runs of one stage.",
     )
     rows = []
     for record in records:
         values = [record.last(name) for name in figures]
         cells = [
-            Cell(value, "good") if value is not None and value == top[name] else value
+            Cell(value, "good") if (record.source, record.name) in tops[name] else value
             for name, value in zip(figures, values, strict=True)
         ]
         ended = Cell(record.state, "bad") if record.error else record.state

@@ -12,6 +12,9 @@ from cascade.video import read_frames, to_float
 #: The order of a sample's panels, as its caption begins: `low | made | real: a circle`.
 ORDER = re.compile(r"^\w+(?: \| \w+)+: ")
 
+#: The most runs side by side.
+ACROSS = 8
+
 Side = tuple[str, list[str]]
 Cross = tuple[Side, Side, Mapping[tuple[str, str], str]]
 Parts = Mapping[str, Film]
@@ -83,7 +86,10 @@ def split_panels(path: Path, config: Mapping[str, object]) -> Parts:
 
 
 def _rows(page: Page, prompts: Sequence[str], made: Mapping[str, Mapping[str, Parts]]) -> None:
-    """Add a row per prompt: the input and the real clip once, then every run's sample."""
+    """Add a row per prompt: the input and the real clip once, then every run's sample.
+
+    Of many runs each has a row, which is read by scrolling down.
+    """
     every = [films[prompt] for films in made.values() for prompt in prompts if prompt in films]
     extra = [part for part in ("low", "real") if any(part in parts for parts in every)]
     rows = []
@@ -91,7 +97,12 @@ def _rows(page: Page, prompts: Sequence[str], made: Mapping[str, Mapping[str, Pa
         first = next(films[prompt] for films in made.values() if prompt in films)
         own = [films.get(prompt, {}).get("made") for films in made.values()]
         rows.append((prompt, [*(first.get(part) for part in extra), *own]))
-    page.films([*extra, *made], rows)
+    columns = [*extra, *made]
+    if len(made) <= ACROSS:
+        page.films(columns, rows)
+        return
+    turned = [(name, [films[i] for _, films in rows]) for i, name in enumerate(columns)]
+    page.films([prompt for prompt, _ in rows], turned)
 
 
 def _crossed(page: Page, prompt: str, parts: Mapping[str, Parts], crossed: Cross) -> None:

@@ -58,6 +58,32 @@ def chosen(records: Sequence[RunRecord], patterns: Sequence[str]) -> list[str]:
     return list(dict.fromkeys(found))
 
 
+def stage_of(record: RunRecord) -> tuple[object, ...]:
+    """What a run trained: values of other stages and grids are not comparable."""
+    target = ("frames", "height", "width", "fps")
+    keys = ("stage.name", *(f"stage.target.{side}" for side in target))
+    return tuple(record.config.get(key) for key in keys)
+
+
+def best_of_stages(
+    records: Sequence[RunRecord], names: Sequence[str]
+) -> dict[str, set[tuple[str, str]]]:
+    """Per metric the (source, name) of each run that has the best last value of its stage."""
+    stages: dict[tuple[object, ...], list[RunRecord]] = {}
+    for record in records:
+        stages.setdefault(stage_of(record), []).append(record)
+    return {
+        name: {
+            (one.source, one.name)
+            for peers in stages.values()
+            if (top := best(peers, name)) is not None
+            for one in peers
+            if one.last(name) == top
+        }
+        for name in names
+    }
+
+
 def best(records: Sequence[RunRecord], name: str) -> float | None:
     """The best of the runs' last values; None if the better direction is unknown."""
     values = [v for record in records if (v := record.last(name)) is not None and math.isfinite(v)]

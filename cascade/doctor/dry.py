@@ -102,7 +102,7 @@ def _shaped(make: Callable[[Tensor], Made], x: Tensor) -> Made:
     try:
         return make(x)
     except (NotImplementedError, RuntimeError, TypeError, ValueError):
-        one: Tensor | None = make(torch.zeros((1, *x.shape[1:]), dtype=x.dtype, device="cpu"))
+        one: Any = make(torch.zeros((1, *x.shape[1:]), dtype=x.dtype, device="cpu"))
         return one if one is None else x.new_empty((x.shape[0], *one.shape[1:]), dtype=one.dtype)
 
 

@@ -127,7 +127,7 @@ class Page:
         size: int = 128,
         caption: str = "",
     ) -> "Page":
-        """Rows of videos side by side, (label, a film per column); all videos play in sync.
+        """Rows of videos side by side, (label, a film per column); those in view play in sync.
 
         Raises:
             ValueError: a row has more or fewer films than there are columns.
@@ -232,9 +232,9 @@ class Page:
         self._assets[name] = data
         source, style = f"{self._files}/{name}", f"--size:{size}px"
         if suffix in IMAGES:
-            shown = tag("img", src=source, alt=label, style=style)
-        else:
-            options = dict.fromkeys(("loop", "muted", "autoplay", "playsinline"), True)
+            shown = tag("img", src=source, alt=label, style=style, loading="lazy")
+        else:  # page.js loads and plays it while it is in view
+            options = {"preload": "none", **dict.fromkeys(("loop", "muted", "playsinline"), True)}
             shown = tag("video", src=source, aria_label=label, style=style, **options)
         note = cell(film.note)
         return join((shown, tag("span", note, class_="note") if note else ""))

@@ -94,7 +94,7 @@ def test_a_page_needs_no_network_and_all_its_files_are_there(tmp_path: Path):
 def test_videos_loop_silently_and_have_a_name(tmp_path: Path):
     path = full(tmp_path).write(tmp_path / "index.html")
     video = read(path.read_text()).all("video")[0]
-    assert {"loop", "muted", "autoplay", "playsinline", "src", "aria-label"} <= video.keys()
+    assert {"loop", "muted", "preload", "playsinline", "src", "aria-label"} <= video.keys()
     assert read(path.read_text()).all("button")[0]["id"] == "pause"
     with av.open(str(tmp_path / str(video["src"]))) as container:
         stream = container.streams.video[0]

@@ -38,7 +38,7 @@ KINDS = len(SOUND) + len(HOSTILE) + len(EITHER)
 SECTIONS = ("shots", "windows", "encoding", "measures", "filters", "packing")
 OVERRIDES = ("measures.text_side=null", "filters.text=null", "filters.min_short_side=16")
 OVERRIDES += ("encoding.preset=ultrafast", "filters.duplicate=null", "filters.motion=null")
-OVERRIDES += ("filters.still=null", "packing.prefix=p")
+OVERRIDES += ("filters.still=null", "packing.prefix=p", "shots.threshold=null")
 COUNTS = [
     pytest.param(12, KINDS, id="small"),
     pytest.param(

@@ -12,7 +12,7 @@ from cascade.comparison.films import cross, split_panels
 from cascade.comparison.find import find
 from cascade.comparison.run_folder import read_folder
 from cascade.comparison.run_record import RunRecord
-from cascade.comparison.table import as_text, best, chosen, differing, short
+from cascade.comparison.table import as_text, best, best_of_stages, chosen, differing, short
 from cascade.video import write_mp4
 
 FIGURES = ["val/loss", "val/*/psnr", "train/loss"]
@@ -162,6 +162,42 @@ def test_the_best_is_the_least_loss_and_the_most_psnr():
     assert best(records, "val/true/psnr") == 20.0
     assert best(records, "odd") is None
     assert chosen(records, ["val/*", "val/loss"]) == ["val/loss", "val/true/psnr"]
+
+
+def test_the_best_is_marked_among_runs_of_one_stage():
+    def record(name, stage, loss, side=16):
+        config = {"stage.name": stage, "stage.target.height": side}
+        curves = {"val/loss": [(1, loss)]}
+        return RunRecord(name=name, source=name, state="", config=config, curves=curves)
+
+    records = [record("a", "base", 0.5), record("b", "base", 0.4), record("c", "ssr1", 0.1)]
+    records += [record("d", "ssr1", 0.2), record("e", "ssr1", 0.01, side=32)]
+    tops = best_of_stages(records, ["val/loss"])
+    assert tops == {"val/loss": {("b", "b"), ("c", "c")}}
+
+
+def test_a_hundred_runs_make_a_page_that_loads_what_is_in_view(tmp_path):
+    film = tmp_path / "a.mp4"
+    write_mp4(film, torch.zeros(3, 4, 16, 32), fps=4.0)
+    records = [
+        RunRecord(
+            name=f"run {n}",
+            source=f"run {n}",
+            state="finished",
+            config={"stage.name": "base", "stage.lr": n, "stage.width": n % 7},
+            curves={"val/loss": [(step, 1 / (step + n + 1)) for step in range(300)]},
+            videos={2: {"made | real: a circle": lambda: film}},
+        )
+        for n in range(100)
+    ]
+    path = write_page(
+        records, tmp_path / "p.html", title="t", figures=FIGURES, curves=FIGURES, prompts=2
+    )
+    page = path.read_text()
+    assert page.count("<video") == page.count('preload="none"') >= 100
+    assert "autoplay" not in page
+    assert len(page) < 2e6
+    assert max(row.count("<video") for row in page.split("<tr>")) <= 2
 
 
 def test_a_sample_is_split_into_its_panels(crossed):
