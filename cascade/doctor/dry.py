@@ -8,7 +8,7 @@ import copy
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import hydra
 import torch
@@ -103,7 +103,9 @@ def _shaped(make: Callable[[Tensor], Made], x: Tensor) -> Made:
         return make(x)
     except (NotImplementedError, RuntimeError, TypeError, ValueError):
         one: Any = make(torch.zeros((1, *x.shape[1:]), dtype=x.dtype, device="cpu"))
-        return one if one is None else x.new_empty((x.shape[0], *one.shape[1:]), dtype=one.dtype)
+        if one is not None:
+            one = x.new_empty((x.shape[0], *one.shape[1:]), dtype=one.dtype)
+        return cast(Made, one)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -147,9 +147,9 @@ def recaption(config: dict[str, Any], console: Console) -> Captioner:
     if captioner.tally.failed and not captioner.tally.captioned:
         reason = captioner.tally.failed.most_common(1)[0][0]
         raise ValueError(
-            f"captions: none of {captioner.tally.failed.total():,} requests was answered, most "
-            f"often because: {reason}; repair the server at {where}, then run the same command "
-            "again to continue"
+            f"captions: none of {captioner.tally.failed.total():,} requests gave captions, "
+            f"most often because: {reason}; repair {where} or choose another model, then run the "
+            "same command again to continue"
         )
     return captioner
 

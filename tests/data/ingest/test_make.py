@@ -17,10 +17,11 @@ from data.ingest.make import make_part
 def make(tmp_path, make_recipe):
     """The record and the clips of a file."""
 
-    def made(file, *overrides):
+    def made(file, *overrides, thumbnails=True):
         part = tmp_path / "part.tar"
         part.unlink(missing_ok=True)
-        record = make_part(str(file), str(part), make_recipe(*overrides), thumbnails=True)
+        recipe = make_recipe(*overrides)
+        record = make_part(str(file), str(part), recipe, thumbnails=thumbnails)
         clips = {}
         if part.exists():
             with tarfile.open(part) as tar:
@@ -178,10 +179,14 @@ def test_a_clip_full_of_text_is_dropped(make, make_video, tmp_path):
     base = np.tile(picture_of_text(5), (1, 2, 1))
     pixels = np.stack([np.roll(base, 4 * i, axis=1)[:, :480] for i in range(24)])
     record, clips = make(
-        make_video(tmp_path / "v.mp4", pixels), "measures.text_side=320", "filters.text=0.15"
+        make_video(tmp_path / "v.mp4", pixels),
+        *("measures.text_side=320", "filters.text=0.15"),
+        thumbnails=False,
     )
-    assert record["windows"][0]["reason"] == "text"
-    assert record["windows"][0]["scores"]["text"] > 0.15
+    (window,) = record["windows"]
+    assert window["reason"] == "text"
+    assert window["scores"]["text"] > 0.15
+    assert window["thumbnail"]  # its picture is in the report of every set, however large
     assert clips == {}
 
 

@@ -1,6 +1,7 @@
 """The command, whole: killed, refused, reported; and what other readers see in its shards."""
 
 import json
+import logging
 import os
 import random
 import signal
@@ -10,6 +11,7 @@ import time
 from functools import partial
 from pathlib import Path
 
+import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import webdataset
@@ -76,6 +78,8 @@ def test_the_report_counts_everything_once(made):
         "black": 1,
     }
     assert report["not_read"] == {".md": 1}
+    assert report["clips"]["uncaptioned"] == 2  # of again.mp4
+    assert report["clips"]["sharing_caption"] == 14  # two shots of each of seven videos
     rows = [json.loads(line) for line in (made / "report/clips.jsonl").read_text().splitlines()]
     assert len(rows) == 16 + 3 + 1
     again = [row for row in rows if row["reason"] == "duplicate"]
@@ -179,6 +183,27 @@ def test_another_recipe_or_other_sources_are_refused_with_the_difference(
         ValueError, match=r"1 sources added: new\.mp4; 1 sources removed: some/video\.4"
     ):
         again(tmp_path)
+
+
+def test_equal_names_in_two_batches_give_other_keys_and_one_name_the_same(
+    make_scene, make_video, make_recipe, tmp_path, caplog
+):
+    caplog.set_level(logging.INFO)
+    keys = {}
+    for name, seed in (("one", 1), ("two", 2), ("copy", 1)):
+        folder = tmp_path / name / "clips"
+        make_video(folder / "0001.mp4", np.concatenate([make_scene(seed, 26), make_scene(9, 26)]))
+        (folder / "0001.txt").write_text("a caption")
+        (folder / "notes.md").write_text("")
+        recipe, to = make_recipe("filters.duplicate=null"), tmp_path / name / "to"
+        (shard,) = make_shards(str(folder), to, recipe, LocalProcesses(workers=1), SETTINGS)
+        keys[name] = {s["__key__"] for s in webdataset.WebDataset([shard], shardshuffle=False)}
+    assert len(keys["one"]) == 2
+    assert not keys["one"] & keys["two"]
+    assert keys["one"] == keys["copy"]
+    said = [r.message for r in caplog.records]
+    assert any(m.endswith("1 sources, 1 of them with a caption; not read: 1 .md") for m in said)
+    assert any("2 of 2 clips share their source's caption with its other clips" in m for m in said)
 
 
 def test_two_runs_into_one_folder_are_refused(videos, make_recipe, tmp_path):

@@ -107,8 +107,8 @@ def test_failures_of_all_kinds_are_asked_again(call, server, folder):
     assert {key: server.asked[key] for key in FAILURES} == dict.fromkeys(FAILURES, 2)
     assert (server.asked["clip_11"], server.asked["clip_12"]) == (1, 3)
     reasons = told["failed"]
-    assert reasons["00000.tar/clip_11"] == "400: picture too large"
-    assert "no JSON object with long, short" in reasons["00001.tar/clip_12"]
+    assert reasons[f"clip_11 of {folder}/00000.tar"] == "400: picture too large"
+    assert "no JSON object with long, short" in reasons[f"clip_12 of {folder}/00001.tar"]
     again = " ".join(told["retried"])
     for reason in (
         "429: slow",
@@ -212,7 +212,7 @@ def test_a_server_that_is_down_ends_it_and_what_was_answered_is_kept(call, serve
 @pytest.mark.usefixtures("undecoded")
 def test_a_server_that_answers_nothing_is_an_error_with_its_reason(call, server, folder):
     server.behave = lambda key, nth: "broken"
-    with pytest.raises(ValueError, match=r"none of 2 requests was answered.*: 500: out of memory"):
+    with pytest.raises(ValueError, match=r"none of 2 requests gave captions.*: 500: out of memory"):
         call("attempts=1", "limit=2")
     server.behave = lambda key, nth: "refused" if key == KEYS[0] else "well"
     assert len(call("attempts=1", "limit=2")["failed"]) == 1  # the others' answers count
@@ -297,7 +297,8 @@ def test_captions_of_another_model_are_kept_unless_replaced(call, asking, folder
 @pytest.mark.usefixtures("undecoded")
 def test_other_names_join_those_that_are_there(call, asking, folder):
     call()
-    call(asking("Clip <{key}>", short2="in short"), "attempts=1", "limit=1")
+    with pytest.raises(ValueError, match="none of 1 requests gave captions"):
+        call(asking("Clip <{key}>", short2="in short"), "attempts=1", "limit=1")
     assert made(folder) == whole(KEYS)  # the server does not know short2
     call(asking("Clip <{key}> in brief", short="anew"), "replace=true")
     assert made(folder) == whole(KEYS)
