@@ -21,12 +21,21 @@ def open_picture(file: str | IO[bytes], *, max_pixels: int = MAX_PIXELS) -> Iter
     Raises:
         DecodeError: it is not a still image that can be read, or its size is out of bounds.
     """
-    with reasons(), Image.open(file, formats=FORMATS) as image:
+    with reasons(), _opened(file) as image:
         check_size(*image.size, max_pixels=max_pixels)
         count = 1 if image.format == "MPO" else getattr(image, "n_frames", 1)
         if count > 1:
             raise DecodeError(f"has {count} images; convert them to a video")
         yield image
+
+
+def _opened(file: str | IO[bytes]) -> Image.Image:
+    try:
+        return Image.open(file, formats=FORMATS)
+    except MemoryError:
+        raise
+    except Exception as error:  # Pillow raises anything for a damaged header
+        raise DecodeError(f"does not decode: {error}") from error
 
 
 def upright(image: Image.Image) -> Image.Image:
