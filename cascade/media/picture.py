@@ -21,12 +21,25 @@ def open_picture(file: str | IO[bytes], *, max_pixels: int = MAX_PIXELS) -> Iter
     Raises:
         DecodeError: it is not a still image that can be read, or its size is out of bounds.
     """
-    with reasons(), Image.open(file, formats=FORMATS) as image:
+    with _by_pillow(), Image.open(file, formats=FORMATS) as image:
         check_size(*image.size, max_pixels=max_pixels)
         count = 1 if image.format == "MPO" else getattr(image, "n_frames", 1)
         if count > 1:
             raise DecodeError(f"has {count} images; convert them to a video")
         yield image
+
+
+@contextmanager
+def _by_pillow() -> Iterator[None]:
+    """Turns every exception into a `DecodeError`: Pillow raises any for damaged bytes."""
+    try:
+        with reasons():
+            yield
+    except DecodeError as error:
+        cause = error.__cause__
+        if cause is None or isinstance(cause, OSError):
+            raise
+        raise DecodeError(f"does not decode: {cause}") from cause
 
 
 def upright(image: Image.Image) -> Image.Image:
@@ -62,7 +75,7 @@ def pixels(file: str | IO[bytes], *, max_pixels: int = MAX_PIXELS) -> UInt8[np.n
     Raises:
         DecodeError: with the reason.
     """
-    with open_picture(file, max_pixels=max_pixels) as image, reasons():
+    with open_picture(file, max_pixels=max_pixels) as image:
         return np.array(upright(image))
 
 

@@ -2,8 +2,8 @@
 
 Damage is an error here; a player would conceal it. To read from the middle, it seeks to the key
 frame before, and compares every packet and frame from there with the header. If one differs (a
-false key frame, a wrong index in the container), the video is decoded from its start instead. So
-the pixels of a frame do not depend on the frames that were read before it.
+false key frame, a wrong index in the container), the video is decoded from its start instead. The
+way to a frame depends on the frame alone, so its pixels do not depend on what was read before.
 """
 
 from collections.abc import Callable, Iterator
@@ -21,8 +21,10 @@ from data.decode.frames import Allocate, new_array
 from data.decode.probe import Header, Timing, video_header
 
 _SEEK_PACKETS = 1000
-# VP8 keeps state across key frames: probabilities and the map of segments.
-_FROM_THE_START = frozenset({"vp8"})
+_WHOLE = -1  # in the place of a key frame's number: the start of the video
+# The decoders that forget at a key frame, or when they are flushed, all that came before. Of others
+# (VP8, MPEG-4 part 2, FLV1 and older ones) a frame is always decoded from the start.
+_FORGETFUL = frozenset({"h264", "hevc", "vp9", "av1"})
 
 Shown = Iterator[tuple[int, av.VideoFrame]]
 """(time stamp, frame) in presentation order."""
@@ -41,11 +43,14 @@ class StrictReader:
             self._open()
             self.header = video_header(self._container, self._stream, max_pixels=max_pixels)
         self._reformatter = VideoReformatter()
-        self._astray: set[int] = set()  # key-frame packets that cannot be sought
-        self._always_whole = self.header.by_order or self.header.codec in _FROM_THE_START
+        self._always_whole = self.header.by_order or self.header.codec not in _FORGETFUL
+        stored, counts = np.unique(self.header.packets.pts, return_counts=True)
+        self._ambiguous = set(stored[counts > 1].tolist())
+        self._astray: dict[int, int] = {}  # by key frame: the first time stamp not found by seeking
         self._frames: Shown | None = None
-        self._whole = False  # whether these frames are decoded from the start
-        self._last_pts, self._fed = 0, 0
+        self._group = _WHOLE  # the key frame that these frames begin at
+        self._last_pts = 0
+        self._seekable = True  # the demuxer has read all packets: some know only what they read
 
     @property
     def timing(self) -> Timing:
@@ -78,7 +83,7 @@ class StrictReader:
         form: object = None
         with reasons():
             for number in range(self.header.frames):
-                frame = self._frame(number)
+                frame = self._next(_WHOLE, number)
                 batch.check(frame)
                 if form != (form := (frame.format.name, frame.width, frame.height)):
                     batch.add(frame)
@@ -97,46 +102,54 @@ class StrictReader:
         self._decoder = strict_decoder(self._stream, max_pixels=self.max_pixels)
 
     def _frame(self, number: int) -> av.VideoFrame:
-        """A frame by its number; an error leaves no state that another frame depends on."""
+        """A frame by its number: from the key frame before it, or else from the start."""
         pts = int(self.header.pts[number])
+        key = _WHOLE if self._always_whole else self._key_before(pts)
+        if key == _WHOLE or pts >= self._astray.get(key, pts + 1):
+            return self._next(_WHOLE, number)
         try:
-            if self._always_whole:
-                return self._by_reading_on(number, pts)
-            key = self._key_before(pts)
-            if key in self._astray:
-                return self._by_reading_on(number, pts)
-            try:
-                return self._by_seeking(pts, key)
-            except MemoryError:
-                raise
-            except (DecodeError, av.FFmpegError):
-                self._frames = None
-            frame = self._by_reading_on(number, pts)
-            self._astray.add(key)
-            return frame
+            return self._next(key, number)
+        except MemoryError:
+            raise
+        except (DecodeError, av.FFmpegError):
+            frame = self._next(_WHOLE, number)
+        self._astray[key] = pts
+        return frame
+
+    def _next(self, group: int, number: int) -> av.VideoFrame:
+        """A frame by its number, decoded from a key frame on; reading goes on where it was."""
+        pts = int(self.header.pts[number])
+        if pts in self._ambiguous:
+            raise DecodeError(f"frame {number}: another frame has its time stamp too")
+        try:
+            if self._frames is None or self._group != group or pts <= self._last_pts:
+                self._frames = self._from(group)
+                self._group = group
+            for shown, frame in self._frames:
+                self._last_pts = shown
+                if shown == pts:
+                    return frame
+            raise DecodeError(f"frame {number} of {self.header.frames} does not decode")
         except BaseException:
-            self._frames = None
+            self._frames, self._seekable = None, False  # some errors are reported once per opening
             raise
 
-    def _by_seeking(self, pts: int, key: int) -> av.VideoFrame:
-        """The frame of a time stamp, decoded on from the current one or from a key frame before."""
-        if self._frames is None or pts <= self._last_pts or key > self._fed + 1:
-            self._frames, self._whole = self._after_seek(key), False
-        for shown, frame in self._frames:
-            self._last_pts = shown
-            if shown == pts:
-                return frame
-        raise _AstrayError
+    def _from(self, group: int) -> Shown:
+        """The frames from a key frame on, or from the start."""
+        if group == _WHOLE:
+            self._reopen()
+            return self._from_the_start()
+        if not self._seekable:
+            self._reopen()
+            for _ in self._container.demux(self._stream):
+                pass
+            self._seekable = True
+        return self._after_seek(group)
 
-    def _by_reading_on(self, number: int, pts: int) -> av.VideoFrame:
-        """The frame of a time stamp, decoded from the start or on from the current one."""
-        if self._frames is None or not self._whole or pts <= self._last_pts:
-            self._frames, self._whole = self._from_the_start(), True
-        for shown, frame in self._frames:
-            self._last_pts = shown
-            if shown == pts:
-                return frame
-        raise DecodeError(f"frame {number} of {self.header.frames} does not decode")
+    def _reopen(self) -> None:
+        self._container.close()
+        self._open()
+        self._seekable = False
 
     def _key_before(self, pts: int) -> int:
         """Number of the last key-frame packet that is stored and shown before a frame."""
@@ -172,8 +185,7 @@ class StrictReader:
         raise _AstrayError
 
     def _from_the_start(self) -> Shown:
-        self._container.close()
-        self._open()
+        """All frames."""
         stream, packets = self._container.demux(self._stream), self.header.packets
         start = int(packets.pts[0]) if packets.key[0] and not self.header.by_order else None
         yield from self._decode(stream, 0, start)
@@ -187,12 +199,13 @@ class StrictReader:
         """
         packets = self._checked(stream, first, start)
         sound = SoundFrames(packets, self._decoder, max_pixels=self.max_pixels)
-        delay = None
+        delay = last = None
         for number, (_, frame) in enumerate(sound):
             self.decoded += 1
             if not self.header.by_order:
-                if frame.pts is None:
-                    raise DecodeError("a frame has no time stamp")
+                if frame.pts is None or (last is not None and frame.pts <= last):
+                    raise DecodeError(f"its time stamps are not in order: {frame.pts} after {last}")
+                last = frame.pts
                 yield frame.pts, frame
                 continue
             delay = sound.fed - sound.returned if delay is None else delay
@@ -211,7 +224,6 @@ class StrictReader:
                     raise _AstrayError(f"packet {number} differs when it is read a second time")
                 if start is not None and packets.pts[number] < start:
                     continue
-                self._fed = number
             yield number, packet
 
 

@@ -68,7 +68,7 @@ def mutation(media, number):
     """(video, kind, bytes) of a number; the same each time."""
     rng = np.random.default_rng([7, number])
     name, kind = VIDEOS[number % len(VIDEOS)], (flip, cut, overwrite)[number // len(VIDEOS) % 3]
-    return name, kind.__name__, kind((media / name).read_bytes(), rng)
+    return media / name, kind.__name__, kind((media / name).read_bytes(), rng)
 
 
 class Oracle:
@@ -79,6 +79,10 @@ class Oracle:
 
     def stamps(self):
         return self.box.call(self.module.stamps, str(self.path), deadline_s=60)
+
+    def sound(self, path, size, stamp):
+        work = {"size": size, "wanted": [stamp], "deadline_s": 60}
+        return self.box.call(self.module.shown, str(path), **work)[1].get(stamp)
 
     def strictly(self, size):
         return self.box.call(self.module.strictly, str(self.path), size=size, deadline_s=60)
@@ -104,8 +108,10 @@ def same(a, b):
     return a is b or (a is not None and near(a, b))
 
 
-def outcome(decoder, oracle, data, seed):
+def outcome(decoder, oracle, sound, data, seed):
     """What became of damaged bytes; WRONG and HANGS are defects.
+
+    A loop of PyAV ends at the first damage; for later frames the undamaged video is the oracle.
 
     Where wavefronts of HEVC are damaged, PyAV gives other frames each time, without an error: then
     it is no oracle, and the row says so.
@@ -134,6 +140,8 @@ def outcome(decoder, oracle, data, seed):
             others = [
                 oracle.shown(size=size, wanted=[stamp], threads=n).get(stamp) for n in threads
             ]
+            if others[0] is None and near(mine, oracle.sound(sound, size, stamp)):
+                continue
             if all(same(others[0], other) for other in others[1:]):
                 return f"WRONG: not what PyAV shows at {stamp}"
             unstable = True
@@ -185,7 +193,7 @@ def foreseen(error):
         raise AssertionError(f"UNFORESEEN: {error}") from error
 
 
-def header_outcome(decoder, oracle, data, seed):
+def header_outcome(decoder, oracle, name, data, seed):
     """What became of a file whose structure is damaged; WRONG, HANGS and UNFORESEEN are defects."""
     oracle.path.write_bytes(data)
     rng = np.random.default_rng([10, seed])
@@ -210,8 +218,9 @@ def header_outcome(decoder, oracle, data, seed):
         return "refused: every frame"
     if timing.kind == "image":
         return "agrees"
-    by_order = [stamp for stamp, _ in strict] != sorted({stamp for stamp, _ in strict} - {None})
-    right = dict(zip(pts, [f for _, f in strict], strict=False)) if by_order else dict(strict)
+    right = dict(strict)
+    if name.startswith("avi"):
+        right = dict(zip(pts, [frame for _, frame in strict], strict=False))
     compared = [n for n in some if once[n] is not None and pts[n] in right]
     for number in compared:
         if not near(once[number], right[pts[number]]):
@@ -225,7 +234,7 @@ def fuzz(oracle, mutated, judge, numbers):
     for number in numbers:
         name, kind, data = mutated(number)
         try:
-            found = judge(decoder, oracle, data, number)
+            found = judge(decoder, oracle, name, data, number)
         except AssertionError as error:
             found = str(error)
         rows[Path(name).name, kind, found.partition(":")[0]] += 1
