@@ -28,6 +28,7 @@ VENV    ?= .venv
 #: the folder of imagen-pytorch's environment: peer
 PEER    ?= .venv-peer
 RUN     := $(VENV)/bin/python
+PYTEST   = OMP_NUM_THREADS=1 $(RUN) -m pytest --numprocesses auto --dist worksteal
 READY   := $(VENV)/.ready-$(EXTRAS)
 
 # What a user types is taken as typed: make must not expand its `$`, …
@@ -67,7 +68,7 @@ smoke: DATA = smoke
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test coverage check shards index captions embeddings plan train prove sweep compare ema overfit smoke \
+.PHONY: help setup demo test test-all coverage check shards index captions embeddings plan train prove sweep compare ema overfit smoke \
         config params sample bundle evaluate bench peer clean
 
 help:  ## [develop] list targets and variables
@@ -75,7 +76,7 @@ help:  ## [develop] list targets and variables
 	/^[A-Z]+ *[?]=/ && note {value = $$0; sub(/^[A-Z]+ *[?]= */, "", value); if (value ~ /[$$]/) value = ""; \
 	  variables = variables sprintf("  %-8s %s%s\n", $$1, note, value ? " [" value "]" : "")} \
 	{note = ""} \
-	/^[a-z]+:.*## \[/ {name = $$1; sub(/:.*/, "", name); text = $$0; sub(/.*## \[/, "", text); \
+	/^[a-z-]+:.*## \[/ {name = $$1; sub(/:.*/, "", name); text = $$0; sub(/.*## \[/, "", text); \
 	  group = text; sub(/\].*/, "", group); sub(/[^\]]*\] */, "", text); \
 	  targets[group] = targets[group] sprintf("  make %-10s %s\n", name, text)} \
 	END {print "make TARGET [VARIABLE=value …]"; n = split("data train use develop", groups, " "); \
@@ -92,11 +93,14 @@ $(READY): pyproject.toml
 demo: $(READY)  ## [use] all steps on this machine: make shards, train three stages, sample videos, write a page
 	$(RUN) -m cascade.demo $(args)
 
-test: $(READY)  ## [develop] run the tests (TESTS='-m "not slow"' for the fast ones)
-	OMP_NUM_THREADS=1 $(RUN) -m pytest --numprocesses auto --dist worksteal $(call literal,$(TESTS))
+test: $(READY)  ## [develop] run the tests that take at most ten seconds each; TESTS='tests/data -k shots': some of them
+	$(PYTEST) -m 'not slow' $(call literal,$(TESTS))
+
+test-all: $(READY)  ## [develop] run all tests: kills, two processes, a browser, a Slurm cluster and whole commands too
+	$(PYTEST) $(call literal,$(TESTS))
 
 coverage: $(READY)  ## [develop] run the tests and report which lines they cover
-	$(RUN) -m pytest --cov --cov-report=term:skip-covered $(call literal,$(TESTS))
+	$(PYTEST) --cov --cov-report=term:skip-covered $(call literal,$(TESTS))
 
 check: $(READY)  ## [develop] check style, types and the layers of imports
 	$(RUN) -m ruff check .

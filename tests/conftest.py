@@ -3,6 +3,7 @@
 import fcntl
 import os
 import shutil
+import signal
 import subprocess
 import tempfile
 from collections.abc import Iterator
@@ -16,6 +17,9 @@ install_import_hook(
     ["cascade", "stages", "data"],
     "beartype.beartype(conf=__import__('beartype').BeartypeConf(is_pep484_tower=True))",
 )
+# A shell's background job ignores SIGINT, and so would all that it starts.
+if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "2")))
 
 
