@@ -83,7 +83,7 @@ class Modes:
     def draw(self, clip: Clip, *, seed: int, positions: Sequence[int]) -> Given:
         """The given frames of each clip; one copy moves all masks to the clips' device."""
         mask = self.mask(clip.shape[2:], seed=seed, positions=positions)
-        if clip.is_cuda:
+        if clip.is_cuda and torch.cuda.is_available():  # a plan for a GPU may be made without one
             mask = mask.pin_memory()  # so that the copy is asynchronous
         mask = mask.to(clip.device, non_blocking=True)
         frames = clip.masked_fill(~mask, 0.0)

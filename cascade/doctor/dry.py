@@ -14,6 +14,7 @@ import hydra
 import torch
 from torch import Tensor, nn
 
+from cascade.doctor.dry_kind import DryKind
 from cascade.doctor.kernels import Kernels
 from cascade.flops import training_flops
 from cascade.memory import StepMemory, optimizer_state, step_memory
@@ -94,9 +95,11 @@ class DryStage:
     def __init__(
         self, config: dict[str, Any], *, text_tokens: int, captions: Sequence[str]
     ) -> None:
+        stage = hydra.utils.instantiate(copy.deepcopy(config), _convert_="all")
         with on_meta():
-            stage = hydra.utils.instantiate(copy.deepcopy(config), _convert_="all")
             stage.configure_model()
+        stage.to("meta")
+        stage.kind = DryKind(stage.kind)
         self.stage: TrainableStage = stage
         self.module = as_module(stage)
         self.captions = list(captions)
