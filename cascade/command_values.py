@@ -53,6 +53,7 @@ SAMPLE: dict[str, Rule] = {
 EVALUATE: dict[str, Rule] = {
     **_CASCADE,
     "batch_size": whole(1),
+    "world": text().or_null,
     **{name: part("see conf/evaluate.yaml") for name in ("prompts", "parser", "truth")},
 }
 

@@ -22,11 +22,12 @@ from rich.progress import track
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from cascade.bundle import read_card
 from cascade.checkpoint.origin import commit
 from cascade.entry import check_choices, command
 from cascade.eval.following import Following, following
 from cascade.files.atomic import replacing
-from cascade.opening import open_cascade
+from cascade.opening import bundles_named, open_cascade
 from cascade.pipeline import Cascade
 from cascade.video import to_uint8
 
@@ -124,9 +125,26 @@ def write_report(path: Path, report: Mapping[str, Following]) -> None:
     path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n")
 
 
+def check_world(bundles: Sequence[str | Path], world: str | None) -> None:
+    """Check that stages were trained on the world whose prompts are scored; None: do not check.
+
+    Raises:
+        ValueError: one was trained on other clips.
+    """
+    for folder in bundles if world is not None else ():
+        found = read_card(Path(folder)).get("world")
+        if found != world:
+            raise ValueError(
+                f"{folder}: was trained on {found or 'clips that no world made'}, but the prompts "
+                f"are of the world {world}; name runs that were trained on it, or set world=null "
+                "to score these all the same"
+            )
+
+
 @command("evaluate")
 def main(cfg: DictConfig) -> None:
     """The command line."""
+    check_world(bundles_named(cfg)[0], cfg.world)
     cascade = open_cascade(cfg)
     prompts = hydra.utils.instantiate(cfg.prompts)
     out = Path(cfg.out)

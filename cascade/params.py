@@ -9,6 +9,7 @@ from omegaconf import DictConfig
 from rich.console import Console
 from rich.table import Table
 
+from cascade.composed_chain import Link, check_links
 from cascade.entry import CONF, check_choices, command
 from cascade.meta import on_meta
 from cascade.stage import TrainableStage
@@ -33,8 +34,9 @@ def main(cfg: DictConfig) -> None:
     for column in ("stage", "frames×height×width", "fps", "parameters", "published", "ratio"):
         table.add_column(column, justify="right" if column != "stage" else "left")
     GlobalHydra.instance().clear()
-    for name in cfg.cascade.stages:
-        stage, count = build_on_meta(f"{cfg.cascade.name}/{name}")
+    built = {name: build_on_meta(f"{cfg.cascade.name}/{name}") for name in cfg.cascade.stages}
+    check_links([Link(name, stage.target, stage.kind) for name, (stage, _) in built.items()])
+    for name, (stage, count) in built.items():
         grid = stage.target
         published = cfg.cascade.get("published", {}).get(name)
         table.add_row(

@@ -17,12 +17,12 @@ from hydra.errors import InstantiationException
 from omegaconf import DictConfig
 
 from cascade.checkpoint.origin import commit
+from cascade.composed_chain import check_neighbours
 from cascade.doctor import plan_page
 from cascade.doctor.checkup import checkup
 from cascade.doctor.findings import Findings
 from cascade.entry import check_choices, check_name, command
 from cascade.files.atomic import write_atomic
-from cascade.meta import on_meta
 from cascade.opening import open_data
 from cascade.shrink import resolved
 
@@ -35,8 +35,7 @@ def survey_data(config: dict[str, Any], record: Findings) -> tuple[Any, Any]:
     try:
         loading = config["data"].get("loading")
         alone = config["data"] | ({"loading": loading | {"num_workers": 0}} if loading else {})
-        with on_meta():
-            stage = hydra.utils.instantiate(config["stage"], _convert_="all")
+        stage = hydra.utils.instantiate(config["stage"], _convert_="all")
         data = open_data({"data": alone}, stage)
         data.prepare_data()
         data.setup("fit")
@@ -52,6 +51,10 @@ def survey_data(config: dict[str, Any], record: Findings) -> tuple[Any, Any]:
 def plan(config: dict[str, Any], *, stage: str, run: str) -> Findings:
     """The plan of the run that a config describes."""
     record = Findings(stage=stage, facts={"run": run, "commit": commit() or "outside git"})
+    try:
+        check_neighbours(stage)
+    except ValueError as error:
+        record.advise("error", str(error))
     data, survey = survey_data(config, record)
     try:
         checkup(record, config, data, survey)

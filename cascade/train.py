@@ -10,6 +10,7 @@ import os
 import platform
 import sys
 import warnings
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,7 @@ from cascade.checkpoint.manifest import Manifest
 from cascade.checkpoint.origin import commit
 from cascade.checkpoint.run_config import check_fits, is_finished, keep_config
 from cascade.checkpoint.state_file import StateFile
+from cascade.composed_chain import check_neighbours
 from cascade.entry import check_choices, check_name, command
 from cascade.files.lock import locked
 from cascade.last_validation import in_words
@@ -55,7 +57,7 @@ EXPECTED = (
 
 
 def card(
-    trainer: pl.Trainer, data: Any, sigma_rel: float, figures: dict[str, float]
+    trainer: pl.Trainer, data: Any, sigma_rel: float, figures: dict[str, float], world: str | None
 ) -> dict[str, Any]:
     """A bundle's card: how it was trained, and its metrics."""
     return {
@@ -63,10 +65,17 @@ def card(
         "sigma_rel": sigma_rel,
         "commit": commit(),
         "data": getattr(data, "fingerprint", None),
+        "world": world,
         "torch": torch.__version__,
         "machine": platform.machine(),
         "figures": figures,
     }
+
+
+def world_of(data: Mapping[str, Any]) -> str | None:
+    """The name of the function that made the training clips; None for clips from elsewhere."""
+    made = data.get("make")
+    return None if made is None else str(made["_target_"]).rpartition(".")[2]
 
 
 def train(cfg: DictConfig, run: Path) -> float | None:
@@ -139,7 +148,7 @@ def _train(cfg: DictConfig, config: dict[str, Any], run: Path) -> bool:
             run / "bundle",
             stage=config["stage"] | {"text": config["stage"]["text"] | stage.text.identity()},
             weights=weights,
-            card=card(trainer, data, ema.use, checkpoints.figures),
+            card=card(trainer, data, ema.use, checkpoints.figures, world_of(config["data"])),
         )
     trainer.strategy.barrier()
     return True
@@ -219,6 +228,7 @@ def check_cluster() -> None:
 def main(cfg: DictConfig) -> float | None:
     """The command line; it returns the final `val/loss`, which a sweep reads."""
     check_cluster()
+    check_neighbours(HydraConfig.get().runtime.choices["stage"])
     for message in ignored_overrides(cfg, HydraConfig.get().overrides.task):
         log.warning(message)
     logging.getLogger("pytorch_lightning.utilities.rank_zero").setLevel(logging.WARNING)

@@ -5,20 +5,21 @@ weights are not the stage's, is replaced by empty tokens of its width.
 """
 
 import copy
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, TypeVar, cast
+from typing import Any
 
 import hydra
 import torch
 from torch import Tensor, nn
 
+from cascade.doctor.dry_kind import DryKind
 from cascade.doctor.kernels import Kernels
 from cascade.flops import training_flops
 from cascade.memory import StepMemory, optimizer_state, step_memory
 from cascade.meta import on_meta
-from cascade.stage import Kind, TrainableStage, as_module
+from cascade.stage import TrainableStage, as_module
 from cascade.text.encoder import TextEncoder, TextFeatures
 
 
@@ -71,43 +72,6 @@ class FrozenText(TextEncoder):
         """Nothing to load."""
 
 
-Made = TypeVar("Made", Tensor, Tensor | None)
-
-
-class DryKind:
-    """A kind on `meta`; where it needs values, the shape is that of one clip of zeros."""
-
-    def __init__(self, kind: Kind) -> None:
-        self._kind = kind
-        self.scale, self.scalars, self.takes_low = kind.scale, kind.scalars, kind.takes_low
-
-    def reduce(self, x: Tensor) -> Tensor | None:
-        """The output of the previous stage."""
-        return _shaped(self._kind.reduce, x)
-
-    def expand(self, low: Tensor) -> Tensor:
-        """The output of the previous stage on this stage's grid."""
-        return _shaped(self._kind.expand, low)
-
-    def baseline(self, low: Tensor) -> Tensor:
-        """The output that this stage must beat."""
-        return _shaped(self._kind.baseline, low)
-
-    def new_frames(self, x: Tensor) -> Tensor:
-        """The frames that are this stage's own work."""
-        return _shaped(self._kind.new_frames, x)
-
-
-def _shaped(make: Callable[[Tensor], Made], x: Tensor) -> Made:
-    try:
-        return make(x)
-    except (NotImplementedError, RuntimeError, TypeError, ValueError):
-        one: Any = make(torch.zeros((1, *x.shape[1:]), dtype=x.dtype, device="cpu"))
-        if one is not None:
-            one = x.new_empty((x.shape[0], *one.shape[1:]), dtype=one.dtype)
-        return cast(Made, one)
-
-
 @dataclass(frozen=True, kw_only=True)
 class Execution:
     """How a step is run: device type, precision, EMA widths, and DDP's gradient buckets."""
@@ -131,9 +95,10 @@ class DryStage:
     def __init__(
         self, config: dict[str, Any], *, text_tokens: int, captions: Sequence[str]
     ) -> None:
+        stage = hydra.utils.instantiate(copy.deepcopy(config), _convert_="all")
         with on_meta():
-            stage = hydra.utils.instantiate(copy.deepcopy(config), _convert_="all")
             stage.configure_model()
+        stage.to("meta")
         stage.kind = DryKind(stage.kind)
         self.stage: TrainableStage = stage
         self.module = as_module(stage)

@@ -191,3 +191,10 @@ def test_adamw_leaves_unscaling_and_clipping_to_the_trainer(precision) -> None:
     MixedPrecision(precision, "cpu").clip_gradients(optimizer, clip_val=1.0)
     norm = torch.nn.utils.get_total_norm([p.grad for p in module.parameters()])
     torch.testing.assert_close(norm, torch.tensor(1.0), rtol=1e-4, atol=0)
+
+
+def test_a_warm_up_that_the_run_does_not_end_is_said() -> None:
+    assert WarmupDecay(warmup_steps=14, total_steps=15).shortfall is None
+    said = WarmupDecay(warmup_steps=50, total_steps=15, decay_steps=0).shortfall
+    assert "warm-up of 50 steps is not shorter than the run of 15" in str(said)
+    assert "only 0.29 of its value; set stage.train.lr_factor.warmup_steps=1" in str(said)

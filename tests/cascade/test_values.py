@@ -15,7 +15,8 @@ from cascade.command_values import COMMANDS
 from cascade.entry import CONF
 
 MODULES = {
-    **{name: f"cascade.{name}" for name in COMMANDS if name not in ("demo", "shards")},
+    **{name: f"cascade.{name}" for name in COMMANDS},
+    "bundle": "cascade.bundle_cascade",
     "demo": "cascade.demo.__main__",
     "shards": "data.ingest.__main__",
     "index": "data.index.__main__",
@@ -97,6 +98,7 @@ WRONG = {
     "prove": {"prove.clips=0": "a whole number of at least 1", "prove.only=text": "a list, each t"},
     "bench": {"bench.rounds=0": "a whole number of at least 1"},
     "compare": {"runs=???": "runs is missing; ", "prompts=some": "a whole number of at least 0"},
+    "bundle": {"run=5": "the name of a run, or a mapping from stage to name", "out=1": "text"},
     "reconstruct": {"run=???": "run is missing; it must be text", "width=wide": "a number above 0"},
     "shards": {
         "from=???": "from is missing; it must be text; name the videos: make shards FROM=folder",
@@ -157,6 +159,13 @@ def test_a_wrong_value_gives_one_line(name, value, said):
     assert "\n" not in line
     key, _, typed = value.partition("=")
     assert line.startswith(f"{key} is missing; " if typed == "???" else f"{value}: must be ")
+
+
+def test_a_part_without_its_own_values_is_refused():
+    with initialize_config_dir(version_base="1.3", config_dir=CONF):
+        cfg = compose("train", overrides=["text@stage.text=t5"])
+    with pytest.raises(ValueError, match="stage.text.name is missing; it must be text; "):
+        values.check(cfg, COMMANDS["train"])
 
 
 @pytest.mark.parametrize("name", [name for name in COMMANDS if name != "params"])
