@@ -59,7 +59,7 @@ def check_neighbours(choice: str) -> None:
     path = Path(CONF) / "cascade" / f"{cascade}.yaml"
     if not path.is_file():
         return
-    names = list(OmegaConf.load(path).get("stages") or [])
+    names = list(OmegaConf.select(OmegaConf.load(path), "stages") or [])
     if name not in names:
         return
     place = names.index(name)

@@ -37,7 +37,8 @@ class DryKind:
     def _enlarged(self, method: Callable[[Tensor], Tensor], low: Tensor) -> Tensor:
         time, space = self.scale.time, self.scale.space
         b, c, f, h, w = low.shape
-        made: Tensor = self._or_empty(method, low, (b, c, f * time, h * space, w * space))
+        made = self._or_empty(method, low, (b, c, f * time, h * space, w * space))
+        assert made is not None
         return made
 
     @staticmethod
