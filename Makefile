@@ -69,7 +69,7 @@ endif
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test test-all coverage check shards index captions embeddings plan train prove sweep compare ema overfit smoke \
-        config params sample bundle evaluate bench peer clean
+        config new params sample bundle evaluate bench peer clean
 
 help:  ## [develop] list targets and variables
 	@awk '/^#: / {note = substr($$0, 4); next} \
@@ -146,6 +146,9 @@ smoke: $(READY)  ## [train] train two steps of STAGE, shrunk, on the CPU
 
 config: $(READY)  ## [train] print the resolved config of STAGE
 	@$(RUN) -m cascade.config $(stage) $(args)
+
+new: $(READY)  ## [train] copy the configs of cascade FROM to a new cascade CASCADE, to be edited
+	@$(RUN) -m cascade.new $(call quoted,$(CASCADE)) --of $(call quoted,$(or $(FROM),demo))
 
 params: $(READY)  ## [train] list the stages of CASCADE with their grids and numbers of parameters
 	@$(RUN) -m cascade.params $(cascade) $(args)
