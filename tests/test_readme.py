@@ -47,6 +47,8 @@ STORY: dict[str, tuple[str, str]] = {
     "make train STAGE='base tsr1 ssr1' DATA=clips NAME=mine": ("", SMALL),
     "make prove STAGE=tsr1 DATA=clips NAME=mine": ("", "'prove.only=[same inputs,given frames]'"),
     "make sample NAME=mine PROMPT='…'": ("make sample NAME=mine PROMPT='a grey square'", FEW),
+    "make bundle CASCADE=… OUT=folder": ("make bundle CASCADE=demo OUT=folder", ""),
+    "make sample ARGS='bundle=folder'": ("", FEW),
     "make index SHARDS=… DEPTH=full": ("make index SHARDS=clips DEPTH=full", ""),
     "make params CASCADE=imagen_video": ("", ""),
     "make ema STAGE=… NAME=… WIDTH=0.07 TO=…": (
@@ -64,6 +66,7 @@ STORY: dict[str, tuple[str, str]] = {
 #: The others, and why they are not in the story.
 ELSEWHERE = {
     "make help": "tests/test_makefile.py",
+    "make new CASCADE=mine FROM=demo": "tests/cascade/test_new.py",
     "make captions": "tests/data/recaption",
     "make embeddings": "tests/data/embed",
     "make setup EXTRAS=dev,slurm,text": "installs packages",
@@ -89,7 +92,7 @@ def table(heading: str) -> list[str]:
     """The ARGS of the table below a heading: each code span of its second column."""
     section = TEXT.split(f"\n## {heading}\n")[1].split("\n## ")[0]
     rows = re.findall(r"^\| [^|]+ \| (.+) \|$", section, re.M)[1:]
-    return [span for row in rows for span in re.findall(r"`([^`]+)`", row)]
+    return [span for row in rows for span in re.findall(r"`([^`]+=[^`]+)`", row)]
 
 
 class Reader:
@@ -149,7 +152,10 @@ def reader(tmp_path_factory):
 
 
 def test_every_command_of_the_readme_is_run_here_or_by_a_test_of_its_own():
-    bare = {f"make {target}" for target in ("prove", "train", "compare", "test", "check")}
+    bare = {
+        f"make {target}"
+        for target in (*("prove", "train", "compare", "evaluate", "test", "test-all", "check"),)
+    }
     named = {*STORY, *ELSEWHERE, *bare}
     assert sorted({*readme_commands()} - named) == []
     assert sorted({*STORY, *ELSEWHERE} - {*readme_commands()}) == []
