@@ -25,6 +25,8 @@ _WHOLE = -1  # in the place of a key frame's number: the start of the video
 # The decoders that forget at a key frame, or when they are flushed, all that came before. Of others
 # (VP8, MPEG-4 part 2, FLV1 and older ones) a frame is always decoded from the start.
 _FORGETFUL = frozenset({"h264", "hevc", "vp9", "av1"})
+# Of damaged frames it returns what its memory held before, even after it is flushed.
+_OPENED_ANEW = frozenset({"hevc"})
 
 Shown = Iterator[tuple[int, av.VideoFrame]]
 """(time stamp, frame) in presentation order."""
@@ -143,7 +145,7 @@ class StrictReader:
             self._reopen()
             for _ in self._container.demux(self._stream):
                 pass
-            self._seekable = True
+        self._seekable = self.header.codec not in _OPENED_ANEW
         return self._after_seek(group)
 
     def _reopen(self) -> None:
