@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import av
 
 from cascade.media.reason import MAX_PIXELS, DecodeError, reasons
-from cascade.media.strict import Numbered, SoundFrames
+from cascade.media.strict import IN_ORDER, Numbered, SoundFrames
 from cascade.media.upright import Orientation, opaque, orientation
 
 
@@ -23,8 +23,21 @@ class Shown:
 
 
 def numbered(container: av.container.InputContainer, stream: av.VideoStream) -> Iterator[Numbered]:
-    """The packets of a stream, numbered from 0."""
-    yield from enumerate(container.demux(stream))
+    """The packets of a stream, numbered from 0.
+
+    A cut at an open group of pictures begins with its key frame: the packets right after it whose
+    frames are shown before it are omitted.
+    """
+    first: int | None = None
+    leading = stream.codec_context.codec.canonical_name not in IN_ORDER
+    for number, packet in enumerate(container.demux(stream)):
+        if packet.size and number == 0:
+            first = packet.pts if packet.is_keyframe else None
+        elif packet.size and leading and first is not None and packet.pts is not None:
+            leading = packet.pts < first
+            yield Numbered(number, packet, omitted=leading)
+            continue
+        yield Numbered(number, packet)
 
 
 def shown_frames(

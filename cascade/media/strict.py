@@ -8,6 +8,7 @@ all frames that were decoded before it have been returned sound.
 import logging
 from collections import deque
 from collections.abc import Iterable, Iterator
+from typing import NamedTuple
 
 import av
 
@@ -18,13 +19,25 @@ _WARNINGS = ("Skipping invalid undecodable NALU", "Error parsing NAL unit")
 # Legal zeros after the last slice (at a constant bit rate) are damage to FFmpeg's check of the end
 # of the bitstream; without that check other bits than zeros are still damage.
 _MAY_BE_STUFFED = frozenset({"mpeg1video", "mpeg2video"})
+IN_ORDER = frozenset({"vp8", "vp9", "av1", "flv", "gif", "png", "mjpeg", "theora"})
+"""Codecs whose frames are shown in the order of decoding, by FFmpeg's names."""
 # FFmpeg's own decoder of VP8 detects no damage, and then returns whatever its memory held before.
 _BETTER = {"vp8": "libvpx"}
 _MOST_HELD = 16  # the largest number of frames that H.264 or HEVC reorder
 
 logging.getLogger("libav").addHandler(logging.NullHandler())
 
-Numbered = tuple[int, "av.Packet[av.VideoStream]"]
+
+class Numbered(NamedTuple):
+    """A packet and its number.
+
+    The frames of an omitted one are not shown, and may be damaged: they are those right after the
+    first key frame that refer to frames before it.
+    """
+
+    number: int
+    packet: "av.Packet[av.VideoStream]"
+    omitted: bool = False
 
 
 def listen() -> None:
@@ -40,8 +53,7 @@ def strict_decoder(stream: av.VideoStream, *, max_pixels: int) -> av.VideoCodecC
         better = av.CodecContext.create(_BETTER[context.name], "r")
         assert isinstance(better, av.VideoCodecContext)
         context = better
-    # The HEVC decoder reports more damage when it runs in parallel.
-    context.thread_count = 2 if context.name == "hevc" else 1
+    context.thread_count = 1  # several threads give damaged HEVC other pixels each time
     checks = "crccheck+buffer+explode" + ("" if context.name in _MAY_BE_STUFFED else "+bitstream")
     context.options = {"err_detect": checks, "max_pixels": str(max_pixels)}
     context.copy_opaque = True
@@ -60,6 +72,7 @@ class SoundFrames:
         self.fed = self.returned = 0
         self._packets, self._decoder, self._max_pixels = packets, decoder, max_pixels
         self._held: deque[tuple[int, av.VideoFrame]] = deque()
+        self._omitted: set[int] = set()
         self._inside: dict[int, None] = {}  # packets whose frame is not returned yet, in order
 
     def __iter__(self) -> Iterator[tuple[int, av.VideoFrame]]:
@@ -68,20 +81,24 @@ class SoundFrames:
         Raises:
             DecodeError: the decoder reported damage, or a frame is marked as damaged.
         """
-        for number, packet in self._packets:
-            if packet.size:
+        for one in self._packets:
+            if one.packet.size:
                 self.fed += 1
-                if not packet.is_discard:
-                    self._inside[number] = None
-            for frame in _decoded(self._decoder, packet, number):
-                self._hold(frame, number)
+                if one.omitted:
+                    self._omitted.add(one.number)
+                elif not one.packet.is_discard:
+                    self._inside[one.number] = None
+            for frame in _decoded(self._decoder, one):
+                self._hold(frame, one.number)
             yield from self._sound(self._decoder.has_b_frames)
         while self._held:
             yield self._held.popleft()
 
     def _hold(self, frame: av.VideoFrame, now: int) -> None:
-        number = frame.opaque if isinstance(frame.opaque, int) else now
+        number = frame.opaque[0] if isinstance(frame.opaque, tuple) else now
         self.returned += 1
+        if number in self._omitted:
+            return
         if frame.is_corrupt:
             raise DecodeError(f"the frame of packet {number} is damaged")
         check_size(frame.width, frame.height, max_pixels=self._max_pixels)
@@ -103,15 +120,14 @@ class SoundFrames:
             yield self._held.popleft()
 
 
-def _decoded(
-    decoder: av.VideoCodecContext, packet: "av.Packet[av.VideoStream]", number: int
-) -> list[av.VideoFrame]:
+def _decoded(decoder: av.VideoCodecContext, one: Numbered) -> list[av.VideoFrame]:
     """The frames that the decoder returns for a packet."""
+    number, packet, omitted = one
     if packet.is_corrupt:
         raise DecodeError(f"packet {number} is damaged: the container marks it so")
     if packet.size and packet.has_sidedata("encryption_info"):
         raise DecodeError("is encrypted (DRM): it can only be read with its key; decrypt it first")
-    packet.opaque = number
+    packet.opaque = (number,)  # a new object: PyAV identifies it by its address
     with av.logging.Capture() as said:
         try:
             frames = decoder.decode(packet)
@@ -123,6 +139,8 @@ def _decoded(
             failed = None
     texts = [text for level, _, text in said if level <= av.logging.ERROR]
     texts += [text for _, _, text in said if text.startswith(_WARNINGS)]
+    if omitted:
+        return [] if failed else frames
     if texts or failed is not None:
         reason = texts[0].strip() if texts else failed.strerror if failed else ""
         raise DecodeError(f"packet {number} is damaged: {reason}") from failed

@@ -12,6 +12,7 @@ import numpy as np
 from jaxtyping import Bool, Float64, Int64
 
 from cascade.media.reason import DecodeError, check_size
+from cascade.media.strict import IN_ORDER
 from cascade.media.upright import square
 
 _MAX_DURATION_S = 1e7  # four months
@@ -106,8 +107,8 @@ def video_header(
     table = np.array(rows, dtype=np.int64).reshape(-1, 5)
     if not table[:, 4].any():
         raise DecodeError("no frame is shown")
-    # Cut at an open group of pictures: frames shown before the first key frame need missing frames.
-    gone = table[:, 0] < table[0, 0] if table[0, 3] else np.zeros(len(table), dtype=np.bool_)
+    gone = np.zeros(len(table), dtype=np.bool_)
+    gone[leading(table[:, 0], 0, context.name)] = bool(table[0, 3])
     packets = Packets(
         pts=table[:, 0], size=table[:, 2], key=table[:, 3] == 1, shown=(table[:, 4] == 1) & ~gone
     )
@@ -127,6 +128,17 @@ def video_header(
         packets=packets,
         by_order=container.format.name == "avi",
     )
+
+
+def leading(pts: Int64[np.ndarray, " p"], key: int, codec: str) -> slice:
+    """The packets right after a key frame whose frames are shown before it.
+
+    They refer to frames before the key frame, as the others do not (open groups of pictures).
+    """
+    if codec in IN_ORDER:
+        return slice(0, 0)
+    later = np.flatnonzero(pts[key + 1 :] >= pts[key])
+    return slice(key + 1, key + 1 + int(later[0]) if len(later) else len(pts))
 
 
 def _duration(

@@ -18,13 +18,15 @@ from cascade.media.reason import DecodeError, reasons
 from cascade.media.strict import Numbered, SoundFrames, listen, strict_decoder
 from cascade.media.upright import Orientation, opaque, orientation
 from data.decode.frames import Allocate, new_array
-from data.decode.probe import Header, Timing, video_header
+from data.decode.probe import Header, Timing, leading, video_header
 
 _SEEK_PACKETS = 1000
 _WHOLE = -1  # in the place of a key frame's number: the start of the video
 # The decoders that forget at a key frame, or when they are flushed, all that came before. Of others
 # (VP8, MPEG-4 part 2, FLV1 and older ones) a frame is always decoded from the start.
 _FORGETFUL = frozenset({"h264", "hevc", "vp9", "av1"})
+# Of damaged frames it returns what its memory held before, even after it is flushed.
+_OPENED_ANEW = frozenset({"hevc"})
 
 Shown = Iterator[tuple[int, av.VideoFrame]]
 """(time stamp, frame) in presentation order."""
@@ -143,7 +145,7 @@ class StrictReader:
             self._reopen()
             for _ in self._container.demux(self._stream):
                 pass
-            self._seekable = True
+        self._seekable = self.header.codec not in _OPENED_ANEW
         return self._after_seek(group)
 
     def _reopen(self) -> None:
@@ -161,13 +163,15 @@ class StrictReader:
     def _after_seek(self, key: int) -> Shown:
         """The frames from a key frame on; each must be the next in presentation order."""
         packets = self.header.packets
-        start = int(packets.pts[key])
-        expected = np.sort(packets.pts[key:][packets.shown[key:] & (packets.pts[key:] >= start)])
-        shown = self._decode(self._seek(key), key, start)
+        omitted = leading(packets.pts, key, self.header.codec)
+        kept = packets.shown.copy()
+        kept[:key] = kept[omitted] = False
+        expected = np.sort(packets.pts[kept])
+        shown = self._decode(self._seek(key), key, omitted)
         for number, (pts, frame) in enumerate(shown):
             if number >= len(expected) or pts != expected[number]:
                 raise _AstrayError
-            if number == 0 and pts == start and not frame.key_frame:
+            if number == 0 and pts == packets.pts[key] and not frame.key_frame:
                 raise _AstrayError
             yield pts, frame
 
@@ -187,17 +191,15 @@ class StrictReader:
     def _from_the_start(self) -> Shown:
         """All frames."""
         stream, packets = self._container.demux(self._stream), self.header.packets
-        start = int(packets.pts[0]) if packets.key[0] and not self.header.by_order else None
-        yield from self._decode(stream, 0, start)
+        cut = packets.key[0] and not self.header.by_order
+        omitted = leading(packets.pts, 0, self.header.codec) if cut else slice(0, 0)
+        yield from self._decode(stream, 0, omitted)
 
     def _decode(
-        self, stream: Iterator["av.Packet[av.VideoStream]"], first: int, start: int | None
+        self, stream: Iterator["av.Packet[av.VideoStream]"], first: int, omitted: slice
     ) -> Shown:
-        """The frames of packets from number `first` on.
-
-        Frames shown before `start` depend on earlier ones and are left out.
-        """
-        packets = self._checked(stream, first, start)
+        """The frames of packets from number `first` on, without those of some packets."""
+        packets = self._checked(stream, first, omitted)
         sound = SoundFrames(packets, self._decoder, max_pixels=self.max_pixels)
         delay = last = None
         for number, (_, frame) in enumerate(sound):
@@ -214,17 +216,15 @@ class StrictReader:
             yield int(self.header.pts[number]), frame
 
     def _checked(
-        self, stream: Iterator["av.Packet[av.VideoStream]"], first: int, start: int | None
+        self, stream: Iterator["av.Packet[av.VideoStream]"], first: int, omitted: slice
     ) -> Iterator[Numbered]:
         """Numbered packets that are the same as when the header was read."""
         packets = self.header.packets
         for number, packet in enumerate(stream, first):
-            if packet.size:
-                if number >= len(packets.pts) or packet.pts != packets.pts[number]:
-                    raise _AstrayError(f"packet {number} differs when it is read a second time")
-                if start is not None and packets.pts[number] < start:
-                    continue
-            yield number, packet
+            known = number < len(packets.pts)
+            if packet.size and not (known and packet.pts == packets.pts[number]):
+                raise _AstrayError(f"packet {number} differs when it is read a second time")
+            yield Numbered(number, packet, omitted=omitted.start <= number < omitted.stop)
 
 
 class _Batch:

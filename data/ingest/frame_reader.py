@@ -135,12 +135,13 @@ def _counted(
     container: av.container.InputContainer, stream: av.VideoStream, reel: Reel, keys: list[int]
 ) -> Iterator[Numbered]:
     """Numbered packets; the time stamps of key frames are added to `keys`."""
-    for number, packet in numbered(container, stream):
+    for one in numbered(container, stream):
+        packet = one.packet
         if packet.size:
             reel.discarded += packet.is_discard
             if packet.is_keyframe and packet.pts is not None:
                 keys.append(packet.pts)
-        yield number, packet
+        yield one
 
 
 def _first_frame(reel: Reel, shown: Shown, stream: av.VideoStream) -> None:
