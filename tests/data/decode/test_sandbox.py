@@ -163,7 +163,8 @@ def gone(pid, within_s=10.0):
 
 
 def test_it_works_in_the_workers_of_a_loader_and_ends_with_them():
-    loader = DataLoader(Children(), batch_size=None, num_workers=2, multiprocessing_context="fork")
+    from_a_clean_process = {"num_workers": 2, "multiprocessing_context": "forkserver"}
+    loader = DataLoader(Children(), batch_size=None, **from_a_clean_process)
     pairs = [tuple(map(int, pair)) for pair in loader]
     assert len(pairs) == 4
     assert len({worker for worker, _ in pairs}) == len({child for _, child in pairs}) == 2
