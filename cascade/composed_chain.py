@@ -2,10 +2,12 @@
 
 import itertools
 from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import NamedTuple
 
-from hydra import compose
+from hydra import compose, initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
 
@@ -42,8 +44,11 @@ def check_links(links: Sequence[Link]) -> None:
 
 
 def link(choice: str) -> Link:
-    """The link of config `stage=<choice>`."""
-    cfg = compose("train", overrides=[f"stage={choice}"])["stage"]
+    """The link of config `stage=<choice>`, inside a Hydra command and outside."""
+    inside = GlobalHydra.instance().is_initialized()
+    configs = nullcontext() if inside else initialize_config_dir(CONF, version_base="1.3")
+    with configs:
+        cfg = compose("train", overrides=[f"stage={choice}"])["stage"]
     return Link(cfg["name"], instantiate(cfg["target"]), instantiate(cfg["kind"]))
 
 

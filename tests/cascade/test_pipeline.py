@@ -201,7 +201,7 @@ def test_each_stage_may_come_from_a_run_of_its_own(runs, bundle_of):
     mixed = Cascade.from_runs(runs, CHAIN, run={"tsr1": "longer"})
     assert [stage.name for stage in mixed.stages] == CHAIN["stages"]
     with pytest.raises(BundleError, match="make train STAGE=base CASCADE=demo NAME=longer"):
-        Cascade.from_runs(runs, CHAIN, run="longer")
+        Cascade.from_runs(runs, CHAIN, run={"base": "longer"})
     with pytest.raises(ValueError, match="cascade demo has no stage ssr9"):
         Cascade.from_runs(runs, CHAIN, run={"ssr9": "longer"})
 

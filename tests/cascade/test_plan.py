@@ -153,6 +153,7 @@ def test_flops_are_what_bench_counts(config_of, choice):
 SMALL = ("trainer=gpu", "plan.device=h200", "plan.devices.h200.memory_mib=900")
 
 
+@pytest.mark.slow
 def test_a_step_too_large_for_the_device_is_an_error_with_a_setting_that_fits(config_of):
     record = planned(config_of("demo/base", *SMALL))
     (error,) = record.errors
@@ -227,6 +228,7 @@ def test_packing_is_advised_only_where_it_is_not_set_and_the_network_packs(confi
         assert not any("packing" in one.way_out for one in advice)
 
 
+@pytest.mark.slow
 def test_flops_follow_the_buckets(config_of):
     config = config_of("demo/base", "plan.device=cpu", "plan.measure=false")
     one = planned(config, None, FakeSurvey()).value("step", "FLOPs per step")

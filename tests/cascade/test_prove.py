@@ -257,7 +257,7 @@ def test_a_held_out_clip_that_no_longer_decodes_is_named(sound, subject, tmp_pat
         os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))  # no reason to index it again
     found = one(opened(*sound, shards=str(shards)), "same data").found
     assert found.verdict == "fails"
-    assert found.notes[0].startswith(f"1 held-out clips do not decode: {key} (")
+    assert found.notes[0].startswith(f"1 held-out clips do not decode: {key} of {path} (")
 
 
 @pytest.mark.parametrize("damage", ["missing", "empty"])

@@ -160,6 +160,7 @@ print("alive", flush=True)
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("hang", "status"),
     [

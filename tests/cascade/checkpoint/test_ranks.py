@@ -32,6 +32,7 @@ dist.barrier()
 """
 
 
+@pytest.mark.slow
 def test_two_ranks_fall_back_together_and_read_each_file_once(tmp_path):
     save(tmp_path, 2)
     flip(save(tmp_path, 4) / "state")

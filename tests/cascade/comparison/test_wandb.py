@@ -122,6 +122,7 @@ def test_an_error_names_what_the_service_does_not_have(served):
     assert "is not of the form wandb:entity/project" in half
 
 
+@pytest.mark.slow
 def test_the_page_and_the_report_come_from_the_service(wandb_runs, tmp_path):
     pytest.importorskip("wandb_workspaces")
     command = [sys.executable, "-m", "cascade.compare", "runs=wandb:entity/cascade", "report=true"]

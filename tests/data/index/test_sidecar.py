@@ -192,7 +192,7 @@ def test_an_index_of_columns_is_read_by_columns(tmp_path):
 def test_many_lines_read_in_little_time(tmp_path):
     """Ten million lines are to load in 5 CPU-seconds and 400 MB; here a fiftieth of them."""
     _, paths = write_synthetic(tmp_path, shards=20)
-    numbers = ["content", "sample", "width", "height", "frames", "fps", "duration", "captioned"]
+    numbers = ["content", "sample", "width", "height", "fps", "duration", "captioned"]
     start, held = time.process_time(), 0
     for path in paths:
         table = pq.ParquetFile(path).read([*numbers, "kind", "reason"], use_threads=False)
@@ -218,10 +218,8 @@ def test_the_command(tmp_path, write_shard, make_clips, monkeypatch):
         assert said in done.stdout
     assert len(list(tmp_path.glob("*.index.parquet"))) == 2
     done = commands.run(*command, "depth=deep")
-    assert (done.returncode, done.stderr.strip()) == (
-        1,
-        "error: index: depth must be one of probe, keyframes, full, got 'deep'",
-    )
+    assert done.returncode == 1
+    assert done.stderr.startswith("error: depth=deep: must be one of probe, keyframes, full")
     monkeypatch.setattr(sys, "argv", ["index"])
     with pytest.raises(SystemExit, match="which shards[?] make index SHARDS="):
         main()

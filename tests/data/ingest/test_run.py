@@ -126,6 +126,7 @@ def kill_at_random(start, to: Path, kills: int, seed: int, most_s: float) -> int
     return hit
 
 
+@pytest.mark.slow
 def test_killed_three_times_it_goes_on_to_the_same_bytes(made, videos, ingest, tmp_path):
     to = tmp_path / "killed"
     start = partial(ingest, videos, to, "packing.samples=5", "run.thumbnails=4")
