@@ -17,8 +17,6 @@ from data.shards import store
 def main(cfg: DictConfig) -> None:
     """The command line."""
     with explained():
-        if OmegaConf.is_missing(cfg, "shards"):
-            raise ValueError("index: which shards? make index SHARDS='/data/{000..099}.tar'")
         spec = cast(dict[str, Any], OmegaConf.to_container(cfg))["shards"]
         shards = store.find_shards(spec)
         paths = ensure_index(

@@ -221,5 +221,5 @@ def test_the_command(tmp_path, write_shard, make_clips, monkeypatch):
     assert done.returncode == 1
     assert done.stderr.startswith("error: depth=deep: must be one of probe, keyframes, full")
     monkeypatch.setattr(sys, "argv", ["index"])
-    with pytest.raises(SystemExit, match="which shards[?] make index SHARDS="):
+    with pytest.raises(SystemExit, match="shards is missing; .*make index SHARDS="):
         main()
