@@ -168,10 +168,10 @@ def test_the_readme_s_commands_run_one_after_the_other(reader):
         command: reader.type(typed or command, more) for command, (typed, more) in STORY.items()
     }
     assert (reader.home / "runs/demo/index.html").is_file()
-    assert len(list((reader.home / "runs/demo/samples").glob("*.mp4"))) == 2
+    assert len(list((reader.home / "runs/demo/samples").glob("*.mp4"))) == 3
     assert (reader.home / "clips/report/index.html").is_file()
     assert (reader.home / "averaged/model.safetensors").is_file()
-    assert "ssr4" in outputs["make params CASCADE=imagen_video"]
+    assert "ssr3" in outputs["make params CASCADE=imagen_video"]
     for args in table("Sample"):
         reader.type("make sample PROMPT='a grey square'", f"{args} {FEW}")
 

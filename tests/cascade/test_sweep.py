@@ -239,7 +239,9 @@ def test_guidance_samples_a_trained_cascade_at_several_scales(sweep, bundle_of):
     for stage in ("base", "tsr1", "ssr1"):
         bundle_of(f"demo/{stage}", sweep.runs / stage / "default/bundle")
     scales = ",".join(f"{{base:{{guidance_scale:{scale}}}}}" for scale in (1.0, 3.0))
-    command = sweep.command("guidance", f"+cascade.sampling={scales}", "prompts.n=2", "name=''")
+    command = sweep.command(
+        "guidance", f"+cascade.sampling={scales}", "prompts.n=2", "name=''", "world=null"
+    )
     done = commands.run(*command, timeout=600)
     assert done.returncode == 0, done.stdout + done.stderr
     folder = sweep.runs / "base/guidance"

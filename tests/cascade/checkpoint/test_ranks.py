@@ -5,6 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 from lightning_fabric.plugins.environments.lightning import find_free_network_port
 
 from tests.cascade.checkpoint.test_checkpoint_folder import flip, save
@@ -13,6 +14,8 @@ SCRIPT = """
 import sys
 from pathlib import Path
 import torch.distributed as dist
+import pytest
+
 from cascade.checkpoint import checkpoint_folder
 dist.init_process_group("gloo")
 read, own = [], checkpoint_folder.hashed
