@@ -43,7 +43,7 @@ STORY: dict[str, tuple[str, str]] = {
     "make demo": ("", DEMO),
     "make sample PROMPT='a large blue cross moves up on a white background'": ("", FEW),
     "make shards FROM=videos TO=clips": ("", QUICK),
-    "make plan STAGE=base DATA=clips": ("", f"{SMALL} plan.rounds=2"),
+    "make plan STAGE=base DATA=clips NAME=mine": ("", f"{SMALL} plan.rounds=2"),
     "make train STAGE='base tsr1 ssr1' DATA=clips NAME=mine": ("", SMALL),
     "make prove STAGE=tsr1 DATA=clips NAME=mine": ("", "'prove.only=[same inputs,given frames]'"),
     "make sample NAME=mine PROMPT='…'": ("make sample NAME=mine PROMPT='a grey square'", FEW),
