@@ -3,6 +3,7 @@
 import itertools
 import logging
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -42,10 +43,16 @@ def runs_of(
     """The stage bundles of the training runs of `chain`, and their sampling settings.
 
     Raises:
-        ValueError: `run` or `sampling` names a stage that the cascade does not have.
+        ValueError: `run` or `sampling` names a stage that the cascade does not have, or the cascade
+            has one twice.
         BundleError: a stage has no bundle yet; the message has the command that trains it.
     """
     names = list(chain["stages"])
+    if twice := [name for name, count in Counter(names).items() if count > 1]:
+        raise ValueError(
+            f"cascade {chain['name']} has stage {twice[0]} more than once: {', '.join(names)}; "
+            f"remove one of them from conf/cascade/{chain['name']}.yaml"
+        )
     check_run(run)
     if not isinstance(run, str) and (unknown := sorted({*run} - {*names})):
         raise ValueError(

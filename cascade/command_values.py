@@ -3,6 +3,7 @@
 A key without a rule is checked by the class that takes it.
 """
 
+from cascade.train_values import PARTS
 from cascade.values import (
     Rule,
     choice,
@@ -23,8 +24,18 @@ DTYPES = ("float32", "bfloat16", "float16")
 
 _SHARDS = "name the shards: make {} SHARDS='/data/{{000..099}}.tar'"
 
+_RUNS = {"paths.runs": text().hint("a folder; a number needs quotes: paths.runs=\"'1'\"")}
+#: The stages of a cascade, and its settings for sampling.
+_CHAIN: dict[str, Rule] = {
+    "cascade.name": text(),
+    "cascade.stages": several(text()).hint("see conf/cascade/demo.yaml"),
+    "cascade.sampling": mapping().or_null,
+    "cascade.sampling.*": mapping().or_null.hint("such as cascade.sampling={base: {steps: 8}}"),
+}
 #: What a cascade is opened with.
 _CASCADE: dict[str, Rule] = {
+    **_RUNS,
+    **_CHAIN,
     "run": names_of_runs(),
     "bundle": text().or_null,
     "out": text(),
@@ -59,6 +70,7 @@ EVALUATE: dict[str, Rule] = {
 
 _STEPS = whole(1)
 TRAIN: dict[str, Rule] = {
+    **_RUNS,
     "seed": SEED,
     "init_from": text().or_null.hint(
         "the folder of a bundle, such as runs/demo/base/default/bundle"
@@ -108,6 +120,7 @@ TRAIN: dict[str, Rule] = {
     "stage.train.lr_factor.warmup_steps": whole(0),
     "stage.train.lr_factor.total_steps": _STEPS,
     "stage.train.lr_factor.decay_steps": whole(0).or_null,
+    **PARTS,
     "callbacks": mapping(),
     "callbacks.*": part("remove a callback by its key: ~callbacks.NAME"),
     "callbacks.ema.sigma_rels": several(number(above=0)).hint("such as [0.05,0.10]"),
@@ -162,8 +175,13 @@ COMMANDS: dict[str, dict[str, Rule]] = {
         "prompts": whole(0),
         "report": switch(),
     },
-    "params": {},
-    "bundle": {"run": names_of_runs(), "out": text().hint("make bundle CASCADE=… OUT=folder")},
+    "params": _CHAIN,
+    "bundle": {
+        **_RUNS,
+        **_CHAIN,
+        "run": names_of_runs(),
+        "out": text().hint("make bundle CASCADE=… OUT=folder"),
+    },
     "reconstruct": {
         "run": text().hint("the folder of a finished run"),
         "width": number(above=0).hint("make ema STAGE=… WIDTH=0.07"),
@@ -172,6 +190,12 @@ COMMANDS: dict[str, dict[str, Rule]] = {
     "shards": {
         "from": text().hint("name the videos: make shards FROM=folder TO=folder"),
         "to": text().or_null.hint("make shards FROM=folder TO=folder"),
+        **{name: part("see conf/shards.yaml") for name in ("columns", "run", "cluster.shards")},
+        **{f"columns.{name}": text() for name in ("path", "caption")},
+        "run.deadline_s": number(above=0),
+        "run.memory_gb": number(least=1).or_null.hint("a reader needs about 1: run.memory_gb=4"),
+        "run.ahead": whole(1),
+        "run.thumbnails": whole(0),
     },
     "index": {
         "shards": one_or_several(text()).hint(_SHARDS.format("index")),

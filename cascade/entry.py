@@ -38,7 +38,13 @@ def check_choices(arguments: Sequence[str]) -> None:
         if group == "name" and one_run and "${" not in choices:  # before Hydra makes its folder
             with explained(), contextlib.suppress(yaml.YAMLError):  # Hydra reports a syntax error
                 check_name(choices[1:-1] if choices[:1] in ("'", '"') else yaml.safe_load(choices))
-        if group not in GROUPS or choices == "null":
+        if choices == "null" and (Path(CONF) / group).is_dir():
+            none = f"to have none, type {group}=[]" if group == "logger" else f"or omit {group}="
+            raise SystemExit(
+                f"{argument}: null is no config of this group; "
+                f"choose a file of conf/{group}, {none}"
+            )
+        if group not in GROUPS:
             continue
         folder = Path(CONF) / group
         known = sorted(

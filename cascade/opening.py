@@ -40,7 +40,7 @@ def open_cascade(cfg: DictConfig, **options: Any) -> Cascade:
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
     try:
-        torch.empty(0, device=device)
+        torch.zeros(1, device=device).item()  # a device without memory, such as meta, has no item
     except (RuntimeError, AssertionError) as error:
         reason = str(error).partition("\n")[0]
         raise ValueError(f"device={device}: cannot be used ({reason}); set device=cpu") from error

@@ -24,13 +24,15 @@ from cascade import launch, slurm
 from cascade.bundle import final_loss, read_card, save_bundle, stage_parts, start_from
 from cascade.callbacks.averages import EMA, averages
 from cascade.callbacks.checkpoints import Checkpoints
+from cascade.callbacks.lengthened import Lengthened
 from cascade.callbacks.loss_probe import Probe
 from cascade.callbacks.progress import RunProgressBar
 from cascade.checkpoint import wandb_run
 from cascade.checkpoint.checkpoint_folder import choose
+from cascade.checkpoint.finished import is_finished
 from cascade.checkpoint.manifest import Manifest
 from cascade.checkpoint.origin import commit
-from cascade.checkpoint.run_config import check_fits, is_finished, keep_config
+from cascade.checkpoint.run_config import check_fits, keep_config
 from cascade.checkpoint.state_file import StateFile
 from cascade.composed_chain import check_neighbours
 from cascade.entry import check_choices, check_name, command
@@ -179,6 +181,7 @@ def open_trainer(config: dict[str, Any], run: Path) -> tuple[pl.Trainer, Checkpo
         if not (isinstance(value, int | float) and value > 0):
             raise ValueError(f"trainer.{name} must be above 0, got {value}")
     callbacks = [hydra.utils.instantiate(c, _convert_="all") for c in config["callbacks"].values()]
+    callbacks.append(Lengthened(run, config))
     first = (Checkpoints, Probe)  # they need the weights before another swaps in the averages
     if config["trainer"].get("enable_progress_bar", True):
         callbacks.append(RunProgressBar())

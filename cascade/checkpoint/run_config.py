@@ -9,6 +9,7 @@ from typing import Any
 from torch import nn
 
 from cascade.checkpoint.checkpoint_folder import Checkpoint, CheckpointError, folders
+from cascade.checkpoint.finished import bundled_steps, is_finished
 from cascade.files.atomic import read_json, write_atomic
 from cascade.meta import on_meta
 from cascade.parallel.ranks import is_first
@@ -103,56 +104,27 @@ def _unplaced_shards(shards: Any) -> Any:
 def keep_config(run: Path, config: dict[str, Any]) -> None:
     """Write the run's config; if the run has trained already, check that it is the same.
 
+    More steps are written when training starts (`callbacks/lengthened.py`), so that a run that
+    cannot start stays as it was.
+
     Raises:
         ConfigChangedError: with every difference and the ways out.
     """
     path, mine = run / "config.json", fixed_part(config)
     if has_trained(run):
         check_config(run, config)
-        lengthen(run, config)
-        if is_first() and _config_in(path) != mine:
-            write_atomic(path, json.dumps(mine, indent=2, ensure_ascii=False).encode())
+        if is_first() and not _is_longer(_config_in(path), mine):
+            write_config(path, mine)
     elif is_first():
         if path.is_file() and _config_in(path) != mine:
             _put_away(run)
-        write_atomic(path, json.dumps(mine, indent=2, ensure_ascii=False).encode())
+        write_config(path, mine)
 
 
-def bundled_steps(run: Path) -> int | None:
-    """The steps of the run's bundle; None if it has none."""
-    path = run / "bundle" / "card.json"
-    try:
-        steps = json.loads(path.read_bytes())["steps"]
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
-    return steps if isinstance(steps, int) else None
-
-
-def is_finished(run: Path, config: Mapping[str, Any]) -> bool:
-    """Whether the run has a bundle of all steps of its config."""
-    done, steps = bundled_steps(run), config["stage"]["train"]["steps"]
-    return (run / "bundle").is_dir() and (done is None or done >= steps)
-
-
-def lengthen(run: Path, config: Mapping[str, Any]) -> None:
-    """Keep the bundle of fewer steps than the config has as `bundle_at_<steps>`.
-
-    Raises:
-        ConfigChangedError: no checkpoint is left from which the run could go on.
-    """
-    done = bundled_steps(run)
-    if done is None or is_finished(run, config) or not is_first():
-        return
-    if not folders(run):
-        raise ConfigChangedError(
-            f"{run}: no checkpoint of its {done} steps is left, so it cannot be lengthened; start "
-            f"a new run from its weights: NAME=… ARGS='init_from={run}/bundle'"
-        )
-    (run / "bundle").rename(run / f"bundle_at_{done}")
-    log.info(
-        "%s: lengthened from %d to %d steps; the bundle of %d steps is kept: bundle_at_%d",
-        *(run, done, config["stage"]["train"]["steps"], done, done),
-    )
+def write_config(path: Path, part: dict[str, Any]) -> None:
+    """Write the fixed part of a config, unless the file has it already."""
+    if not path.is_file() or _config_in(path) != part:
+        write_atomic(path, json.dumps(part, indent=2, ensure_ascii=False).encode())
 
 
 def _put_away(run: Path) -> None:
@@ -179,10 +151,18 @@ def check_config(run: Path, config: Mapping[str, Any]) -> None:
     """Check that a config is the one that the run has trained with, if it has trained.
 
     Raises:
-        ConfigChangedError: with every difference and the ways out.
+        ConfigChangedError: with every difference and the ways out; or no checkpoint is left from
+            which a run with more steps could go on.
     """
-    if has_trained(run):
-        refuse_change(run, _config_in(run / "config.json"), fixed_part(config))
+    if not has_trained(run):
+        return
+    refuse_change(run, _config_in(run / "config.json"), fixed_part(config))
+    done = bundled_steps(run)
+    if done is not None and not is_finished(run, config) and not folders(run):
+        raise ConfigChangedError(
+            f"{run}: no checkpoint of its {done} steps is left, so it cannot be lengthened; start "
+            f"a new run from its weights: NAME=… ARGS='init_from={run}/bundle'"
+        )
 
 
 def _config_in(path: Path) -> dict[str, Any]:
@@ -219,7 +199,11 @@ def _only_longer(old: dict[str, Any], new: dict[str, Any], changed: list[str]) -
         return False
     values = [[_at(config, key) for key in STEPS] for config in (old, new)]
     follow = all(value in (None, one[0]) for one in values for value in one)
-    return follow and bool(values[1][0] > values[0][0])
+    return follow and _is_longer(old, new)
+
+
+def _is_longer(old: Mapping[str, Any], new: Mapping[str, Any]) -> bool:
+    return bool((_at(new, STEPS[0]) or 0) > (_at(old, STEPS[0]) or 0))
 
 
 def _at(config: Mapping[str, Any], key: str) -> Any:

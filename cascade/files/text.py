@@ -1,4 +1,4 @@
-"""The one way to read a text that a user wrote: caption, JSON, list or prompts."""
+"""Texts of users: the one way to read a caption, JSON, list or prompts; values to type."""
 
 import codecs
 
@@ -9,6 +9,12 @@ _MARKS = (  # UTF-32's first: its little-endian mark begins with UTF-16's
     (codecs.BOM_UTF16_LE, "utf-16"),
     (codecs.BOM_UTF16_BE, "utf-16"),
 )
+
+
+def typed(name: str, value: object) -> str:
+    """`NAME='value'` as a user types it after make, in a shell's quotes."""
+    quoted = str(value).replace("'", "'\\''")
+    return f"{name}='{quoted}'"
 
 
 def read_text(data: bytes) -> str:

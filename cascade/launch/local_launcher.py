@@ -25,8 +25,8 @@ from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig
 
 from cascade.bundle import final_loss
-from cascade.comparison.run_folder import finished, last_error
-from cascade.launch.outcome import conclude, config_of, failed, refusal
+from cascade.comparison.run_folder import last_error
+from cascade.launch.outcome import conclude, config_of, done, failed, refusal
 
 log = logging.getLogger(__name__)
 
@@ -37,11 +37,17 @@ class LocalRun:
 
     overrides: list[str]
     folder: Path
+    config: dict[str, Any] | None = None
     refused: str | None = None
     slot: int = 0
     process: subprocess.Popen[bytes] | None = None
     began: float = 0.0
     code: int | None = None
+
+    @property
+    def done(self) -> bool:
+        """Whether the run has its result."""
+        return done(self.folder, self.config)
 
 
 class LocalLauncher(Launcher):
@@ -75,7 +81,7 @@ class LocalLauncher(Launcher):
         setup_globals()
         configure_log(self.config.hydra.hydra_logging, self.config.hydra.verbose)
         jobs = [planned(self.hydra_context, self.config, overrides) for overrides in job_overrides]
-        waiting = deque(job for job in jobs if not (job.refused or finished(job.folder)))
+        waiting = deque(job for job in jobs if not (job.refused or job.done))
         refused = [job for job in jobs if job.refused]
         for job in refused:
             log.error("%s: FAILED: %s", job.folder.name, job.refused)
@@ -130,7 +136,7 @@ class LocalLauncher(Launcher):
         assert job.process is not None
         job.code = job.process.returncode
         seconds = time.monotonic() - job.began
-        if finished(job.folder):
+        if job.done:
             log.info("%s: finished in %.0f s", job.folder.name, seconds)
         elif job.code:
             log.error("%s: FAILED after %.0f s: %s", job.folder.name, seconds, failure(job))
@@ -145,8 +151,9 @@ def planned(context: HydraContext, master: DictConfig, overrides: Sequence[str])
     try:
         HydraConfig.instance().set_config(config)
         folder = Path(config.hydra.run.dir)
-        refused = refusal(folder, config_of(config))
-        return LocalRun(overrides=list(overrides), folder=folder, refused=refused)
+        plain = config_of(config)
+        refused = refusal(folder, plain)
+        return LocalRun(overrides=list(overrides), folder=folder, config=plain, refused=refused)
     finally:
         HydraConfig.instance().cfg = before
 
@@ -155,10 +162,10 @@ def outcome(job: LocalRun) -> JobReturn:
     """How a run ended: its validation loss, if it has one, or its error."""
     if job.refused:
         return failed(job.overrides, job.refused)
-    if job.code and not finished(job.folder):
+    if job.code and not job.done:
         return failed(job.overrides, f"{job.folder}: {failure(job)}")
     result = JobReturn(overrides=job.overrides, status=JobStatus.COMPLETED)
-    if (job.folder / "bundle").is_dir():
+    if job.done and (job.folder / "bundle").is_dir():
         result.return_value = final_loss(job.folder)
     return result
 

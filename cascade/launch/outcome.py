@@ -8,7 +8,9 @@ from hydra.core.utils import JobReturn, JobStatus
 from omegaconf import DictConfig, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
-from cascade.checkpoint.run_config import ConfigChangedError, check_config, lengthen
+from cascade.checkpoint.finished import is_finished
+from cascade.checkpoint.run_config import ConfigChangedError, check_config
+from cascade.comparison.run_folder import finished
 from cascade.shrink import resolved
 
 
@@ -34,10 +36,14 @@ def refusal(run: Path, config: dict[str, Any] | None) -> str | None:
         return None
     try:
         check_config(run, config)
-        lengthen(run, config)
     except ConfigChangedError as error:
         return str(error)
     return None
+
+
+def done(run: Path, config: dict[str, Any] | None) -> bool:
+    """Whether a run has its result: of all steps, where its config is known."""
+    return finished(run) if config is None else is_finished(run, config)
 
 
 def failed(overrides: Sequence[str], why: str) -> JobReturn:

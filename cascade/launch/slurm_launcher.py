@@ -22,12 +22,11 @@ from cascade.checkpoint.run_config import (
     ConfigChangedError,
     check_config,
     fixed_part,
-    lengthen,
     refuse_change,
 )
 from cascade.files.atomic import write_atomic
 from cascade.files.lock import locked
-from cascade.launch.outcome import conclude, config_of, counted, failed
+from cascade.launch.outcome import conclude, config_of, counted, done, failed
 from cascade.launch.queue import ALIVE, Logs, states, wait
 from cascade.launch.script import command, parameters
 
@@ -44,6 +43,7 @@ class SlurmRun:
     overrides: list[str]
     job: str | None
     refused: str | None = None
+    config: dict[str, Any] | None = None
 
     @property
     def log(self) -> Path:
@@ -120,9 +120,9 @@ class SlurmLauncher(submitit_launcher.SlurmLauncher):
 
     def _ensure(self, run: Path, overrides: list[str], config: dict[str, Any] | None) -> SlurmRun:
         """The run's job: the one in the queue, or a new one, or a refusal with sbatch's error."""
-        if (run / "bundle").is_dir():
+        if done(run, config):
             log.info("already trained: %s/bundle", run)
-            return SlurmRun(run=run, overrides=overrides, job=None)
+            return SlurmRun(run=run, overrides=overrides, job=None, config=config)
         busy = (
             f"{run}: another command has been submitting this run for {SUBMITTED_S:g} s; wait for "
             "it or end it"
@@ -131,9 +131,10 @@ class SlurmLauncher(submitit_launcher.SlurmLauncher):
             number, state = _last_job(run)
             if state in ALIVE:
                 log.info("job %s already trains this run (%s): %s", number, state, run)
-                return SlurmRun(run=run, overrides=overrides, job=number)
+                return SlurmRun(run=run, overrides=overrides, job=number, config=config)
             try:
-                job = SlurmRun(run=run, overrides=overrides, job=self._submit(run, overrides))
+                number = self._submit(run, overrides)
+                job = SlurmRun(run=run, overrides=overrides, job=number, config=config)
             except FailedJobError as error:
                 reason = str(error).strip().rpartition("\n")[2].removeprefix("sbatch: error: ")
                 why = (
@@ -186,7 +187,6 @@ def _refusal(run: Path, config: dict[str, Any] | None) -> str | None:
     submitted = run / "slurm/config.json"
     try:
         check_config(run, config)
-        lengthen(run, config)
         if submitted.exists() and _last_job(run)[1] in ALIVE:
             fixed = fixed_part(config)
             refuse_change(run, json.loads(submitted.read_bytes()) or fixed, fixed)
@@ -208,7 +208,7 @@ def _outcome(job: SlurmRun, state: str) -> JobReturn:
     if job.refused:
         return _submitted(job)
     result = JobReturn(overrides=job.overrides, status=JobStatus.COMPLETED)
-    if (job.run / "bundle").is_dir():
+    if done(job.run, job.config):
         result.return_value = final_loss(job.run)
         log.info("%s: trained", job.run)
     else:

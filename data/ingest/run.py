@@ -10,6 +10,7 @@ from pathlib import Path
 
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
 
+from cascade.files.text import typed
 from cascade.progress import SteadyProgress
 from data.index.sidecar import ensure_index
 from data.ingest.output_folder import Folder
@@ -164,7 +165,7 @@ def _write_report(
     ):
         if count:
             lines.append(
-                f"{count} of {tally.kept} clips {what}: make captions SHARDS='{folder.to}' "
+                f"{count} of {tally.kept} clips {what}: make captions {typed('SHARDS', folder.to)} "
                 f"ARGS='only={only}' makes captions for these alone"
             )
     return lines

@@ -12,6 +12,7 @@ from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 from urllib.parse import urlsplit
 
+from cascade.files.text import typed
 from data.shards import remote
 from data.shards.format import role
 
@@ -77,10 +78,12 @@ def _way_out(place: Path) -> str:
     if place.is_dir() and (media := next(filter(_is_media, place.rglob("*")), None)):
         return (
             f"it has videos or images, such as {media.relative_to(place)}; make shards of them "
-            f"first: make shards FROM='{place}' TO=…"
+            f"first: make shards {typed('FROM', place)} TO=…"
         )
     if place.is_file():
-        return f"it is no tar; if it lists videos or images: make shards FROM='{place}' TO=…"
+        return (
+            f"it is no tar; if it lists videos or images: make shards {typed('FROM', place)} TO=…"
+        )
     return "give a tar, a folder of tars, or a glob"
 
 

@@ -1,5 +1,7 @@
 """A finished run with more steps goes on from its last one, by the schedule of all steps."""
 
+import json
+
 import pytest
 from hydra import compose, initialize_config_dir
 
@@ -7,6 +9,8 @@ from cascade.bundle import read_card
 from cascade.checkpoint.run_config import ConfigChangedError
 from cascade.curves import read_curves
 from cascade.entry import CONF
+from cascade.launch.local_launcher import LocalRun, outcome
+from cascade.shrink import resolved
 from cascade.train import train
 from data.worlds.world_shards import make_shapes
 
@@ -26,12 +30,15 @@ def shards(tmp_path_factory):
     return folder
 
 
-def trained(run, shards, *overrides):
-    """Train in a folder, as the command line does."""
+def composed(run, shards, *overrides):
     places = [f"data.shards={shards}", f"paths.runs={run}", f"logger.csv.save_dir={run}"]
     with initialize_config_dir(version_base="1.3", config_dir=CONF):
-        cfg = compose("train", overrides=[*SMALL, *places, *overrides])
-    train(cfg, run)
+        return compose("train", overrides=[*SMALL, *places, *overrides])
+
+
+def trained(run, shards, *overrides):
+    """Train in a folder, as the command line does."""
+    train(composed(run, shards, *overrides), run)
     return read_curves(run)
 
 
@@ -51,3 +58,17 @@ def test_steps_alone_may_grow_and_the_rest_is_kept(tmp_path, shards, caplog):
     said = " ".join(caplog.messages)
     assert "lengthened from 2 to 4 steps" in said
     assert "factor is 0.5 there by the schedule of 4 steps, and was 0 by that of 2" in said
+
+
+def test_a_run_that_cannot_be_lengthened_stays_finished(tmp_path, shards):
+    trained(tmp_path, shards, "stage.train.steps=2")
+    longer = ["stage.train.steps=4", "data.shards=/nowhere"]
+    with pytest.raises(ValueError, match="/nowhere"):
+        trained(tmp_path, shards, *longer)
+    assert read_card(tmp_path / "bundle")["steps"] == 2
+    assert json.loads((tmp_path / "config.json").read_bytes())["stage"]["train"]["steps"] == 2
+    trained(tmp_path, shards, "stage.train.steps=2")  # finished already
+    config = resolved(composed(tmp_path, shards, *longer))
+    job = LocalRun(overrides=[], folder=tmp_path, config=config, code=1)
+    assert not job.done
+    assert outcome(job).status.name == "FAILED"

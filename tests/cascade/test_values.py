@@ -3,6 +3,7 @@
 import functools
 import importlib
 import re
+import shlex
 import sys
 
 import pytest
@@ -12,7 +13,8 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 
 from cascade import values
 from cascade.command_values import COMMANDS
-from cascade.entry import CONF
+from cascade.entry import CONF, check_choices
+from cascade.files.text import typed
 
 MODULES = {
     **{name: f"cascade.{name}" for name in COMMANDS},
@@ -58,6 +60,11 @@ WRONG = {
         "dtype=int32": "one of float32, bfloat16, float16",
         "offload=maybe": "true or false",
         "out=1": "text",
+        "paths.runs=null": "text, but is null; a folder",
+        "cascade.stages=[1]": "a list of at least 1, each text",
+        "cascade.stages=base": "a list of at least 1, each text, but is text",
+        "cascade.sampling=3": "a mapping, or null",
+        "cascade.sampling.base=3": "a mapping, or null, but is a whole number; such as",
     },
     "evaluate": {
         "batch_size=0": "a whole number of at least 1",
@@ -86,6 +93,16 @@ WRONG = {
         "stage.train.lr_factor.warmup_steps=none": "a whole number of at least 0",
         "callbacks.ema.sigma_rels=[]": "a list of at least 1, each a number above 0",
         "callbacks.ema.sigma_rels=0.1": "a list of at least 1, each a number above 0",
+        "stage.net.width=0": "a whole number of at least 1",
+        "stage.net.patch=[2,0,4]": "a list of at least 3, each a whole number of at least 1",
+        "stage.train.optimizer.betas=[0.9]": "a list of at least 2, each a number of at least 0",
+        "stage.train.modes.shares=null": "a mapping, but is null",
+        "stage.train.modes.shares.text=some": "a number of at least 0",
+        "stage.diffusion.schedule.logsnr_shift=x": "a finite number",
+        "data.shards=[]": "text, a list of at least 1 text, or a mapping of sets, but is a list of",
+        "data.loading.num_workers=two": "a whole number of at least 0",
+        "callbacks.checkpoint.keep=null": "a mapping with a _target_, but is null; keep fewer",
+        "callbacks.interrupt.leg_s=-1": "a number above 0, or null",
         "callbacks.ema=null": "remove a callback by its key: ~callbacks.NAME",
         "callbacks.checkpoint.every_n_steps=0": "a whole number of at least 1",
         "logger.wandb=none": "choose logger=csv or logger=wandb",
@@ -103,6 +120,9 @@ WRONG = {
     "shards": {
         "from=???": "from is missing; it must be text; name the videos: make shards FROM=folder",
         "from=3": "text, but is a whole number",
+        "run.deadline_s=long": "a number above 0",
+        "run.memory_gb=0.001": "a number of at least 1, or null",
+        "columns=null": "a mapping with a _target_",
     },
     "index": {
         "shards=???": "shards is missing; .*make index SHARDS=",
@@ -192,6 +212,8 @@ def test_every_command_checks_its_values_first(name, monkeypatch, tmp_path):
         (["out={file}/videos"], "out=.*: cannot be written .*; set out= to another folder"),
         (["device=cuda:9"], "device=cuda:9: cannot be used"),
         (["device=abacus"], "device=abacus: cannot be used"),
+        (["device=meta"], "device=meta: cannot be used"),
+        (["cascade.stages=[base,base]"], "cascade demo has stage base more than once: base, base;"),
         (["num_inference_steps=[1,2,3,4]"], "num_inference_steps: 3 stages, but 4 values"),
     ],
 )
@@ -207,3 +229,14 @@ def test_a_request_is_refused_before_a_stage_is_loaded(overrides, said, monkeypa
     with pytest.raises(SystemExit, match=said):
         importlib.import_module("cascade.sample").main()
     assert list(tmp_path.glob("demo/samples/*")) == []
+
+
+@pytest.mark.parametrize("group", ["stage", "trainer", "logger", "experiment"])
+def test_a_group_of_null_is_refused_in_one_line(group):
+    with pytest.raises(SystemExit, match=f"^{group}=null: null is no config of this group; choose"):
+        check_choices([f"{group}=null"])
+
+
+def test_a_value_is_typed_in_the_quotes_of_a_shell():
+    said = typed("SHARDS", "/data/a 'b' $c")
+    assert shlex.split(said) == ["SHARDS=/data/a 'b' $c"]
