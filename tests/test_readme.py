@@ -85,7 +85,7 @@ def readme_commands() -> list[str]:
     blocks = re.findall(r"```bash\n(.*?)```", TEXT, re.S)
     lines = [line for block in blocks for line in block.splitlines() if line.startswith("make ")]
     spoken = re.findall(r"`(make [^`]+)`", re.sub(r"```.*?```", "", TEXT, flags=re.S))
-    return [re.sub(r"\s{2,}#.*", "", line) for line in [*lines, *spoken]]
+    return [re.sub(r"\s+#.*", "", line) for line in [*lines, *spoken]]
 
 
 def table(heading: str) -> list[str]:
@@ -147,7 +147,9 @@ def reader(tmp_path_factory):
         write_video(home / f"{name}.mp4", scene(ord(name[0]), 32))
     (home / "clip.txt").write_text("blocks slide\n")
     for name, grey in (("a", 30), ("b", 220), ("m", 255)):
-        Image.fromarray(np.full((32, 32, 3), grey, np.uint8)).save(home / f"{name}.png")
+        picture = np.full((96, 128, 3), grey, np.uint8)
+        picture[:48] = 0  # of the mask: what is regenerated
+        Image.fromarray(picture).save(home / f"{name}.png")
     return Reader(home)
 
 
