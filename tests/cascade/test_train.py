@@ -237,7 +237,7 @@ def test_a_stage_that_there_is_not_is_refused_in_a_line(tmp_path):
     ],
 )
 def test_a_choice_that_there_is_not_is_refused(argument, message):
-    check_choices(["stage=demo/base", "data=shapes", "cluster=null"])
+    check_choices(["stage=demo/base", "data=shapes", "cluster=local"])
     with pytest.raises(SystemExit, match=message):
         check_choices([argument])
 
