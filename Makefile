@@ -157,7 +157,7 @@ sample: $(READY)  ## [use] sample a video for PROMPT from the runs NAME of CASCA
 	$(RUN) -m cascade.sample $(cascade) $(call set,run,$(NAME)) 'prompt=$${oc.env:PROMPT}' $(args)
 
 bundle: $(READY)  ## [use] join the trained stages of CASCADE, from the runs NAME, in one folder OUT
-	$(RUN) -m cascade.bundle_cascade $(cascade) $(call set,run,$(NAME)) $(if $(OUT),$(call set,out,$(OUT))) $(args)
+	$(RUN) -m cascade.join $(cascade) $(call set,run,$(NAME)) $(if $(OUT),$(call set,out,$(OUT))) $(args)
 
 evaluate: $(READY)  ## [use] measure how well the trained CASCADE follows held-out prompts
 	$(RUN) -m cascade.evaluate $(cascade) $(call set,run,$(NAME)) $(args)

@@ -1,18 +1,13 @@
-"""Bundles: a trained stage on disk, or a cascade of them. Loading executes no code from files.
+"""Bundles: a trained stage on disk. Loading executes no code from files.
 
 A bundle is a folder: `model.safetensors` (the averaged weights), `stage.yaml` (a format number and
 the config that sampling needs, with parts by public name), `card.json` (commit, data, steps, EMA
-width, figures). A cascade bundle is a folder of bundles with `cascade.yaml`: their order, and the
-sampling settings of each.
+width, figures).
 """
 
-import contextlib
 import json
 import math
-import re
-import shutil
-import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,16 +17,14 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from cascade.files.atomic import read_json
+from cascade.files.atomic import read_json, replacing_folder
 from cascade.outline import TooManyError, build, differences, shapes_in, shapes_of
 from cascade.parts import UnknownPartError, located, named
 
 FORMAT = 2
-WEIGHTS, STAGE, CARD, CASCADE = "model.safetensors", "stage.yaml", "card.json", "cascade.yaml"
+WEIGHTS, STAGE, CARD = "model.safetensors", "stage.yaml", "card.json"
 #: The parts of a stage's config that only training needs.
 TRAINING = ("train", "objective")
-#: The sampling settings of a stage that a cascade may set.
-SAMPLING = ("steps", "guidance_scale", "low_logsnr")
 #: The first bytes of a file that git-lfs puts in the place of one that it has not fetched.
 LFS = b"version https://git-lfs"
 AGAIN = "copy it again, or train the stage again: make train STAGE=…"
@@ -103,42 +96,12 @@ def save_bundle(
             f"saved; resume from an earlier checkpoint, or train with a lower learning rate"
         )
     parts = stage_parts(stage)
-    with _replacing(folder) as part:
+    with replacing_folder(folder) as part:
         save_file({k: v.detach().cpu().contiguous() for k, v in weights.items()}, part / WEIGHTS)
         text = yaml.safe_dump({"format": FORMAT, "stage": parts}, sort_keys=False)
         (part / STAGE).write_text(text, encoding="utf-8")
         (part / CARD).write_text(json.dumps(card, indent=2) + "\n", encoding="utf-8")
     return folder
-
-
-@contextlib.contextmanager
-def _replacing(folder: Path) -> Iterator[Path]:
-    """A hidden folder to write to, which replaces `folder` at the end of the context.
-
-    After an error `folder` is unchanged. A kill between the two renames leaves no folder of that
-    name, but the old and the new one, both complete, as hidden folders beside it. The next save
-    removes such leftovers. Two processes must not write the same folder at the same time.
-    """
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    part = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}.", suffix=".part"))
-    old = part.with_suffix(".old")
-    try:
-        yield part
-        part.chmod(0o755)
-        try:
-            if folder.exists():
-                folder.replace(old)
-            part.replace(folder)
-        except BaseException:
-            if old.exists():
-                old.replace(folder)
-            raise
-    except BaseException:
-        shutil.rmtree(part, ignore_errors=True)
-        raise
-    for rest in folder.parent.iterdir():
-        if re.fullmatch(rf"\.{re.escape(folder.name)}\.\w{{8}}\.(part|old)", rest.name):
-            shutil.rmtree(rest, ignore_errors=True)
 
 
 def read_card(folder: Path) -> dict[str, Any]:
@@ -158,7 +121,12 @@ def read_card(folder: Path) -> dict[str, Any]:
     return card
 
 
-def _read_yaml(path: Path) -> Any:
+def read_yaml(path: Path) -> Any:
+    """The content of a YAML file of a bundle.
+
+    Raises:
+        BundleError: it is damaged.
+    """
     try:
         return yaml.safe_load(path.read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
@@ -200,11 +168,11 @@ def read_stage(folder: Path) -> dict[str, Any]:
     if missing:
         raise BundleError(
             f"{folder} is not a bundle: it has no {', '.join(missing)}; a cascade of several "
-            f"bundles has {CASCADE}, and is made by: make bundle CASCADE=… OUT=folder"
+            "bundles has cascade.yaml, and is made by: make bundle CASCADE=… OUT=folder"
         )
     for name in (WEIGHTS, STAGE, CARD):
         _check_pointer(folder / name)
-    content = _read_yaml(folder / STAGE)
+    content = read_yaml(folder / STAGE)
     if not isinstance(content, dict) or content.get("format") != FORMAT:
         found = content.get("format") if isinstance(content, dict) else None
         raise BundleError(
@@ -299,59 +267,3 @@ def _check_fit(
             f"{folder}: {len(wrong)} weights do not fit ({shown}); "
             f"use the config that the bundle was trained with, or train again"
         )
-
-
-def save_cascade(
-    folder: Path, *, bundles: Mapping[str, Path], sampling: Mapping[str, Mapping[str, Any]]
-) -> Path:
-    """Write a cascade bundle: copies of the stages' bundles, in order, and `cascade.yaml`.
-
-    The write is atomic and replaces an existing bundle. `sampling` may set, per stage, `steps`,
-    `guidance_scale` and `low_logsnr`.
-
-    Raises:
-        BundleError: one of `bundles` is none, or `folder` is another folder.
-    """
-    folder = Path(folder)
-    if folder.exists() and not (folder / CASCADE).is_file():
-        raise BundleError(
-            f"{folder}: exists and is no cascade bundle, so it is not replaced; name another folder"
-        )
-    for source in bundles.values():
-        read_stage(source)
-    stages = [{"bundle": name, **sampling.get(name, {})} for name in bundles]
-    text = yaml.safe_dump({"format": FORMAT, "stages": stages}, sort_keys=False)
-    with _replacing(folder) as part:
-        for name, source in bundles.items():
-            shutil.copytree(source, part / name)
-        (part / CASCADE).write_text(text, encoding="utf-8")
-    return folder
-
-
-def read_cascade(folder: Path) -> list[dict[str, Any]]:
-    """Per stage, in order: its `bundle` (a path) and its sampling settings."""
-    path = Path(folder) / CASCADE
-    if not path.is_file():
-        raise BundleError(f"{folder} is not a cascade bundle: it has no {CASCADE}")
-    content = _read_yaml(path)
-    if not isinstance(content, dict) or content.get("format") != FORMAT:
-        found = content.get("format") if isinstance(content, dict) else None
-        raise BundleError(
-            f"{path}: has format {found!r}, but this Cascade reads format {FORMAT}; "
-            "train the stages again"
-        )
-    listed = content.get("stages") or []
-    if not isinstance(listed, list):
-        raise BundleError(f"{path}: stages must be a list of bundles, got {listed!r}")
-    entries = []
-    for entry in listed:
-        name = entry.get("bundle") if isinstance(entry, dict) else None
-        if not isinstance(name, str) or not re.fullmatch(r"\w[\w.-]*", name):
-            raise BundleError(
-                f"{path}: bundle must be the name of a folder beside it, got {name!r}"
-            )
-        unknown = set(entry) - {"bundle", *SAMPLING}
-        if unknown:
-            raise BundleError(f"{path}: unknown {', '.join(sorted(unknown))}; known: {SAMPLING}")
-        entries.append({**entry, "bundle": Path(folder) / entry["bundle"]})
-    return entries

@@ -8,7 +8,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from cascade.bundle import CASCADE, SAMPLING, BundleError, load_stage, read_cascade
+from cascade.bundle import BundleError, load_stage
+from cascade.cascade_bundle import CASCADE, SAMPLING, read_cascade
 from cascade.stage import Stage
 
 log = logging.getLogger(__name__)

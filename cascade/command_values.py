@@ -211,6 +211,7 @@ COMMANDS: dict[str, dict[str, Rule]] = {
         **{name: whole(1) for name in ("frames", "side", "concurrency", "attempts")},
         "quality": whole(1, 100),
         "limit": whole(1).or_null,
+        "only": choice("missing", "shared").or_null,
         **{name: number(above=0) for name in ("timeout_s", "patience_s")},
         **{name: switch() for name in ("structured", "replace", "download")},
         "max_cost": number(least=0).or_null,

@@ -3,20 +3,19 @@
 import math
 from collections.abc import Mapping
 
-#: What a super-resolution stage started from, by the name of its metrics.
-STARTS = {"made": "the previous stage's output", "true": "the true low resolution"}
 
-
-def in_words(figures: Mapping[str, float]) -> str:
+def in_words(figures: Mapping[str, float], *, after_stage: bool) -> str:
     """The validation loss, and the PSNR of a super-resolution stage beside interpolation's.
 
-    Without a bundle of the previous stage both starts are the true low resolution.
+    `after_stage`: a bundle of the previous stage made the low resolution (stage.train.low_from).
     """
+    made = "the previous stage's output" if after_stage else "the low resolution, noised"
+    starts = {"made": made, "true": "the true low resolution"}
     parts = []
     if "val/loss" in figures:
         parts.append(f"loss {figures['val/loss']:.4g}")
     gains = []
-    for start, words in STARTS.items():
+    for start, words in starts.items():
         own, plain = (figures.get(f"val/{start}/{name}") for name in ("psnr", "plain_psnr"))
         if own is not None and plain is not None and math.isfinite(own - plain):
             gains.append(own - plain)

@@ -90,7 +90,8 @@ def train(cfg: DictConfig, run: Path) -> float | None:
         keep_config(run, config)
         if not is_finished(run, config) and not _train(cfg, config, run):
             return None
-    log.info("%s: %s", cfg.stage.name, in_words(read_card(run / "bundle")["figures"]))
+    figures, after_stage = read_card(run / "bundle")["figures"], cfg.stage.train.low_from
+    log.info("%s: %s", cfg.stage.name, in_words(figures, after_stage=after_stage is not None))
     log.info("trained: %s/bundle; to train another run, choose another NAME=…", run)
     return final_loss(run)
 

@@ -173,7 +173,10 @@ def _check(cfg: DictConfig, key: Sequence[str], rule: Rule) -> None:
     if OmegaConf.is_config(value):
         value = OmegaConf.to_container(value, resolve=False)
     if not rule.holds(value):
-        raise ValueError(f"{name}={shown(value)}: must be {rule.wants}, but is {kind(value)}{end}")
+        found = kind(value)  # said where it is what is wrong: not of a number out of range
+        fits = rule.wants.startswith((found, found.replace("whole ", "")))
+        but = "" if fits else f", but is {found}"
+        raise ValueError(f"{name}={shown(value)}: must be {rule.wants}{but}{end}")
 
 
 def shown(value: Any) -> str:

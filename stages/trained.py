@@ -6,6 +6,7 @@ import pytorch_lightning as pl
 import torch
 from jaxtyping import Float
 from torch import Tensor
+from typing_extensions import override
 
 from cascade.bundle import load_stage
 from cascade.grid import Grid
@@ -28,7 +29,8 @@ class TrainedStage(Stage, pl.LightningModule):
         #: The number of clips that this validation has measured so far, on this rank.
         self._measured = 0
 
-    def setup(self, stage: str) -> None:  # noqa: ARG002 (Lightning passes it)
+    @override
+    def setup(self, stage: str) -> None:
         """Fail before the first step if files are missing or the grid does not fit."""
         self.text.prepare()
         self.check_grid(self.target)

@@ -6,6 +6,7 @@ its own: it has its own pid, environment, folder and output, takes signals and e
 """
 
 import atexit
+import io
 import multiprocessing
 import os
 import runpy
@@ -113,8 +114,10 @@ def _run(
         file = os.open(path, os.O_WRONLY | os.O_APPEND)
         os.dup2(file, number)
         os.close(file)
-    sys.stdout = open(1, "w", buffering=1, closefd=False)  # noqa: SIM115
-    sys.stderr = open(2, "w", buffering=1, closefd=False)  # noqa: SIM115
+    sys.stdout, sys.stderr = (
+        io.TextIOWrapper(io.FileIO(number, "w", closefd=False), line_buffering=True)
+        for number in (1, 2)
+    )
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_DFL)

@@ -1,6 +1,5 @@
 """Find the runs to compare: folders, globs, a sweep's folder, W&B's folders or its service."""
 
-import glob
 import re
 import shlex
 from collections.abc import Iterator
@@ -42,12 +41,23 @@ def read_local(place: str) -> list[RunRecord]:
     Raises:
         ValueError: no run is there.
     """
-    paths = [Path(path) for path in sorted(glob.glob(place))]  # noqa: PTH207 (absolute globs too)
+    paths = _paths(place)
     folders = [folder for path in paths for folder in below(path)]
     legs = [leg for path in paths if not is_run(path) for leg in legs_in(path)]
     if not folders and not legs:
         raise ValueError(f"{place}: no run in this place or {DEPTH} levels of folders below it")
     return [*(_read(folder) for folder in folders), *(read_offline(legs) if legs else [])]
+
+
+def _paths(place: str) -> list[Path]:
+    """The path itself if it exists, as one whose name has brackets; else what the glob matches."""
+    path = Path(place)
+    if path.exists():
+        return [path]
+    root = Path(path.anchor)
+    return sorted(
+        found for found in root.glob(str(path.relative_to(root))) if not found.name.startswith(".")
+    )
 
 
 def _read(folder: Path) -> RunRecord:

@@ -21,7 +21,7 @@ from omegaconf import DictConfig
 from rich.console import Console
 from rich.progress import BarColumn, TaskID, TextColumn, TimeElapsedColumn
 
-from cascade.bundle import save_cascade
+from cascade.cascade_bundle import save_cascade
 from cascade.curves import last_step, read_curves
 from cascade.demo.demo_page import Result, write_page
 from cascade.entry import CONF, check_choices, command

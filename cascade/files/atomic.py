@@ -1,8 +1,11 @@
-"""Atomic files: complete or absent, even if the process is killed while writing."""
+"""Atomic files and folders: complete or absent, even if the process is killed while writing."""
 
 import contextlib
 import json
+import re
 import secrets
+import shutil
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -36,3 +39,33 @@ def read_json(path: Path, *, out: str = "") -> Any:
         return json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
         raise ValueError(f"{path} is damaged: {error}{out}") from error
+
+
+@contextlib.contextmanager
+def replacing_folder(folder: Path) -> Iterator[Path]:
+    """A hidden folder to write to, which replaces `folder` at the end of the context.
+
+    After an error `folder` is unchanged. A kill between the two renames leaves no folder of that
+    name, but the old and the new one, both complete, as hidden folders beside it. The next save
+    removes such leftovers. Two processes must not write the same folder at the same time.
+    """
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    part = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}.", suffix=".part"))
+    old = part.with_suffix(".old")
+    try:
+        yield part
+        part.chmod(0o755)
+        try:
+            if folder.exists():
+                folder.replace(old)
+            part.replace(folder)
+        except BaseException:
+            if old.exists():
+                old.replace(folder)
+            raise
+    except BaseException:
+        shutil.rmtree(part, ignore_errors=True)
+        raise
+    for rest in folder.parent.iterdir():
+        if re.fullmatch(rf"\.{re.escape(folder.name)}\.\w{{8}}\.(part|old)", rest.name):
+            shutil.rmtree(rest, ignore_errors=True)

@@ -63,15 +63,14 @@ class WandbLogger(Base):
         """The W&B run, started at first use; offline if the service cannot be used."""
         import wandb
 
-        start: Any = Base.experiment.fget  # type: ignore[attr-defined]
         online = os.environ.get("WANDB_MODE", "online") in ("online", "run", "shared")
         if self._experiment is not None or self._offline or not online:
-            return start(self)
+            return super().experiment
         why = unreachable()
         if why is None:
             self._wandb_init.setdefault("settings", wandb.Settings(init_timeout=START_S))
             try:
-                return start(self)
+                return super().experiment
             except (OSError, ValueError, wandb.Error) as error:
                 why = str(error).partition("\n")[0]
         log.warning(
@@ -82,7 +81,7 @@ class WandbLogger(Base):
         )
         self._offline = True
         self._wandb_init["mode"] = "offline"  # W&B read the environment when it was first used
-        return start(self)
+        return super().experiment
 
     log_metrics = _or_without(Base.log_metrics)
     log_hyperparams = _or_without(Base.log_hyperparams)

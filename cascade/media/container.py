@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Sequence
+from pathlib import Path
 from typing import IO
 
 import av
@@ -51,10 +52,21 @@ def open_video(
     return container, stream
 
 
+def by_order(container: av.container.InputContainer) -> bool:
+    """Whether the container has an order of frames but no presentation times."""
+    return container.format.name == "avi"
+
+
+def square_size(stream: av.VideoStream, width: int, height: int) -> tuple[int, int]:
+    """The size at which pixels are square; one side may be enlarged, none is reduced."""
+    aspect = float(stream.sample_aspect_ratio or 1) or 1.0
+    return round(width * max(aspect, 1.0)), round(height / min(aspect, 1.0))
+
+
 def _start(file: str | IO[bytes]) -> bytes:
     """The first bytes of a file."""
     if isinstance(file, str):
-        with open(file, "rb") as opened:  # noqa: PTH123 perhaps a path under /proc
+        with Path(file).open("rb") as opened:
             return opened.read(START)
     start = file.read(START)
     file.seek(0)

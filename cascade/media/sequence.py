@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 import av
 
+from cascade.media.container import by_order
 from cascade.media.reason import MAX_PIXELS, DecodeError, reasons
 from cascade.media.strict import IN_ORDER, Numbered, SoundFrames
 from cascade.media.upright import Orientation, opaque, orientation
@@ -42,24 +43,23 @@ def numbered(container: av.container.InputContainer, stream: av.VideoStream) -> 
 
 def shown_frames(
     packets: Iterable[Numbered],
+    container: av.container.InputContainer,
     stream: av.VideoStream,
     decoder: av.VideoCodecContext,
-    *,
-    by_order: bool,
 ) -> Iterator[Shown]:
-    """Every frame shown; `by_order`: the container stores no presentation times, only an order.
+    """Every frame shown.
 
     Raises:
         DecodeError: a frame is damaged, its time or orientation is inconsistent, or none is shown.
     """
-    unit = float(stream.time_base or 0)
+    unit, ordered = float(stream.time_base or 0), by_order(container)
     length = 1 / float(stream.average_rate or 25)
     first: float | None = None
     last: Shown | None = None
     with reasons():
         for count, (_, frame) in enumerate(SoundFrames(packets, decoder, max_pixels=MAX_PIXELS)):
-            stamp = frame.dts if by_order else frame.pts
-            if stamp is None and (last is None or not by_order):
+            stamp = frame.dts if ordered else frame.pts
+            if stamp is None and (last is None or not ordered):
                 raise DecodeError(f"frame {count} has no time stamp")
             seconds = None if stamp is None else stamp * unit
             first = seconds if first is None else first

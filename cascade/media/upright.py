@@ -51,11 +51,6 @@ def orientation(frame: av.VideoFrame) -> Orientation:
     return Orientation(transposed=True, left_right=c < 0, top_bottom=b < 0)
 
 
-def square(width: int, height: int, aspect: float) -> tuple[int, int]:
-    """The size at which pixels are square; one side may be enlarged, none is reduced."""
-    return round(width * max(aspect, 1.0)), round(height / min(aspect, 1.0))
-
-
 def has_alpha(frame: av.VideoFrame) -> bool:
     """Whether the pixels of a frame may be transparent."""
     return any(part.is_alpha for part in frame.format.components) or frame.format.has_palette

@@ -15,12 +15,11 @@ from torch import Tensor
 
 from cascade.grid import Grid
 from cascade.media import picture
-from cascade.media.container import open_video
+from cascade.media.container import open_video, square_size
 from cascade.media.kinds import START, is_image
 from cascade.media.reason import MAX_PIXELS, DecodeError, reasons
 from cascade.media.sequence import Shown, numbered, shown_frames
 from cascade.media.strict import listen, strict_decoder
-from cascade.media.upright import square
 from cascade.times import clip_length, nearest
 from cascade.video.resample import covering, frame_times, scale_frames, to_float
 
@@ -172,9 +171,7 @@ def _shown(path: str | Path) -> Generator[_Upright, None, None]:
         with container:
             decoder = strict_decoder(stream, max_pixels=MAX_PIXELS)
             size: tuple[int, int] | None = None
-            by_order = container.format.name == "avi"  # has an order but no presentation times
             packets = numbered(container, stream)
-            for shown in shown_frames(packets, stream, decoder, by_order=by_order):
-                aspect = float(stream.sample_aspect_ratio or 1) or 1.0
-                size = size or square(shown.frame.width, shown.frame.height, aspect)
+            for shown in shown_frames(packets, container, stream, decoder):
+                size = size or square_size(stream, shown.frame.width, shown.frame.height)
                 yield _Upright(shown=shown, size=size)

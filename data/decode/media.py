@@ -7,6 +7,7 @@ quarter of a second.
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from pathlib import Path
 
 import numpy as np
 from jaxtyping import UInt8
@@ -71,7 +72,7 @@ def careful_reader(media: Media) -> Reader:
     Raises:
         DecodeError: with the reason.
     """
-    with open(media.path, "rb") as file:  # noqa: PTH123 a path under /proc, opened as it is
+    with Path(media.path).open("rb") as file:
         kind = PictureReader if is_image(file.read(START)) else StrictReader
     return kind(media.path, max_pixels=media.max_pixels)
 

@@ -11,9 +11,9 @@ import av
 import numpy as np
 from jaxtyping import Bool, Float64, Int64
 
+from cascade.media.container import by_order, square_size
 from cascade.media.reason import DecodeError, check_size
 from cascade.media.strict import IN_ORDER
-from cascade.media.upright import square
 
 _MAX_DURATION_S = 1e7  # four months
 
@@ -94,8 +94,7 @@ def video_header(
         DecodeError: no frame shown, no time stamps, or a size out of bounds.
     """
     context, unit = stream.codec_context, stream.time_base or Fraction(1)
-    aspect = float(stream.sample_aspect_ratio or 1) or 1.0
-    width, height = square(context.width, context.height, aspect)
+    width, height = square_size(stream, context.width, context.height)
     check_size(width, height, max_pixels=max_pixels)
     rows = [
         (p.pts, p.duration or 0, p.size, p.is_keyframe, not p.is_discard)
@@ -126,7 +125,7 @@ def video_header(
         unit=float(unit),
         duration=_duration(pts, length, stream.average_rate, unit),
         packets=packets,
-        by_order=container.format.name == "avi",
+        by_order=by_order(container),
     )
 
 

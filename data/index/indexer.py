@@ -55,7 +55,7 @@ def digest(*parts: bytes) -> int:
     return int.from_bytes(made.digest(), "big")
 
 
-class Stopped(Exception):  # noqa: N818 not an error
+class StoppedError(Exception):
     """The work is stopped: it failed elsewhere, or the user interrupted it."""
 
 
@@ -105,9 +105,9 @@ class Inspectors:
             raise
 
     def check(self) -> None:
-        """Raise `Stopped` after `stop`."""
+        """Raise `StoppedError` after `stop`."""
         if self._stopped.is_set():
-            raise Stopped
+            raise StoppedError
 
     def _try(self, data: bytes, then: Callable[[dict[str, Any]], None]) -> None:
         try:
@@ -235,7 +235,7 @@ def examine(
 
     Raises:
         OSError: the shard cannot be read.
-        Stopped: the inspectors were stopped.
+        StoppedError: the inspectors were stopped.
     """
     examined = Examination()
     waiting: list[Future[None]] = []

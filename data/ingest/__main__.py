@@ -5,7 +5,7 @@ from pathlib import Path
 from hydra.utils import instantiate
 from omegaconf import DictConfig
 
-from cascade.entry import command, explained
+from cascade.entry import command
 from data.ingest.recipe import Recipe
 from data.ingest.run import make_shards
 
@@ -16,15 +16,14 @@ _SECTIONS = ("shots", "windows", "encoding", "measures", "filters", "packing")
 def main(cfg: DictConfig) -> None:
     """Make the shards of a config; after an interruption the same command continues."""
     try:
-        with explained():
-            make_shards(
-                str(cfg["from"]),
-                None if cfg.to is None else Path(cfg.to),
-                Recipe(**{name: instantiate(cfg[name]) for name in _SECTIONS}),
-                instantiate(cfg.cluster.shards, _convert_="all"),
-                instantiate(cfg.run),
-                instantiate(cfg.columns),
-            )
+        make_shards(
+            str(cfg["from"]),
+            None if cfg.to is None else Path(cfg.to),
+            Recipe(**{name: instantiate(cfg[name]) for name in _SECTIONS}),
+            instantiate(cfg.cluster.shards, _convert_="all"),
+            instantiate(cfg.run),
+            instantiate(cfg.columns),
+        )
     except KeyboardInterrupt as stop:
         raise SystemExit("stopped; run the same command again to continue") from stop
     except OSError as error:

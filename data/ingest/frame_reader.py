@@ -13,11 +13,11 @@ import av
 import numpy as np
 from jaxtyping import UInt8
 
-from cascade.media.container import open_video
+from cascade.media.container import open_video, square_size
 from cascade.media.reason import MAX_PIXELS, DecodeError, check_size, reasons
 from cascade.media.sequence import Shown, numbered, shown_frames
 from cascade.media.strict import Numbered, listen, strict_decoder
-from cascade.media.upright import Orientation, square
+from cascade.media.upright import Orientation
 from data.decode.sandbox import beat
 
 # Exact rounding gives the same pixels on every CPU, and no noise in the hue near black.
@@ -116,8 +116,7 @@ def frames(
     packets = _counted(container, stream, reel, keys)
     size = (0, 0)
     decoder = strict_decoder(stream, max_pixels=MAX_PIXELS)
-    by_order = container.format.name == "avi"  # has an order but no presentation times
-    for shown in shown_frames(packets, stream, decoder, by_order=by_order):
+    for shown in shown_frames(packets, container, stream, decoder):
         beat()
         if first is None:
             first = shown.frame.pts or 0
@@ -146,11 +145,11 @@ def _counted(
 
 def _first_frame(reel: Reel, shown: Shown, stream: av.VideoStream) -> None:
     """Set the size and orientation of the reel from the first frame."""
-    aspect = float(stream.sample_aspect_ratio or 1) or 1.0
-    size = square(shown.frame.width, shown.frame.height, aspect)
+    stored = shown.frame.width, shown.frame.height
+    size = square_size(stream, *stored)
     reel.orientation = shown.orientation
     reel.width, reel.height = reel.orientation.shown(*size)
-    reel.square = aspect == 1.0
+    reel.square = size == stored
     check_size(reel.width, reel.height)
 
 

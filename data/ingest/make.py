@@ -10,7 +10,7 @@ from pathlib import Path
 import av
 
 from cascade.media.reason import DecodeError
-from data.ingest.part import Record, SourcePart, dropped
+from data.ingest.part import Record, dropped, source_part
 from data.ingest.recipe import Recipe
 
 
@@ -25,7 +25,7 @@ def make_part(file: str, part: str, recipe: Recipe, *, thumbnails: bool) -> Reco
     from data.ingest.video import make_video
 
     try:
-        with SourcePart(part) as out:
+        with source_part(Path(part)) as out:
             make = make_picture if is_picture(file) else make_video
             record = make(file, out, recipe, thumbnails=thumbnails)
             return record | {"content": _content(file)}

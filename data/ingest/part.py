@@ -3,6 +3,8 @@
 import base64
 import io
 import tarfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -17,28 +19,33 @@ _THUMBNAIL = 128
 
 
 class SourcePart:
-    """The tar of a source's clips; it does not exist if no clip was added, or after an error."""
+    """The tar of a source's clips, while it is written."""
 
-    def __init__(self, path: str) -> None:
-        self._path = Path(path)
-        self._tar: tarfile.TarFile | None = None
+    def __init__(self, tar: tarfile.TarFile) -> None:
+        self._tar = tar
+        self.empty = True
 
     def add(self, name: str, data: bytes) -> None:
         """Add a clip."""
-        if self._tar is None:
-            self._tar = tarfile.open(self._path, "w")  # noqa: SIM115 (closed by __exit__)
         member = tarfile.TarInfo(name)
         member.size = len(data)
         self._tar.addfile(member, io.BytesIO(data))
+        self.empty = False
 
-    def __enter__(self) -> "SourcePart":
-        return self
 
-    def __exit__(self, kind: type[BaseException] | None, *raised: object) -> None:
-        if self._tar is not None:
-            self._tar.close()
-            if kind is not None:
-                self._path.unlink()
+@contextmanager
+def source_part(path: Path) -> Iterator[SourcePart]:
+    """A new part; its file does not exist if no clip was added, or after an error."""
+    part = None
+    try:
+        with tarfile.open(path, "w") as tar:
+            part = SourcePart(tar)
+            yield part
+    except BaseException:
+        path.unlink(missing_ok=True)
+        raise
+    if part.empty:
+        path.unlink()
 
 
 def dropped(reason: str, detail: str, duration: float | None = None) -> Record:

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
+from typing_extensions import override
+
 from data.decode.sandbox import Sandbox, SandboxError, cores
 from data.index.sidecar import ensure_index
 from data.ingest.make import check_libraries, make_part
@@ -60,7 +62,7 @@ class Cluster(Protocol):
         """Index the new shards at depth `full`."""
 
 
-class LocalProcesses:
+class LocalProcesses(Cluster):
     """Processes on this machine; by default one per core that this process may use."""
 
     def __init__(self, *, workers: int | None = None) -> None:
@@ -71,7 +73,8 @@ class LocalProcesses:
         plan.folder.clear_scratch()
         yield from work_through(plan, numbers, self._workers)
 
-    def index(self, folder: Folder, shards: list[str]) -> None:  # noqa: ARG002 for the protocol
+    @override
+    def index(self, folder: Folder, shards: list[str]) -> None:
         """Index the new shards at depth `full`."""
         ensure_index(shards, depth="full", workers=self._workers)
 

@@ -18,7 +18,6 @@ from data.decode.sandbox import cores
 from data.index.sidecar import ensure_index
 from data.recaption.budget import Budget
 from data.recaption.captioning import Captioner, Patience
-from data.recaption.choice import check_only
 from data.recaption.clip_images import Pictures
 from data.recaption.local_model import LocalModel
 from data.recaption.model import Endpoint, Model
@@ -82,7 +81,6 @@ def recaption(config: dict[str, Any], console: Console) -> Captioner:
             f"captions: max_cost={config['max_cost']} needs prices, but they are 0; set "
             "prices.prompt and prices.completion"
         )
-    check_only(config["only"])
     requests, shards = recipes(config), find_shards(config["shards"])
     model = open_model(config)
     index_dir = None if config["index_dir"] is None else Path(config["index_dir"])

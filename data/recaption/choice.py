@@ -4,7 +4,7 @@ import logging
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 import pyarrow.parquet as pq
 
@@ -15,16 +15,6 @@ log = logging.getLogger(__name__)
 Only = Literal["missing", "shared"]
 Pairs = Sequence[tuple[str, Path]]
 """Shards with their indices."""
-
-
-def check_only(only: str | None) -> None:
-    """Refuse an unknown choice.
-
-    Raises:
-        ValueError: it is none of the choices.
-    """
-    if only is not None and only not in get_args(Only):
-        raise ValueError(f"captions: only={only}: must be one of {', '.join(get_args(Only))}, null")
 
 
 def choose_clips(pairs: Pairs, only: Only) -> dict[str, set[str]]:

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from PIL import Image
+from typing_extensions import override
 
 from data.recaption.ledger import Usage
 from data.recaption.model import Answer, Model
@@ -64,13 +65,9 @@ class LocalModel(Model):
         self.name = Path(model).name
         self._turn = asyncio.Lock()
 
-    async def ask(
-        self,
-        text: str,
-        pictures: Sequence[bytes],
-        schema: Mapping[str, Any],  # noqa: ARG002 its answers are only read
-    ) -> Answer:
-        """The answer; requests run one after the other."""
+    @override
+    async def ask(self, text: str, pictures: Sequence[bytes], schema: Mapping[str, Any]) -> Answer:
+        """The answer; requests run one after the other. The prompt alone asks for the schema."""
         async with self._turn:
             return await asyncio.to_thread(self._answer, text, pictures)
 

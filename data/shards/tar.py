@@ -37,7 +37,7 @@ class Member:
     size: int
 
 
-class _Damage(ValueError):  # noqa: N818 the tar's, not an error of this code
+class _DamageError(ValueError):
     """The place and the reason where reading ends before the end mark."""
 
 
@@ -71,7 +71,7 @@ class TarWalk:
                 yield member
                 self._skip(member.offset + member.size - self._at)
                 self._skip(min(-member.size % _BLOCK, self._size - self._at))
-        except _Damage as damage:
+        except _DamageError as damage:
             self.error, self.cut = str(damage), True
         self._end()
 
@@ -97,22 +97,22 @@ class TarWalk:
         """The next header block; None at the end mark."""
         start, left = self._at, self._size - self._at
         if not self._size:
-            raise _Damage("the file is empty")
+            raise _DamageError("the file is empty")
         if not left:
-            raise _Damage("truncated: the end mark is missing")
+            raise _DamageError("truncated: the end mark is missing")
         block = self._take(min(left, _BLOCK))
         if not start:
             _refuse_compressed(block)
         if left < _BLOCK and start:
-            raise _Damage(f"truncated inside the header at byte {start}")
+            raise _DamageError(f"truncated inside the header at byte {start}")
         try:
             return tarfile.TarInfo.frombuf(block, "utf-8", "surrogateescape"), block
         except tarfile.TarError as error:
             if not block.strip(b"\0"):
                 return None
             if not start:
-                raise _Damage("not a tar: its first block is not a header") from error
-            raise _Damage(
+                raise _DamageError("not a tar: its first block is not a header") from error
+            raise _DamageError(
                 f"unreadable from byte {start}: {self._size - start} bytes were not read"
             ) from error
 
@@ -128,16 +128,16 @@ class TarWalk:
                 pax |= _records(self._payload(info))
             elif info.type == tarfile.XGLTYPE:
                 if {"path", "size"} & _records(self._payload(info)).keys():
-                    raise _Damage("a global header sets one name or size for every member")
+                    raise _DamageError("a global header sets one name or size for every member")
             else:
                 return self._made(info, block, name, pax)
         return None
 
     def _payload(self, info: tarfile.TarInfo) -> bytes:
         if not 0 <= info.size <= _MAX_HEADER_BYTES:
-            raise _Damage(f"the header at byte {self._at} states a size of {info.size} bytes")
+            raise _DamageError(f"the header at byte {self._at} states a size of {info.size} bytes")
         if info.size > self._size - self._at:
-            raise _Damage(f"truncated inside the header at byte {self._at}")
+            raise _DamageError(f"truncated inside the header at byte {self._at}")
         data = self._take(info.size)
         self._skip(min(-info.size % _BLOCK, self._size - self._at))
         return data
@@ -150,7 +150,7 @@ class TarWalk:
         name = name or info.name
         stated = pax.get("size", b"")
         if len(stated) > _MAX_DIGITS:
-            raise _Damage(f"{name!r} states a size of {len(stated)} digits")
+            raise _DamageError(f"{name!r} states a size of {len(stated)} digits")
         size = int(stated) if stated.isdigit() else info.size
         sparse = info.type == tarfile.GNUTYPE_SPARSE or any("GNU.sparse" in k for k in pax)
         more = info.type == tarfile.GNUTYPE_SPARSE and block[482]
@@ -160,9 +160,9 @@ class TarWalk:
             size = 0  # links, folders and devices have no data, whatever size they state
         left = self._size - self._at
         if size < 0:
-            raise _Damage(f"{name!r} states a size of {size} bytes")
+            raise _DamageError(f"{name!r} states a size of {size} bytes")
         if size > left:
-            raise _Damage(f"truncated inside {name!r}: {left} of its {size} bytes are left")
+            raise _DamageError(f"truncated inside {name!r}: {left} of its {size} bytes are left")
         kind: Kind = "device"
         if info.isreg():
             kind = "sparse file" if sparse else "file"
@@ -188,7 +188,7 @@ class TarWalk:
 def _refuse_compressed(block: bytes) -> None:
     for magic, (name, way) in _COMPRESSED.items():
         if block.startswith(magic):
-            raise _Damage(
+            raise _DamageError(
                 f"compressed by {name}, so samples cannot be read by their offset; "
                 f"decompress it first ({way})"
             )
@@ -202,7 +202,7 @@ def _records(data: bytes) -> dict[str, bytes]:
         length = int(digits) if digits.isdigit() else 0
         key, separator, value = data[len(digits) + 1 : length - 1].partition(b"=")
         if not separator or not len(digits) < length <= len(data):
-            raise _Damage("invalid pax header")
+            raise _DamageError("invalid pax header")
         found[key.decode("utf-8", "replace")] = value
         data = data[length:]
     return found

@@ -4,7 +4,7 @@ import logging
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 from torch.utils.data import DataLoader, Dataset
 
@@ -117,10 +117,14 @@ class Loader:
         return self.length
 
     def close(self) -> None:
-        """Stop the workers now; the garbage collector may need five seconds for each."""
-        workers, self._loader._iterator = self._loader._iterator, None
+        """Stop the workers now, by torch's private method.
+
+        torch has no public one: the garbage collector stops them, after up to five seconds each.
+        """
+        workers: Any = self._loader._iterator
+        self._loader._iterator = None
         if workers is not None and self._loader.num_workers:
-            workers._shutdown_workers()  # type: ignore[attr-defined]  # torch has no public way
+            workers._shutdown_workers()
 
     def __iter__(self) -> Iterator[Batch | PackedBatch]:
         """Yield the batches, and report replaced samples."""

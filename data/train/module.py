@@ -12,6 +12,7 @@ from typing import Any, final
 
 import pytorch_lightning as pl
 import torch
+from typing_extensions import override
 
 from cascade.checkpoint.loops import resume_after
 from cascade.grid import Grid
@@ -141,7 +142,8 @@ class ShardData(pl.LightningDataModule):
         for one in (*self.sets.values(), *self._validation_sets().values()):
             self._ensure_index(one.found())
 
-    def setup(self, stage: str | None = None) -> None:  # noqa: ARG002 Lightning passes it
+    @override
+    def setup(self, stage: str | None = None) -> None:
         """Select and order the samples.
 
         Raises:
@@ -264,12 +266,14 @@ class ShardData(pl.LightningDataModule):
         moved: dict[str, Any] = super().transfer_batch_to_device(batch, device, dataloader_idx)
         return {**moved, "position": batch["position"]}
 
-    def teardown(self, stage: str | None = None) -> None:  # noqa: ARG002 Lightning passes it
+    @override
+    def teardown(self, stage: str | None = None) -> None:
         """Stop the worker processes."""
         while self._loaders:
             self._loaders.pop().close()
 
-    def on_exception(self, exception: BaseException) -> None:  # noqa: ARG002 Lightning passes it
+    @override
+    def on_exception(self, exception: BaseException) -> None:
         """Stop the worker processes."""
         self.teardown()
 

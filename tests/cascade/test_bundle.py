@@ -10,7 +10,6 @@ import pytest
 import torch
 import yaml
 from safetensors.torch import load_file, save_file
-from torch import nn
 
 from cascade import parts
 from cascade.bundle import (
@@ -19,10 +18,8 @@ from cascade.bundle import (
     final_loss,
     load_stage,
     load_weights,
-    read_cascade,
     read_stage,
     save_bundle,
-    save_cascade,
     stage_parts,
     start_from,
 )
@@ -220,47 +217,6 @@ def test_saving_again_replaces_whole(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["bundle"]
 
 
-def test_a_cascade_bundle_keeps_order_and_sampling(tmp_path):
-    one, _ = save(tmp_path / "one")
-    other, _ = save(tmp_path / "other")
-    folder = save_cascade(
-        tmp_path / "cascade",
-        bundles={"ssr1": one, "base": other},
-        sampling={"base": {"steps": 4}},
-    )
-    entries = read_cascade(folder)
-    assert [entry["bundle"].name for entry in entries] == ["ssr1", "base"]
-    assert entries[1]["steps"] == 4
-    assert isinstance(load_stage(entries[0]["bundle"]), nn.Module)
-
-
-def test_a_cascade_bundle_is_written_whole_or_not_at_all(tmp_path, monkeypatch):
-    one, _ = save(tmp_path / "one")
-    folder = save_cascade(tmp_path / "cascade", bundles={"base": one, "old": one}, sampling={})
-    copies = []
-
-    def full(source, target):
-        copies.append(target)
-        if len(copies) == 2:
-            raise OSError(28, "No space left on device")
-        target.mkdir()
-
-    monkeypatch.setattr("shutil.copytree", full)
-    with pytest.raises(OSError, match="No space"):
-        save_cascade(folder, bundles={"base": one, "new": one}, sampling={})
-    monkeypatch.undo()
-    assert [entry["bundle"].name for entry in read_cascade(folder)] == ["base", "old"]
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["cascade", "one"]
-    save_cascade(folder, bundles={"base": one}, sampling={})
-    assert sorted(path.name for path in folder.iterdir()) == ["base", "cascade.yaml"]
-
-
-def test_a_cascade_bundle_names_only_folders_beside_it(tmp_path):
-    (tmp_path / "cascade.yaml").write_text("format: 2\nstages:\n- bundle: ../elsewhere\n")
-    with pytest.raises(BundleError, match="must be the name of a folder beside it"):
-        read_cascade(tmp_path)
-
-
 def test_a_bundle_names_its_parts_by_public_names_alone(tmp_path, bundle_of):
     text = (bundle_of("demo/ssr1", tmp_path / "bundle") / "stage.yaml").read_text()
     content = yaml.safe_load(text)["stage"]
@@ -341,12 +297,10 @@ def test_a_damaged_file_of_a_bundle_is_named_with_the_way_out(tmp_path, load, fi
     [
         ("stage.yaml", b"format: 2\nstage: {part: Base}\n", "is of a Base, not of a stage"),
         ("stage.yaml", b"format: 2\nstage: {part: DiT, foo: 1}\n", "cannot build its config"),
-        ("cascade.yaml", b"stages: [", "cascade.yaml is damaged"),
-        ("cascade.yaml", b"format: 2\nstages: 5\n", "stages must be a list"),
     ],
 )
 def test_a_foreign_file_of_a_bundle_is_refused(tmp_path, file, content, message):
     folder, _ = save(tmp_path / "bundle")
     (folder / file).write_bytes(content)
     with pytest.raises(BundleError, match=message):
-        (read_cascade if file == "cascade.yaml" else load_stage)(folder)
+        load_stage(folder)

@@ -25,4 +25,9 @@ from cascade.last_validation import in_words
     ],
 )
 def test_the_last_validation_is_one_line(figures, said):
-    assert in_words(figures) == said
+    assert in_words(figures, after_stage=True) == said
+
+
+def test_the_start_of_a_stage_without_the_one_before_is_the_noised_low_resolution():
+    figures = {"val/made/psnr": 24.0, "val/made/plain_psnr": 22.5}
+    assert "from the low resolution, noised" in in_words(figures, after_stage=False)

@@ -1,6 +1,7 @@
 """A kind of one's own, with options and pixels read on the CPU, is planned and trained."""
 
 import numpy as np
+import pytest
 import torch
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
@@ -60,3 +61,17 @@ def test_a_kind_with_options_is_trained():
     assert losses.isfinite().all()
     levels = stage.kind.reduce(torch.rand(1, 3, 2, 4, 4) * 2 - 1).unique()
     assert len(levels) <= 4
+
+
+class Broken(Coarse):
+    """A kind with a mistake of its own."""
+
+    def reduce(self, x):
+        return x @ x.new_zeros(1)
+
+
+def test_a_mistake_of_a_kind_is_not_hidden_by_planning_it_without_values():
+    broken = config() | {"kind": KIND | {"_target_": "tests.cascade.test_own_kind.Broken"}}
+    dry = DryStage(broken, text_tokens=8, captions=["a"])
+    with pytest.raises(RuntimeError, match="size mismatch"):
+        dry.flops(Clips(2, 4, 32, 32, 8.0))

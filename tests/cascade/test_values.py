@@ -18,7 +18,7 @@ from cascade.files.text import typed
 
 MODULES = {
     **{name: f"cascade.{name}" for name in COMMANDS},
-    "bundle": "cascade.bundle_cascade",
+    "bundle": "cascade.join",
     "demo": "cascade.demo.__main__",
     "shards": "data.ingest.__main__",
     "index": "data.index.__main__",
@@ -134,7 +134,8 @@ WRONG = {
         "endpoint=null": "text, but is null; name a server: make captions ENDPOINT=http",
         "model=???": "model is missing; it must be text; make captions MODEL=name",
         "frames=0": "a whole number of at least 1",
-        "quality=101": "a whole number of at least 1 and at most 100",
+        "quality=101": "a whole number of at least 1 and at most 100$",
+        "only=some": "one of missing, shared, or null",
     },
     "embeddings": {
         "encoder=???": "encoder is missing; .*make embeddings ENCODER=",

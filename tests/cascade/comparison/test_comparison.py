@@ -9,7 +9,7 @@ import torch
 
 from cascade.comparison.compare_page import CURVES, chart_groups, write_page
 from cascade.comparison.films import cross, split_panels
-from cascade.comparison.find import find
+from cascade.comparison.find import find, read_local
 from cascade.comparison.run_folder import read_folder
 from cascade.comparison.run_record import RunRecord
 from cascade.comparison.table import as_text, best, best_of_stages, chosen, differing, short
@@ -286,3 +286,17 @@ def test_a_step_is_the_number_of_steps_done_and_training_metrics_have_its_index(
     (tmp_path / "metrics/version_0/metrics.csv").write_text(f"train/loss,step\n{rows}")
     assert read_folder(tmp_path).step == 20
     assert read_folder(tmp_path).state == "stopped at step 20"
+
+
+def test_a_place_is_a_path_before_it_is_a_glob(tmp_path, monkeypatch):
+    """A sweep names folders by lists, and `[8,4]` is a glob of one letter too."""
+    for name in ("crop=[8,4]", "crop=8", ".work"):
+        (tmp_path / name / "metrics").mkdir(parents=True)
+        (tmp_path / name / "config.json").write_text("{}")
+    monkeypatch.chdir(tmp_path)
+    (one,) = read_local("crop=[8,4]")
+    assert one.source.endswith("crop=[8,4]")
+    for place in ("*", f"{tmp_path}/*", "./cr*"):
+        assert {Path(run.source).name for run in read_local(place)} == {"crop=[8,4]", "crop=8"}
+    with pytest.raises(ValueError, match="none: no run in this place"):
+        read_local("none")

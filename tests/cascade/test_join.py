@@ -6,9 +6,9 @@ import sys
 import pytest
 
 from cascade.bundle import BundleError
-from cascade.bundle_cascade import main
 from cascade.chain import runs_of
 from cascade.evaluate import check_world
+from cascade.join import main
 from cascade.pipeline import Cascade
 
 CHAIN = {"name": "demo", "stages": ["base", "tsr1", "ssr1"]}

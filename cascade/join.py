@@ -1,4 +1,4 @@
-"""Join the trained stages of a cascade in one folder: `python -m cascade.bundle_cascade out=…`.
+"""Join the trained stages of a cascade in one folder: `python -m cascade.join out=…`.
 
 `Cascade.from_pretrained` and `bundle=` open the folder, which needs no runs.
 """
@@ -9,9 +9,10 @@ from pathlib import Path
 
 from omegaconf import DictConfig
 
-from cascade.bundle import save_cascade
+from cascade.cascade_bundle import save_cascade
 from cascade.chain import check_chain, check_sampling, open_stage, runs_of
 from cascade.entry import check_choices, command
+from cascade.files.text import typed
 
 log = logging.getLogger(__name__)
 
@@ -27,7 +28,8 @@ def main(cfg: DictConfig) -> None:
     folder = save_cascade(
         Path(cfg.out), bundles=bundles, sampling=dict(zip(bundles, sampling, strict=True))
     )
-    log.info("%s: %s; sample it: make sample ARGS='bundle=%s'", folder, ", ".join(bundles), folder)
+    sampled = typed("ARGS", f"bundle={folder}")
+    log.info("%s: %s; sample it: make sample %s", folder, ", ".join(bundles), sampled)
 
 
 if __name__ == "__main__":
