@@ -33,3 +33,13 @@ def bundle_of() -> Any:
         return save_bundle(folder, stage=small, weights=stage.state_dict(), card={"steps": 1})
 
     return write
+
+
+@pytest.fixture
+def config_of():
+    def make(choice, *overrides):
+        cfg = compose("plan", overrides=[f"stage={choice}", "logger=[]", "data=shapes", *overrides])
+        return OmegaConf.to_container(cfg, resolve=True)
+
+    with initialize_config_dir(version_base="1.3", config_dir=CONF):
+        yield make

@@ -14,8 +14,10 @@ from hydra.utils import instantiate
 
 from cascade.entry import CONF
 from data.ingest.recipe import Recipe
+from data.ingest.run import Settings
 
 SECTIONS = ("shots", "windows", "encoding", "measures", "filters", "packing")
+SETTINGS = Settings(deadline_s=60, memory_gb=4, ahead=3, thumbnails=4)
 QUICK = (
     "measures.text_side=null",
     "filters.text=null",
