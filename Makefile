@@ -17,7 +17,7 @@ CLUSTER ?= local
 ARGS    ?=
 #: the prompt: sample
 PROMPT  ?= a small red circle moves left on a black background
-#: how thoroughly shards are checked, probe, keyframes or full: index
+#: how thoroughly shards are checked, probe, keyframes, full or decord: index
 DEPTH   ?= keyframes
 #: optional dependencies to install: setup
 EXTRAS  ?= dev,slurm
@@ -111,7 +111,7 @@ check: $(READY)  ## [develop] check style, types and the layers of imports
 shards: $(READY)  ## [data] make shards and a report in folder TO from videos, images or a list FROM; CLUSTER=slurm: as a job array
 	$(RUN) -m data.ingest $(if $(FROM),$(call set,from,$(FROM))) $(if $(TO),$(call set,to,$(TO))) $(call quoted,cluster=$(CLUSTER)) $(args)
 
-index: $(READY)  ## [data] check the samples in SHARDS and write an index next to them (DEPTH=probe|keyframes|full)
+index: $(READY)  ## [data] check the samples in SHARDS and write an index next to them (DEPTH=probe|keyframes|full|decord)
 	$(RUN) -m data.index $(if $(SHARDS),$(call set,shards,$(SHARDS))) $(call quoted,depth=$(DEPTH)) $(args)
 
 captions: $(READY)  ## [data] write new captions for SHARDS with a vision-language model: ENDPOINT=http://…/v1 MODEL=name

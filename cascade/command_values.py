@@ -199,7 +199,7 @@ COMMANDS: dict[str, dict[str, Rule]] = {
     },
     "index": {
         "shards": one_or_several(text()).hint(_SHARDS.format("index")),
-        "depth": choice("probe", "keyframes", "full").hint("make index DEPTH=keyframes"),
+        "depth": choice("probe", "keyframes", "full", "decord").hint("make index DEPTH=keyframes"),
         "workers": whole(1).or_null,
     },
     "captions": {

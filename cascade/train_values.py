@@ -8,7 +8,6 @@ _DATA = one_or_several(text())
 PARTS: dict[str, Rule] = {
     **{f"stage.net.{name}": whole(1) for name in ("width", "depth", "head_width")},
     **{f"stage.net.{name}": several(whole(1)) for name in ("widths", "depths")},
-    "stage.net.patch": several(whole(1), least=3).hint("frames, height and width"),
     "stage.diffusion.schedule.logsnr_shift": number(),
     **{
         f"stage.train.optimizer.{name}": number(least=0)

@@ -47,7 +47,13 @@ class DiT(nn.Module):
                 f"DiT: width must be a multiple of head_width, and head_width of 16, "
                 f"got width {width} and head_width {head_width}"
             )
-        frames, height, breadth = patch
+        sides = [patch] if isinstance(patch, int) else [*patch]
+        if len(sides) != 3 or not all(isinstance(n, int) and n >= 1 for n in sides):
+            raise ValueError(
+                f"DiT: patch must be three whole numbers of at least 1 (frames, height, width), "
+                f"got {patch}"
+            )
+        frames, height, breadth = sides
         self.multiple: Triple = (frames, height, breadth)
         self.head_width, self.rope_theta = head_width, rope_theta
         self.checkpointing = checkpointing

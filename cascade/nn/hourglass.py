@@ -100,6 +100,11 @@ class Hourglass(nn.Module):
                 f"levels with text must be multiples of head_width {head_width}; got widths "
                 f"{list(widths)} and depths {list(depths)}"
             )
+        if not isinstance(patch, int) or patch < 1:
+            raise ValueError(
+                f"Hourglass: patch must be a whole number of at least 1, the side of a square in "
+                f"pixels, got {patch}"
+            )
         self.patch, self.depths, self.checkpointing = patch, tuple(depths), checkpointing
         side = patch * 2 ** (levels - 1)
         self.multiple: Triple = (1, side, side)

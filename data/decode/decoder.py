@@ -1,10 +1,13 @@
 """Bytes to frames at requested times: the nearest by presentation time stamp, upright, in RGB.
 
 Decoding runs in a sandbox: a crash or a hang becomes an error with a reason. The frames are those
-that PyAV decodes strictly. Videos and frames are passed through shared memory.
+that PyAV decodes strictly; decord is used only for videos that were verified for it. Videos and
+frames are passed through shared memory.
 """
 
+import logging
 from collections.abc import Sequence
+from dataclasses import replace
 from itertools import count
 from typing import Any
 
@@ -17,7 +20,9 @@ from cascade.media.reason import MAX_PIXELS, DecodeError
 from data.decode.inspection import Depth, Inspection, inspect_media
 from data.decode.media import Media, open_media, read_frames
 from data.decode.probe import Timing
-from data.decode.sandbox import MEMORY_BYTES, Sandbox
+from data.decode.sandbox import MEMORY_BYTES, Sandbox, SandboxError
+
+log = logging.getLogger(__name__)
 
 DEADLINE_S = 30.0
 
@@ -41,15 +46,20 @@ class Decoder:
         self._numbers = count()
         self._media: Media | None = None
 
-    def open(self, data: bytes) -> Timing:
+    def open(self, data: bytes, *, decord: bool = False) -> Timing:
         """Open a video or image; return when its frames are shown.
+
+        Set `decord` only for a video that an inspection at depth `decord` has verified.
 
         Raises:
             DecodeError: with the reason.
         """
-        self._media = None
-        media = self._put(data)
-        timing: Timing = self._call(open_media, media)
+        media = self._put(data, decord=decord)
+        try:
+            timing: Timing = self._call(open_media, media)
+        except DecodeError as error:
+            media = self._without_decord(media, error)
+            timing = self._call(open_media, media)
         self._media = media
         return timing
 
@@ -66,33 +76,60 @@ class Decoder:
         """
         if self._media is None:
             raise RuntimeError("Decoder.frames: no video or image is open")
-        memory = self._sandbox.share("frames")
         wanted = np.asarray(wanted_s, dtype=np.float64)
-        shape, back = self._call(read_frames, self._media, wanted, memory.path)
-        frames = torch.frombuffer(memory.view(int(np.prod(shape))), dtype=torch.uint8).view(shape)
-        return frames if back == list(range(shape[0])) else frames[back]
+        try:
+            return self._read(self._media, wanted)
+        except DecodeError as error:
+            self._media = self._without_decord(self._media, error)
+            return self._read(self._media, wanted)
 
     def inspect(self, data: bytes, depth: Depth) -> Inspection:
         """Inspect a video or image: decode its first frame, its key frames, or all frames.
 
+        At depth `decord` a crash or a hang may be decord's, so depth `full` is tried after it.
+
         Raises:
             DecodeError: it cannot be read, with the reason.
         """
-        self._media = None
-        found: Inspection = self._call(inspect_media, self._put(data), depth)
-        return found
+        media = self._put(data)
+        try:
+            return self._inspect(media, depth)
+        except SandboxError:
+            if depth != "decord":
+                raise
+            return self._inspect(media, "full")
 
     def close(self) -> None:
         """End the process; a later call starts another."""
         self._sandbox.close()
 
-    def _put(self, data: bytes) -> Media:
+    def _inspect(self, media: Media, depth: Depth) -> Inspection:
+        found: Inspection = self._call(inspect_media, media, depth)
+        return found
+
+    def _read(self, media: Media, wanted: Float64[np.ndarray, " n"]) -> UInt8[Tensor, "n h w c"]:
+        memory = self._sandbox.share("frames")
+        shape, back = self._call(read_frames, media, wanted, memory.path)
+        frames = torch.frombuffer(memory.view(int(np.prod(shape))), dtype=torch.uint8).view(shape)
+        return frames if back == list(range(shape[0])) else frames[back]
+
+    def _without_decord(self, media: Media, error: DecodeError) -> Media:
+        """The same media for strict decoding; raises the error again if that was used already."""
+        if not media.decord:
+            raise error
+        log.warning("decord failed on a video that was verified (%s); decoding strictly", error)
+        return replace(media, decord=False)
+
+    def _put(self, data: bytes, *, decord: bool = False) -> Media:
+        self._media = None
         if not data:
             raise DecodeError("is empty: it has 0 bytes")
         self._sandbox.share("frames")
         memory = self._sandbox.share("media")
         memory.write(data)
-        return Media(path=memory.path, number=next(self._numbers), max_pixels=self.max_pixels)
+        return Media(
+            path=memory.path, number=next(self._numbers), max_pixels=self.max_pixels, decord=decord
+        )
 
     def _call(self, function: Any, *args: Any, **kwargs: Any) -> Any:
         return self._sandbox.call(function, *args, deadline_s=self.deadline_s, **kwargs)

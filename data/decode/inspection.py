@@ -7,13 +7,14 @@ import numpy as np
 from jaxtyping import Int64
 
 from cascade.media.reason import reasons
+from data.decode.decord import agrees
 from data.decode.frames import new_array
 from data.decode.media import Media, careful_reader
 from data.decode.probe import Header
 from data.decode.pyav import StrictReader
 from data.decode.sandbox import beat
 
-Depth = Literal["probe", "keyframes", "full"]
+Depth = Literal["probe", "keyframes", "full", "decord"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,19 +29,25 @@ class Inspection:
     fps: float
     duration: float
     """Seconds from the first frame shown to the end of the last."""
+    decord: bool = False
+    """Whether decord returns the same frames at the same times; known at depth `decord`."""
 
 
 @reasons()
 def inspect_media(media: Media, depth: Depth) -> Inspection:
     """Decode the first frame, every key frame by seeking, or every frame.
 
+    At depth `decord` every frame is decoded, and then compared with decord's.
+
     Raises:
         DecodeError: with the reason.
     """
     reader = careful_reader(media)
     header = reader.header
-    if depth == "full" and isinstance(reader, StrictReader):
+    same = False
+    if depth in ("full", "decord") and isinstance(reader, StrictReader):
         width, height = reader.verify(beat)
+        same = depth == "decord" and agrees(reader, beat)
     else:
         for number in _wanted(header, depth):
             height, width = reader.read(number[None], new_array).shape[1:3]
@@ -55,6 +62,7 @@ def inspect_media(media: Media, depth: Depth) -> Inspection:
         frames=timing.frames,
         fps=timing.fps,
         duration=timing.duration,
+        decord=same,
     )
 
 

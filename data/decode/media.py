@@ -15,12 +15,13 @@ from jaxtyping import UInt8
 from cascade.media.kinds import START, is_image
 from cascade.media.reason import reasons
 from cascade.times import nearest
+from data.decode.decord import DecordReader, has_decord
 from data.decode.pillow import PictureReader
 from data.decode.probe import Timing
 from data.decode.pyav import StrictReader
 from data.decode.shared_memory import SharedFile
 
-Reader = StrictReader | PictureReader
+Reader = StrictReader | PictureReader | DecordReader
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,6 +31,8 @@ class Media:
     path: str
     number: int
     max_pixels: int
+    decord: bool = False
+    """Whether decord may read it."""
 
 
 _open: tuple[Media, Reader] | None = None
@@ -66,7 +69,7 @@ def read_frames(
     return (n, height, width, channels), back.tolist()
 
 
-def careful_reader(media: Media) -> Reader:
+def careful_reader(media: Media) -> StrictReader | PictureReader:
     """A strict reader, for any input.
 
     Raises:
@@ -84,7 +87,8 @@ def _reader(media: Media) -> Reader:
         if _open is not None:
             _open[1].close()
         _open = None
-        _open = media, careful_reader(media)
+        verified = media.decord and has_decord()
+        _open = media, DecordReader(media.path) if verified else careful_reader(media)
     return _open[1]
 
 

@@ -55,5 +55,6 @@ def image_header(path: str, *, max_pixels: int) -> Header:
             unit=1.0,
             duration=1.0,
             packets=Packets(pts=one, size=one, key=one == 0, shown=one == 0),
+            container="",
             by_order=False,
         )

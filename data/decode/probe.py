@@ -66,6 +66,8 @@ class Header:
     duration: float
     """Seconds from the first frame shown to the end of the last."""
     packets: Packets
+    container: str
+    """The container's format, by FFmpeg's name; '' for an image."""
     by_order: bool
     """Whether frames are identified by their order: AVI stores no presentation times."""
 
@@ -125,6 +127,7 @@ def video_header(
         unit=float(unit),
         duration=_duration(pts, length, stream.average_rate, unit),
         packets=packets,
+        container=container.format.name,
         by_order=by_order(container),
     )
 

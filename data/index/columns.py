@@ -33,7 +33,7 @@ _COLUMNS = {
 }
 _LINE = (
     *("key", "offset", "size", "caption_offset", "caption_size", "state_offset", "state_size"),
-    *("width", "height"),
+    *("width", "height", "decord"),
 )
 _KEPT_BYTES = 2**28
 

@@ -35,6 +35,7 @@ SCHEMA = pa.schema(
         ("fps", pa.float32()),
         ("duration", pa.float64()),
         ("codec", _WORD),
+        ("decord", pa.bool_()),  # an inspection at depth `decord` has verified decord's frames
         ("reason", _WORD),  # why no stage can use it; '' if it is usable
     ]
 )

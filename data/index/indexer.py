@@ -41,6 +41,7 @@ FIGURES: Mapping[str, Any] = {
     "frames": 0,
     "fps": 0.0,
     "duration": 0.0,
+    "decord": False,
     "reason": "",
 }
 """The values of a clip that could not be decoded."""

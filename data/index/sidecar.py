@@ -61,8 +61,8 @@ def ensure_index(
     """The path of every shard's index; missing and outdated ones are built.
 
     `depth` is how far each clip is decoded: `probe` (header and first frame), `keyframes` (all key
-    frames) or `full` (all frames); a deeper index is accepted. `workers` clips are decoded at once,
-    by default one per core.
+    frames), `full` (all frames) or `decord` (as `full`, and decord's frames are compared); a deeper
+    index is accepted. `workers` clips are decoded at once, by default one per core.
 
     Raises:
         ValueError: an unknown depth, missing shards, or shards that could not be read to their end

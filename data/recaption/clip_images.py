@@ -30,7 +30,7 @@ def pictures(
         OSError: its shard cannot be read.
     """
     data = read_span(shard, (row["offset"], row["size"]))
-    timing = decoder.open(data)
+    timing = decoder.open(data, decord=bool(row["decord"]))
     frames = decoder.frames(even_times(timing, count))
     return [_jpeg(frame.numpy(), side, quality) for frame in frames]
 

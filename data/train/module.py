@@ -105,7 +105,7 @@ class ShardData(pl.LightningDataModule):
         )
         self._ensure_index = partial(
             ensure_index,
-            depth=index.depth,
+            depth="decord" if self.loading.decord else index.depth,
             index_dir=None if index.dir is None else Path(index.dir),
             cache_dir=Path(index.cache_dir),
         )
@@ -116,6 +116,7 @@ class ShardData(pl.LightningDataModule):
             seed=seed,
             cache_bytes=self.loading.cache_bytes,
             fetch=fetch,
+            decord=self.loading.decord,
             decoder=Decoder(
                 deadline_s=self.selection.deadline_s, max_pixels=self.selection.max_pixels
             ),

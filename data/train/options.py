@@ -6,6 +6,7 @@ from pathlib import Path
 
 from cascade.media.reason import MAX_PIXELS
 from data.decode.decoder import DEADLINE_S
+from data.decode.decord import has_decord
 from data.decode.inspection import Depth
 from data.index.sidecar import CACHE_DIR
 from data.plan.sets import Shards
@@ -104,11 +105,21 @@ class LoadingOptions:
         num_workers: loader processes; 0: the training process loads.
         prefetch: batches that each worker prepares ahead.
         cache_bytes: size of each process's cache of decoded videos; used only if all fit.
+        decord: whether decord decodes the videos for which an index of depth `decord`, which is
+            built if it is missing, has verified it.
     """
 
     num_workers: int = 0
     prefetch: int = 2
     cache_bytes: int = 0
+    decord: bool = False
+
+    def __post_init__(self) -> None:
+        if self.decord and not has_decord():
+            raise ValueError(
+                "data.loading.decord=true: decord is not installed (its wheels are for x86-64 "
+                "Linux); set it to false, and PyAV decodes"
+            )
 
 
 def at_least(name: str, value: float, least: float) -> None:

@@ -68,7 +68,7 @@ class SampleReader:
     """Makes the sample of a draw.
 
     Decoded videos are cached if all of `rows` fit into `cache_bytes`. `fetch` returns the stored
-    embedding of a caption.
+    embedding of a caption. With `decord`, decord decodes the videos that were verified for it.
     """
 
     def __init__(
@@ -84,7 +84,9 @@ class SampleReader:
         decoder: Decoder,
         cache_bytes: int = 0,
         fetch: Fetch | None = None,
+        decord: bool = False,
     ) -> None:
+        self.decord = decord
         self.index, self.rules, self.clipper = index, rules, clipper
         self.captions, self.seed, self.decoder, self.fetch = captions, seed, decoder, fetch
         needed = cached_bytes(index, rows, fit, rules.fitter) if cache_bytes else 0
@@ -146,7 +148,7 @@ class SampleReader:
         clip = self.cache.get(row) if self.cache else None
         if clip is None:
             data = read_span(line["shard"], (line["offset"], line["size"]))
-            timing = self.decoder.open(data)
+            timing = self.decoder.open(data, decord=self.decord and line["decord"])
             image = timing.kind == "image"
             if not image:
                 rate = self._rate(timing, draw)

@@ -15,6 +15,7 @@ from cascade import values
 from cascade.command_values import COMMANDS
 from cascade.entry import CONF, check_choices
 from cascade.files.text import typed
+from tests.measure import crossed
 
 MODULES = {
     **{name: f"cascade.{name}" for name in COMMANDS},
@@ -94,7 +95,6 @@ WRONG = {
         "callbacks.ema.sigma_rels=[]": "a list of at least 1, each a number above 0",
         "callbacks.ema.sigma_rels=0.1": "a list of at least 1, each a number above 0",
         "stage.net.width=0": "a whole number of at least 1",
-        "stage.net.patch=[2,0,4]": "a list of at least 3, each a whole number of at least 1",
         "stage.train.optimizer.betas=[0.9]": "a list of at least 2, each a number of at least 0",
         "stage.train.modes.shares=null": "a mapping, but is null",
         "stage.train.modes.shares.text=some": "a number of at least 0",
@@ -152,6 +152,11 @@ COMPLETE = {
     "captions": {"shards": "a", "model": "m", "endpoint": "local"},
     "embeddings": {"shards": "a", "encoder": "e"},
 }
+SHIPPED = [
+    f"{group}={name}"
+    for group in ("stage", "trainer", "data", "debug", "logger")
+    for name in crossed.choices(group)
+]
 ROWS = [(name, value, said) for name, rows in WRONG.items() for value, said in rows.items()]
 
 
@@ -167,6 +172,12 @@ def composed(name: str) -> DictConfig:
 @pytest.mark.parametrize("name", COMMANDS)
 def test_the_defaults_of_every_command_keep_the_rules(name):
     values.check(composed(name), COMMANDS[name])
+
+
+@pytest.mark.parametrize("choice", SHIPPED)
+def test_every_shipped_config_keeps_the_rules(choice):
+    with initialize_config_dir(version_base="1.3", config_dir=CONF):
+        values.check(compose("train", [choice, "data.shards=a"]), COMMANDS["train"])
 
 
 @pytest.mark.parametrize(("name", "value", "said"), ROWS, ids=[f"{n}:{v}" for n, v, _ in ROWS])

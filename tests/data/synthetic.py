@@ -102,6 +102,7 @@ def _columns(draw, number, count, images, unfit, mute):
         "fps": fps,
         "duration": duration,
         "codec": _words(np.where(readable, 1 + image, 0), ["", "h264", "jpeg"]),
+        "decord": readable & ~image & (draw.random(count) < 0.9),
         "reason": _words(reason, REASONS),
     }
     return columns, int(blocks.sum()) + 1024

@@ -139,11 +139,14 @@ class Bench:
 
     def train(self, recipe: Recipe) -> str:
         """`trained`, or why not."""
+        from cascade import values
+        from cascade.command_values import COMMANDS
         from cascade.train import train
 
         cfg = self.config(recipe)
         run = self.folder / cfg.name
         try:
+            values.check(cfg, COMMANDS["train"])
             train(cfg, run)
         except ValueError as error:
             return f"refused: {error}"

@@ -50,6 +50,12 @@ def test_a_size_off_the_patch_is_refused_with_the_nearest_that_fits() -> None:
         dit()(*inputs(1, 2, 9, 8))
 
 
+@pytest.mark.parametrize("patch", [(2, 4), (2, 0, 4)])
+def test_a_patch_that_is_no_three_sides_is_refused(patch: tuple[int, ...]) -> None:
+    with pytest.raises(ValueError, match="DiT: patch must be three whole numbers of at least 1"):
+        dit(patch=patch)
+
+
 def test_images_run_with_a_patch_of_one_frame() -> None:
     assert dit(patch=(1, 4, 4))(*inputs(1, 1, 8, 8)).shape == (1, 3, 1, 8, 8)
 

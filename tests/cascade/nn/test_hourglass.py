@@ -139,3 +139,8 @@ def test_a_size_off_the_coarsest_cell_is_refused() -> None:
 def test_depths_that_do_not_match_widths_are_refused() -> None:
     with pytest.raises(ValueError, match=r"got widths \[16, 32\] and depths \[1\]"):
         hourglass(depths=(1,))
+
+
+def test_a_patch_that_is_no_side_is_refused() -> None:
+    with pytest.raises(ValueError, match="Hourglass: patch must be a whole number of at least 1"):
+        hourglass(patch=0)

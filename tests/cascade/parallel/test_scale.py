@@ -22,7 +22,7 @@ from data.worlds.world_shards import make_shapes
 LONG = "CASCADE_SCALE_STEPS" in os.environ
 STEPS = int(os.environ.get("CASCADE_SCALE_STEPS", "8"))
 SHARDED = ("trainer=fsdp", "trainer.accelerator=cpu", "trainer.precision=32-true")
-ONE_STEP = "callbacks.interrupt.leg_s=0"
+ONE_STEP = "callbacks.interrupt.leg_s=1e-3"
 ENV = {**os.environ, "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"}
 
 

@@ -21,6 +21,7 @@ from data.decode.frames import new_array
 from data.decode.inspection import Inspection
 from data.decode.pyav import StrictReader
 from data.decode.sandbox import SandboxError
+from tests.data.odd_files import MATRICES, video, with_matrix
 
 
 @pytest.fixture(scope="module")
@@ -265,3 +266,76 @@ def test_a_window_anywhere_in_two_minutes_of_1080p(media, tmp_path):
         )
         assert reader.decoded - before == group + 8
         assert reader.decoded - before < 260, Path(path).name
+
+
+@pytest.fixture
+def instead_of_decord(tmp_path, monkeypatch):
+    """Another module named decord, for processes that start from here on."""
+
+    def install(text):
+        (tmp_path / "decord.py").write_text(text)
+        monkeypatch.syspath_prepend(tmp_path)
+        return Decoder(deadline_s=1.0)
+
+    return install
+
+
+FAKE = """
+import logging as logging
+logging.set_level = lambda level: None
+logging.QUIET = 0
+class DECORDError(Exception): pass
+class VideoReader:
+    def __init__(self, *args, **kwargs): {}
+"""
+
+
+def test_only_depth_decord_vouches_for_decord(decoder):
+    pytest.importorskip("decord")
+    data = moving()
+    figures = {"kind": "video", "codec": "h264", "width": 96, "height": 64}
+    figures |= {"frames": 60, "fps": 10.0, "duration": 6.0}
+    for depth in ("probe", "keyframes", "full", "decord"):
+        found = decoder.inspect(data, depth)
+        assert found == Inspection(**figures, decord=depth == "decord"), depth
+    open_groups = moving(**{"x264-params": "open-gop=1:bframes=3"})
+    assert not decoder.inspect(open_groups, "decord").decord
+    assert not decoder.inspect(moving(codec="mpeg4", container="avi"), "decord").decord
+
+
+@pytest.mark.parametrize("matrix", [name for name in MATRICES if "mirr" in name or "trans" in name])
+def test_a_mirrored_video_is_never_decords(decoder, matrix):
+    """decord ignores what mirrors a video, so its frames differ."""
+    pytest.importorskip("decord")
+    assert not decoder.inspect(with_matrix(video(), *MATRICES[matrix]), "decord").decord
+
+
+def test_strict_decoding_alone_suffices(decoder, instead_of_decord):
+    pytest.importorskip("decord")
+    data = moving()
+    decoder.open(data, decord=True)
+    both = decoder.frames(np.arange(60) / 10).clone()
+    other = instead_of_decord("raise ImportError('no decord here')")
+    assert not other.inspect(data, "decord").decord
+    other.open(data, decord=True)
+    assert difference(other.frames(np.arange(60) / 10), both) <= 2
+    other.close()
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [
+        "raise DECORDError('refused')",
+        "import os, signal; os.kill(os.getpid(), signal.SIGSEGV)",
+        "import time; time.sleep(100)",
+    ],
+)
+def test_where_decord_fails_a_video_is_decoded_strictly(instead_of_decord, caplog, fault):
+    data = moving(frames=20)
+    decoder = instead_of_decord(FAKE.format(fault))
+    found = decoder.inspect(data, "decord")
+    assert (found.frames, found.decord) == (20, False)
+    assert decoder.open(data, decord=True).frames == 20
+    assert "decoding strictly" in caplog.text
+    assert difference(decoder.frames([0.5]), in_order(data)[5:6]) <= 0.01
+    decoder.close()

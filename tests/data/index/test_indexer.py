@@ -149,9 +149,9 @@ def test_what_is_broken_off_tells_nothing_of_its_clip(monkeypatch):
         assert began.wait(20)
         inspectors.stop()
         for future in (running, waiting):
-            with pytest.raises(indexer.Stopped):
+            with pytest.raises(indexer.StoppedError):
                 future.result(20)
-        with pytest.raises(indexer.Stopped):
+        with pytest.raises(indexer.StoppedError):
             inspectors.check()
     assert kept == []
 

@@ -178,6 +178,7 @@ def test_an_index_of_columns_is_read_by_columns(tmp_path):
         "fps": np.full(n, 24.0),
         "duration": np.full(n, 1.5),
         "codec": ["h264"] * n,
+        "decord": [False] * n,
         "captioned": [True] * n,
     }
     path = tmp_path / "deep" / "a.index.parquet"

@@ -10,10 +10,12 @@ import pytest
 import torch
 
 from cascade.grid import Grid
+from data.decode.decoder import Decoder
 from data.index.index_file import read_about, write_index
 from data.index.sidecar import ensure_index
 from data.shards.caption import captions_path, write_captions
-from tests.data.sharded import module
+from tests.data.odd_files import MATRICES, video, with_matrix
+from tests.data.sharded import indexed, module
 
 
 @pytest.mark.parametrize("world", [2, 4])
@@ -65,6 +67,33 @@ def test_cache_changes_nothing(shards):
         for a, b in zip(plain, cached, strict=True):
             assert torch.equal(a["video"], b["video"])
             assert (a["key"], a["caption"], a["state"]) == (b["key"], b["caption"], b["state"])
+
+
+def test_decord_reads_what_an_index_of_its_depth_has_verified(
+    write_shard, make_clips, tmp_path, monkeypatch
+):
+    pytest.importorskip("decord")
+    samples = make_clips(12, frames=16)
+    samples[0]["mp4"] = with_matrix(video(), *MATRICES["mirrored_left_right"])
+    shard = write_shard(tmp_path / "0.tar", samples)
+    options = {"allow_upscale": True, "min_rate": 0.0, "val_share": 0.0, "cache_bytes": 0}
+    asked = []
+    opened = Decoder.open
+
+    def counted(self, data, *, decord=False):
+        asked.append(decord)
+        return opened(self, data, decord=decord)
+
+    monkeypatch.setattr(Decoder, "open", counted)
+    strict, quick = module(shard, **options), module(shard, decord=True, **options)
+    pairs = [one.train_loader(first=0, count=3) for one in (strict, quick)]
+    for one, other in zip(*pairs, strict=True):
+        assert one["key"] == other["key"]
+        assert (one["video"].int() - other["video"].int()).abs().float().mean() <= 2
+    assert (asked.count(True), asked.count(False)) == (11, 12 + 1)
+    rows, about = indexed(shard, "full")
+    assert about["depth"] == "decord"
+    assert sum(row["decord"] for row in rows) == 11
 
 
 def test_stored_embeddings_are_fetched_by_the_loader(shards):
