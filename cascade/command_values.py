@@ -116,7 +116,7 @@ TRAIN: dict[str, Rule] = {
     "stage.train.val_videos": whole(0),
     "stage.train.val_steps": _STEPS,
     "stage.train.low_from": text().or_null.hint("the folder of a bundle of the previous stage"),
-    "stage.train.compile": switch(),
+    "stage.train.compile": switch().or_null,
     "stage.train.lr_factor.warmup_steps": whole(0),
     "stage.train.lr_factor.total_steps": _STEPS,
     "stage.train.lr_factor.decay_steps": whole(0).or_null,

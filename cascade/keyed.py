@@ -16,6 +16,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from cascade.transfer import sent
+
 T = TypeVar("T")
 
 #: One step of Philox4x64 gives four numbers of 64 bits, from which come eight float32 uniforms.
@@ -76,9 +78,15 @@ def choice(weights: Mapping[T, float], seed: int, position: int, purpose: str) -
     return value
 
 
-def uniforms(seed: int, positions: Sequence[int], purpose: str) -> Float[Tensor, " b"]:
-    """One number in (0, 1) per position, float64, on the CPU."""
-    return torch.tensor([uniform(seed, p, purpose) for p in positions], dtype=torch.float64)
+def uniforms(
+    seed: int,
+    positions: Sequence[int],
+    purpose: str,
+    device: torch.device | str = "cpu",
+) -> Float[Tensor, " b"]:
+    """One number in (0, 1) per position, float32."""
+    drawn = [uniform(seed, p, purpose) for p in positions]
+    return sent(torch.tensor(drawn, dtype=torch.float64).float(), device)
 
 
 def normals(
@@ -99,12 +107,11 @@ def normals(
         return _normals(digests, range(1), math.prod(shape)).view(len(positions), *shape)
     if device.type == "meta":
         return torch.empty(len(positions), *shape, device=device)
-    return torch.stack(
-        [
-            torch.randn(*shape, generator=generator(seed, p, purpose, device), device=device)
-            for p in positions
-        ]
-    )
+    noise = torch.empty(len(positions), *shape, device=device)
+    draws = torch.Generator(device)
+    for row, position in zip(noise, positions, strict=True):
+        row.normal_(generator=draws.manual_seed(key(seed, position, purpose)))
+    return noise
 
 
 def video_noise(

@@ -25,7 +25,7 @@ PARTS: dict[str, Rule] = {
         holds=lambda v: _DATA.holds(v) or mapping().holds(v),
         way_out="make train DATA=folder; sets: see conf/data/shards.yaml",
     ),
-    "data.loading.num_workers": whole(0),
+    "data.loading.num_workers": whole(0).or_null,
     "data.loading.prefetch": whole(1),
     "data.loading.cache_bytes": whole(0),
     "callbacks.checkpoint.keep": part("keep fewer: callbacks.checkpoint.keep.last=1"),

@@ -45,8 +45,10 @@ def examples(stage: TrainableStage, batch: Batch, *, purpose: str) -> list[Examp
 def _read(stage: TrainableStage, batch: Batch, *, purpose: str) -> tuple[TextFeatures, list[str]]:
     """The encoded captions; a share of them is dropped, which guidance needs."""
     recipe = stage.recipe
-    drawn = keyed.uniforms(recipe.seed, batch["position"].tolist(), f"{purpose}/text")
-    dropped = (drawn < recipe.text_dropout).tolist()
+    positions = batch["position"].tolist()
+    dropped = [
+        keyed.uniform(recipe.seed, p, f"{purpose}/text") < recipe.text_dropout for p in positions
+    ]
     captions = ["" if d else c for c, d in zip(batch["caption"], dropped, strict=True)]
     stored = batch.get("text")
     known = None
@@ -70,8 +72,7 @@ def _example(
     low = stage.kind.reduce(video)
     level = None
     if low is not None and stage.augment is not None:
-        u = keyed.uniforms(seed, positions, f"{purpose}/augment").to(device, torch.float32)
-        level = stage.augment.level(u)
+        level = stage.augment.level(keyed.uniforms(seed, positions, f"{purpose}/augment", device))
     condition = stage.conditioner(
         grid=Grid(frames=frames, height=height, width=width, fps=stage.target.fps),
         text=text,

@@ -49,7 +49,7 @@ def hold_given(z: Float[Tensor, "b c f h w"], condition: Condition) -> Float[Ten
 def noised(example: Example, diffusion: Diffusion, *, seed: int, purpose: str) -> Noised:
     """An example with a log-SNR and noise that are keyed by its positions."""
     x, positions = example.x, example.positions
-    u = keyed.uniforms(seed, positions, f"{purpose}/time").to(x.device, torch.float32)
+    u = keyed.uniforms(seed, positions, f"{purpose}/time", x.device)
     eps = keyed.normals(seed, positions, f"{purpose}/eps", x.shape[1:], x.device)
     return noised_at(example, diffusion, logsnr=diffusion.logsnr(u), eps=eps)
 

@@ -110,8 +110,8 @@ class Stage(nn.Module):
         with torch.random.fork_rng():
             torch.manual_seed(0 if self.recipe is None else self.recipe.seed)
             self.net = self.new_net()
-        if self.recipe is not None and self.recipe.compile:
-            compile_blocks(self)
+        if self.recipe is not None and self.recipe.compile is not False:
+            compile_blocks(self, everywhere=self.recipe.compile is True)
 
     def new_net(self) -> nn.Module:
         """A new network of this stage's sizes; its input channels are [z, low, given, mask]."""

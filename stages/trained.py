@@ -28,6 +28,8 @@ class TrainedStage(Stage, pl.LightningModule):
         self._before: list[AnyStage] = []
         #: The number of clips that this validation has measured so far, on this rank.
         self._measured = 0
+        #: The norm of this step's gradients, if a callback has computed it; clipping uses it.
+        self.gradient_norm: Tensor | None = None
 
     @override
     def setup(self, stage: str) -> None:
@@ -56,6 +58,20 @@ class TrainedStage(Stage, pl.LightningModule):
         loss = losses.loss.mean() * batch.get("weight", 1.0)
         detached = losses._replace(loss=losses.loss.detach())
         return {"loss": loss, "mean": loss.detach(), "losses": detached}
+
+    @override
+    def configure_gradient_clipping(
+        self,
+        optimizer: torch.optim.Optimizer,
+        gradient_clip_val: float | None = None,
+        gradient_clip_algorithm: str | None = None,
+    ) -> None:
+        """Clip the gradients by their norm, which is computed once a step."""
+        norm, self.gradient_norm = self.gradient_norm, None
+        if norm is None or not gradient_clip_val or gradient_clip_algorithm not in (None, "norm"):
+            self.clip_gradients(optimizer, gradient_clip_val, gradient_clip_algorithm)
+            return
+        torch.nn.utils.clip_grads_with_norm_(self.parameters(), gradient_clip_val, norm)
 
     def on_validation_epoch_start(self) -> None:
         """Reset the count of measured clips."""

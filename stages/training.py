@@ -16,7 +16,7 @@ class Training:
     `crop` is the size (frames, height, width) to which clips are cut; None: the target grid.
     `text_dropout` is the share of captions replaced by the empty one, which guidance needs.
     `low_from` is the bundle of the previous stage; validation also starts from that stage's output.
-    `compile` compiles the network's blocks with torch.
+    `compile` compiles the network's blocks with torch; None: where they are trained on a GPU.
     """
 
     steps: int
@@ -30,7 +30,7 @@ class Training:
     low_from: str | None = None
     val_videos: int = 16
     val_steps: int = 12
-    compile: bool = False
+    compile: bool | None = None
 
     def __post_init__(self) -> None:
         if self.steps < 1 or self.global_batch < 1:

@@ -21,6 +21,7 @@ from cascade.callbacks.verdict import NotLearningError
 from cascade.conditioning import ways
 from cascade.parallel.ranks import gather, summed
 from cascade.trainer import datamodule, log_every
+from cascade.transfer import sent
 
 WAYS = tuple(name for name, way in ways.items() if way.draw is not None)
 
@@ -95,13 +96,13 @@ class Diagnostics(pl.Callback):
             self._sums[0].zero_()
 
     def _add(self, losses: Any, mean: Tensor) -> None:
-        other, device = len(self._names) - 1, self._now.device
+        other = len(self._names) - 1
         cells = [
             self._places.get(shape, other) * len(WAYS) + WAYS.index(way)
             for shape, way in zip(losses.shapes, losses.ways, strict=True)
         ]
         bins = torch.bucketize(losses.logsnr.float(), self.edges)
-        where = bins * len(self._names) * len(WAYS) + torch.tensor(cells, device=device)
+        where = bins * len(self._names) * len(WAYS) + sent(torch.tensor(cells), bins.device)
         loss = losses.loss.float()
         flat = self._now.view(2, -1)
         zero, ones = losses.zero.float(), torch.ones_like(loss)

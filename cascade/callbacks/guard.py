@@ -1,5 +1,6 @@
 """Skips steps with an abnormal loss or gradient, logs their samples, and ends a run of them."""
 
+import functools
 import logging
 import math
 from collections import deque
@@ -109,7 +110,9 @@ class Guard(pl.Callback):
         """
         assert self._loss is not None
         gradients = [p.grad for p in pl_module.parameters() if p.grad is not None]
-        both = torch.stack([self._loss.float(), total_norm(gradients).to(self._loss.device)])
+        norm = total_norm(gradients).to(self._loss.device)
+        pl_module.gradient_norm = norm
+        both = torch.stack([self._loss.float(), norm])
         loss, self._norm = (summed(trainer, both) / trainer.world_size).tolist()
         self._loss = None
         scaler = getattr(trainer.precision_plugin, "scaler", None)
@@ -223,12 +226,10 @@ def _spikes(trainer: pl.Trainer) -> Path:
 
 def total_norm(gradients: list[Tensor]) -> Tensor:
     """The norm of all gradients together, sharded ones included; on every rank."""
-    total = torch.zeros(())
+    norms = []
     for sharded in (False, True):
         some = [g for g in gradients if isinstance(g, DTensor) == sharded]
-        if not some:
-            continue
-        norm = torch.nn.utils.get_total_norm(some, foreach=not sharded)
-        norm = gathered(norm)
-        total = torch.hypot(total.to(norm.device), norm.float())
-    return total
+        if some:
+            norm = torch.nn.utils.get_total_norm(some, foreach=not sharded)
+            norms.append(gathered(norm).float())
+    return functools.reduce(torch.hypot, norms) if norms else torch.zeros(())

@@ -12,6 +12,7 @@ from cascade.conditioning.choose import way_named
 from cascade.conditioning.given import Clip, Given
 from cascade.conditioning.placement import Placement
 from cascade.conditioning.registry import ways
+from cascade.transfer import sent
 
 
 class Modes:
@@ -82,9 +83,6 @@ class Modes:
 
     def draw(self, clip: Clip, *, seed: int, positions: Sequence[int]) -> Given:
         """The given frames of each clip; one copy moves all masks to the clips' device."""
-        mask = self.mask(clip.shape[2:], seed=seed, positions=positions)
-        if clip.device.type == "cuda":  # not is_cuda, which a plan of another machine sets
-            mask = mask.pin_memory()  # so that the copy is asynchronous
-        mask = mask.to(clip.device, non_blocking=True)
+        mask = sent(self.mask(clip.shape[2:], seed=seed, positions=positions), clip.device)
         frames = clip.masked_fill(~mask, 0.0)
         return Given(frames, mask.to(clip.dtype).expand(-1, -1, *clip.shape[2:]))

@@ -29,8 +29,7 @@ class Schedule(ABC):
 
     def logsnr(self, t: Float[Tensor, "*n"]) -> Float[Tensor, "*n"]:
         """λ(t), shifted, then clipped to [logsnr_min, logsnr_max]; falls as t rises."""
-        ends = t.new_tensor([self.logsnr_max, self.logsnr_min])
-        first, last = self.time(ends).unbind()  # clip t, so that λ is never infinite in float32
+        first, last = self._ends(t.dtype)  # clip t, so that λ is never infinite in float32
         logsnr = self._logsnr(t.clamp(first, last)) + self.logsnr_shift
         logsnr = logsnr.masked_fill(t <= first, self.logsnr_max)
         logsnr = logsnr.masked_fill(t >= last, self.logsnr_min)
@@ -44,6 +43,12 @@ class Schedule(ABC):
         """|dt/dλ|; infinite at the ends, where an interval of t is clipped to one λ."""
         ends = (logsnr <= self.logsnr_min) | (logsnr >= self.logsnr_max)
         return self._speed(logsnr - self.logsnr_shift).masked_fill(ends, math.inf)
+
+    def _ends(self, dtype: torch.dtype) -> tuple[float, float]:
+        """The times of the ends of λ; computed on the CPU, since no GPU need wait for them."""
+        ends = torch.tensor([self.logsnr_max, self.logsnr_min], dtype=dtype)
+        first, last = self.time(ends).tolist()
+        return first, last
 
     @abstractmethod
     def alpha(self, logsnr: Float[Tensor, "*n"]) -> Float[Tensor, "*n"]:

@@ -104,10 +104,8 @@ def plan_files(
         ),
     )
     if survey is not None:
-        workers = max(1, config["data"].get("loading", {}).get("num_workers", 0))
         for name, size in survey.cache_bytes.items():
             note = "" if size else "not kept: more than data.loading.cache_bytes"
-            note = f"in memory; {workers} copies" if size and "worker" in name else note
             record.add("files", {name: Figure(size, "counted", "bytes", note)})
         if encoder is not None:
             tokens = config["plan"]["text_tokens"]

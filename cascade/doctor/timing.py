@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from cascade.cores import loader_processes
 from cascade.doctor.batches import Ranks
 from cascade.doctor.device import Device
 from cascade.doctor.dry import Execution
@@ -101,12 +102,12 @@ def measured(
     finally:
         torch.set_num_threads(threads)
     times = Times(load=load.seconds, step=step)
-    asked = config["data"].get("loading", {}).get("num_workers", 0)
+    asked = loader_processes(config["data"].get("loading", {}).get("num_workers", 0), ranks.local)
     workers = min(asked, max(1, cores // ranks.local))
     wait = max(0.0, times.load_s / workers - times.step_s) if workers else times.load_s
     each = ranks.accumulate * (times.step_s + wait)
     steps = config["stage"]["train"]["steps"]
-    slow = steps if kept_after is None else min(steps, kept_after * max(1, workers))
+    slow = steps if kept_after is None else min(steps, kept_after)
     total = slow * each + (steps - slow) * ranks.accumulate * times.step_s
     until = "" if slow == steps else f", until all decoded clips are cached ({slow:,.0f} steps)"
     enough = max(1, math.ceil(times.load_s / times.step_s))

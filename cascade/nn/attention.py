@@ -14,8 +14,21 @@ import torch
 from jaxtyping import Bool, Complex64, Float
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from cascade.nn.embed import rotate
+
+#: Attention kernels of a GPU, in the order of choice. With a mask cuDNN's is left out: it is built
+#: anew, in half a second, for every length of the keys.
+KERNELS = [
+    SDPBackend.CUDNN_ATTENTION,
+    SDPBackend.FLASH_ATTENTION,
+    SDPBackend.EFFICIENT_ATTENTION,
+    SDPBackend.MATH,
+]
+MASKED_KERNELS = [SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
+#: On a GPU the number of a text's tokens is a multiple of this, so that few graphs are compiled.
+TOKENS = 16
 
 
 @dataclass(frozen=True)
@@ -57,7 +70,10 @@ def attend(
     if segments is None:
         every = None if mask is None else mask[:, None, None, :]
         q, k, v = (t.transpose(1, 2) for t in (q, k, v))
-        return F.scaled_dot_product_attention(q, k, v, attn_mask=every).transpose(1, 2)
+        if not q.is_cuda:
+            return F.scaled_dot_product_attention(q, k, v, attn_mask=every).transpose(1, 2)
+        with sdpa_kernel(KERNELS if every is None else MASKED_KERNELS, set_priority=True):
+            return F.scaled_dot_product_attention(q, k, v, attn_mask=every).transpose(1, 2)
     if q.is_cuda and _fmha() is not None:
         bias = _block_diagonal(segments)
         out: Tensor = _fmha().memory_efficient_attention(q, k, v, attn_bias=bias)
@@ -69,6 +85,15 @@ def attend(
         strict=True,
     )
     return torch.cat([attend(*part) for part in parts], dim=1)
+
+
+def kernel_named(q: Float[Tensor, "b n h d"], k: Float[Tensor, "b m h d"], *, masked: bool) -> str:
+    """The name of the kernel by which torch attends to keys `k` with or without a mask."""
+    mask = q.new_ones(len(q), 1, 1, k.shape[1], dtype=torch.bool) if masked else None
+    q, k = q.transpose(1, 2), k.transpose(1, 2)
+    with sdpa_kernel(MASKED_KERNELS if masked else KERNELS, set_priority=True):
+        chosen = torch._fused_sdp_choice(q, k, k, attn_mask=mask)
+    return SDPBackend(chosen).name.lower().removesuffix("_attention")
 
 
 class HeadNorm(nn.Module):
@@ -156,7 +181,7 @@ class TextMemory(nn.Module):
         self.null = nn.Parameter(torch.randn(width))
 
     def forward(self, text: Float[Tensor, "b l d"]) -> Float[Tensor, "b m width"]:
-        """The learned token and the text's tokens."""
+        """The learned token and the text's tokens; m = l + 1."""
         tokens = self.project(text.to(self.project.weight.dtype))
         null = self.null.to(tokens.dtype).expand(len(text), 1, -1)
         tokens = torch.cat((null, tokens), dim=1)
@@ -166,3 +191,11 @@ class TextMemory(nn.Module):
     def mask(mask: Bool[Tensor, "b l"]) -> Bool[Tensor, "b m"]:
         """The text's mask, preceded by the learned token's."""
         return F.pad(mask, (1, 0), value=True)
+
+    @staticmethod
+    def padded(
+        text: Float[Tensor, "b l d"], mask: Bool[Tensor, "b l"]
+    ) -> tuple[Float[Tensor, "b l2 d"], Bool[Tensor, "b l2"]]:
+        """On a GPU, masked tokens are added until l + 1 is a multiple of `TOKENS`."""
+        more = -(text.shape[1] + 1) % TOKENS if text.is_cuda else 0
+        return (F.pad(text, (0, 0, 0, more)), F.pad(mask, (0, more))) if more else (text, mask)

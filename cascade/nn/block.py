@@ -18,6 +18,14 @@ def modulated(
     return torch.addcmul(shift, F.layer_norm(x, x.shape[-1:]), 1 + scale)
 
 
+def residual(x: Float[Tensor, "*shape d"]) -> Float[Tensor, "*shape d"]:
+    """The input of the first block, in float32 under autocast, as every block returns it.
+
+    So all blocks of one shape share a graph when they are compiled.
+    """
+    return x.float() if x.is_cuda and torch.is_autocast_enabled("cuda") else x
+
+
 def recomputed(block: nn.Module, *arguments: object) -> Tensor:
     """A block's output; its inner activations are recomputed in the backward pass.
 

@@ -13,7 +13,7 @@ from jaxtyping import Bool, Complex64, Float
 from torch import Tensor, nn
 
 from cascade.nn.attention import Segments, TextMemory
-from cascade.nn.block import Block, modulated, recomputed
+from cascade.nn.block import Block, modulated, recomputed, residual
 from cascade.nn.embed import NUM_BANDS, ConditionEmbedding, pooled, position_features, rotary
 from cascade.nn.patch import Triple, in_patches, patchify, unpatchify
 
@@ -96,6 +96,7 @@ class DiT(nn.Module):
         shape = in_patches(x.shape[2:], self.multiple, name="DiT")
         tokens = self._tokens(x, shape)
         vector = self.condition(logsnr, scalars, pooled(text, text_mask)).unsqueeze(2)
+        text, text_mask = self.memory.padded(text, text_mask)
         memory, mask = self.memory(text), self.memory.mask(text_mask)
         tokens = self._trunk(tokens, vector, self._rotations(shape, x.device), memory, mask, None)
         return unpatchify(tokens, shape, self.multiple)
@@ -162,7 +163,7 @@ class DiT(nn.Module):
         segments: tuple[Segments, Segments] | None,
     ) -> Float[Tensor, "b f s e"]:
         """The blocks and the output layer, for batches and packed sequences."""
-        modulation = self.modulation(vector).unflatten(-1, (6, -1))
+        x, modulation = residual(x), self.modulation(vector).unflatten(-1, (6, -1))
         stack: list[Tensor] = []
         for index, block in enumerate(self.blocks):
             earlier = stack.pop() if cast(Block, block).skip is not None else None

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from cascade.nn.attention import CrossAttention, TextMemory
-from cascade.nn.block import modulated, recomputed
+from cascade.nn.block import modulated, recomputed, residual
 from cascade.nn.embed import ConditionEmbedding, pooled
 from cascade.nn.patch import Triple, in_patches
 
@@ -176,6 +176,7 @@ class Hourglass(nn.Module):
         """The prediction for a batch of one shape."""
         in_patches(x.shape[2:], self.multiple, name="Hourglass")
         vector = self.condition(logsnr, scalars, pooled(text, text_mask))[:, :, None, None]
+        text, text_mask = TextMemory.padded(text, text_mask)
         mask = TextMemory.mask(text_mask)
         memories = [None] * (len(self.modulations) - len(self.memories))
         memories += [memory(text) for memory in self.memories]
@@ -184,13 +185,13 @@ class Hourglass(nn.Module):
             for linear, memory in zip(self.modulations, memories, strict=True)
         ]
         cells = unshuffle(x.permute(0, 2, 3, 4, 1).to(self.embed.weight.dtype), self.patch)
-        x = self.embed(cells)
+        x = residual(self.embed(cells))
         skips: list[Tensor] = []
         for level, blocks in enumerate(self.down_blocks):
             x = self._run(blocks, x, *levels[level], mask)
             if level < len(self.downs):
                 skips.append(x)
-                x = self.downs[level](unshuffle(x, 2))
+                x = residual(self.downs[level](unshuffle(x, 2)))
         for level in reversed(range(len(self.ups))):
             x = skips.pop() + shuffle(self.ups[level](x), 2)
             x = self._run(self.up_blocks[level], x, *levels[level], mask)

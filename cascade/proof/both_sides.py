@@ -45,7 +45,7 @@ def sampling(subject: Subject, one: Batch, way: str, *, steps: int = 1) -> list[
     low = None if reduced is None else reduced.clamp(-1, 1)  # as the output of every stage is
     if stage.augment is not None:
         u = keyed.uniforms(trained.recipe.seed, positions, f"{PURPOSE}/augment")
-        level = float(stage.augment.level(u.to(torch.float32)))
+        level = float(stage.augment.level(u))
     given = forced(trained, way).draw(clip, seed=trained.recipe.seed, positions=positions)
     drawn = float(trained.noise(one, purpose=PURPOSE).drawn)
     purposes = {"start": "eps", "low": "low"}  # the sampler's names → training's

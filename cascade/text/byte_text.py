@@ -14,6 +14,7 @@ from cascade.nn.attention import SelfAttention
 from cascade.nn.block import Mlp
 from cascade.nn.embed import NUM_BANDS, fourier
 from cascade.text.encoder import Known, TextEncoder, TextFeatures
+from cascade.transfer import sent
 
 PAD_BYTE = 256
 PUNCTUATION = re.compile(rb"[!-/:-@\[-`{-~]")  # every such byte is a word of its own
@@ -122,9 +123,9 @@ class ByteText(TextEncoder):
         words = split_words(cut, self.word_bytes)
         device, count = self.begin.device, int(words.place.max(initial=-1)) + 2
         caption, place, which = (
-            torch.from_numpy(a).to(device) for a in (words.caption, words.place, words.which)
+            sent(torch.from_numpy(a), device) for a in (words.caption, words.place, words.which)
         )
-        features = self._spell(torch.from_numpy(words.bytes).to(device))
+        features = self._spell(sent(torch.from_numpy(words.bytes), device))
         x = features.new_zeros(len(captions), count, self.width)
         x = x.index_put((caption, place + 1), features[which])
         mask = torch.zeros(x.shape[:2], dtype=torch.bool, device=device)

@@ -216,11 +216,6 @@ def beat() -> None:
         _pipe.send(("beat", None))
 
 
-def cores() -> int:
-    """Number of cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
 def serve(descriptor: int, parent: int, memory_bytes: int | None) -> None:
     """Main loop of the child: run requests and send answers until the parent ends."""
     global _pipe

@@ -17,9 +17,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from rich.progress import BarColumn, DownloadColumn, TextColumn, TimeRemainingColumn
 
+from cascade.cores import cores
 from cascade.progress import SteadyProgress
 from data.decode.inspection import Depth
-from data.decode.sandbox import cores
 from data.index.index_file import SCHEMA, VERSION, read_about, write_index
 from data.index.indexer import DEPTHS, Inspectors, examine
 from data.index.journal import Journal

@@ -9,7 +9,8 @@ from typing import Protocol, runtime_checkable
 
 from typing_extensions import override
 
-from data.decode.sandbox import Sandbox, SandboxError, cores
+from cascade.cores import cores
+from data.decode.sandbox import Sandbox, SandboxError
 from data.index.sidecar import ensure_index
 from data.ingest.make import check_libraries, make_part
 from data.ingest.output_folder import Folder

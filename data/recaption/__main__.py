@@ -12,9 +12,9 @@ from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
 
+from cascade.cores import cores
 from cascade.entry import command
 from cascade.progress import SteadyProgress
-from data.decode.sandbox import cores
 from data.index.sidecar import ensure_index
 from data.recaption.budget import Budget
 from data.recaption.captioning import Captioner, Patience

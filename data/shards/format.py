@@ -16,6 +16,9 @@ from torch import Tensor
 from cascade.files.text import read_text
 from cascade.media.kinds import IMAGE_SUFFIXES, VIDEO_SUFFIXES
 
+#: The keys of a batch that a stage computes with on its device.
+ON_DEVICE = frozenset(("video", "videos", "fps", "zoom", "text"))
+
 Role = Literal["video", "image", "caption", "state"]
 
 ROLES: dict[str, Role] = {

@@ -51,7 +51,7 @@ class SampleLayout:
             fps=rules.fitter.grid.fps,
             cache_bytes={
                 "index": float(sum(path.stat().st_size for path in index.paths)),
-                "decoded clips, per worker": clips if clips <= cache_bytes else 0.0,
+                "decoded clips": clips if clips <= cache_bytes else 0.0,
             },
             decoded_bytes=clips,
             needed_side=max(min(rules.fitter.cover(shape)) for shape in self.chosen.fit.shapes),

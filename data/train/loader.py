@@ -6,11 +6,13 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, Protocol, runtime_checkable
 
+import torch
+from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from cascade.media.reason import DecodeError
 from data.plan.buckets import Draw
-from data.shards.format import Batch, PackedBatch, Sample, collate, collate_packed
+from data.shards.format import ON_DEVICE, Batch, PackedBatch, Sample, collate, collate_packed
 from data.train.quarantine import Failure
 
 log = logging.getLogger(__name__)
@@ -26,8 +28,30 @@ class RowChoice(Protocol):
         """The row of the `attempt`-th attempt."""
 
 
+@dataclass
+class Prepared:
+    """A batch, and the samples that were replaced in it."""
+
+    batch: Batch | PackedBatch
+    failures: list[Failure]
+
+    def pin_memory(self) -> "Prepared":
+        """Pin what a GPU receives; torch would go through all the captions and json too."""
+        batch: Any = self.batch
+        for name in ON_DEVICE & batch.keys():
+            batch[name] = pinned(batch[name])
+        return self
+
+
+def pinned(value: Any) -> Any:
+    """A tensor or a list of tensors in pinned memory; anything else as it is."""
+    if isinstance(value, list):
+        return [pinned(one) for one in value]
+    return value.pin_memory() if isinstance(value, Tensor) else value
+
+
 @dataclass(kw_only=True)
-class Batches(Dataset[tuple[Batch | PackedBatch, list[Failure]]]):
+class Batches(Dataset[Prepared]):
     """The batches of one rank by their number, each with the samples that were replaced.
 
     `draws` returns the draws of a batch; `place` the shard and the key of a row; `weight`, for
@@ -41,7 +65,7 @@ class Batches(Dataset[tuple[Batch | PackedBatch, list[Failure]]]):
     weight: Callable[[int], float] | None = None
     quarantined: set[int] = field(default_factory=set)
 
-    def __getitem__(self, number: int) -> tuple[Batch | PackedBatch, list[Failure]]:
+    def __getitem__(self, number: int) -> Prepared:
         """Batch `number`.
 
         Raises:
@@ -71,8 +95,8 @@ class Batches(Dataset[tuple[Batch | PackedBatch, list[Failure]]]):
             new = [(lost, why) for lost, why in failed if why]
             failures += [self._failure(lost, draw.position, why, row) for lost, why in new]
         if self.weight is not None:
-            return collate_packed(samples, weight=self.weight(number)), failures
-        return collate(samples), failures
+            return Prepared(collate_packed(samples, weight=self.weight(number)), failures)
+        return Prepared(collate(samples), failures)
 
     def _failure(self, row: int, position: int, reason: str, taken: int) -> Failure:
         shard, key = self.place(row)
@@ -111,6 +135,7 @@ class Loader:
             num_workers=num_workers,
             prefetch_factor=prefetch if num_workers else None,
             persistent_workers=num_workers > 0,
+            pin_memory=torch.cuda.is_available(),
         )
 
     def __len__(self) -> int:
@@ -131,11 +156,11 @@ class Loader:
         batches = iter(self._loader)
         while True:
             began = time.perf_counter()
-            batch, failures = next(batches, (None, ()))
+            prepared = next(batches, None)
             self.waited_s += time.perf_counter() - began
-            if batch is None:
+            if prepared is None:
                 return
-            for failure in failures:
+            for failure in prepared.failures:
                 log.warning(
                     "data: sample %s of %s at position %d failed (%s); it is replaced by %s",
                     failure.key,
@@ -146,4 +171,4 @@ class Loader:
                 )
                 if self.on_failure is not None:
                     self.on_failure(failure)
-            yield batch
+            yield prepared.batch

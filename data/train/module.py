@@ -25,6 +25,7 @@ from data.plan.fit import Batching
 from data.plan.sets import Set, Shards, named
 from data.plan.survey import Survey
 from data.shards.caption import Captions
+from data.shards.format import ON_DEVICE
 from data.train.clip import Clipper
 from data.train.layout import SampleLayout, lay_out
 from data.train.loader import Batches, Loader, RowChoice
@@ -202,6 +203,7 @@ class ShardData(pl.LightningDataModule):
             rank=trainer.global_rank,
             world=trainer.world_size,
             accumulate=accumulate,
+            workers=self.loading.workers(trainer.num_devices),
         )
 
     def train_loader(
@@ -213,8 +215,12 @@ class ShardData(pl.LightningDataModule):
         rank: int = 0,
         world: int = 1,
         accumulate: int = 1,
+        workers: int | None = None,
     ) -> Loader:
-        """`count` micro batches of a rank from number `first`; `done` is added to the length."""
+        """`count` micro batches of a rank from number `first`; `done` is added to the length.
+
+        `workers` are loader processes; by default as many as for the only rank of this machine.
+        """
         self.setup()
         self.plan.check_parts(world * accumulate)
         part = RankPart(plan=self.plan, rank=rank, world=world, accumulate=accumulate)
@@ -228,6 +234,7 @@ class ShardData(pl.LightningDataModule):
             weight=part.weight if self.rules.packed else None,
             numbers=range(first, first + count),
             length=count + done,
+            workers=workers,
         )
 
     def val_dataloader(self) -> Loader:
@@ -238,9 +245,12 @@ class ShardData(pl.LightningDataModule):
             rank=trainer.global_rank,
             world=trainer.world_size,
             size=max(1, self.global_batch // parts),
+            workers=self.loading.workers(trainer.num_devices),
         )
 
-    def val_loader(self, *, rank: int = 0, world: int = 1, size: int = 0) -> Loader:
+    def val_loader(
+        self, *, rank: int = 0, world: int = 1, size: int = 0, workers: int | None = None
+    ) -> Loader:
         """The held-out samples of a rank; all ranks get equally many, so some may come twice."""
         held_of = self.layout.held_of
         batches = self.held.batches(rank=rank, world=world, size=size or self.global_batch)
@@ -258,14 +268,15 @@ class ShardData(pl.LightningDataModule):
             weight=None,
             numbers=range(len(batches)),
             length=len(batches),
+            workers=workers,
         )
 
     def transfer_batch_to_device(
         self, batch: dict[str, Any], device: torch.device, dataloader_idx: int
     ) -> dict[str, Any]:
-        """Move a batch, except for its positions: they are read on the CPU without a GPU sync."""
-        moved: dict[str, Any] = super().transfer_batch_to_device(batch, device, dataloader_idx)
-        return {**moved, "position": batch["position"]}
+        """Move what the stage computes with; the rest is read on the CPU, without a GPU sync."""
+        used = {name: batch[name] for name in ON_DEVICE if name in batch}
+        return {**batch, **super().transfer_batch_to_device(used, device, dataloader_idx)}
 
     @override
     def teardown(self, stage: str | None = None) -> None:
@@ -307,6 +318,7 @@ class ShardData(pl.LightningDataModule):
         weight: Callable[[int], float] | None,
         numbers: range,
         length: int,
+        workers: int | None,
     ) -> Loader:
         def failed(failure: Failure) -> None:
             self.failures.append(failure)
@@ -324,7 +336,7 @@ class ShardData(pl.LightningDataModule):
             ),
             numbers=numbers,
             length=length,
-            num_workers=self.loading.num_workers,
+            num_workers=self.loading.workers(1) if workers is None else workers,
             prefetch=self.loading.prefetch,
             on_failure=failed,
         )

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from cascade.cores import loader_processes
 from cascade.media.reason import MAX_PIXELS
 from data.decode.decoder import DEADLINE_S
 from data.decode.decord import has_decord
@@ -102,14 +103,16 @@ class LoadingOptions:
     """Options of speed and memory; they change no sample.
 
     Args:
-        num_workers: loader processes; 0: the training process loads.
+        num_workers: loader processes of each rank; 0: the training process loads; None: this
+            machine's cores but two, divided among its ranks, and at least one.
         prefetch: batches that each worker prepares ahead.
-        cache_bytes: size of each process's cache of decoded videos; used only if all fit.
+        cache_bytes: size of a rank's cache of decoded videos, which its loader processes share;
+            used only if all fit.
         decord: whether decord decodes the videos for which an index of depth `decord`, which is
             built if it is missing, has verified it.
     """
 
-    num_workers: int = 0
+    num_workers: int | None = 0
     prefetch: int = 2
     cache_bytes: int = 0
     decord: bool = False
@@ -120,6 +123,10 @@ class LoadingOptions:
                 "data.loading.decord=true: decord is not installed (its wheels are for x86-64 "
                 "Linux); set it to false, and PyAV decodes"
             )
+
+    def workers(self, ranks: int) -> int:
+        """The number of loader processes of one of `ranks` ranks on this machine."""
+        return loader_processes(self.num_workers, ranks)
 
 
 def at_least(name: str, value: float, least: float) -> None:

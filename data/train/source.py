@@ -1,7 +1,6 @@
 """Reads the sample of a draw: decodes its byte range, cuts the clip, adds caption and json."""
 
 import logging
-from collections import OrderedDict
 from typing import Any
 
 import numpy as np
@@ -24,32 +23,12 @@ from data.shards.caption import Captions, read_beside
 from data.shards.format import Sample
 from data.shards.store import read_span
 from data.train.clip import Clipper
+from data.train.clip_cache import ClipCache
 from data.train.rules import ClipRules
 
 log = logging.getLogger(__name__)
 
 _CHUNK_BYTES = 2**27
-
-
-class ClipCache:
-    """A cache of scaled videos, of at most `limit` bytes; the oldest are removed first."""
-
-    def __init__(self, limit: int) -> None:
-        self.limit, self.held = limit, 0
-        self._clips: OrderedDict[int, UInt8[Tensor, "c f h w"]] = OrderedDict()
-
-    def get(self, row: int) -> UInt8[Tensor, "c f h w"] | None:
-        """The video of a row, if it is cached."""
-        if row in self._clips:
-            self._clips.move_to_end(row)
-        return self._clips.get(row)
-
-    def put(self, row: int, clip: UInt8[Tensor, "c f h w"]) -> None:
-        """Add a video."""
-        self._clips[row] = clip
-        self.held += clip.numel()
-        while self.held > self.limit and self._clips:
-            self.held -= self._clips.popitem(last=False)[1].numel()
 
 
 def cached_bytes(index: Index, rows: Integer[np.ndarray, " n"], fit: Fit, fitter: Fitter) -> float:
@@ -91,7 +70,7 @@ class SampleReader:
         self.captions, self.seed, self.decoder, self.fetch = captions, seed, decoder, fetch
         needed = cached_bytes(index, rows, fit, rules.fitter) if cache_bytes else 0
         held = 0 < needed <= cache_bytes and not clipper.varies
-        self.cache = ClipCache(cache_bytes) if held else None
+        self.cache = ClipCache(rows, cache_bytes) if held else None
         if cache_bytes and not held:
             why = "rates or zooms vary" if clipper.varies else "more than data.loading.cache_bytes"
             log.info("data: %.3g bytes of decoded videos are not cached: %s", needed, why)

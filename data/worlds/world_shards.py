@@ -24,9 +24,9 @@ from rich.progress import track
 from webdataset import TarWriter
 
 from cascade import keyed
+from cascade.cores import cores
 from cascade.files.atomic import replacing, write_atomic
 from cascade.grid import Grid
-from data.decode.sandbox import cores
 from data.worlds.encode_clip import encode_mp4
 from data.worlds.shapes import Shapes
 from data.worlds.world import World
