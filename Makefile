@@ -87,6 +87,7 @@ setup: $(READY)  ## [develop] make the environment in VENV
 
 $(READY): pyproject.toml
 	@test -x $(RUN) || $(PYTHON) -m venv $(VENV)
+	@echo "installing Cascade and what it needs in $(VENV): some minutes, and about 2 GB"
 	$(RUN) -m pip install --quiet --editable '.[$(EXTRAS)]'
 	@touch $@
 

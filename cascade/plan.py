@@ -16,7 +16,10 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.errors import InstantiationException
 from omegaconf import DictConfig
 
+from cascade.checkpoint.checkpoint_folder import manifests
+from cascade.checkpoint.finished import is_finished
 from cascade.checkpoint.origin import commit
+from cascade.checkpoint.run_config import check_config
 from cascade.composed_chain import check_neighbours
 from cascade.doctor import plan_page
 from cascade.doctor.checkup import checkup
@@ -48,15 +51,28 @@ def survey_data(config: dict[str, Any], record: Findings) -> tuple[Any, Any]:
         return None, None
 
 
-def plan(config: dict[str, Any], *, stage: str, run: str) -> Findings:
-    """The plan of the run that a config describes."""
-    record = Findings(stage=stage, facts={"run": run, "commit": commit() or "outside git"})
-    try:
-        check_neighbours(stage)
-    except ValueError as error:
-        record.advise("error", str(error))
+def check_run(run: Path, config: dict[str, Any], data: Any) -> None:
+    """Refuse a config or data with which a run that has trained could not go on.
+
+    Raises:
+        ValueError: with what differs, and the ways out.
+    """
+    check_config(run, config)
+    saved = manifests(run)
+    if data is not None and saved and not is_finished(run, config):
+        data.load_state_dict({"quarantine": [], **saved[0].data})
+
+
+def plan(config: dict[str, Any], *, stage: str, run: Path) -> Findings:
+    """The plan of the run in folder `run` that a config describes."""
+    record = Findings(stage=stage, facts={"run": run.name, "commit": commit() or "outside git"})
     data, survey = survey_data(config, record)
     try:
+        for check in (lambda: check_neighbours(stage), lambda: check_run(run, config, data)):
+            try:
+                check()
+            except ValueError as error:
+                record.advise("error", str(error))
         checkup(record, config, data, survey)
     finally:
         if data is not None:
@@ -78,7 +94,7 @@ def main(cfg: DictConfig) -> None:
     config = resolved(cfg)
     stage = HydraConfig.get().runtime.choices["stage"]
     run = Path(cfg.paths.runs) / stage / cfg.name
-    record = plan(config, stage=stage, run=cfg.name)
+    record = plan(config, stage=stage, run=run)
     path = write(record, Path(cfg.plan.out or run / "plan"))
     if cfg.plan.json:
         sys.stdout.write(json.dumps(record.plain(), indent=2, ensure_ascii=False) + "\n")

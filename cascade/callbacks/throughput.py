@@ -1,5 +1,6 @@
 """Training speed, utilisation of the device, and the share of time spent waiting for data."""
 
+import logging
 import resource
 import time
 from pathlib import Path
@@ -11,10 +12,12 @@ import torch
 from cascade.callbacks import names
 from cascade.callbacks.figures import due, write
 from cascade.flops import device_peak, forward_flops, measured_matmul_peak
+from cascade.nn.attention import kernel_named
 from cascade.parallel.ranks import highest
 from cascade.stage import trainable
 from cascade.trainer import callbacks
 
+log = logging.getLogger(__name__)
 _STATM = Path("/proc/self/statm")
 
 
@@ -44,6 +47,8 @@ class Throughput(pl.Callback):
             if device.type == "cuda"
             else measured_matmul_peak(device, torch.float32, size=768, rounds=3)
         )
+        if device.type == "cuda":
+            _log_kernels(pl_module, torch.bfloat16 if half else torch.float32)
 
     def on_train_batch_start(self, trainer: pl.Trainer, *_: Any) -> None:
         """Start the clock."""
@@ -98,6 +103,19 @@ def _waited(trainer: pl.Trainer) -> float:
 def _aside(trainer: pl.Trainer) -> float:
     """Seconds that callbacks report to have spent on other things than training."""
     return float(sum(getattr(callback, "aside_s", 0.0) for callback in callbacks(trainer)))
+
+
+def _log_kernels(stage: pl.LightningModule, dtype: torch.dtype) -> None:
+    """Log which kernels attention runs on, and whether blocks are compiled."""
+    width = getattr(trainable(stage).net, "head_width", 64)
+    q = torch.zeros(1, 256, 1, width, dtype=dtype, device=stage.device)
+    log.info(
+        "stage %s: attention by %s, to text by %s; blocks are %scompiled",
+        stage.name,
+        kernel_named(q, q, masked=False),
+        kernel_named(q, q[:, :16], masked=True),
+        "not " if trainable(stage).recipe.compile is False else "",
+    )
 
 
 def memory_gib(device: torch.device) -> float:

@@ -106,6 +106,7 @@ class Hourglass(nn.Module):
                 f"pixels, got {patch}"
             )
         self.patch, self.depths, self.checkpointing = patch, tuple(depths), checkpointing
+        self.head_width = head_width
         side = patch * 2 ** (levels - 1)
         self.multiple: Triple = (1, side, side)
         vector = widths[-1]

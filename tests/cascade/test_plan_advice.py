@@ -11,6 +11,7 @@ from cascade.doctor.figure import Figure, format_value
 from cascade.doctor.findings import SECTIONS
 from cascade.doctor.timing import more_data
 from cascade.plan import write
+from data.worlds.world_shards import make_shapes
 from tests import commands
 from tests.cascade.planning import CAPTION, FakeBucket, FakeData, FakeSurvey, planned
 
@@ -141,6 +142,26 @@ def test_the_command_writes_its_page_and_exits_by_what_it_found(tmp_path):
     done = run("stage=demo/base", "plan.device=b2000", *common)
     assert done.returncode == 1
     assert "the devices are auto, cpu, b200" in done.stderr
+
+
+@pytest.mark.slow
+def test_a_run_that_could_not_go_on_is_refused_by_its_plan(tmp_path):
+    make_shapes(tmp_path / "one", clips=24, shard_size=12)
+    make_shapes(tmp_path / "two", clips=24, shard_size=12, seed=1)
+    common = ["stage=demo/base", "debug=smoke", f"paths.runs={tmp_path}", "data.make=null"]
+    one, two = (f"data.shards={tmp_path / name}" for name in ("one", "two"))
+    steps = ("trainer.max_steps=1", "trainer.enable_progress_bar=false")
+    trained = commands.run("cascade.train", "logger=csv", *common, one, *steps)
+    assert trained.returncode == 0, trained.stderr[-2000:]
+    common += ["plan.device=cpu", "plan.rounds=1", "plan.warmup=0"]
+    assert run(*common, one).returncode == 0
+    for changed, said in (
+        ([two], "the fingerprint of the checkpoint is"),
+        ([one, "seed=7"], "seed: 0 → 7"),
+    ):
+        done = run(*common, *changed)
+        assert done.returncode == 1
+        assert said in done.stdout
 
 
 @pytest.mark.slow

@@ -6,8 +6,9 @@ import pytest
 import torch
 from torch import Tensor
 
+from cascade.doctor.kernels import Kernels
 from cascade.nn import attention
-from cascade.nn.attention import HeadNorm, Segments, attend
+from cascade.nn.attention import HeadNorm, Segments, TextMemory, attend, kernel_named
 from cascade.nn.dit import DiT
 from cascade.nn.embed import fourier, position_features, rotary, rotate
 from cascade.nn.patch import patchify, unpatchify
@@ -58,6 +59,38 @@ def test_a_patch_that_is_no_three_sides_is_refused(patch: tuple[int, ...]) -> No
 
 def test_images_run_with_a_patch_of_one_frame() -> None:
     assert dit(patch=(1, 4, 4))(*inputs(1, 1, 8, 8)).shape == (1, 3, 1, 8, 8)
+
+
+def test_masked_tokens_change_nothing() -> None:
+    x, logsnr, text, mask, scalars = inputs(1, 2, 8, 8)
+    more = (
+        torch.cat([text, torch.randn(1, 7, text.shape[2])], dim=1),
+        torch.cat([mask, torch.zeros(1, 7, dtype=torch.bool)], dim=1),
+    )
+    net = dit()
+    torch.testing.assert_close(
+        net(x, logsnr, *more, scalars), net(x, logsnr, text, mask, scalars), rtol=1e-5, atol=1e-6
+    )
+
+
+def test_on_a_gpu_a_text_has_a_multiple_of_16_tokens() -> None:
+    for length in (1, 15, 16, 40):
+        text = torch.empty(2, length, 8, device="meta")
+        mask = torch.ones(2, length, dtype=torch.bool, device="meta")
+        with Kernels(cuda=True, half=None):
+            padded, valid = TextMemory.padded(text, mask)
+        assert (padded.shape[1] + 1) % 16 == 0
+        assert 0 <= padded.shape[1] - length < 16
+        assert valid.shape == padded.shape[:2]
+        assert TextMemory.padded(text, mask)[0] is text
+
+
+@pytest.mark.parametrize("masked", [False, True])
+def test_the_kernel_of_attention_is_named(masked: bool) -> None:
+    assert kernel_named(torch.zeros(1, 8, 2, 64), torch.zeros(1, 5, 2, 64), masked=masked) in (
+        "flash",
+        "math",
+    )
 
 
 def test_patches_round_trip() -> None:

@@ -32,7 +32,7 @@ def outputs(make, checkpointing, compiled):
             torch.nn.init.normal_(p, std=0.05)
     names = sorted(net.state_dict())
     if compiled:
-        compile_blocks(net, backend="aot_eager")
+        compile_blocks(net, everywhere=True, backend="aot_eager")
     assert sorted(net.state_dict()) == names
     g = torch.Generator().manual_seed(1)
     x, text = torch.randn(2, 3, 4, 8, 8, generator=g), torch.randn(2, 5, 64, generator=g)
@@ -55,6 +55,20 @@ for name, make in {
             torch.testing.assert_close(other, one, rtol=1e-4, atol=1e-6)
     counts[name] = counters["stats"]["unique_graphs"]
 counts["breaks"] = list(counters["graph_break"])
+
+import cascade.parallel.blocks as module
+torch._dynamo.reset()
+module.MAX_GRAPHS = 1
+net = DiT(**sizes, width=64, depth=1, head_width=32)
+compile_blocks(net, everywhere=True, backend="aot_eager")
+counts["limit"] = ""
+for frames in (2, 4, 6):
+    x, text = torch.randn(1, 3, frames, 8, 8), torch.randn(1, 5, 64)
+    try:
+        net(x, torch.zeros(1, frames), text, torch.ones(1, 5, dtype=torch.bool), torch.zeros(1, 1))
+    except RuntimeError as error:
+        counts["limit"] = str(error)
+        break
 json.dump(counts, sys.stdout)
 """
 
@@ -79,6 +93,8 @@ def test_compiled_blocks_compute_the_same_in_few_graphs_without_a_break():
     assert done.returncode == 0, done.stderr[-3000:]
     counts = json.loads(done.stdout)
     assert counts["breaks"] == []
+    assert "needs more than 1 graphs" in counts["limit"]
+    assert "stage.train.compile=false" in counts["limit"]
     assert counts["DiT"] <= 4  # with and without a skip, with and without checkpointing
     assert counts["Hourglass"] - counts["DiT"] <= 12
 

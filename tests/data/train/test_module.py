@@ -14,6 +14,7 @@ from data.decode.decoder import Decoder
 from data.index.index_file import read_about, write_index
 from data.index.sidecar import ensure_index
 from data.shards.caption import captions_path, write_captions
+from data.train.loader import Prepared
 from tests.data.odd_files import MATRICES, video, with_matrix
 from tests.data.sharded import indexed, module
 
@@ -94,6 +95,22 @@ def test_decord_reads_what_an_index_of_its_depth_has_verified(
     rows, about = indexed(shard, "full")
     assert about["depth"] == "decord"
     assert sum(row["decord"] for row in rows) == 11
+
+
+def test_only_what_a_stage_computes_with_goes_to_the_device(shards, monkeypatch):
+    data = module(shards)
+    (batch,) = data.train_loader(first=0, count=1)
+    moved = data.transfer_batch_to_device(dict(batch), torch.device("meta"), 0)
+    on_device = {name for name, value in moved.items() if getattr(value, "is_meta", False)}
+    assert on_device == {"video", "fps", "zoom"}
+    assert moved["state"] is batch["state"]
+    assert torch.equal(moved["position"], batch["position"])
+    pinned = []
+    monkeypatch.setattr(torch.Tensor, "pin_memory", lambda self: pinned.append(self) or self)
+    text = [torch.zeros(2, 4, dtype=torch.float16), None]
+    Prepared(dict(batch) | {"text": text}, []).pin_memory()
+    assert len(pinned) == 4
+    assert all(any(one is p for p in pinned) for one in (batch["video"], batch["fps"], text[0]))
 
 
 def test_stored_embeddings_are_fetched_by_the_loader(shards):
