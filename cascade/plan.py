@@ -8,6 +8,7 @@ exit status is 1 if the run could not start or could not finish.
 
 import json
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -68,7 +69,7 @@ def plan(config: dict[str, Any], *, stage: str, run: Path) -> Findings:
     record = Findings(stage=stage, facts={"run": run.name, "commit": commit() or "outside git"})
     data, survey = survey_data(config, record)
     try:
-        for check in (lambda: check_neighbours(stage), lambda: check_run(run, config, data)):
+        for check in (partial(check_neighbours, stage), partial(check_run, run, config, data)):
             try:
                 check()
             except ValueError as error:
