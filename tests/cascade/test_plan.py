@@ -6,7 +6,7 @@ from pathlib import Path
 import hydra
 import pytest
 
-from cascade.bench import training_batch
+from cascade.bench.clips import training_batch
 from cascade.entry import CONF
 from cascade.flops import parameter_count, training_flops
 from cascade.grid import Grid
