@@ -4,8 +4,10 @@ import gzip
 import json
 
 import pytest
+import torch
 from hydra import compose, initialize_config_dir
 
+from cascade.bench.kernels import compiled
 from cascade.bench.parts import PARTS, Parts, part_of
 from cascade.bench.speed import bench
 from cascade.entry import CONF
@@ -84,6 +86,19 @@ def test_averages_are_a_part_apart_from_other_callbacks():
     assert part_of("[Callback]EMA.on_train_batch_end") == "averages"
     assert part_of("[Callback]Guard.on_before_optimizer_step") == "callbacks"
     assert part_of("run_training_batch") is None
+
+
+def test_compiled_code_is_counted():
+    torch._dynamo.reset()
+    torch._dynamo.utils.counters.clear()
+    assert compiled() is None
+    double = torch.compile(lambda x: x + x, backend="eager")
+    double(torch.ones(2, 2))
+    double(torch.ones(2, 2, 2))
+    code = compiled()
+    assert code["graphs"] == 2
+    assert code["breaks"] == 0
+    assert code["seconds"] > 0
 
 
 @pytest.mark.slow

@@ -6,8 +6,8 @@ Sections with deadlines: ceilings of the machine, correctness against float64, a
 the optimizer of a large network, real training steps compiled and eager, super-resolution, the
 loader, and with --legs short trainings with their videos. Every row is appended to DIR/rows.jsonl
 at once; the same command goes on after the last one, also after a kill. An out-of-memory error is a
-row. The table comes last, on the screen and in DIR/table.md. `--small` tries it on a CPU.
-`tests/gpu/carry.py` packs what a bare machine lacks, and the clips.
+row. The table comes last, on the screen and in DIR/table.md; DIR/M.json.gz is a trace for Perfetto.
+`--small` tries it on a CPU. `tests/gpu/carry.py` packs what a bare machine lacks, and the clips.
 """
 
 import argparse
@@ -35,7 +35,7 @@ def sections(options: argparse.Namespace) -> list[Section]:
         Section("attention", 45, products.attention(small)),
         Section("products", 30, products.products(small)),
         Section("optimizer", 30, updates.optimizers(small)),
-        Section("steps", 230, training.steps(small)),
+        Section("steps", 230, training.steps(small, options.out)),
         Section("super-resolution", 65, training.super_resolution(small)),
         Section("loader", 25, runs.loaders(small, clips)),
     ]

@@ -142,7 +142,7 @@ class Waits(pl.Callback):
             torch.cuda.set_sync_debug_mode("default")
 
     def _note(self, message: Warning | str, *_: Any, **__: Any) -> None:
-        if "synchronizing" in str(message):
+        if "called a synchronizing" in str(message):
             self.lines[line(traceback.extract_stack())] += 1
 
 

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from tests.gpu.rows import Figures, NotHereError, Row
-from tests.gpu.timing import DEVICE, HALF, first, random, seconds, wait
+from tests.gpu.timing import DEVICE, HALF, first, random, seconds
 
 KERNELS = {
     "cudnn": SDPBackend.CUDNN_ATTENTION,
@@ -100,7 +100,7 @@ def attend(shape: tuple[int, int, int, int], keys: int, name: str, *, masked: bo
         return F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
 
     def both() -> None:
-        torch.autograd.backward(forward(), grad)
+        torch.autograd.grad(forward(), (q, k, v), grad)
 
     with chosen(name):
         began = first(both)
@@ -173,6 +173,7 @@ def convolution(small: bool, channels: int, kernel: tuple[int, int], layout: str
     padding = (kernel[0] // 2, kernel[1] // 2)
     return passes(
         lambda: F.conv2d(x, weight, padding=padding),
+        (x, weight),
         2 * count * height * width * channels**2 * kernel[0] * kernel[1],
     )
 
@@ -187,16 +188,15 @@ def taps(small: bool, channels: int) -> Figures:
         padded = F.pad(x, (0, 0, 0, 0, 1, 1))
         return torch.cat([padded[:, i : i + height] for i in range(3)], dim=-1) @ weight
 
-    return passes(forward, 2 * count * height * width * channels**2 * 3)
+    return passes(forward, (x, weight), 2 * count * height * width * channels**2 * 3)
 
 
-def passes(forward: Callable[[], Tensor], flops: int) -> Figures:
+def passes(forward: Callable[[], Tensor], leaves: Sequence[Tensor], flops: int) -> Figures:
     """The speed of a forward pass and of its backward pass, of twice the FLOPs."""
     grad = torch.randn_like(forward(), dtype=HALF)
     with torch.no_grad():
         fore = seconds(forward)
-    back = seconds(lambda: torch.autograd.backward(forward(), grad)) - fore
-    wait()
+    back = seconds(lambda: torch.autograd.grad(forward(), leaves, grad)) - fore
     return {
         "ms": 1e3 * fore,
         "tflop_per_s": flops / fore / 1e12,

@@ -4,6 +4,7 @@ import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
+from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
@@ -44,17 +45,18 @@ def trainer() -> str:
     return "gpu" if DEVICE == "cuda" else "cpu"
 
 
-def steps(small: bool) -> list[Row]:
+def steps(small: bool, out: Path) -> list[Row]:
     """Steps of M, L, S and L with 8,192 tokens a clip, then M with one thing changed."""
     clips = 8 if DEVICE == "cpu" or memory_gib() > 100 else 4
     one, middle, eight = (f"stage.train.global_batch={n * clips}" for n in (1, 2, 8))
+    trace = f"bench.trace={out / 'M.json.gz'}"
     accumulated = [eight, "trainer.accumulate_grad_batches=8"]
     long = ["stage.net.patch=[2,2,2]", f"stage.train.global_batch={clips // 4}"]
     many, few = {"rounds": 12, "profiled": 3}, {"rounds": 4, "profiled": 1}
     if small:
         many, few = {"rounds": 2, "profiled": 1}, {"rounds": 2, "profiled": 1}
     rows = [
-        Row("M, compiled", partial(step, "bench_m", small, middle, **many)),
+        Row("M, compiled", partial(step, "bench_m", small, middle, trace, **many)),
         Row("M, eager", partial(step, "bench_m", small, middle, EAGER, **many)),
         Row(f"L, {clips} clips, compiled", partial(step, "bench_l", small, one, **many)),
         Row(
