@@ -50,6 +50,9 @@ class Repeated:
     def __iter__(self) -> Iterator[dict[str, Any]]:
         return (self.batches[i % len(self.batches)] for i in range(self.count))
 
+    def close(self) -> None:
+        """Nothing is open."""
+
 
 def from_memory(data: Any, stage: TrainableStage, *, size: int, count: int) -> Any:
     """A data module that gives `count` batches of `size` clips from memory, and reads no shard.

@@ -33,6 +33,7 @@ from cascade.bench.clips import Repeated, training_batch, training_grid
 from cascade.entry import CONF
 from cascade.loggers.csv_logger import AtomicCSVLogger
 from cascade.stage import trained_by_lightning
+from stages.noised import weighted
 
 WARM, BLOCK = 5, 25
 PARTS = ("ema", "guard", "diagnostics", "throughput")
@@ -149,7 +150,7 @@ def seldom(config: dict[str, Any], trainer: pl.Trainer, batches: list[Any]) -> d
         for batch in batches[:2]:
             noised = stage.noise(batch, purpose="val")
             out = stage.predict(noised.z, noised.logsnr, noised.condition)
-            loss = stage.weighed(out, noised)
+            loss = weighted(out, noised, stage.diffusion)
             outputs.append({"losses": loss, "zero": loss, "noised": noised})
         stage.log = lambda *_, **__: None
         began = time.process_time()
