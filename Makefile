@@ -163,7 +163,7 @@ bundle: $(READY)  ## [use] join the trained stages of CASCADE, from the runs NAM
 evaluate: $(READY)  ## [use] measure how well the trained CASCADE follows held-out prompts
 	$(RUN) -m cascade.evaluate $(cascade) $(call set,run,$(NAME)) $(args)
 
-bench: $(READY)  ## [develop] measure the speed of STAGE: training step, sampling, data loading; prints JSON
+bench: $(READY)  ## [develop] measure the speed of STAGE's training steps, by part, and of sampling
 	@$(RUN) -m cascade.bench $(stage) $(args)
 
 peer: $(READY)  ## [develop] compare speed and quality with imagen-pytorch, in a separate environment (PEER)

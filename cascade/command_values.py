@@ -164,10 +164,10 @@ COMMANDS: dict[str, dict[str, Rule]] = {
     },
     "bench": {
         **TRAIN,
-        "bench.rounds": whole(1),
-        "bench.warmup": whole(0),
-        "bench.batch": whole(1).or_null,
-        "bench.loader": switch(),
+        **{f"bench.{name}": whole(1) for name in ("warmup", "rounds")},
+        **{f"bench.{name}": whole(0) for name in ("profiled", "sampled")},
+        **{f"bench.{name}": switch() for name in ("loader", "json")},
+        "bench.trace": text().or_null,
     },
     "compare": {
         "runs": one_or_several(text()).hint("name runs: make compare RUNS='runs/demo/ssr1/*'"),

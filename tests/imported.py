@@ -10,7 +10,7 @@ for name in (
     "cascade.sweep",
     "cascade.sample",
     "cascade.plan",
-    "cascade.bench",
+    "cascade.bench.__main__",
     "cascade.overfit",
     "cascade.evaluate",
     "cascade.compare",

@@ -18,7 +18,7 @@ import sys
 import tempfile
 import time
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,10 +29,11 @@ from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 from pytorch_lightning.loggers import WandbLogger
 
+from cascade.bench.clips import Repeated, training_batch, training_grid
 from cascade.entry import CONF
-from cascade.grid import Grid
 from cascade.loggers.csv_logger import AtomicCSVLogger
 from cascade.stage import trained_by_lightning
+from stages.noised import weighted
 
 WARM, BLOCK = 5, 25
 PARTS = ("ema", "guard", "diagnostics", "throughput")
@@ -80,54 +81,26 @@ class Switch(pl.Callback):
 
 
 class Clips(pl.LightningDataModule):
-    """The same few batches of noise, again and again."""
+    """The same few batches, again and again."""
 
     def __init__(self, batches: list[dict[str, Any]], count: int) -> None:
         super().__init__()
         self.batches, self.count = batches, count
 
-    def train_dataloader(self) -> "Loader":
-        return Loader([self.batches[i % len(self.batches)] for i in range(self.count)])
+    def train_dataloader(self) -> Repeated:
+        return Repeated(self.batches, self.count)
 
-    def val_loader(self, **_: Any) -> "Loader":
-        return Loader(self.batches)
-
-
-class Loader:
-    """Batches from memory."""
-
-    def __init__(self, batches: list[dict[str, Any]]) -> None:
-        self.batches, self.waited_s = batches, 0.0
-
-    def __len__(self) -> int:
-        return len(self.batches)
-
-    def __iter__(self) -> Iterator[dict[str, Any]]:
-        return iter(self.batches)
-
-    def close(self) -> None:
-        """Nothing is open."""
+    def val_loader(self, **_: Any) -> Repeated:
+        return Repeated(self.batches, len(self.batches))
 
 
 def make_batch(stage: Any, number: int) -> dict[str, Any]:
-    """Flat clips with a box each, in the loader's form."""
-    frames, height, width = stage.recipe.crop or stage.target.shape
-    grid = Grid(frames=frames, height=height, width=width, fps=stage.target.fps)
-    size, generator = stage.recipe.global_batch, torch.Generator().manual_seed(number)
-    video = torch.randint(0, 200, (size, 3, 1, 1, 1), generator=generator).expand(
-        size, 3, *grid.shape
-    )
-    video = video.clone()
-    video[..., : height // 2, : width // 2] += 55
-    first = number * size
-    return {
-        "video": video.to(torch.uint8),
-        "fps": torch.full((size,), float(grid.fps)),
-        "zoom": torch.ones(size),
-        "caption": [f"a small red circle moves left on ground {i % 7}" for i in range(size)],
-        "key": [f"clip-{first + i}" for i in range(size)],
-        "position": torch.arange(first, first + size),
-    }
+    """Batch `number` in memory, with several captions."""
+    batch = training_batch(stage, training_grid(stage), stage.recipe.global_batch, number)
+    captions = [
+        f"a small red circle moves left on ground {i % 7}" for i in range(len(batch["key"]))
+    ]
+    return {**batch, "caption": captions}
 
 
 def fit(config: dict[str, Any], pairs: int, folder: Path) -> tuple[Switch, pl.Trainer, list[Any]]:
@@ -177,7 +150,7 @@ def seldom(config: dict[str, Any], trainer: pl.Trainer, batches: list[Any]) -> d
         for batch in batches[:2]:
             noised = stage.noise(batch, purpose="val")
             out = stage.predict(noised.z, noised.logsnr, noised.condition)
-            loss = stage.weighed(out, noised)
+            loss = weighted(out, noised, stage.diffusion)
             outputs.append({"losses": loss, "zero": loss, "noised": noised})
         stage.log = lambda *_, **__: None
         began = time.process_time()

@@ -152,7 +152,7 @@ REAL = """
 import json, sys, torch, hydra
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
-from cascade.bench import training_batch
+from cascade.bench.clips import training_batch
 from cascade.ema import PowerEMA
 from cascade.entry import CONF
 from cascade.grid import Grid

@@ -6,7 +6,7 @@ from pathlib import Path
 import hydra
 import pytest
 
-from cascade.bench import training_batch
+from cascade.bench.clips import training_batch
 from cascade.entry import CONF
 from cascade.flops import parameter_count, training_flops
 from cascade.grid import Grid
@@ -19,11 +19,11 @@ STAGES = sorted(
 )
 
 
-LARGE = "imagen_video/base"
+LARGE = ("imagen_video/base", "single_gpu/bench_m", "single_gpu/bench_l")
 
 
 @pytest.mark.parametrize(
-    "choice", [pytest.param(s, marks=pytest.mark.slow) if s == LARGE else s for s in STAGES]
+    "choice", [pytest.param(s, marks=pytest.mark.slow) if s in LARGE else s for s in STAGES]
 )
 def test_every_stage_is_planned_without_memory(config_of, choice):
     config = config_of(choice, "trainer=gpu", "plan.device=h200", "plan.ranks=4")

@@ -94,7 +94,7 @@ def test_sizes_cost_what_they_say(choice, most):
 
 def flops(stage):
     """Of a training step, per clip."""
-    from cascade.bench import training_batch
+    from cascade.bench.clips import training_batch
     from cascade.grid import Grid
 
     frames, height, width = stage.recipe.crop or stage.target.shape

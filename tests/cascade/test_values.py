@@ -20,6 +20,7 @@ from tests.measure import crossed
 MODULES = {
     **{name: f"cascade.{name}" for name in COMMANDS},
     "bundle": "cascade.join",
+    "bench": "cascade.bench.__main__",
     "demo": "cascade.demo.__main__",
     "shards": "data.ingest.__main__",
     "index": "data.index.__main__",

@@ -26,7 +26,7 @@ from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 from torch.utils.data import DataLoader, Dataset
 
-from cascade.bench import training_batch
+from cascade.bench.clips import training_batch
 from cascade.callbacks.averages import EMA
 from cascade.doctor.batches import find_ranks
 from cascade.doctor.dry import Clips, DryStage, Execution

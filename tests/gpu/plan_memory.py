@@ -17,7 +17,7 @@ import torch
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
-from cascade.bench import training_batch
+from cascade.bench.clips import training_batch
 from cascade.doctor.dry import Clips, DryStage, Execution
 from cascade.ema import PowerEMA
 from cascade.entry import CONF
