@@ -23,6 +23,8 @@ def recall(func: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
 
     It is computed anew if it is not on `meta`, or if it is not a new tensor or a tuple of those.
     """
+    if not func._schema.returns and _only_on_meta(args):
+        return None  # it changes values in place, and there are none
     key = _key(func, args, kwargs) if _makes(func) else None
     known = None if key is None else _known.get(key)
     if known is not None:
@@ -38,6 +40,13 @@ def recall(func: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
             _known.clear()
         _known[key] = _described(out, args)
     return out
+
+
+def _only_on_meta(args: Sequence[Any]) -> bool:
+    """Whether lists of tensors are arguments, and all their tensors are on `meta`."""
+    lists = [value for value in args if isinstance(value, list | tuple) and value]
+    tensors = [one for value in lists for one in value if isinstance(one, Tensor)]
+    return bool(tensors) and all(one.is_meta for one in tensors)
 
 
 @cache
