@@ -78,8 +78,9 @@ class _Counter(TorchDispatchMode):
     """
 
     def __init__(self) -> None:
-        super().__init__()
-        self.flops = self.again = 0
+        TorchDispatchMode.__init__(self)
+        self.flops: int = 0
+        self.again: int = 0
         self.backward = False
 
     def __torch_dispatch__(
@@ -115,7 +116,8 @@ def forward_flops(call: Callable[[], object]) -> int:
 
     Modules and inputs may be on the meta device, where nothing is computed or stored.
     """
-    with _Counter() as counter, torch.no_grad():
+    counter = _Counter()
+    with counter, torch.no_grad():
         call()
     return counter.flops
 
@@ -127,7 +129,8 @@ def training_flops(loss: Callable[[], Tensor]) -> int:
 
 def training_and_recomputed_flops(loss: Callable[[], Tensor]) -> tuple[int, int]:
     """`training_flops`, and those of them that activation checkpointing computes again."""
-    with _Counter() as counter:
+    counter = _Counter()
+    with counter:
         value = loss()
         counter.backward = True
         torch.autograd.backward(value)
