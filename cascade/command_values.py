@@ -152,6 +152,7 @@ COMMANDS: dict[str, dict[str, Rule]] = {
         "plan.rounds": whole(1),
         "plan.warmup": whole(0),
         "plan.measure_s": number(least=0),
+        "plan.clip_ms": number(least=0),
         "plan.out": text().or_null,
         **{f"plan.{name}": switch() for name in ("data", "measure", "json")},
     },

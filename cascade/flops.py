@@ -1,12 +1,16 @@
 """The cost of a network: its parameters, the FLOPs of a call, and the peak speed of a device."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from functools import cache
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
+
+from cascade.recall import recall
 
 # Dense peaks of matrix products in bfloat16 with float32 accumulation, in FLOP/s, by a substring of
 # the device's name (NVIDIA data sheets; half of the values "with sparsity"). First match counts.
@@ -22,6 +26,21 @@ BF16_PEAKS = {
     "RTX 3090": 71e12,
     "A10": 125e12,
     "L4": 121e12,
+}
+# Memory bandwidth in bytes/s, by the same rule (NVIDIA data sheets).
+BANDWIDTHS = {
+    "B200": 8.0e12,
+    "GH200": 4.0e12,
+    "H200": 4.8e12,
+    "H100 PCIe": 2.0e12,
+    "H100": 3.35e12,
+    "A100-SXM4-40GB": 1.555e12,
+    "A100": 2.0e12,
+    "L40S": 0.864e12,
+    "RTX 4090": 1.008e12,
+    "RTX 3090": 0.936e12,
+    "A10": 0.6e12,
+    "L4": 0.3e12,
 }
 
 
@@ -40,12 +59,56 @@ def _cpu_attention_backward(
     return _attention_flops(q, k, 5)  # as torch counts on CUDA: the scores are recomputed
 
 
-def _counter() -> FlopCounterMode:
+def _formulas() -> Mapping[Any, Callable[..., int]]:
     # torch counts attention on CUDA and on the meta device, but not the CPU's kernel.
     kernel = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
     backward = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward
     mapping = {kernel: _cpu_attention, backward: _cpu_attention_backward}
-    return FlopCounterMode(display=False, custom_mapping=mapping)
+    return FlopCounterMode(display=False, custom_mapping=mapping).flop_registry
+
+
+#: FLOPs of an operation, by its name in torch: called with its arguments and `out_val`.
+FORMULAS = _formulas()
+
+
+class _Counter(TorchDispatchMode):
+    """Counts the FLOPs of operations; `again`: of those that checkpointing computes again.
+
+    Faster than torch's `FlopCounterMode`, which also follows modules, and equal.
+    """
+
+    def __init__(self) -> None:
+        TorchDispatchMode.__init__(self)
+        self.flops: int = 0
+        self.again: int = 0
+        self.backward = False
+
+    def __torch_dispatch__(
+        self,
+        func: Any,
+        types: Any,
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> Any:
+        kwargs = kwargs or {}
+        formula = FORMULAS.get(func.overloadpacket)
+        if formula is None and _composite(func):
+            with self:
+                return func.decompose(*args, **kwargs)
+        out = recall(func, args, kwargs)
+        if formula is not None:
+            flops = int(formula(*args, **kwargs, out_val=out))
+            self.flops += flops
+            if self.backward and torch.is_grad_enabled():
+                self.again += flops
+        return out
+
+
+@cache
+def _composite(func: Any) -> bool:
+    """Whether torch makes an operation of others; they are counted."""
+    key = torch._C.DispatchKey.CompositeImplicitAutograd
+    return bool(func.has_kernel_for_dispatch_key(key))
 
 
 def forward_flops(call: Callable[[], object]) -> int:
@@ -53,16 +116,25 @@ def forward_flops(call: Callable[[], object]) -> int:
 
     Modules and inputs may be on the meta device, where nothing is computed or stored.
     """
-    with _counter() as counter, torch.no_grad():
+    counter = _Counter()
+    with counter, torch.no_grad():
         call()
-    return int(counter.get_total_flops())
+    return counter.flops
 
 
 def training_flops(loss: Callable[[], Tensor]) -> int:
     """FLOPs of a call that returns a loss and of its backward pass, which leaves gradients."""
-    with _counter() as counter:
-        torch.autograd.backward(loss())
-    return int(counter.get_total_flops())
+    return training_and_recomputed_flops(loss)[0]
+
+
+def training_and_recomputed_flops(loss: Callable[[], Tensor]) -> tuple[int, int]:
+    """`training_flops`, and those of them that activation checkpointing computes again."""
+    counter = _Counter()
+    with counter:
+        value = loss()
+        counter.backward = True
+        torch.autograd.backward(value)
+    return counter.flops, counter.again
 
 
 def parameter_count(module: nn.Module) -> int:
@@ -75,8 +147,12 @@ def device_peak(device: torch.device | str, dtype: torch.dtype) -> float | None:
     device = torch.device(device)
     if device.type != "cuda" or dtype not in (torch.bfloat16, torch.float16):
         return None
-    name = torch.cuda.get_device_name(device)
-    return next((peak for part, peak in BF16_PEAKS.items() if part in name), None)
+    return named(BF16_PEAKS, torch.cuda.get_device_name(device))
+
+
+def named(table: Mapping[str, float], device: str) -> float | None:
+    """The first value of a table whose key is part of a device's name; None if there is none."""
+    return next((value for part, value in table.items() if part in device), None)
 
 
 def measured_matmul_peak(

@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -19,7 +19,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_iter
 
 from cascade.ema import PowerEMA
+from cascade.recall import recall
 
+Observe = Callable[[Any, tuple[Any, ...], dict[str, Any], Any], None]
+Phase = Literal["forward", "backward", "optimizer", "averages"]
 #: The block size in bytes to which the allocators of CUDA and the CPU round a tensor up.
 BLOCK = {"cuda": 512, "cpu": 64}
 
@@ -27,18 +30,20 @@ BLOCK = {"cuda": 512, "cpu": 64}
 class Meter(TorchDispatchMode):
     """Counts the bytes of storages on the meta device by kind, and keeps the highest sum.
 
-    Storages allocated inside `holding(kind)` are of that kind.
+    Storages allocated inside `holding(kind)` are of that kind. `observe`, if it is set, is called
+    with every operation, its arguments, its named arguments and its result.
     """
 
     def __init__(self, *, block: int) -> None:
         TorchDispatchMode.__init__(self)
         self.block = block
+        self.observe: Observe | None = None
         self.live: Counter[str] = Counter()
         self.peak: Counter[str] = Counter()
         self.peak_at = ""
-        self._highest = 0
+        self._total = self._highest = 0
         self._kind = "other"
-        self._held: dict[int, tuple[str, int]] = {}
+        self._held: dict[int, tuple[str, int, weakref.ref[Any]]] = {}
 
     def __torch_dispatch__(
         self,
@@ -47,10 +52,12 @@ class Meter(TorchDispatchMode):
         args: tuple[Any, ...] = (),
         kwargs: dict[str, Any] | None = None,
     ) -> Any:
-        out = func(*args, **(kwargs or {}))
-        for value in tree_iter(out):
+        out = recall(func, args, kwargs or {})
+        for value in (out,) if isinstance(out, Tensor) else tree_iter(out):
             if isinstance(value, Tensor):
                 self.add(value)
+        if self.observe is not None:
+            self.observe(func, args, kwargs or {}, out)
         return out
 
     @contextmanager
@@ -70,23 +77,23 @@ class Meter(TorchDispatchMode):
         key = storage._cdata
         if key in self._held:
             if kind is not None:
-                old, size = self._held[key]
+                old, size, end = self._held[key]
                 self.live[old] -= size
                 self.live[kind] += size
-                self._held[key] = kind, size
+                self._held[key] = kind, size, end
             return
         size = -(-storage.nbytes() // self.block) * self.block
         kind = kind or self._kind
-        self._held[key] = kind, size
+        self._held[key] = kind, size, weakref.ref(storage, lambda _: self._end(key))
         self.live[kind] += size
-        weakref.finalize(storage, self._end, key).atexit = False
-        total = sum(self.live.values())
-        if total > self._highest:
-            self._highest, self.peak, self.peak_at = total, self.live.copy(), self._kind
+        self._total += size
+        if self._total > self._highest:
+            self._highest, self.peak, self.peak_at = self._total, self.live.copy(), self._kind
 
     def _end(self, key: int) -> None:
-        kind, size = self._held.pop(key)
+        kind, size, _ = self._held.pop(key)
         self.live[kind] -= size
+        self._total -= size
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -162,7 +169,8 @@ def step_memory(
     buckets: bool = False,
     accumulating: bool = False,
     cuda: bool = False,
-    on_forward_end: Callable[[], None] = lambda: None,
+    observe: Observe | None = None,
+    on_phase: Callable[[Phase], None] = lambda _: None,
 ) -> StepMemory:
     """The memory of a training step of `module`, on the meta device; not the run's first step.
 
@@ -177,7 +185,8 @@ def step_memory(
         buckets: whether gradients are copied into buckets for the reduction over ranks (DDP).
         accumulating: whether a step accumulates gradients over several micro batches.
         cuda: whether sizes are rounded as by CUDA's allocator.
-        on_forward_end: called between forward and backward pass.
+        observe: called with every operation from the forward pass on.
+        on_phase: called at the start of every phase of the step.
     """
     meter = Meter(block=BLOCK["cuda" if cuda else "cpu"])
     trained = [p for p in module.parameters() if p.requires_grad]
@@ -206,16 +215,20 @@ def step_memory(
 
         hooks = [p.register_post_accumulate_grad_hook(gradient) for p in trained]
         before = sum(meter.live.values())
+        meter.observe = observe
+        on_phase("forward")
         with meter.holding("activations"):
             value = loss()
         saved = sum(meter.live.values()) - before
-        on_forward_end()
+        on_phase("backward")
         if not accumulating:
             module.zero_grad()
         with meter.holding("temporaries"):
             torch.autograd.backward(value)
             del value
+            on_phase("optimizer")
             made.step()
+            on_phase("averages")
             ema.update(module, 2)
         for hook in hooks:
             hook.remove()

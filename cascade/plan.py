@@ -25,6 +25,7 @@ from cascade.composed_chain import check_neighbours
 from cascade.doctor import plan_page
 from cascade.doctor.checkup import checkup
 from cascade.doctor.findings import Findings
+from cascade.doctor.past import add_past
 from cascade.entry import check_choices, check_name, command
 from cascade.files.atomic import write_atomic
 from cascade.opening import open_data
@@ -75,6 +76,7 @@ def plan(config: dict[str, Any], *, stage: str, run: Path) -> Findings:
             except ValueError as error:
                 record.advise("error", str(error))
         checkup(record, config, data, survey)
+        add_past(record, Path(config["paths"]["runs"]) / stage / run)
     finally:
         if data is not None:
             data.teardown("fit")

@@ -10,9 +10,10 @@ from cascade.doctor.device import find_device
 from cascade.doctor.dry import Clips, DryStage, Execution
 from cascade.doctor.files import plan_files
 from cascade.doctor.findings import Findings
+from cascade.doctor.loading import Load
 from cascade.doctor.memory_fit import plan_memory
 from cascade.doctor.text_cost import frozen_encoder
-from cascade.doctor.timing import Load, plan_time
+from cascade.doctor.timing import plan_time
 from cascade.offered import check_trainer
 
 
@@ -60,9 +61,11 @@ def checkup(record: Findings, config: dict[str, Any], data: Any, survey: Any) ->
     if load is not None:
         plan_captions(record, dry, load.captions, options["thresholds"])
     plan_parameters(record, dry, encoder)
-    flops = plan_step(record, dry, buckets, ranks, encoder, options)
-    found = plan_memory(record, dry, largest(buckets), ranks, execution, device, encoder, options)
-    plan_time(record, config, device, execution, ranks, flops, found, load, encoder, survey)
+    cost = plan_step(record, dry, buckets, ranks, encoder, options)
+    found, works = plan_memory(
+        record, dry, largest(buckets), ranks, execution, device, encoder, options
+    )
+    plan_time(record, config, device, execution, ranks, cost, found, works, load, encoder, survey)
     plan_files(record, config, dry, survey, encoder, execution)
 
 

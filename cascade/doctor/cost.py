@@ -2,9 +2,10 @@
 
 import math
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
-from cascade.doctor.batches import BatchShape, Ranks
+from cascade.doctor.batches import BatchShape, Ranks, largest
 from cascade.doctor.dry import Clips, DryStage
 from cascade.doctor.figure import Figure
 from cascade.doctor.findings import Findings
@@ -14,6 +15,31 @@ from cascade.doctor.text_cost import FrozenEncoder
 COUNTED = 64
 #: The most shapes whose FLOPs are counted; other shapes take the nearest one's FLOPs per token.
 SHAPES = 8
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cost:
+    """FLOPs of a step of all ranks together.
+
+    `flops` are those of the network and what is trained with it, of which the share `recomputed`
+    is due to checkpointing; `text` those of a frozen text encoder. `scale` is the mean FLOPs of a
+    global batch relative to one of the largest bucket.
+    """
+
+    flops: float
+    text: float
+    recomputed: float
+    scale: float
+
+    @property
+    def total(self) -> float:
+        """All FLOPs."""
+        return self.flops + self.text
+
+    @property
+    def trains(self) -> float:
+        """The FLOPs that train: without recomputed ones and the frozen encoder's."""
+        return self.flops * (1 - self.recomputed)
 
 
 def plan_parameters(record: Findings, dry: DryStage, encoder: FrozenEncoder | None) -> None:
@@ -42,8 +68,8 @@ def plan_step(
     ranks: Ranks,
     encoder: FrozenEncoder | None,
     options: Mapping[str, Any],
-) -> float:
-    """Add the cost of a step; returns the FLOPs of all ranks together."""
+) -> Cost:
+    """Add the cost of a step."""
     batch = dry.stage.recipe.global_batch
     if not ranks.divides(batch):
         each = ranks.count * ranks.accumulate
@@ -76,10 +102,8 @@ def plan_step(
     per_step = sum(b.share * b.clips.count * tokens(b.clips) for b in buckets) / shares
     recomputed = 0.0
     if dry.checkpointing:
-        some = by_share[0].clips.times(1)
-        with_checkpointing = dry.flops(some)
-        with dry.without_checkpointing():
-            recomputed = 1 - dry.flops(some) / with_checkpointing
+        every, again = dry.flops_with_recomputed(by_share[0].clips.times(1))
+        recomputed = 1 - (every - again) / every
     how = f"of {multiple[0]}×{multiple[1]}×{multiple[2]} pixels"
     kinds = len({tokens(b.clips) for b in buckets})
     read = 0 if encoder is None else encoder.flops(batch, options["text_tokens"])
@@ -104,4 +128,7 @@ def plan_step(
     if encoder is not None:
         note = "frozen, embeddings read from files" if encoder.precomputed else "frozen, forward"
         record.add("step", {"FLOPs of the text encoder": Figure(read, "estimated", "FLOPs", note)})
-    return total + read
+    most = largest(buckets).clips
+    return Cost(
+        flops=total, text=read, recomputed=recomputed, scale=total / (most.count * flops(most))
+    )

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from cascade.doctor.figure import Figure
-from cascade.flops import BF16_PEAKS, measured_matmul_peak
+from cascade.flops import BANDWIDTHS, BF16_PEAKS, measured_matmul_peak, named
 
 _CGROUP = Path("/sys/fs/cgroup/memory.max")
 
@@ -18,7 +18,8 @@ _CGROUP = Path("/sys/fs/cgroup/memory.max")
 class Device:
     """A rank's device: `memory` in bytes, `peak` of matrix products in FLOP/s.
 
-    `here` says whether it is on this machine.
+    `here` says whether it is on this machine. `bandwidth` of a GPU's memory is in bytes/s; None if
+    it is unknown.
     """
 
     name: str
@@ -26,6 +27,7 @@ class Device:
     here: bool
     memory: Figure
     peak: Figure
+    bandwidth: float | None = None
 
 
 def find_device(
@@ -61,6 +63,7 @@ def find_device(
             here=True,
             memory=Figure(memory, "measured", "bytes", "of the device"),
             peak=_sheet(name, half, None),
+            bandwidth=named(BANDWIDTHS, name),
         )
     if choice not in table:
         raise ValueError(
@@ -74,12 +77,13 @@ def find_device(
         here=here,
         memory=Figure(row["memory_mib"] * 2**20, "estimated", "bytes", "from plan.devices"),
         peak=_sheet(row["name"], half, row["float32_tflops"] * 1e12),
+        bandwidth=named(BANDWIDTHS, row["name"]),
     )
 
 
 def _sheet(name: str, half: bool, single: float | None) -> Figure:
     """The peak by the device's data sheet."""
-    peak = next((p for part, p in BF16_PEAKS.items() if part in name), None) if half else single
+    peak = named(BF16_PEAKS, name) if half else single
     kind = "bfloat16" if half else "float32"
     return Figure(peak, "estimated", "FLOP/s", f"data sheet, dense {kind} matrix products")
 

@@ -5,8 +5,8 @@ weights are not the stage's, is replaced by empty tokens of its width.
 """
 
 import copy
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,8 +16,9 @@ from torch import Tensor, nn
 
 from cascade.doctor.dry_kind import DryKind
 from cascade.doctor.kernels import Kernels
-from cascade.flops import training_flops
-from cascade.memory import StepMemory, optimizer_state, step_memory
+from cascade.doctor.work import Work
+from cascade.flops import training_and_recomputed_flops
+from cascade.memory import Phase, StepMemory, optimizer_state, step_memory
 from cascade.meta import on_meta
 from cascade.stage import TrainableStage, as_module
 from cascade.text.encoder import TextEncoder, TextFeatures
@@ -115,19 +116,6 @@ class DryStage:
         """Whether the network recomputes activations in the backward pass."""
         return bool(getattr(self.stage.net, "checkpointing", False))
 
-    @contextmanager
-    def without_checkpointing(self) -> Iterator[None]:
-        """A context without activation checkpointing."""
-        net: Any = self.stage.net
-        before = self.checkpointing
-        if before:
-            net.checkpointing = False
-        try:
-            yield
-        finally:
-            if before:
-                net.checkpointing = True
-
     def loss(self, clips: Clips) -> Tensor:
         """The loss of a training step's forward pass."""
         batch = clips.batch(self.captions)
@@ -136,10 +124,14 @@ class DryStage:
 
     def flops(self, clips: Clips) -> int:
         """FLOPs of a step's forward and backward pass, including what checkpointing recomputes."""
+        return self.flops_with_recomputed(clips)[0]
+
+    def flops_with_recomputed(self, clips: Clips) -> tuple[int, int]:
+        """`flops`, and those of them that checkpointing recomputes."""
         with Kernels(cuda=False, half=None):
-            count = training_flops(lambda: self.loss(clips))
+            counts = training_and_recomputed_flops(lambda: self.loss(clips))
         self.module.zero_grad()
-        return count
+        return counts
 
     def optimizer_bytes(self) -> int:
         """Bytes of the optimizer's state."""
@@ -168,15 +160,23 @@ class DryStage:
         *,
         frozen_bytes: int = 0,
         accumulating: bool = False,
+        work: Work | None = None,
     ) -> StepMemory:
-        """Memory of one rank's step."""
+        """Memory of one rank's step; `work` counts its operations."""
         recipe = self.stage.recipe
         before = {p: p.dtype for p in self.module.parameters()}
         if execution.precision.endswith("-true") and not execution.precision.startswith("32"):
             self.stage.to(torch.bfloat16)
         kernels = Kernels(cuda=execution.cuda, half=execution.half)
+
+        def enter(phase: Phase) -> None:
+            if phase == "backward":
+                kernels.forget()
+            if work is not None:
+                work.enter(phase)
+
         try:
-            with kernels:
+            with kernels, nullcontext() if work is None else work.observing(self.module):
                 return step_memory(
                     self.module,
                     lambda: self.loss(clips),
@@ -186,7 +186,8 @@ class DryStage:
                     buckets=execution.buckets,
                     accumulating=accumulating,
                     cuda=execution.cuda,
-                    on_forward_end=kernels.forget,
+                    observe=work,
+                    on_phase=enter,
                 )
         finally:
             for p, dtype in before.items():

@@ -32,6 +32,8 @@ SINGLE = frozenset(
 )
 #: or to the widest dtype among them.
 WIDEST = frozenset(("addcmul", "addcdiv", "index_put"))
+#: All functions that are imitated.
+IMITATED = HALF | SINGLE | WIDEST | {"scaled_dot_product_attention", "backward"}
 
 
 class _RmsNorm(torch.autograd.Function):
@@ -70,14 +72,16 @@ class Kernels(TorchFunctionMode):
         kwargs: dict[str, Any] | None = None,
     ) -> Any:
         kwargs = kwargs or {}
-        if func == IS_CUDA:
+        name = getattr(func, "__name__", "")
+        if name == "__get__" and func == IS_CUDA:
             return self.cuda and args[0].is_meta
+        if name not in IMITATED:
+            return func(*args, **kwargs)
         if func is torch.autograd.backward:
             with self:  # torch leaves the mode here, but checkpointing runs forward passes inside
                 (value,) = args[0] if isinstance(args[0], tuple) else args
                 start = torch.ones_like(value)
                 return _engine_run_backward((value,), (start,), False, False, (), True, True)
-        name = getattr(func, "__name__", "")
         on_meta = any(isinstance(a, Tensor) and a.is_meta for a in args)
         if not on_meta:
             return func(*args, **kwargs)

@@ -8,7 +8,6 @@ from typing import Any
 
 import hydra
 import torch
-from pytorch_lightning.utilities import move_data_to_device
 
 from cascade.doctor.dry import Execution
 from cascade.ema import PowerEMA
@@ -55,6 +54,8 @@ def measure(
     warmup: int,
 ) -> list[float]:
     """Seconds of `rounds` real steps after `warmup` others; the batches repeat."""
+    from pytorch_lightning.utilities import move_data_to_device  # takes seconds
+
     device = torch.device("cuda" if execution.cuda else "cpu")
     stage = hydra.utils.instantiate(config, _convert_="all")
     stage.text.prepare()

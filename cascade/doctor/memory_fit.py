@@ -10,6 +10,8 @@ from cascade.doctor.figure import Figure, format_value
 from cascade.doctor.findings import Findings
 from cascade.doctor.micro_batch import Extrapolated, MicroBatch, Room, fit, sharded
 from cascade.doctor.text_cost import FrozenEncoder
+from cascade.doctor.work import Work
+from cascade.doctor.works import Works
 from cascade.memory import StepMemory
 
 #: Notes on the parts of a step's memory.
@@ -35,15 +37,27 @@ def plan_memory(
     device: Device,
     encoder: FrozenEncoder | None,
     options: Mapping[str, Any],
-) -> MicroBatch:
-    """Add the memory of a step of the largest bucket; returns the micro batch that fits."""
+) -> tuple[MicroBatch, Works]:
+    """Add the memory of a step of the largest bucket.
+
+    Returns the micro batch that fits, and the work of the steps that were counted for it.
+    """
     share = ranks.share(bucket.clips.count)
     frozen = 0 if encoder is None else encoder.bytes
 
+    works = Works()
+
     def step(count: int, accumulating: bool) -> StepMemory:
+        work = Work() if device.cuda and len(works.counted) < 2 else None
         found = dry.memory(
-            bucket.clips.times(count), execution, frozen_bytes=frozen, accumulating=accumulating
+            bucket.clips.times(count),
+            execution,
+            frozen_bytes=frozen,
+            accumulating=accumulating,
+            work=work,
         )
+        if work is not None:
+            works.counted[count] = work.parts
         return sharded(found, ranks.count, dry.gathered) if ranks.sharded else found
 
     kind = "cuda" if device.cuda else "cpu"
@@ -109,7 +123,7 @@ def plan_memory(
             f"{device.name}, more than plan.thresholds.memory={options['thresholds']['memory']:g}",
             "a smaller micro batch: double trainer.accumulate_grad_batches",
         )
-    return found
+    return found, works
 
 
 def _too_big(

@@ -40,6 +40,10 @@ class MicroBatch:
     largest: int
     suggested: tuple[int, int] | None
 
+    def runs(self, accumulate: int) -> tuple[int, int]:
+        """The (micro batch, accumulated batches) that can run: as planned, or as suggested."""
+        return (self.micro, accumulate) if self.fits or not self.suggested else self.suggested
+
 
 def sharded(step: StepMemory, ranks: int, gathered: int) -> StepMemory:
     """A rank's step with weights, gradients, optimizer and EMA weights divided among ranks.

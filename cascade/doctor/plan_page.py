@@ -63,7 +63,7 @@ def _head(record: Findings) -> list[tuple[object, str, str]]:
         figures = record.figures[section]
         figure = figures.get(name)
         if figure is None and name == "training time":
-            figure = figures.get("training time, by FLOPs")
+            figure = figures.get("training time, predicted")
         if figure is None or figure.value is None:
             continue
         note: str = figure.how
@@ -121,7 +121,10 @@ def show(record: Findings, path: Path) -> None:
     for section, name, _ in (
         *HEAD,
         ("data", "dropped", ""),
-        ("time", "training time, by FLOPs", ""),
+        ("time", "training time, predicted", ""),
+        ("time", "share of peak, predicted", ""),
+        ("time", "measured / predicted", ""),
+        ("time", "run / predicted", ""),
         ("step", "clips per step", ""),
         ("memory", "micro batch that fits", ""),
         ("time", "steps per second", ""),
@@ -131,6 +134,9 @@ def show(record: Findings, path: Path) -> None:
         if figure is not None and figure.value is not None:
             table.add_row(f"{section}: {name}", figure.text, figure.how)
     console.print(table)
+    for name in ("why not more", "raised by"):
+        if figure := record.figures["time"].get(name):
+            console.print(f"{name}: {figure.text}", markup=False, highlight=False)
     for advice in record.urgent_first:
         colour = {"error": "red", "warning": "yellow"}[advice.level]
         out = f" → {advice.way_out}" if advice.way_out else ""

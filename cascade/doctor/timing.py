@@ -1,72 +1,83 @@
-"""Plan a run's training time: from a few real steps on this machine, or from its FLOPs."""
+"""Plan a run's training time: predicted, and from a few real steps on this machine."""
 
 import math
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 
 from cascade.cores import loader_processes
 from cascade.doctor.batches import Ranks
+from cascade.doctor.cost import Cost
 from cascade.doctor.device import Device
 from cascade.doctor.dry import Execution
+from cascade.doctor.expected import Expected, expected, figures, settings
 from cascade.doctor.figure import Figure, format_value
 from cascade.doctor.findings import Findings
-from cascade.doctor.measured import Times, measure, read
+from cascade.doctor.loading import Load, expected_loading, kept_after, more_data
+from cascade.doctor.measured import Times, measure
 from cascade.doctor.micro_batch import MicroBatch
+from cascade.doctor.speed import Rates
 from cascade.doctor.text_cost import FrozenEncoder
+from cascade.doctor.works import Works
 
 #: Wait for data, as a share of a step, above which a warning is given.
 WAITING = 0.05
-#: The share of the machine's memory that cached clips may take, to be advised.
-CACHED = 0.25
-#: How much larger than needed stored videos are before smaller ones are advised.
-SMALLER = 1.5
 
 
-@dataclass(frozen=True, kw_only=True)
-class Load:
-    """Real micro batches of one rank, loaded in one process, and the seconds that each took."""
-
-    batches: list[dict[str, Any]]
-    seconds: list[float]
-    captions: list[str]
-
-    @staticmethod
-    def of(data: Any, config: Mapping[str, Any], ranks: Ranks) -> "Load":
-        """The first batches of rank 0; the time of the first one is left out as a warm-up."""
-        options = config["plan"]
-        count = options["rounds"] + 1 if options["measure"] else 1
-        loader = data.train_loader(
-            first=0, count=count, rank=0, world=ranks.count, accumulate=ranks.accumulate
-        )
-        batches, seconds = read(iter(loader), count)
-        captions = [caption for batch in batches for caption in batch["caption"]]
-        return Load(batches=batches, seconds=seconds[1:] or seconds, captions=captions)
+def by_flops(device: Device, cost: Cost, steps: int, utilisation: float) -> dict[str, Figure]:
+    """A CPU's times of a step and of the run, at a given share of its peak."""
+    assert isinstance(device.peak.value, int | float)
+    step = cost.total / (device.peak.value * utilisation)
+    note = f"at {format_value(utilisation, 'share')} of {format_value(device.peak.value, 'FLOP/s')}"
+    return _predicted(Figure(step, "estimated", "s", note), steps)
 
 
-def expected(
-    device: Device, flops: float, ranks: Ranks, steps: int, utilisation: float
-) -> dict[str, Figure]:
-    """The times of a step and of the run from FLOPs, at a given share of the device's peak."""
-    peak = device.peak.value
-    if not isinstance(peak, int | float):
-        note = f"the peak of {device.name} in this precision is unknown; trainer=gpu uses bfloat16"
-        return {"training time, by FLOPs": Figure(None, "estimated", "hours", note)}
-    devices = ranks.count if device.cuda else 1
-    step = flops / (devices * peak * utilisation)
-    note = f"at {format_value(utilisation, 'share')} of {format_value(peak, 'FLOP/s')}"
+def _predicted(step: Figure, steps: int) -> dict[str, Figure]:
+    hours = step.value * steps / 3600 if isinstance(step.value, int | float) else None
+    note = "training alone" if hours is not None else step.note
     return {
-        "step, by FLOPs": Figure(step, "estimated", "s", note),
-        "training time, by FLOPs": Figure(
-            step * steps / 3600,
-            "estimated",
-            "hours",
-            "training alone; a small network reaches a smaller share of a large device's peak",
-        ),
+        "step, predicted": step,
+        "training time, predicted": Figure(hours, "estimated", "hours", note),
     }
+
+
+def by_parts(
+    record: Findings,
+    config: Mapping[str, Any],
+    device: Device,
+    ranks: Ranks,
+    cost: Cost,
+    found: MicroBatch,
+    works: Works,
+    load: Load | None,
+    survey: Any,
+) -> Expected | None:
+    """Add a GPU's times of a step, by part, and of the run; None if the device is unknown."""
+    steps = config["stage"]["train"]["steps"]
+    peak, bandwidth = device.peak.value, device.bandwidth
+    if not isinstance(peak, int | float) or bandwidth is None:
+        note = f"the peak of {device.name} in this precision is unknown; trainer=gpu uses bfloat16"
+        record.add("time", _predicted(Figure(None, "estimated", "s", note), steps))
+        return None
+    compiled = config["stage"]["train"].get("compile") is not False
+    made = expected(
+        works,
+        found,
+        Rates.of(device.name, peak=peak, bandwidth=bandwidth),
+        cost,
+        ranks,
+        expected_loading(config, device, ranks, found, load, survey),
+        compiled=compiled,
+        trained=int(record.value("network", "all trained") or 0),
+        clipped=bool(config["trainer"].get("gradient_clip_val")),
+    )
+    if made is not None:
+        ways = made.ways(settings(config, made, compiled=compiled, recomputed=cost.recomputed > 0))
+        record.add("time", figures(made, ways, compiled=compiled))
+        record.add("time", _predicted(record.figures["time"]["step, predicted"], steps))
+    return made
 
 
 def measured(
@@ -76,14 +87,15 @@ def measured(
     execution: Execution,
     ranks: Ranks,
     device: Device,
-    flops: float,
+    cost: Cost,
+    made: Expected | None,
     survey: Any,
 ) -> None:
     """Time real steps, and add the run's training time and the wait for data.
 
     Once all decoded clips are cached, the time to load them is neglected.
     """
-    kept_after = _kept_after(survey)
+    kept = kept_after(survey)
     options, cores = config["plan"], os.cpu_count() or 1
     threads = torch.get_num_threads()
     if not execution.cuda:
@@ -107,7 +119,7 @@ def measured(
     wait = max(0.0, times.load_s / workers - times.step_s) if workers else times.load_s
     each = ranks.accumulate * (times.step_s + wait)
     steps = config["stage"]["train"]["steps"]
-    slow = steps if kept_after is None else min(steps, kept_after)
+    slow = steps if kept is None else min(steps, kept)
     total = slow * each + (steps - slow) * ranks.accumulate * times.step_s
     until = "" if slow == steps else f", until all decoded clips are cached ({slow:,.0f} steps)"
     enough = max(1, math.ceil(times.load_s / times.step_s))
@@ -143,8 +155,14 @@ def measured(
         )
     peak = device.peak.value
     if isinstance(peak, int | float):
-        own = flops / ranks.count / ranks.accumulate / times.step_s / peak
+        own = cost.trains / ranks.count / ranks.accumulate / times.step_s / peak
         record.add("time", {"share of peak": Figure(own, "measured", "share", "of the step alone")})
+    rough = (record.value("time", "step, predicted") or 0.0) * ranks.local / ranks.count
+    predicted = rough / ranks.accumulate if made is None else made.single_s
+    if predicted:
+        note = "a micro batch's step with the optimizer, without data"
+        ratio = Figure(times.step_s / predicted, "measured", "", note)
+        record.add("time", {"measured / predicted": ratio})
     if slow == steps and wait > WAITING * times.step_s:
         load_s, step_s = format_value(times.load_s, "s"), format_value(times.step_s, "s")
         record.advise(
@@ -155,59 +173,34 @@ def measured(
         )
 
 
-def more_data(workers: int, cores: int, survey: Any) -> str:
-    """The ways to load clips as fast as `workers` processes would, on a machine of `cores`."""
-    if workers <= cores or survey is None:
-        return f"data.loading.num_workers={workers}"
-    ways = []
-    size = survey.decoded_bytes
-    if size < CACHED * os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"):
-        ways.append(
-            f"data.loading.num_workers=0 data.loading.cache_bytes={math.ceil(size)}: all decoded "
-            f"clips are kept in {format_value(size, 'bytes')} of memory"
-        )
-    if survey.stored_side > SMALLER * survey.needed_side:
-        side = 2 * math.ceil(survey.needed_side / 2)
-        ways.append(
-            f"smaller videos: the stored ones have a short side of {survey.stored_side:g} pixels, "
-            f"and this stage needs {survey.needed_side}: make shards … "
-            f"ARGS='encoding.short_side={side} filters.min_short_side={side}'"
-        )
-    ways.append(f"data.loading.num_workers={workers} on a machine of more than {cores} cores")
-    return "; or ".join(ways)
-
-
-def _kept_after(survey: Any) -> float | None:
-    """Steps until all decoded clips are cached; None if they are not cached."""
-    if survey is None:
-        return None
-    kept = any(size for name, size in survey.cache_bytes.items() if name.startswith("decoded"))
-    return float(survey.batches_per_epoch) if kept else None
-
-
 def plan_time(
     record: Findings,
     config: dict[str, Any],
     device: Device,
     execution: Execution,
     ranks: Ranks,
-    flops: float,
+    cost: Cost,
     found: MicroBatch,
+    works: Works,
     load: Load | None,
     encoder: FrozenEncoder | None,
     survey: Any,
 ) -> None:
-    """Add the training time from FLOPs, and from real steps if this machine can run them."""
+    """Add the predicted time, and that of real steps if this machine can run them."""
     options, steps = config["plan"], config["stage"]["train"]["steps"]
     record.add("time", {"steps": Figure(steps, "counted", "steps")})
-    record.add("time", expected(device, flops, ranks, steps, options["utilisation"]))
+    made = None
+    if device.cuda:
+        made = by_parts(record, config, device, ranks, cost, found, works, load, survey)
+    else:
+        record.add("time", by_flops(device, cost, steps, options["utilisation"]))
     if encoder is not None and not encoder.precomputed:
         record.advise(
             "warning",
             "every device holds the frozen text encoder and runs it in every step",
             "make embeddings, then stage.text.embeddings=…",
         )
-    rough = record.value("time", "step, by FLOPs")
+    rough = record.value("time", "step, predicted")
     count = options["rounds"] + options["warmup"]
     why = ""
     if not options["measure"]:
@@ -226,4 +219,4 @@ def plan_time(
     if why or load is None:
         record.add("time", {"real steps": Figure(None, "measured", "", f"skipped: {why}")})
         return
-    measured(record, config, load, execution, ranks, device, flops, survey)
+    measured(record, config, load, execution, ranks, device, cost, made, survey)

@@ -9,7 +9,7 @@ import pytest
 from cascade.doctor import plan_page
 from cascade.doctor.figure import Figure, format_value
 from cascade.doctor.findings import SECTIONS
-from cascade.doctor.timing import more_data
+from cascade.doctor.loading import more_data
 from cascade.plan import write
 from data.worlds.world_shards import make_shapes
 from tests import commands
