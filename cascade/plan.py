@@ -17,10 +17,8 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.errors import InstantiationException
 from omegaconf import DictConfig
 
-from cascade.checkpoint.checkpoint_folder import manifests
 from cascade.checkpoint.finished import is_finished
 from cascade.checkpoint.origin import commit
-from cascade.checkpoint.run_config import check_config
 from cascade.composed_chain import check_neighbours
 from cascade.doctor import plan_page
 from cascade.doctor.checkup import checkup
@@ -59,6 +57,12 @@ def check_run(run: Path, config: dict[str, Any], data: Any) -> None:
     Raises:
         ValueError: with what differs, and the ways out.
     """
+    if not (run / "config.json").is_file():
+        return
+    # They import Lightning, in seconds.
+    from cascade.checkpoint.checkpoint_folder import manifests
+    from cascade.checkpoint.run_config import check_config
+
     check_config(run, config)
     saved = manifests(run)
     if data is not None and saved and not is_finished(run, config):
@@ -76,7 +80,7 @@ def plan(config: dict[str, Any], *, stage: str, run: Path) -> Findings:
             except ValueError as error:
                 record.advise("error", str(error))
         checkup(record, config, data, survey)
-        add_past(record, Path(config["paths"]["runs"]) / stage / run)
+        add_past(record, run)
     finally:
         if data is not None:
             data.teardown("fit")

@@ -103,6 +103,7 @@ def test_the_optimizer_keeps_what_it_really_keeps(optimizer):
     assert all(t.is_meta for one in state.values() for t in one.values())
 
 
+@pytest.mark.slow
 def test_checkpointing_costs_flops_and_saves_memory(dry):
     plain, clips = dry("demo/base")
     again, _ = dry("demo/base", "+stage.net.checkpointing=true")
@@ -131,6 +132,7 @@ def test_cuda_keeps_half_precision_and_no_scores(dry):
     assert next(made.stage.parameters()).dtype == torch.float32  # as it was
 
 
+@pytest.mark.slow
 def test_many_clips_lie_on_the_line_through_fewer(dry):
     made, clips = dry("demo/ssr1")
     counted = Extrapolated(lambda n, again: made.memory(clips.times(n), CPU, accumulating=again))

@@ -45,6 +45,7 @@ def test_the_parts_add_up_to_the_step_of_all_micro_batches(time_of):
         assert 0 < share(figures) < 0.66
 
 
+@pytest.mark.slow
 def test_more_clips_a_step_raise_the_share_and_are_named_where_the_optimizer_is_large(time_of):
     few, more = time_of(), time_of("stage.train.global_batch=64")
     many = time_of("stage.train.global_batch=64", "trainer.accumulate_grad_batches=8")

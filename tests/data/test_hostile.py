@@ -84,9 +84,9 @@ def go_on(shards, tmp_path, caplog):
     with initialize_config_dir(version_base="1.3", config_dir=CONF):
         planned = compose("plan", overrides=[*overrides, "plan.measure=false", "plan.device=cpu"])
         trained = compose("train", overrides=overrides)
-    record = plan(resolved(planned), stage="demo/base", run="default")
-    assert not record.errors
     run = tmp_path / "run"
+    record = plan(resolved(planned), stage="demo/base", run=run)
+    assert not record.errors
     assert train(trained, run) > 0
     assert (run / "bundle").is_dir()
     lines = [r.message for r in caplog.records if "failed (" in r.message]

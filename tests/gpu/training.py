@@ -29,8 +29,9 @@ EAGER = "stage.train.compile=false"
 def composed(
     stage: str, small: bool, *overrides: str, root: str = "bench", **options: int
 ) -> DictConfig:
-    """The config of a stage of `single_gpu` on this machine; `options` are keys of `bench`."""
-    common = [f"stage=single_gpu/{stage}", f"trainer={trainer()}"]
+    """The config of a stage, of `single_gpu` if it names no cascade, on this machine; `options` are keys of `bench`."""
+    choice = stage if "/" in stage else f"single_gpu/{stage}"
+    common = [f"stage={choice}", f"trainer={trainer()}"]
     if root == "bench":
         common += ["logger=[]", "bench.loader=false", "bench.sampled=0"]
     if small:
@@ -56,20 +57,20 @@ def steps(small: bool, out: Path) -> list[Row]:
     if small:
         many, few = {"rounds": 2, "profiled": 1}, {"rounds": 2, "profiled": 1}
     rows = [
-        Row("M, compiled", partial(step, "bench_m", small, middle, trace, **many)),
-        Row("M, eager", partial(step, "bench_m", small, middle, EAGER, **many)),
-        Row(f"L, {clips} clips, compiled", partial(step, "bench_l", small, one, **many)),
+        Row("M, compiled", partial(step, "bench/m", small, middle, trace, **many)),
+        Row("M, eager", partial(step, "bench/m", small, middle, EAGER, **many)),
+        Row(f"L, {clips} clips, compiled", partial(step, "bench/l", small, one, **many)),
         Row(
-            f"L, 8 × {clips} clips, compiled", partial(step, "bench_l", small, *accumulated, **few)
+            f"L, 8 × {clips} clips, compiled", partial(step, "bench/l", small, *accumulated, **few)
         ),
-        Row(f"L, {clips} clips, eager", partial(step, "bench_l", small, one, EAGER, **few)),
+        Row(f"L, {clips} clips, eager", partial(step, "bench/l", small, one, EAGER, **few)),
         Row("S, compiled", partial(step, "base", small, **many)),
         Row("S, eager", partial(step, "base", small, EAGER, **many)),
-        Row("L of 8,192 tokens, compiled", partial(step, "bench_l", small, *long, **few)),
+        Row("L of 8,192 tokens, compiled", partial(step, "bench/l", small, *long, **few)),
     ]
     for name, (overrides, changed) in VARIANTS.items():
         own = {"rounds": 2 if small else 6, "profiled": 0}
-        work = partial(step, "bench_m", small, middle, *overrides, changed=changed, **own)
+        work = partial(step, "bench/m", small, middle, *overrides, changed=changed, **own)
         rows.append(Row(f"M, {name}", work))
     return rows
 

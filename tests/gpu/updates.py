@@ -60,7 +60,7 @@ def gram_newton_schulz(x: Tensor) -> Tensor:
 
 def update(work: str, small: bool) -> Figures:
     """The time of one part of L's update, and the bytes a second that it must at least move."""
-    config = resolved(composed("bench_l", small))["stage"]
+    config = resolved(composed("bench/l", small))["stage"]
     with on_meta():
         stage = instantiate(config, _convert_="all")
         stage.configure_model()
