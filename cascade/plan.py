@@ -63,7 +63,8 @@ def check_run(run: Path, config: dict[str, Any], data: Any) -> None:
     from cascade.checkpoint.checkpoint_folder import manifests
     from cascade.checkpoint.run_config import check_config
 
-    check_config(run, config)
+    own = {name: value for name, value in config.items() if name != "plan"}
+    check_config(run, own)
     saved = manifests(run)
     if data is not None and saved and not is_finished(run, config):
         data.load_state_dict({"quarantine": [], **saved[0].data})

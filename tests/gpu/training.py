@@ -29,7 +29,10 @@ EAGER = "stage.train.compile=false"
 def composed(
     stage: str, small: bool, *overrides: str, root: str = "bench", **options: int
 ) -> DictConfig:
-    """The config of a stage, of `single_gpu` if it names no cascade, on this machine; `options` are keys of `bench`."""
+    """The config of a stage on this machine, of `single_gpu` if its cascade is not named.
+
+    `options` are keys of `bench`.
+    """
     choice = stage if "/" in stage else f"single_gpu/{stage}"
     common = [f"stage={choice}", f"trainer={trainer()}"]
     if root == "bench":
