@@ -5,7 +5,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from cascade.doctor.figure import format_value
+from cascade.doctor.figure import Figure, format_value
 from cascade.doctor.findings import Findings, Section
 from cascade.report import Cell, Page
 
@@ -25,6 +25,8 @@ LEADS: dict[Section, tuple[str, str]] = {
     "files": ("Files and caches", "Sizes of the files that the run writes and of its caches."),
 }
 NO_BREAK = "\N{NO-BREAK SPACE}"
+#: The longest value, in characters, that is not broken into lines.
+SHORT = 30
 #: Figures in large type: section, figure, label.
 HEAD: tuple[tuple[Section, str, str], ...] = (
     ("data", "training clips", "training clips"),
@@ -48,13 +50,18 @@ def write(record: Findings, path: Path) -> Path:
             continue
         page.section(title, lead)
         if figures:
-            rows = [
-                (name, f.text.replace(" ", NO_BREAK), f.how, f.note) for name, f in figures.items()
-            ]
+            rows = [_row(name, figure) for name, figure in figures.items()]
             page.table(("", "value", "how", "note"), rows)
         if section == "data":
             _data(page, record)
     return page.write(path)
+
+
+def _row(name: str, figure: Figure) -> tuple[str, str, str, str]:
+    """A figure's name, value, origin and note; a value of more than a few words is its note."""
+    if len(figure.text) > SHORT:
+        return name, "", figure.how, "; ".join(filter(None, (figure.text, figure.note)))
+    return name, figure.text.replace(" ", NO_BREAK), figure.how, figure.note
 
 
 def _head(record: Findings) -> list[tuple[object, str, str]]:
