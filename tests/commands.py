@@ -125,6 +125,8 @@ def _run(
     paths = [path for path in env.get("PYTHONPATH", "").split(os.pathsep) if path]
     sys.path[:0] = [cwd, *paths]
     sys.argv = words
+    if "coverage" in sys.modules and (measured := sys.modules["coverage"].Coverage.current()):
+        atexit.unregister(measured._atexit)  # the parent's, whose collector this process has not
     os._exit(_code(words[0]))
 
 
