@@ -152,7 +152,7 @@ def test_a_dry_run_leaves_the_world_as_it_was(dry):
 
 
 REAL = """
-import json, sys, torch, hydra
+import gc, json, sys, torch, hydra
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 from cascade.bench.clips import training_batch
@@ -188,6 +188,7 @@ for choice, count, accumulate, overrides in json.loads(sys.argv[1]):
         peak = max(peak, live)
     print(peak)
     del stage, optimizer, ema, prof
+    gc.collect()  # what is freed later would be missing from the next case's memory
 """
 
 
