@@ -17,6 +17,8 @@ class Codec(nn.Module, ABC):
     factor: tuple[int, int, int]
     #: Whether latents lie in [-1, 1] as pixels do, so that x̂ may be clipped to that.
     bounded: bool = False
+    #: Whether a latent position is encoded from, and decoded to, its own pixels alone.
+    cellwise: bool = False
 
     @property
     def cell(self) -> int:
@@ -50,6 +52,7 @@ class Pixels(Codec):
     channels = 3
     factor = (1, 1, 1)
     bounded = True
+    cellwise = True
 
     def encode(self, x: Float[Tensor, "b 3 f h w"]) -> Float[Tensor, "b 3 f h w"]:
         """The pixels unchanged."""

@@ -4,27 +4,24 @@ The classes that implement them are in `stages/`. Everything that the network re
 grid of the stage's codec; kinds, `low` before `expand`, and given frames are in pixels.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, NamedTuple, Protocol, cast, runtime_checkable
+from typing import Any, NamedTuple, Protocol, Unpack, cast, runtime_checkable
 
 from jaxtyping import Bool, Float, UInt8
 from torch import Tensor, nn
 
 from cascade.codec import Codec
-from cascade.conditioning import Given
 from cascade.diffusion.augment import NoiseAugment
 from cascade.diffusion.process import Diffusion, Sampling
-from cascade.diffusion.sampler import Step
 from cascade.grid import Grid, Scale
+from cascade.request import Captions, SampleRequest
 from cascade.text.encoder import TextEncoder, TextFeatures
 
 #: For a class of stages, the one that Lightning trains.
 WITH_HOOKS = {"stages.stage.Stage": "stages.trained.TrainedStage"}
 Video = Float[Tensor, "b 3 f h w"]
 Batch = dict[str, Any]
-#: A function of (purpose, shape), such as ("start", shape), that returns normal noise (b, *shape).
-Noise = Callable[[str, Sequence[int]], Tensor]
 
 
 @dataclass(frozen=True)
@@ -53,6 +50,29 @@ class Condition:
     def frames(self) -> Bool[Tensor, "b f"]:
         """The latent frames whose pixels are all given."""
         return (self.mask > 0).all(dim=4).all(dim=3).all(dim=1)
+
+    def part(
+        self, frames: slice, rows: slice = slice(None), columns: slice = slice(None)
+    ) -> "Condition":
+        """The condition of a part of the videos."""
+        place = (slice(None), slice(None), frames, rows, columns)
+        return replace(
+            self,
+            low=None if self.low is None else self.low[place],
+            given=self.given[place],
+            mask=self.mask[place],
+            baseline=None if self.baseline is None else self.baseline[place],
+        )
+
+    def shifted(self, frames: int) -> "Condition":
+        """The condition of the videos moved by `frames` in time, circularly."""
+        return replace(
+            self,
+            low=None if self.low is None else self.low.roll(frames, 2),
+            given=self.given.roll(frames, 2),
+            mask=self.mask.roll(frames, 2),
+            baseline=None if self.baseline is None else self.baseline.roll(frames, 2),
+        )
 
     def rolled(self) -> "Condition":
         """Each sample with the condition of the sample before it."""
@@ -129,6 +149,8 @@ class Kind(Protocol):
     scalars: tuple[str, ...]
     #: Whether a stage of this kind has a previous stage.
     takes_low: bool
+    #: How many frames of `low` before and after its own a frame of `expand` or `baseline` reads.
+    reach: int
 
     def reduce(self, x: Float[Tensor, "b c f h w"], /) -> Float[Tensor, "b c f2 h2 w2"] | None:
         """The output of the previous stage, computed from the clip itself; None for a base."""
@@ -181,23 +203,11 @@ class Stage(Protocol):
     ) -> Float[Tensor, "b c f h w"]:
         """The prediction for noisy `z`, as `diffusion.target` names it."""
 
-    def sample(
-        self,
-        captions: Sequence[str] | TextFeatures,
-        *,
-        grid: Grid,
-        seeds: Sequence[int],
-        negative: Sequence[str] | TextFeatures | None = None,
-        low: Float[Tensor, "b 3 f2 h2 w2"] | None = None,
-        given: Given | None = None,
-        steps: int | None = None,
-        guidance_scale: float | None = None,
-        low_logsnr: float | None = None,
-        start: tuple[Video, float] | None = None,
-        on_step: Callable[[Step], None] | None = None,
-        noise: Noise | None = None,
-    ) -> Video:
-        """Videos in [-1, 1] on `grid`."""
+    def sample(self, captions: Captions, **request: Unpack[SampleRequest]) -> Video:
+        """Videos in [-1, 1] on the request's grid."""
+
+    def stream(self, captions: Captions, **request: Unpack[SampleRequest]) -> Iterator[Video]:
+        """The same videos, window by window."""
 
     def state_dict(self) -> dict[str, Any]:
         """The weights, by name."""

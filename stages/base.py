@@ -14,6 +14,7 @@ class Base:
 
     scalars: tuple[str, ...] = ("fps", "zoom", "height", "width")
     takes_low: bool = False
+    reach: int = 0
 
     def __init__(self) -> None:
         self.scale = Scale()

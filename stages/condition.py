@@ -61,6 +61,7 @@ class Conditioner:
         low: Float[Tensor, "b 3 f2 h2 w2"] | None = None,
         level: Float[Tensor, " b"] | None = None,
         noise: Callable[[Sequence[int]], Tensor] | None = None,
+        within: slice = slice(None),
     ) -> Condition:
         """The condition of videos on `grid`.
 
@@ -73,6 +74,8 @@ class Conditioner:
             low: the output of the previous stage, in pixels on its own grid.
             level: log-SNR of the augmentation of `low`, in nats.
             noise: returns standard normal noise for `low`, (b, *shape), from a latent shape.
+            within: the frames of the expanded `low` that belong to the videos; a window of frames
+                has more of `low` on both sides, if the kind reads more (`Kind.reach`).
         """
         latents = baseline = None
         if low is not None:
@@ -80,11 +83,11 @@ class Conditioner:
             assert level is not None
             assert noise is not None
             with torch.no_grad():
-                latents = self.codec.encode(self.kind.expand(low))
+                latents = self.codec.encode(self.kind.expand(low)[:, :, within])
             latents = self.augment(latents, level, noise(latents.shape[1:]))
             if self.residual:
                 with torch.no_grad():
-                    baseline = self.codec.encode(self.kind.baseline(low))
+                    baseline = self.codec.encode(self.kind.baseline(low)[:, :, within])
         with torch.no_grad():
             known = self.codec.encode(given.frames)
         return Condition(

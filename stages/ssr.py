@@ -15,6 +15,7 @@ class SpatialSR:
 
     scalars: tuple[str, ...] = ("augment", "fps")
     takes_low: bool = True
+    reach: int = 0
 
     def __init__(self, *, factor: int) -> None:
         if factor < 2:

@@ -6,28 +6,28 @@ Lightning trains a stage, so that sampling needs no Lightning. Every random draw
 position, purpose).
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from typing import Unpack
 
 import torch
 from jaxtyping import Bool, Float, UInt8
 from torch import Tensor, nn
 
 from cascade.codec import Codec
-from cascade.conditioning import Given, text
 from cascade.diffusion.augment import NoiseAugment
 from cascade.diffusion.process import Diffusion, Sampling
-from cascade.diffusion.sampler import Step
 from cascade.grid import Grid
 from cascade.meta import on_meta
 from cascade.parallel.blocks import compile_blocks
-from cascade.stage import Batch, Condition, Kind, Losses, Noise, Noised, Objective
-from cascade.text.encoder import TextEncoder, TextFeatures
+from cascade.request import Captions, SampleRequest
+from cascade.stage import Batch, Condition, Kind, Losses, Noised, Objective, Video
+from cascade.text.encoder import TextEncoder
 from cascade.video import hold, to_float
 from stages import network
 from stages.condition import Conditioner
 from stages.examples import examples
 from stages.noised import noised, swapped, weighted, with_condition
-from stages.sampling import Denoiser, keyed_noise, low_of, noised_to
+from stages.sampling.stream import stream
 from stages.training import Training
 
 
@@ -221,88 +221,19 @@ class Stage(nn.Module):
 
     # Sampling.
 
-    @torch.no_grad()  # inference mode would break the weights that a sharding strategy gathers
-    def sample(
-        self,
-        captions: Sequence[str] | TextFeatures,
-        *,
-        grid: Grid,
-        seeds: Sequence[int],
-        negative: Sequence[str] | TextFeatures | None = None,
-        low: Float[Tensor, "b 3 f2 h2 w2"] | None = None,
-        given: Given | None = None,
-        steps: int | None = None,
-        guidance_scale: float | None = None,
-        low_logsnr: float | None = None,
-        start: tuple[Float[Tensor, "b 3 f h w"], float] | None = None,
-        on_step: Callable[[Step], None] | None = None,
-        noise: Noise | None = None,
-    ) -> Float[Tensor, "b 3 f h w"]:
+    def sample(self, captions: Captions, **request: Unpack[SampleRequest]) -> Video:
         """Videos for captions, in [-1, 1]; sample i depends on its own caption and seed alone.
 
         Args:
             captions: one per video, or their features from this stage's text encoder.
-            grid: the grid of the videos, in pixels; that of `low` is smaller by the stage's scale.
-            seeds: one per video.
-            negative: the negative captions of guidance; empty ones by default.
-            low: the output of the previous stage, for stages that have one.
-            given: given frames and regions, in pixels on `grid`.
-            steps: sampler steps; the stage's own by default.
-            guidance_scale: classifier-free guidance; the stage's own by default.
-            low_logsnr: log-SNR of the noise on `low` (nats); the augmentation's own by default.
-            start: a video and a time in (0, 1] to start from, instead of noise (SDEdit).
-            on_step: called after every step.
-            noise: the source of normal noise; keyed by `seeds` by default.
+            request: the arguments that `SampleRequest` describes.
 
         Raises:
-            ValueError: a grid or `low` that does not fit the stage.
+            ValueError: a grid or `low` that does not fit the stage, or windows that it cannot have.
         """
-        self.check_grid(grid)
-        if noise is None:
-            noise = keyed_noise(self.name, seeds, self.device)
-        fixed = given
-        if fixed is None:
-            fixed = text((len(seeds), 3, *grid.shape), device=self.device)
-        fixed = Given(fixed.frames.to(self.device), fixed.mask.to(self.device))
-        low, level = low_of(self, low, grid, len(seeds), low_logsnr)
-        cond = self.conditioner(
-            grid=grid,
-            text=self._encoded(captions),
-            given=fixed,
-            fps=torch.full((len(seeds),), float(grid.fps), device=self.device),
-            low=low,
-            level=level,
-            noise=lambda shape: noise("low", shape),
-        )
-        guidance = self.sampling.guidance
-        if guidance_scale is not None:
-            guidance = guidance.with_scale(guidance_scale)
-        denoise = Denoiser(
-            predict=self.predict,
-            diffusion=self.diffusion,
-            condition=cond,
-            without=self._encoded([""] * len(seeds) if negative is None else negative),
-            guidance=guidance,
-            free=None if given is None else ~cond.fixed,
-        )
-        shape = (self.codec.channels, *self.codec.shape(grid.shape))
-        z, entry = noise("start", shape), 1.0
-        if start is not None:
-            video, entry = start
-            z = noised_to(self.codec.encode(video.to(self.device)), z, entry, denoise)
-        x = self.sampling.sampler(
-            denoise,
-            z,
-            schedule=self.diffusion.schedule,
-            steps=self.sampling.steps if steps is None else steps,
-            start=entry,
-            noise=lambda i: noise(f"step {i}", shape),
-            on_step=on_step,
-        )
-        return fixed.paste(self.codec.decode(x).clamp(-1, 1).float())
+        return torch.cat(list(self.stream(captions, **request)), dim=2)
 
-    def _encoded(self, captions: Sequence[str] | TextFeatures) -> TextFeatures:
-        if isinstance(captions, TextFeatures):
-            return TextFeatures(captions.tokens.to(self.device), captions.mask.to(self.device))
-        features: TextFeatures = self.text(list(captions))
-        return features
+    @torch.no_grad()  # inference mode would break the weights that a sharding strategy gathers
+    def stream(self, captions: Captions, **request: Unpack[SampleRequest]) -> Iterator[Video]:
+        """The videos of `sample`, window by window, each as soon as it is finished."""
+        yield from stream(self, captions, request)

@@ -16,6 +16,7 @@ class TemporalSR:
 
     scalars: tuple[str, ...] = ("augment", "fps")
     takes_low: bool = True
+    reach: int = 1
 
     def __init__(self, *, factor: int) -> None:
         if factor < 2:

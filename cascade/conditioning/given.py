@@ -43,6 +43,11 @@ class Given:
         if not (inside.abs() <= 1 + 1e-3).all():
             raise ValueError("given frames: pixels must be finite and in [-1, 1]")
 
+    def at(self, frames: Sequence[int], device: torch.device) -> "Given":
+        """The given frames and regions of these frames of the video."""
+        places = list(frames)
+        return Given(self.frames[:, :, places].to(device), self.mask[:, :, places].to(device))
+
     def paste(self, x: Clip) -> Clip:
         """`x` with its given pixels replaced by the given values."""
         return torch.where(self.mask > 0, self.frames, x)

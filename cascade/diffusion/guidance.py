@@ -3,14 +3,17 @@
 Its parts are composed in YAML: a scale, the steps at which it applies (`oscillate`, `interval`),
 and corrections of the result (`zero_star`, `rescale`, `threshold`). Every statistic is computed per
 sample, so that samples do not depend on their batch, and over free positions only: at given
-positions the network's output is not trained, so it must not influence the others.
+positions the network's output is not trained, so it must not influence the others. A statistic is
+of a whole video or of each frame; only the latter lets a video be sampled in windows of frames.
 """
 
 import copy
 import math
 from collections.abc import Sequence
+from typing import Literal, get_args
 
 import torch
+from einops import rearrange
 from jaxtyping import Bool, Float
 from torch import Tensor
 
@@ -19,6 +22,8 @@ from cascade.diffusion.sampler import Step
 Video = Float[Tensor, "b c f h w"]
 Scale = Float[Tensor, "b 1 1 1 1"]
 NoiseLevel = Float[Tensor, "#b 1 #f 1 1"] | float
+#: What a statistic is computed of: a whole video, or each of its frames.
+Statistics = Literal["video", "frame"]
 #: True at positions that are not given; None: all positions are free.
 Free = Bool[Tensor, "#b 1 #f #h #w"] | None
 
@@ -36,6 +41,11 @@ def _deviation(x: Video, free: Free) -> Scale:
         count = free.expand_as(x).sum(dim=(1, 2, 3, 4), keepdim=True).clamp(min=1)
     centred = x - _total(x, free) / count
     return (_total(centred.square(), free) / count).sqrt()
+
+
+def _frames(x: Tensor) -> Tensor:
+    """Each frame as a video of its own."""
+    return rearrange(x, "b c f h w -> (b f) c 1 h w")
 
 
 class Oscillate:
@@ -123,7 +133,8 @@ class Guidance:
 
     `interval` bounds the diffusion times at which the scale applies (Kynkäänniemi et al. 2024);
     `rescale` in [0, 1] moves the standard deviation of the result towards that of the conditional
-    prediction (Lin et al. 2023).
+    prediction (Lin et al. 2023). `statistics` says whether `zero_star`, `rescale` and `threshold`
+    take a whole video or each frame.
     """
 
     def __init__(
@@ -135,7 +146,13 @@ class Guidance:
         zero_star: ZeroStar | None = None,
         rescale: float | None = None,
         threshold: DynamicThreshold | None = None,
+        statistics: Statistics = "video",
     ) -> None:
+        if statistics not in get_args(Statistics):
+            raise ValueError(
+                f"Guidance: statistics must be one of {', '.join(get_args(Statistics))}, "
+                f"got {statistics!r}"
+            )
         if interval is not None and (
             len(interval) != 2 or not 0 <= interval[0] <= interval[1] <= 1
         ):
@@ -148,6 +165,13 @@ class Guidance:
         self.zero_star = zero_star
         self.rescale = rescale
         self.threshold = threshold
+        self.statistics = statistics
+
+    @property
+    def over_video(self) -> tuple[str, ...]:
+        """The parts that take a statistic of a whole video, by name."""
+        names = ("zero_star", "rescale", "threshold") if self.statistics == "video" else ()
+        return tuple(name for name in names if getattr(self, name) is not None)
 
     def with_scale(self, scale: float) -> "Guidance":
         """A copy with another scale."""
@@ -191,8 +215,23 @@ class Guidance:
         Raises:
             ValueError: `x_uncond` is missing although `needs_uncond(step)`.
         """
+        still = z / (alpha + sigma)  # the x̂ whose velocity (z/(α + σ) − x̂)/s is zero
         if self.zero_star is not None and self.zero_star.stands_still(step):
-            return z / (alpha + sigma)  # the x̂ whose velocity (z/(α + σ) − x̂)/s is zero
+            return still
+        if self.statistics == "video":
+            return self._corrected(x_cond, x_uncond, still, step, free)
+        x = self._corrected(
+            _frames(x_cond),
+            None if x_uncond is None else _frames(x_uncond),
+            _frames(still),
+            step,
+            None if free is None else _frames(free.expand_as(z[:, :1])),
+        )
+        return rearrange(x, "(b f) c 1 h w -> b c f h w", f=z.shape[2])
+
+    def _corrected(
+        self, x_cond: Tensor, x_uncond: Tensor | None, still: Tensor, step: Step, free: Free
+    ) -> Tensor:
         x = x_cond
         if self.needs_uncond(step):
             if x_uncond is None:
@@ -200,7 +239,7 @@ class Guidance:
                     f"Guidance: scale {self.scale_at(step):g} at step {step.index} needs x̂ without "
                     "the prompt, got None; check needs_uncond(step) first"
                 )
-            x = self._guided(x_cond, x_uncond, z / (alpha + sigma), self.scale_at(step), free)
+            x = self._guided(x_cond, x_uncond, still, self.scale_at(step), free)
         return x if self.threshold is None else self.threshold(x, free)
 
     def _guided(

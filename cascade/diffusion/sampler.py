@@ -3,12 +3,17 @@
 All have the same signature. They step through λ(t) at evenly spaced t, from `start` (1 is pure
 noise) to 0, and return the last x̂. Only stochastic samplers use noise; they request it by step
 number, so that the caller can key it. The denoiser, not the sampler, handles given frames.
+
+A sampler is a coroutine: it yields each z that it needs denoised, with its step, and is sent x̂. So
+the caller decides when and on what a network runs: on the whole video, or on parts of it in turn.
+All arithmetic is element by element, so the parts of a video are sampled as the whole is.
 """
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from dataclasses import dataclass
+from itertools import pairwise
 
 import torch
 from jaxtyping import Float
@@ -31,6 +36,8 @@ class Step:
 
 Denoise = Callable[[Tensor, Step], Tensor]
 Noise = Callable[[int], Tensor]
+#: Yields (z, step), is sent x̂, and returns the sampled video.
+Walk = Generator[tuple[Tensor, Step], Tensor, Tensor]
 
 
 @dataclass(frozen=True)
@@ -64,17 +71,16 @@ def levels(schedule: Schedule, steps: int, start: float = 1.0) -> list[Level]:
 
 
 @dataclass(frozen=True)
-class Walk:
-    """One run of a sampler: its levels, the denoiser and the noise by step number."""
+class Path:
+    """The levels that one run of a sampler visits, and its noise by step number."""
 
     levels: list[Level]
-    denoise: Denoise
     noise: Noise
 
     @property
     def moves(self) -> list[tuple[Level, Level]]:
         """The pairs of consecutive levels, the noisier first."""
-        return list(zip(self.levels[:-1], self.levels[1:], strict=True))
+        return list(pairwise(self.levels))
 
 
 class Sampler(ABC):
@@ -89,39 +95,49 @@ class Sampler(ABC):
         steps: int,
         noise: Noise | None = None,
         start: float = 1.0,
-        on_step: Callable[[Step], None] | None = None,
     ) -> Video:
-        """Sample a video.
+        """Sample a whole video with the function `denoise`, (z, step) → x̂."""
+        walk = self.walk(z, schedule=schedule, steps=steps, noise=noise, start=start)
+        try:
+            asked = next(walk)
+            while True:
+                asked = walk.send(denoise(*asked))
+        except StopIteration as end:
+            video: Tensor = end.value
+            return video
+
+    def walk(
+        self,
+        z: Video,
+        *,
+        schedule: Schedule,
+        steps: int,
+        noise: Noise | None = None,
+        start: float = 1.0,
+    ) -> Walk:
+        """The coroutine that samples a video, or a part of one.
 
         Args:
-            denoise: the function (z, step) → x̂.
             z: α x + σ ε at time `start`; for 1, noise.
             schedule: α and σ of λ.
-            steps: the number of steps; Heun calls `denoise` twice per step except in the last.
+            steps: the number of steps; Heun needs two x̂ per step except in the last.
             noise: the function from a step's index to standard normal noise like z; only
                 stochastic samplers need it.
             start: the first diffusion time; below 1, z is a noised video to restyle (SDEdit).
-            on_step: called with each step after its x̂ is computed.
         """
-
-        def reported(z: Tensor, step: Step) -> Tensor:
-            x = denoise(z, step)
-            if on_step is not None:
-                on_step(step)
-            return x
 
         def no_noise(index: int) -> Tensor:
             raise ValueError(
                 f"{type(self).__name__} is stochastic: step {index} needs `noise`, got None"
             )
 
-        called = reported if on_step else denoise
-        walk = Walk(levels(schedule, steps, start), called, noise or no_noise)
-        return walk.denoise(self._to_last_level(z, walk), walk.levels[-1].step)
+        path = Path(levels(schedule, steps, start), noise or no_noise)
+        z = yield from self._to_last_level(z, path)
+        return (yield z, path.levels[-1].step)
 
     @abstractmethod
-    def _to_last_level(self, z: Tensor, walk: Walk) -> Tensor:
-        """The noisy z at the last level."""
+    def _to_last_level(self, z: Tensor, path: Path) -> Walk:
+        """The coroutine that returns the noisy z at the last level."""
 
 
 class Ancestral(Sampler):
@@ -136,15 +152,15 @@ class Ancestral(Sampler):
             raise ValueError(f"Ancestral: gamma must lie in [0, 1], got {gamma}")
         self.gamma = gamma
 
-    def _to_last_level(self, z: Tensor, walk: Walk) -> Tensor:
-        for now, then in walk.moves:
-            x = walk.denoise(z, now.step)
+    def _to_last_level(self, z: Tensor, path: Path) -> Walk:
+        for now, then in path.moves:
+            x = yield z, now.step
             ratio = math.exp(now.step.logsnr - then.step.logsnr)
             std = math.sqrt(1 - ratio) * then.sigma
             if self.gamma > 0:
                 std *= (_vp_sigma(now) / _vp_sigma(then)) ** self.gamma
             mean = ratio * (then.alpha / now.alpha) * z + (1 - ratio) * then.alpha * x
-            z = mean + std * walk.noise(now.step.index)
+            z = mean + std * path.noise(now.step.index)
         return z
 
 
@@ -156,15 +172,15 @@ class DDIM(Sampler):
             raise ValueError(f"DDIM: eta must lie in [0, 1], got {eta}")
         self.eta = eta
 
-    def _to_last_level(self, z: Tensor, walk: Walk) -> Tensor:
-        for now, then in walk.moves:
-            x = walk.denoise(z, now.step)
+    def _to_last_level(self, z: Tensor, path: Path) -> Walk:
+        for now, then in path.moves:
+            x = yield z, now.step
             eps = (z - now.alpha * x) / now.sigma
             ratio = math.exp(now.step.logsnr - then.step.logsnr)
             fresh = self.eta * math.sqrt(1 - ratio) * then.sigma
             z = then.alpha * x + math.sqrt(then.sigma**2 - fresh**2) * eps
             if fresh > 0:
-                z = z + fresh * walk.noise(now.step.index)
+                z = z + fresh * path.noise(now.step.index)
         return z
 
 
@@ -174,37 +190,37 @@ class Euler(Sampler):
     y = z/(α + σ) and s = σ/(α + σ) are the coordinates of rectified flow, which every schedule has.
     """
 
-    def _to_last_level(self, z: Tensor, walk: Walk) -> Tensor:
-        y = z / _scale(walk.levels[0])
-        for now, then in walk.moves:
-            slope = (y - walk.denoise(y * _scale(now), now.step)) / _time(now)
+    def _to_last_level(self, z: Tensor, path: Path) -> Walk:
+        y = z / _scale(path.levels[0])
+        for now, then in path.moves:
+            slope = (y - (yield y * _scale(now), now.step)) / _time(now)
             y = y + (_time(then) - _time(now)) * slope
-        return y * _scale(walk.levels[-1])
+        return y * _scale(path.levels[-1])
 
 
 class Heun(Sampler):
     """Heun's second-order steps of the same ODE as Euler's (Karras et al. 2022, algorithm 1)."""
 
-    def _to_last_level(self, z: Tensor, walk: Walk) -> Tensor:
-        y = z / _scale(walk.levels[0])
-        for now, then in walk.moves:
+    def _to_last_level(self, z: Tensor, path: Path) -> Walk:
+        y = z / _scale(path.levels[0])
+        for now, then in path.moves:
             length = _time(then) - _time(now)
-            slope = (y - walk.denoise(y * _scale(now), now.step)) / _time(now)
+            slope = (y - (yield y * _scale(now), now.step)) / _time(now)
             ahead = y + length * slope
             # The slope at the end of the same step.
             end = Step(now.step.index, now.step.count, then.step.t, then.step.logsnr)
-            slope_ahead = (ahead - walk.denoise(ahead * _scale(then), end)) / _time(then)
+            slope_ahead = (ahead - (yield ahead * _scale(then), end)) / _time(then)
             y = y + length * (slope + slope_ahead) / 2
-        return y * _scale(walk.levels[-1])
+        return y * _scale(path.levels[-1])
 
 
 class DPMSolverPP2M(Sampler):
     """DPM-Solver++(2M): second order with the previous step's x̂ (Lu et al. 2022, algorithm 2)."""
 
-    def _to_last_level(self, z: Tensor, walk: Walk) -> Tensor:
+    def _to_last_level(self, z: Tensor, path: Path) -> Walk:
         before: tuple[Tensor, float] | None = None
-        for now, then in walk.moves:
-            x = walk.denoise(z, now.step)
+        for now, then in path.moves:
+            x = yield z, now.step
             length = (then.step.logsnr - now.step.logsnr) / 2  # the paper's λ is log(α/σ)
             ahead = x
             if before is not None and before[1] > 0:

@@ -59,7 +59,9 @@ def sampling(subject: Subject, one: Batch, way: str, *, steps: int = 1) -> list[
             steps=steps,
             low_logsnr=level,
             start=(clip, time_of(stage.diffusion.schedule, drawn)),
-            noise=lambda purpose, shape: _draw(trained, one, purposes.get(purpose, purpose), shape),
+            noise=lambda purpose, frames, shape: _draw(
+                trained, one, purposes.get(purpose, purpose), (shape[0], len(frames), *shape[1:])
+            ),
         )
     return calls
 

@@ -21,7 +21,7 @@ from unittest.mock import patch
 import torch
 
 import cascade.diffusion.sampler
-import stages.sampling
+import stages.sampling.part
 from cascade.video import linear
 from stages.condition import Conditioner
 from stages.stage import Stage
@@ -49,7 +49,7 @@ def sigma_shift() -> Iterator[None]:
 
     with (
         patch.object(cascade.diffusion.sampler, "levels", shifted),
-        patch.object(stages.sampling, "levels", shifted),
+        patch.object(stages.sampling.part, "levels", shifted),
     ):
         yield
 

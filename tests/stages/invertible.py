@@ -10,6 +10,8 @@ from cascade.codec import Codec
 class Cells(Codec):
     """Space and time into channels by `factor`; no value changes."""
 
+    cellwise = True
+
     def __init__(self, *, factor: tuple[int, int, int]) -> None:
         super().__init__()
         self.factor = factor

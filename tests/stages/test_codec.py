@@ -98,7 +98,7 @@ def test_a_walk_in_latents_is_the_walk_in_pixels(build, codec, choice):
         stage = build(choice, codec=one)
         stage.predict = lambda z, _logsnr, cond: 0.5 * z if cond.low is None else z + cond.low
 
-        def noise(purpose, _shape):
+        def noise(purpose, _frames, _shape):
             generator = torch.Generator().manual_seed(len(purpose))
             return one.encode(torch.randn(1, 3, *GRID.shape, generator=generator))
 
