@@ -22,13 +22,20 @@ from cascade.flops import device_peak, forward_flops, measured_matmul_peak, para
 from cascade.shrink import resolved
 from cascade.stage import TrainableStage, as_module
 
+#: The smallest numbers of steps; the first step is never timed.
+LEAST = {"warmup": 1, "rounds": 1, "profiled": 0, "sampled": 0}
+
 
 def bench(cfg: DictConfig, *, callbacks: Sequence[pl.Callback] = ()) -> dict[str, Any]:
     """Train the stage of a config for a few steps, and return all figures of it.
 
     Raises:
-        ValueError: a trace is wanted of no step.
+        ValueError: a number of steps is too small, or a trace is wanted of no step.
     """
+    for name, least in LEAST.items():
+        value = cfg.bench[name]
+        if type(value) is not int or value < least:
+            raise ValueError(f"bench.{name}={value}: must be a whole number of at least {least}")
     if cfg.bench.trace is not None and not cfg.bench.profiled:
         raise ValueError(
             f"bench.trace={cfg.bench.trace} has the profiled steps, but bench.profiled=0; set "
@@ -58,8 +65,10 @@ def quiet() -> Iterator[None]:
     log.setLevel(logging.WARNING)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", module="pytorch_lightning")
-        yield
-    log.setLevel(level)
+        try:
+            yield
+        finally:
+            log.setLevel(level)
 
 
 def summary(measured: Measured, stage: TrainableStage) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import logging
 
 import pytest
 import torch
@@ -9,7 +10,7 @@ from hydra import compose, initialize_config_dir
 
 from cascade.bench.kernels import compiled
 from cascade.bench.parts import PARTS, Parts, part_of
-from cascade.bench.speed import bench
+from cascade.bench.speed import bench, quiet
 from cascade.entry import CONF
 from tests import commands
 
@@ -122,3 +123,21 @@ def test_bench_refuses_a_trace_of_no_step():
     )
     assert done.returncode == 1
     assert "bench.profiled=3" in done.stderr
+
+
+@pytest.mark.parametrize(
+    "override", ["rounds=0", "warmup=0", "profiled=-1", "sampled=-1", "rounds=many", "rounds=1.5"]
+)
+def test_bench_refuses_numbers_of_steps_that_give_no_figure(override):
+    with initialize_config_dir(version_base="1.3", config_dir=CONF):
+        cfg = compose("bench", overrides=["stage=demo/base", f"bench.{override}"])
+    with pytest.raises(ValueError, match=rf"^bench\.{override}: must be a whole number"):
+        bench(cfg)
+
+
+def test_lightning_speaks_again_after_a_fit_that_failed():
+    log = logging.getLogger("pytorch_lightning.utilities.rank_zero")
+    before = log.level
+    with pytest.raises(RuntimeError), quiet():
+        raise RuntimeError
+    assert log.level == before
