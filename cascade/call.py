@@ -1,18 +1,82 @@
 """The arguments and the result of one call of a cascade."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, get_args
+from typing import Any, Literal, TypedDict, get_args
 
 import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from cascade.conditioning import Given
+from cascade.diffusion.sampler import Step
 from cascade.grid import Grid
+from cascade.request import Windows
+from cascade.stage import Stage
+from cascade.text.encoder import TextFeatures
 from cascade.video import to_uint8
 
 OutputType = Literal["pt", "np", "uint8"]
+
+
+class CascadeRequest(TypedDict, total=False):
+    """The arguments of a call of a cascade besides the prompt and the negative prompt.
+
+    Sizes are of the final video, that of the last stage of the call.
+    """
+
+    prompt_embeds: TextFeatures | None
+    """Encoded prompts instead of `prompt`, for stages that share an encoder."""
+    negative_prompt_embeds: TextFeatures | None
+    """Encoded negative prompts, one per video."""
+    timeline: Sequence[tuple[float, str]]
+    """Further prompts of all videos: each replaces the one before from its time on, in seconds."""
+    num_inference_steps: int | Sequence[int] | None
+    """One number, or one per stage; the bundle's by default."""
+    guidance_scale: float | Sequence[float] | None
+    """One number, or one per stage; the bundle's by default."""
+    generator: torch.Generator | Sequence[torch.Generator] | None
+    """One for all videos, or one per video. A single one draws the videos' seeds in order, so video
+    i is the same in a batch of any size."""
+    num_frames: int | None
+    """Frames; those of the stages' targets by default."""
+    seconds: float | None
+    """The duration instead of `num_frames`; the nearest that the stages can generate."""
+    fps: float | None
+    """Frames per second of the final video; those of the last stage's target by default."""
+    height: int | None
+    """Height in pixels, likewise."""
+    width: int | None
+    """Width in pixels, likewise."""
+    zoom: float
+    """Magnification, if the base reads it; 1 by default."""
+    low_logsnr: float | Sequence[float] | None
+    """Log-SNR of the noise on the previous stage's output (nats), one number or one per stage; the
+    bundle's by default."""
+    stages: Sequence[str] | None
+    """The names of consecutive stages to run; all by default."""
+    low: Float[Tensor, "b 3 f2 h2 w2"] | None
+    """A video to begin with, in [-1, 1], if the first stage of the call is not a base."""
+    given: Given | None
+    """Given frames and regions, on the last stage's grid; videos are cut at `given.end`."""
+    start: Float[Tensor, "b 3 f h w"] | None
+    """Videos to restyle, on the last stage's grid: every stage starts from them, resampled to its
+    grid and noised (SDEdit)."""
+    strength: float | None
+    """The diffusion time in [0, 1] to which `start` is noised; 0 keeps all of it, 1 nothing."""
+    loop: bool
+    """Whether the last frame is followed by the first, at every stage."""
+    windows: Windows | Sequence[Windows] | None
+    """The parts in which each stage is sampled; whole videos by default."""
+    done: Mapping[str, Float[Tensor, "b 3 f2 h2 w2"]]
+    """The first frames of a stage's output, by stage name, from an earlier call that was stopped;
+    they are not generated again."""
+    on_step: Callable[[str, Step], None] | None
+    """Called with the stage's name and the step, after each x̂ of each window."""
+    on_frames: Callable[[str, int, Tensor], None] | None
+    """Called with the stage's name, the number of the first frame and the frames (in [-1, 1], b c f
+    h w), as soon as they are finished."""
 
 
 @dataclass(frozen=True)
@@ -57,9 +121,49 @@ def check_start(
         )
     if not (start.abs() <= 1 + 1e-3).all():
         raise ValueError("restyle: pixels must be finite and in [-1, 1]")
-    if not 0 < strength <= 1:
-        raise ValueError(f"restyle: strength must lie in (0, 1], got {strength}")
+    if not 0 <= strength <= 1:
+        raise ValueError(f"restyle: strength must lie in [0, 1], got {strength}")
     return start, strength
+
+
+def check_low(stage: Stage, low: Tensor | None, count: int) -> None:
+    """Check the video that a call begins with.
+
+    Raises:
+        ValueError: it is missing although the first stage is not a base, or given to a base, or is
+            not `count` videos in [-1, 1].
+    """
+    if (low is None) == stage.kind.takes_low:
+        wants = "needs a video to begin with (low=)" if low is None else "takes no video (low=)"
+        raise ValueError(f"stage {stage.name}: is the first stage of the call and {wants}")
+    if low is None:
+        return
+    if low.ndim != 5 or tuple(low.shape[:2]) != (count, 3):
+        raise ValueError(
+            f"low: must be {count} videos, ({count}, 3, frames, height, width), "
+            f"got {tuple(low.shape)}"
+        )
+    if not (low.abs() <= 1 + 1e-3).all():
+        raise ValueError("low: pixels must be finite and in [-1, 1]")
+
+
+def check_timeline(
+    timeline: Sequence[tuple[float, str]], duration: float
+) -> Sequence[tuple[float, str]]:
+    """The later prompts of a call, checked.
+
+    Raises:
+        ValueError: their times, in seconds, are not in order, or not inside the video.
+    """
+    before = 0.0
+    for second, _ in timeline:
+        if not before < second < duration:
+            raise ValueError(
+                f"timeline: a prompt begins at {second:g} s, but must begin after the one before "
+                f"it ({before:g} s) and before the video ends ({duration:g} s)"
+            )
+        before = second
+    return timeline
 
 
 def draw_seeds(

@@ -7,32 +7,42 @@ Video i depends on its own prompt and seed alone, not on the rest of the batch.
 """
 
 import contextlib
-import functools
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import math
+from collections import deque
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 import torch
-from jaxtyping import Float
 from torch import Tensor
 
-from cascade.call import CascadeOutput, OutputType, as_type, check_output, check_start, draw_seeds
+from cascade.call import (
+    CascadeOutput,
+    CascadeRequest,
+    OutputType,
+    as_type,
+    check_low,
+    check_output,
+    check_start,
+    check_timeline,
+    draw_seeds,
+)
 from cascade.chain import (
     bundles_of,
     check_chain,
     check_sampling,
+    final_multiple,
     open_stage,
     per_stage,
     runs_of,
 )
-from cascade.conditioning import Given, to_grid
-from cascade.diffusion.sampler import Step
+from cascade.generation import Generation
 from cascade.grid import Grid
-from cascade.prompts import Encoded, Prompts, share_encoders
+from cascade.prompts import Prompts, share_encoders
+from cascade.request import Windows
 from cascade.stage import Stage, Video
-from cascade.text.encoder import TextEncoder, TextFeatures
-from cascade.video import every, resize
+from cascade.text.encoder import TextEncoder
 
 
 class Cascade:
@@ -109,21 +119,62 @@ class Cascade:
         paths, sampling = runs_of(runs, chain, run)
         return cls([open_stage(path) for path in paths], sampling=sampling, **options)
 
-    def grids(self, *, frames: int | None, height: int | None, width: int | None) -> list[Grid]:
-        """Each stage's grid if the *base* generates frames × height × width, by default its target.
+    def grids(
+        self,
+        *,
+        num_frames: int | None = None,
+        seconds: float | None = None,
+        fps: float | None = None,
+        height: int | None = None,
+        width: int | None = None,
+        stages: Sequence[str] | None = None,
+        low: Sequence[int] | None = None,
+    ) -> list[Grid]:
+        """Each stage's grid for a final video of these sizes, those of its target by default.
+
+        If the call begins with a video of (frames, height, width) `low`, that sets the sizes.
 
         Raises:
-            ValueError: a stage cannot run on its grid.
+            ValueError: a stage cannot run on its grid, or sizes are given besides `low`.
         """
-        target = self.stages[0].target
-        grid = Grid(
-            frames=target.frames if frames is None else frames,
-            height=target.height if height is None else height,
-            width=target.width if width is None else width,
-            fps=target.fps,
-        )
+        used = self._named(stages)
+        time = math.prod(stage.kind.scale.time for stage in used)
+        space = math.prod(stage.kind.scale.space for stage in used)
+        rate = used[-1].target.fps if fps is None else fps
+        multiple = final_multiple(used)
+        if seconds is not None:
+            if num_frames is not None:
+                raise ValueError(f"seconds={seconds:g} and num_frames={num_frames}: give one")
+            num_frames = max(round(seconds * rate / multiple[0]), 1) * multiple[0]
+        asked = {"num_frames": num_frames, "height": height, "width": width}
+        if low is None:
+            shape = (
+                used[0]
+                .target.divided(time=used[0].kind.scale.time, space=used[0].kind.scale.space)
+                .shape
+            )
+        elif any(size is not None for size in asked.values()):
+            raise ValueError(
+                f"num_frames, height, width: the video that {used[0].name} begins with sets the "
+                "size; leave them out"
+            )
+        else:
+            shape = (low[0], low[1], low[2])
+        sizes = []
+        for (name, size), own, factor, fits in zip(
+            asked.items(), shape, (time, space, space), multiple, strict=True
+        ):
+            size = own * factor if size is None else size
+            if type(size) is not int or size < 1 or size % fits:
+                nearest = max(round(size / fits), 1) * fits
+                raise ValueError(
+                    f"{name}={size}: must be a positive multiple of {fits} for the stages "
+                    f"{', '.join(s.name for s in used)}; the nearest is {nearest}"
+                )
+            sizes.append(size // factor)
+        grid = Grid(frames=sizes[0], height=sizes[1], width=sizes[2], fps=rate / time)
         grids = []
-        for stage in self.stages:
+        for stage in used:
             scale = stage.kind.scale
             grid = grid.scaled(time=scale.time, space=scale.space)
             stage.check_grid(grid)
@@ -136,20 +187,9 @@ class Cascade:
         prompt: str | Sequence[str] | None = None,
         negative_prompt: str | Sequence[str] | None = None,
         *,
-        prompt_embeds: TextFeatures | None = None,
-        negative_prompt_embeds: TextFeatures | None = None,
-        num_inference_steps: int | Sequence[int] | None = None,
-        guidance_scale: float | Sequence[float] | None = None,
-        generator: torch.Generator | Sequence[torch.Generator] | None = None,
         output_type: OutputType = "pt",
-        frames: int | None = None,
-        height: int | None = None,
-        width: int | None = None,
-        given: Given | None = None,
-        start: Video | None = None,
-        strength: float | None = None,
         batch_size: int | None = None,
-        on_step: Callable[[str, Step], None] | None = None,
+        **request: Unpack[CascadeRequest],
     ) -> CascadeOutput:
         """Generate videos for prompts.
 
@@ -158,97 +198,137 @@ class Cascade:
         Args:
             prompt: one, or one per video; the empty prompt is unconditional.
             negative_prompt: the negative prompt of guidance, one for all or one per video.
-            prompt_embeds: encoded prompts instead of `prompt`, for stages that share an encoder.
-            negative_prompt_embeds: encoded negative prompts, one per video.
-            num_inference_steps: one number, or one per stage; the bundle's by default.
-            guidance_scale: one number, or one per stage; the bundle's by default.
-            generator: one for all videos, or one per video. A single one draws the videos' seeds in
-                order, so video i is the same in a batch of any size.
             output_type: "pt" float `b c f h w` in [-1, 1]; "np" float `b f h w c` in [0, 1];
                 "uint8" tensor `b f h w c`.
-            frames: frames of the *base*; its target's by default.
-            height: height of the base; its target's by default.
-            width: width of the base; its target's by default.
-            given: given frames and regions, on the last stage's grid; videos are cut at
-                `given.end`.
-            start: videos to restyle, on the last stage's grid: the base starts from them, noised
-                (SDEdit).
-            strength: the diffusion time in (0, 1] to which `start` is noised; 1 keeps none of it.
             batch_size: the number of videos generated at once; all by default.
-            on_step: called with the stage's name and the step.
+            request: the arguments that `CascadeRequest` describes.
 
         Raises:
             ValueError: a prompt is longer than the text encoder's limit, a grid does not fit, or
                 the numbers of prompts, negative prompts and generators differ.
         """
         check_output(output_type)
-        prompts = Prompts.of(prompt, negative_prompt, prompt_embeds, negative_prompt_embeds)
-        prompts.check(self.stages)
-        total = len(prompts)
-        grids = self.grids(frames=frames, height=height, width=width)
-        if given is not None:
-            given.check((total, 3, *grids[-1].shape))
-        restyled = check_start(start, strength, (total, 3, *grids[-1].shape))
-        seeds = draw_seeds(generator, total)
-        steps = self._settings(num_inference_steps, "steps")
-        scales = self._settings(guidance_scale, "guidance_scale")
-        count = total if batch_size is None else batch_size
+        call = self._prepare(prompt, negative_prompt, request)
+        count = call.total if batch_size is None else batch_size
         if count < 1:
             raise ValueError(f"batch_size must be positive, got {batch_size}")
-        encoded = prompts.encode(self.stages, self._on_device)
         parts: list[dict[str, Tensor]] = []
-        for first in range(0, total, count):
-            rows = slice(first, first + count)
-            parts.append(
-                self._run(
-                    encoded.rows(rows),
-                    seeds[rows],
-                    grids=grids,
-                    given=given and _rows(given, rows),
-                    start=restyled and (restyled[0][rows], restyled[1]),
-                    steps=steps,
-                    scales=scales,
-                    on_step=on_step,
-                )
-            )
-        outputs = {s.name: torch.cat([part[s.name] for part in parts]) for s in self.stages}
-        grid = grids[-1]
-        if given is not None and given.end is not None:
-            grid = replace(grid, frames=given.end)
-        last = outputs[self.stages[-1].name][:, :, : grid.frames]
+        for first in range(0, call.total, count):
+            kept: dict[str, list[Tensor]] = {stage.name: [] for stage in call.stages}
+            deque(call.frames(slice(first, first + count), keep=kept), maxlen=0)
+            parts.append({name: torch.cat(pieces, dim=2) for name, pieces in kept.items()})
+        outputs = {s.name: torch.cat([part[s.name] for part in parts]) for s in call.stages}
+        grid = replace(call.grids[-1], frames=call.end)
+        last = outputs[call.stages[-1].name][:, :, : grid.frames]
         return CascadeOutput(videos=as_type(last, output_type), grid=grid, stages=outputs)
 
-    def _run(
+    def stream(
         self,
-        text: Encoded,
-        seeds: Sequence[int],
-        *,
-        grids: Sequence[Grid],
-        given: Given | None,
-        start: tuple[Video, float] | None,
-        steps: Sequence[int | None],
-        scales: Sequence[float | None],
-        on_step: Callable[[str, Step], None] | None,
-    ) -> dict[str, Tensor]:
-        low: Tensor | None = None
-        outputs = {}
-        for i, (stage, grid) in enumerate(zip(self.stages, grids, strict=True)):
-            with self._on_device(stage):
-                low = stage.sample(
-                    text.texts[i],
-                    grid=grid,
-                    seeds=seeds,
-                    negative=text.negatives[i],
-                    low=low,
-                    given=given and to_grid(given, grid, stage.device),
-                    start=None if start is None or i else (_to_grid(start[0], grid), start[1]),
-                    steps=steps[i],
-                    guidance_scale=scales[i],
-                    low_logsnr=self.sampling[i].get("low_logsnr"),
-                    on_step=None if on_step is None else functools.partial(on_step, stage.name),
-                )
-            outputs[stage.name] = low.cpu()
-        return outputs
+        prompt: str | Sequence[str] | None = None,
+        negative_prompt: str | Sequence[str] | None = None,
+        **request: Unpack[CascadeRequest],
+    ) -> Iterator[Video]:
+        """The videos of a call, in parts, each as soon as its last stage has finished it.
+
+        The arguments are those of a call. With `windows`, every stage takes the frames of the stage
+        before as they are made, so memory does not grow with the videos' length. (With `offload`,
+        a stage is finished before the next begins.) The arguments are checked at once.
+        """
+        call = self._prepare(prompt, negative_prompt, request)
+
+        def parts() -> Iterator[Video]:
+            left = call.end
+            for part in call.frames(slice(0, call.total)):
+                if left > 0:
+                    yield part[:, :, :left]
+                left -= part.shape[2]
+
+        return parts()
+
+    def _prepare(
+        self,
+        prompt: str | Sequence[str] | None,
+        negative_prompt: str | Sequence[str] | None,
+        request: CascadeRequest,
+    ) -> Generation:
+        """A call, checked; its prompts are encoded."""
+        prompts = Prompts.of(
+            prompt,
+            negative_prompt,
+            request.get("prompt_embeds"),
+            request.get("negative_prompt_embeds"),
+        )
+        stages, total = self._named(request.get("stages")), len(prompts)
+        low = request.get("low")
+        check_low(stages[0], low, total)
+        grids = self.grids(
+            num_frames=request.get("num_frames"),
+            seconds=request.get("seconds"),
+            fps=request.get("fps"),
+            height=request.get("height"),
+            width=request.get("width"),
+            stages=request.get("stages"),
+            low=None if low is None else low.shape[2:],
+        )
+        shape = (total, 3, *grids[-1].shape)
+        if (given := request.get("given")) is not None:
+            given.check(shape)
+        start = check_start(request.get("start"), request.get("strength"), shape)
+        timeline = check_timeline(request.get("timeline") or (), grids[-1].duration)
+        settings = {
+            name: self._settings(stages, request.get(key), name)
+            for name, key in (
+                ("steps", "num_inference_steps"),
+                ("guidance_scale", "guidance_scale"),
+                ("low_logsnr", "low_logsnr"),
+            )
+        }
+        windows = request.get("windows")
+        later = [
+            (second, Prompts.of([text] * total, None, None, None)) for second, text in timeline
+        ]
+        for each in (prompts, *(one for _, one in later)):
+            each.check(stages)
+        return Generation(
+            on_device=self._on_device,
+            offload=self.offload,
+            stages=stages,
+            grids=grids,
+            total=total,
+            seeds=draw_seeds(request.get("generator"), total),
+            texts=prompts.encode(stages, self._on_device),
+            later=[(second, one.encode(stages, self._on_device)) for second, one in later],
+            settings=settings,
+            windows=list(windows)
+            if isinstance(windows, Sequence)
+            else [windows or Windows()] * len(stages),
+            given=given,
+            start=start,
+            request=request,
+        )
+
+    def _named(self, names: Sequence[str] | None) -> list[Stage]:
+        """The stages of a call.
+
+        Raises:
+            ValueError: they are not consecutive stages of the cascade.
+        """
+        own = [stage.name for stage in self.stages]
+        if names is None:
+            return self.stages
+        names = list(names)
+        first = own.index(names[0]) if names and names[0] in own else 0
+        if not names or own[first : first + len(names)] != names:
+            raise ValueError(
+                f"stages: must be consecutive stages of {', '.join(own)}, got {', '.join(names)}"
+            )
+        return self.stages[first : first + len(names)]
+
+    def _settings(self, stages: Sequence[Stage], value: Any, name: str) -> list[Any]:
+        """One value per stage: the call's, else the cascade's, else None (the stage's own)."""
+        if value is None:
+            return [self.sampling[self.stages.index(stage)].get(name) for stage in stages]
+        return per_stage(name, value, len(stages))
 
     @contextlib.contextmanager
     def _on_device(self, module: Stage | TextEncoder) -> Iterator[None]:
@@ -264,19 +344,3 @@ class Cascade:
         finally:
             if self.offload:
                 module.to("cpu")
-
-    def _settings(self, value: Any, name: str) -> list[Any]:
-        """One value per stage: the call's, else the cascade's, else None (the stage's own)."""
-        if value is None:
-            return [entry.get(name) for entry in self.sampling]
-        return per_stage(name, value, len(self.stages))
-
-
-def _rows(given: Given, rows: slice) -> Given:
-    return Given(given.frames[rows], given.mask[rows])
-
-
-def _to_grid(video: Video, grid: Grid) -> Float[Tensor, "b 3 f2 h2 w2"]:
-    """A video on the last stage's grid, resampled to the grid of an earlier stage."""
-    video = every(video, video.shape[2] // grid.frames)
-    return resize(video, grid.height, grid.width)

@@ -71,7 +71,7 @@ class SampleRequest(TypedDict, total=False):
     windows: Windows
     """The parts in which the video is sampled."""
     first: int
-    """The first frame of interest: the result begins with the window that has it."""
+    """The first frame of the result; windows before it are not sampled unless it needs them."""
     on_step: Callable[[Step], None] | None
     """Called after each x̂ of each window."""
     noise: Noise | None

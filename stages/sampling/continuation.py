@@ -30,7 +30,7 @@ def continued(
         x = _alone(run, window, known)
         new = range(end, window.stop)
         if new.stop > first:
-            yield run.video(x[:, :, end - start :], new)
+            yield run.video(x[:, :, end - start :], new)[:, :, run.skipped(new) :]
         run.inputs.drop_low(window.stop - size)
         made, end = x.clamp(-1, 1) if run.stage.codec.bounded else x, window.stop
         start = min(end - overlap, total - size)

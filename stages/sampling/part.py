@@ -137,6 +137,11 @@ class Run:
         )
         return Part(walk=walk, window=window)
 
+    def skipped(self, own: range) -> int:
+        """How many pixel frames of a part lie before the first one that is wanted."""
+        first = own.start * self.stage.codec.factor[0]
+        return max(self._request.get("first", 0) - first, 0)
+
     def video(self, x: Float[Tensor, "b c f h w"], own: range) -> Float[Tensor, "b 3 f2 h2 w2"]:
         """The pixels of a part, with the given ones as they were given."""
         pixels = self.stage.codec.decode(x).clamp(-1, 1).float()

@@ -41,7 +41,8 @@ def stream(stage: Stage, captions: Captions, request: SampleRequest) -> Iterator
     check_windows(stage, windows, guidance, loop=loop)
     inputs = VideoInputs(stage, captions, request)
     if (start := request.get("start")) is not None and start[1] == 0:
-        return iter([inputs.given(range(inputs.frames)).paste(start[0].to(stage.device))])
+        whole = inputs.given(range(inputs.frames)).paste(start[0].to(stage.device))
+        return iter([whole[:, :, request.get("first", 0) :]])
     run = Run(
         stage=stage,
         inputs=inputs,
@@ -116,7 +117,8 @@ def _whole(run: Run, *, size: int, loop: bool, first: int) -> Iterator[Float[Ten
     )
     start = first // size
     for part, x in enumerate(wave.results(start), start):
-        yield run.video(x, layout.own(part))
+        own = layout.own(part)
+        yield run.video(x, own)[:, :, run.skipped(own) :]
         run.inputs.drop_low(layout.read(wave.earliest).start)
 
 
