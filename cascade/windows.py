@@ -4,10 +4,10 @@ The memory of a forward pass is counted on the meta device. A local network's is
 so two counts give that of any window.
 """
 
+import os
 from dataclasses import dataclass
 
 import torch
-from torch import nn
 
 from cascade.grid import Grid
 from cascade.memory import BLOCK, Meter
@@ -81,9 +81,7 @@ def available(device: torch.device) -> int:
     """The bytes that are free on a device."""
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0]
-    from psutil import virtual_memory  # only here
-
-    return int(virtual_memory().available)
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_AVPHYS_PAGES")
 
 
 def _candidates(stage: Stage, grid: Grid) -> list[Windows]:
@@ -121,9 +119,3 @@ def _forward(stage: Stage, frames: int, height: int, width: int) -> int:
 
 def _evaluations(stage: Stage) -> int:
     return 2 * stage.sampling.steps
-
-
-def weights_of(stage: Stage) -> int:
-    """The bytes of a stage's weights."""
-    assert isinstance(stage.net, nn.Module)
-    return sum(p.numel() * p.element_size() for p in stage.net.parameters())
