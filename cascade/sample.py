@@ -10,7 +10,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
 from omegaconf import DictConfig, OmegaConf
 from rich.progress import Progress
 
@@ -21,8 +20,9 @@ from cascade.diffusion.sampler import Step
 from cascade.entry import check_choices, command
 from cascade.grid import Grid
 from cascade.opening import bundles_named, open_cascade
-from cascade.sample_files import check_folder, file_name, request_id
-from cascade.video import write_video
+from cascade.sample_files import check_folder, check_space, file_name, request_id, to_make
+from cascade.sample_record import check_same, generators, record_of, restored
+from cascade.video import check_format, write_video
 
 log = logging.getLogger(__name__)
 
@@ -62,7 +62,7 @@ def _ordinal(n: int) -> str:
     return f"{n}{ending}"
 
 
-@command("sample")
+@command("sample", before=restored)
 def main(cfg: DictConfig) -> None:
     """The command line."""
     values: Any = OmegaConf.to_container(cfg, resolve=True)
@@ -72,9 +72,17 @@ def main(cfg: DictConfig) -> None:
     bundles, sampling = bundles_named(cfg)
     for name in ("num_inference_steps", "guidance_scale"):
         per_stage(name, values[name], len(bundles))
-    request = request_id(values, bundles=bundles, sampling=sampling, sources=given)
+    record = record_of(values, bundles=bundles, sampling=sampling)
+    check_same(values, record)
+    out_folder, name = Path(cfg.out), file_name(values, request_id(record))
+    records = {n: {**record, "number": n} for n in range(cfg.first, cfg.first + cfg.num_videos)}
+    paths = to_make(out_folder, records, name=name, overwrite=cfg.overwrite)
+    if not paths:
+        return
     cascade = open_cascade(cfg, offload=cfg.offload)
     grids = cascade.grids(frames=cfg.frames, height=cfg.height, width=cfg.width)
+    check_format(name, grids[-1])
+    check_space(out_folder, grids[-1], len(paths))
     names = [stage.name for stage in cascade.stages]
     prompt = prompted(values, dict(zip(names, grids, strict=True)))
     with Progress() as progress:
@@ -84,20 +92,19 @@ def main(cfg: DictConfig) -> None:
             progress.update(tasks[name], completed=step.index + 1, total=step.count)
 
         out = cascade(
-            [cfg.prompt] * cfg.num_videos,
-            cfg.negative_prompt,
+            [values["prompt"]] * len(paths),
+            values["negative_prompt"],
             num_inference_steps=cfg.num_inference_steps,
             guidance_scale=cfg.guidance_scale,
-            generator=torch.Generator().manual_seed(cfg.seed),
+            generator=generators(cfg.seed, [*paths]),
             frames=cfg.frames,
             height=cfg.height,
             width=cfg.width,
             on_step=on_step,
-            **prompt.arguments(cfg.num_videos),
+            **prompt.arguments(len(paths)),
         )
-    for i, video in enumerate(out.videos):
-        path = Path(cfg.out) / file_name(values, i, request)
-        write_video(path, video, fps=out.grid.fps)
+    for (number, path), video in zip(paths.items(), out.videos, strict=True):
+        write_video(path, video, fps=out.grid.fps, metadata={"cascade": records[number]})
         log.info("%s (%s)", path, out.grid)
 
 
