@@ -56,6 +56,8 @@ stages = $(if $(filter all,$(STAGE)),$(eval stages := $(all))$(stages),$(STAGE))
 jobs = $(if $(filter-out local,$(CLUSTER))$(word 2,$(stages)),--multirun hydra/launcher=$(if $(filter local,$(CLUSTER)),local,slurm) $(call quoted,cluster=$(CLUSTER)) $(if $(FOLLOW),hydra.launcher.follow=true))
 stage = $(call quoted,stage=$(subst $(space),$(comma),$(addprefix $(CASCADE)/,$(stages)))) $(call set,name,$(NAME)) $(data) $(experiment)
 cascade = $(call quoted,cascade=$(CASCADE))
+# With FROM, what is said of a variable only if a user sets it.
+chosen = $(if $(and $(FROM),$(filter file,$(origin $1))),,$2)
 
 export PROMPT RUNS
 ifneq ($(origin NAME),override)
@@ -154,8 +156,9 @@ new: $(READY)  ## [train] copy the configs of cascade FROM to a new cascade CASC
 params: $(READY)  ## [train] list the stages of CASCADE with their grids and numbers of parameters
 	@$(RUN) -m cascade.params $(cascade) $(args)
 
-sample: $(READY)  ## [use] sample a video for PROMPT from the runs NAME of CASCADE
-	$(RUN) -m cascade.sample $(cascade) $(call set,run,$(NAME)) 'prompt=$${oc.env:PROMPT}' $(args)
+sample: $(READY)  ## [use] sample a video for PROMPT from the runs NAME of CASCADE; FROM=video.mp4: make that one again
+	$(RUN) -m cascade.sample $(if $(FROM),$(call set,from,$(FROM))) $(call chosen,CASCADE,$(cascade)) \
+	  $(call chosen,NAME,$(call set,run,$(NAME))) $(call chosen,PROMPT,'prompt=$${oc.env:PROMPT}') $(args)
 
 bundle: $(READY)  ## [use] join the trained stages of CASCADE, from the runs NAME, in one folder OUT
 	$(RUN) -m cascade.join $(cascade) $(call set,run,$(NAME)) $(if $(OUT),$(call set,out,$(OUT))) $(args)

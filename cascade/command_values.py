@@ -45,17 +45,32 @@ _CASCADE: dict[str, Rule] = {
 }
 
 SAMPLE: dict[str, Rule] = {
-    "prompt": text().hint("make sample PROMPT='…', or with ARGS: \"prompt='…'\" in both quotes"),
+    "prompt": text().or_null.hint(
+        "make sample PROMPT='…', or with ARGS: \"prompt='…'\" in both quotes"
+    ),
     "negative_prompt": text().hint("quote it: \"negative_prompt='…'\""),
     **_CASCADE,
     "num_videos": whole(1),
+    "first": whole(0),
+    "from": text().or_null.hint("a video that make sample wrote"),
+    **{name: switch() for name in ("same", "overwrite")},
     "num_inference_steps": one_or_several(whole(1)).or_null.hint("null: the bundle's"),
     "guidance_scale": one_or_several(number()).or_null.hint("null: the bundle's"),
-    **{name: whole(1).or_null for name in ("frames", "height", "width")},
+    **{name: whole(1).or_null for name in ("num_frames", "height", "width")},
+    **{name: number(above=0).or_null for name in ("seconds", "fps", "memory")},
+    "zoom": number(above=0),
+    "timeline": Rule(
+        wants="a YAML or JSON file, or null",
+        holds=lambda v: v is None or isinstance(v, str | list),
+    ),
+    "stages": several(text()).or_null.hint("such as stages=[tsr1,ssr1]"),
+    **{name: whole(1).or_null for name in ("window", "tile", "base_window")},
+    "batch_size": whole(1),
+    **{name: switch() for name in ("loop", "keep")},
     "way": text().or_null,
     **{name: text().or_null for name in ("image", "last", "video", "to", "mask")},
     "indices": several(whole(0)).or_null.hint("such as indices=[0,8]"),
-    "strength": number(above=0, most=1).or_null,
+    "strength": number(least=0, most=1).or_null,
     "share": number(above=0, below=1),
     "format": choice("mp4", "gif"),
     "offload": switch(),

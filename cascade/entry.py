@@ -13,6 +13,7 @@ from typing import TypeVar
 
 import hydra
 import yaml
+from hydra.core.hydra_config import HydraConfig
 from hydra.errors import InstantiationException
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
@@ -100,16 +101,21 @@ def one_line(error: Exception) -> str:
     return f"{found[1]}: {what}" if found else what
 
 
-def command(name: str) -> Callable[[Callable[[DictConfig], T]], Callable[[], T]]:
+def command(
+    name: str, *, before: Callable[[DictConfig, Sequence[str]], DictConfig] | None = None
+) -> Callable[[Callable[[DictConfig], T]], Callable[[], T]]:
     """The command line of a function, with `conf/<name>.yaml`.
 
-    Values are checked before the function is called, and errors are explained.
+    Values are checked before the function is called, and errors are explained. `before` takes the
+    config and the typed overrides, and returns the config that is checked.
     """
 
     def decorate(function: Callable[[DictConfig], T]) -> Callable[[], T]:
         @explained()
         @functools.wraps(function)
         def checked(cfg: DictConfig) -> T:
+            if before is not None:
+                cfg = before(cfg, list(HydraConfig.get().overrides.task))
             values.check(cfg, COMMANDS[name])
             return function(cfg)
 

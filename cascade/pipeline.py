@@ -137,7 +137,7 @@ class Cascade:
         Raises:
             ValueError: a stage cannot run on its grid, or sizes are given besides `low`.
         """
-        used = self._named(stages)
+        used = self.named(stages)
         time = math.prod(stage.kind.scale.time for stage in used)
         space = math.prod(stage.kind.scale.space for stage in used)
         rate = used[-1].target.fps if fps is None else fps
@@ -258,7 +258,7 @@ class Cascade:
             request.get("prompt_embeds"),
             request.get("negative_prompt_embeds"),
         )
-        stages, total = self._named(request.get("stages")), len(prompts)
+        stages, total = self.named(request.get("stages")), len(prompts)
         low = request.get("low")
         check_low(stages[0], low, total)
         grids = self.grids(
@@ -307,8 +307,8 @@ class Cascade:
             request=request,
         )
 
-    def _named(self, names: Sequence[str] | None) -> list[Stage]:
-        """The stages of a call.
+    def named(self, names: Sequence[str] | None) -> list[Stage]:
+        """The stages of these names, all by default.
 
         Raises:
             ValueError: they are not consecutive stages of the cascade.

@@ -8,23 +8,27 @@ import logging
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
-import torch
 from omegaconf import DictConfig, OmegaConf
-from rich.progress import Progress
 
 from cascade import conditioning
+from cascade.call import CascadeRequest
 from cascade.chain import per_stage
 from cascade.conditioning import Prompt, source_names, unseen
-from cascade.diffusion.sampler import Step
 from cascade.entry import check_choices, command
 from cascade.grid import Grid
 from cascade.opening import bundles_named, open_cascade
-from cascade.sample_files import check_folder, file_name, request_id
-from cascade.video import write_video
+from cascade.sample_files import check_folder, check_space, file_name, request_id, to_make
+from cascade.sample_record import check_same, generators, record_of, restored
+from cascade.sample_run import PER_STAGE, batches, make, windows_of
+from cascade.stage import Stage, Video
+from cascade.timeline import load_timeline, read_timeline
+from cascade.video import check_format, frame_size, load_clip, video_length
 
 log = logging.getLogger(__name__)
+#: The keys of the final video's grid.
+SIZES = ("num_frames", "seconds", "fps", "height", "width")
 
 
 def prompted(cfg: Mapping[str, Any], grids: Mapping[str, Grid]) -> Prompt:
@@ -62,43 +66,109 @@ def _ordinal(n: int) -> str:
     return f"{n}{ending}"
 
 
-@command("sample")
+def beginning(values: Mapping[str, Any], stage: Stage, count: int) -> Video | None:
+    """The video with which the first stage of a request begins; None if it is a base.
+
+    It is the whole of `video`, at the frame rate and the nearest smaller size that the stage takes.
+
+    Raises:
+        ValueError: there is no such video, or other sources besides it.
+    """
+    if not stage.kind.takes_low:
+        return None
+    others = [name for name in source_names() if name != "video" and values[name] is not None]
+    if values["video"] is None or others or values["way"] is not None:
+        raise ValueError(
+            f"stages: {stage.name} is the first stage, so the request needs video=…, which it "
+            f"begins with, and takes no other source or way; got "
+            f"{', '.join(f'{name}=…' for name in others) or 'none'}"
+        )
+    scale, (height, width) = stage.kind.scale, frame_size(values["video"])
+    steps = [
+        max(multiple // factor, 1)
+        for multiple, factor in zip(
+            stage.multiple, (scale.time, scale.space, scale.space), strict=True
+        )
+    ]
+    fps = stage.low_grid.fps
+    frames = video_length(values["video"], fps)
+    grid = Grid(
+        frames=max(frames // steps[0], 1) * steps[0],
+        height=max(height // steps[1], 1) * steps[1],
+        width=max(width // steps[2], 1) * steps[2],
+        fps=fps,
+    )
+    log.info("stage %s begins with %s, read as %s", stage.name, values["video"], grid)
+    return load_clip(values["video"], grid)[None].expand(count, -1, -1, -1, -1)
+
+
+def text_of(values: Mapping[str, Any]) -> tuple[str, list[tuple[float, str]]]:
+    """The first prompt of a request, and those that replace it on the way.
+
+    Raises:
+        ValueError: there is neither a prompt nor a timeline, or both.
+    """
+    if (values["prompt"] is None) == (values["timeline"] is None):
+        raise ValueError(
+            "prompt and timeline: give one of them: make sample PROMPT='…', or "
+            "PROMPT= ARGS='timeline=file.yaml'"
+        )
+    if values["timeline"] is None:
+        return values["prompt"], []
+    (_, first), *later = read_timeline(values["timeline"])
+    return first, later
+
+
+@command("sample", before=restored)
 def main(cfg: DictConfig) -> None:
     """The command line."""
     values: Any = OmegaConf.to_container(cfg, resolve=True)
+    if isinstance(values["timeline"], str):  # its content makes the video, not its name
+        values["timeline"] = load_timeline(values["timeline"])
+    text, timeline = text_of(values)
     given = [name for name in source_names() if values[name] is not None]
-    conditioning.choose(values["way"], given)
     check_folder(Path(cfg.out))
     bundles, sampling = bundles_named(cfg)
-    for name in ("num_inference_steps", "guidance_scale"):
-        per_stage(name, values[name], len(bundles))
-    request = request_id(values, bundles=bundles, sampling=sampling, sources=given)
+    record = record_of(values, bundles=bundles, sampling=sampling)
+    check_same(values, record)
+    name = file_name({**values, "prompt": text}, request_id(record))
+    records = {n: {**record, "number": n} for n in range(cfg.first, cfg.first + cfg.num_videos)}
+    paths = to_make(Path(cfg.out), records, name=name, overwrite=cfg.overwrite)
+    if not paths:
+        return
     cascade = open_cascade(cfg, offload=cfg.offload)
-    grids = cascade.grids(frames=cfg.frames, height=cfg.height, width=cfg.width)
-    names = [stage.name for stage in cascade.stages]
-    prompt = prompted(values, dict(zip(names, grids, strict=True)))
-    with Progress() as progress:
-        tasks = {s.name: progress.add_task(s.name, total=None) for s in cascade.stages}
-
-        def on_step(name: str, step: Step) -> None:
-            progress.update(tasks[name], completed=step.index + 1, total=step.count)
-
-        out = cascade(
-            [cfg.prompt] * cfg.num_videos,
-            cfg.negative_prompt,
-            num_inference_steps=cfg.num_inference_steps,
-            guidance_scale=cfg.guidance_scale,
-            generator=torch.Generator().manual_seed(cfg.seed),
-            frames=cfg.frames,
-            height=cfg.height,
-            width=cfg.width,
-            on_step=on_step,
-            **prompt.arguments(cfg.num_videos),
+    stages = cascade.named(values["stages"])
+    for key in PER_STAGE:
+        per_stage(key, values[key], len(stages))
+    low = beginning(values, stages[0], 1)
+    if low is None:
+        conditioning.choose(values["way"], given)
+    sizes = {key: values[key] for key in SIZES}
+    shape = None if low is None else low.shape[2:]
+    grids = cascade.grids(**sizes, stages=values["stages"], low=shape)
+    check_format(name, grids[-1])
+    check_space(Path(cfg.out), grids[-1], len(paths))
+    by_name = {stage.name: grid for stage, grid in zip(stages, grids, strict=True)}
+    prompt = prompted(values, by_name) if low is None else Prompt()
+    windows = windows_of(cascade, stages, grids, values)
+    for numbers in batches([*paths], cfg.batch_size):
+        request: dict[str, Any] = {
+            **{key: values[key] for key in (*SIZES, "zoom", "loop", *PER_STAGE)},
+            **prompt.arguments(len(numbers)),
+            "timeline": timeline,
+            "stages": [stage.name for stage in stages],
+            "windows": windows,
+            "generator": generators(cfg.seed, numbers),
+            "low": None if low is None else low.expand(len(numbers), -1, -1, -1, -1),
+        }
+        make(
+            cascade,
+            ([text] * len(numbers), values["negative_prompt"]),
+            cast(CascadeRequest, request),
+            grids=by_name,
+            files={paths[n]: records[n] for n in numbers},
+            keep=values["keep"],
         )
-    for i, video in enumerate(out.videos):
-        path = Path(cfg.out) / file_name(values, i, request)
-        write_video(path, video, fps=out.grid.fps)
-        log.info("%s (%s)", path, out.grid)
 
 
 if __name__ == "__main__":

@@ -13,22 +13,29 @@ import yaml
 KEYS = ("from", "to", "prompt")
 
 
-def read_timeline(source: str | Sequence[Any], *, who: str = "timeline") -> list[tuple[float, str]]:
-    """The prompts of a file, or of its content, with the times at which they begin, in seconds.
+def load_timeline(path: str, *, who: str = "timeline") -> list[Any]:
+    """The entries of a file, checked.
 
     Raises:
-        ValueError: it cannot be read, has other keys, or its spans do not follow each other from 0
+        ValueError: it cannot be read, or is no timeline.
+    """
+    who = f"{who}={path}"
+    try:
+        entries = yaml.safe_load(Path(path).read_text())
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        reason = str(error).replace("\n", " ")
+        raise ValueError(f"{who}: cannot be read as YAML or JSON ({reason})") from error
+    read_timeline(entries, who=who)
+    return list(entries)
+
+
+def read_timeline(entries: Any, *, who: str = "timeline") -> list[tuple[float, str]]:
+    """The prompts of a timeline, with the times at which they begin, in seconds.
+
+    Raises:
+        ValueError: an entry has other keys or values, or the spans do not follow each other from 0
             without gap and overlap.
     """
-    if isinstance(source, str):
-        who = f"{who}={source}"
-        try:
-            entries = yaml.safe_load(Path(source).read_text())
-        except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-            reason = str(error).replace("\n", " ")
-            raise ValueError(f"{who}: cannot be read as YAML or JSON ({reason})") from error
-    else:
-        entries = source
     if not isinstance(entries, Sequence) or isinstance(entries, str) or not entries:
         raise ValueError(
             f"{who}: must be a list of entries with the keys {', '.join(KEYS)}, got {entries!r}"
@@ -39,8 +46,8 @@ def read_timeline(source: str | Sequence[Any], *, who: str = "timeline") -> list
         if start != end:
             wrong = "leaves a gap" if start > end else "overlaps the one before"
             raise ValueError(
-                f"{who}: entry {number} begins at {start:g} s and {wrong}, which ends at {end:g} s; "
-                f"write from: {end:g}"
+                f"{who}: entry {number} begins at {start:g} s and {wrong}, which ends at "
+                f"{end:g} s; write from: {end:g}"
             )
         if not stop > start:
             raise ValueError(f"{who}: entry {number} ends at {stop:g} s, but begins at {start:g} s")

@@ -233,7 +233,6 @@ class Stage(nn.Module):
         """
         return torch.cat(list(self.stream(captions, **request)), dim=2)
 
-    @torch.no_grad()  # inference mode would break the weights that a sharding strategy gathers
     def stream(self, captions: Captions, **request: Unpack[SampleRequest]) -> Iterator[Video]:
         """The videos of `sample`, window by window, each as soon as it is finished."""
-        yield from stream(self, captions, request)
+        return stream(self, captions, request)

@@ -20,7 +20,7 @@ class Prompt:
     given: Given | None = None
     start: Float[Tensor, "b 3 f h w"] | None = None
     strength: float | None = None
-    """How much of `start` is regenerated, in (0, 1]: the diffusion time that it is noised to."""
+    """How much of `start` is regenerated, in [0, 1]: the diffusion time that it is noised to."""
 
     @property
     def end(self) -> int | None:
@@ -103,14 +103,14 @@ class Files:
         return sorted(set(numbers))
 
     def fraction(self, source: str) -> float:
-        """A number in (0, 1].
+        """A number in [0, 1].
 
         Raises:
             ValueError: the value is not one.
         """
         value = self.sources[source]
-        if not isinstance(value, int | float) or not 0 < value <= 1:
-            raise ValueError(f"{source}={value}: must be a number more than 0 and at most 1")
+        if not isinstance(value, int | float) or not 0 <= value <= 1:
+            raise ValueError(f"{source}={value}: must be a number from 0 to 1")
         return float(value)
 
     def area(self, source: str, video: str) -> Float[Tensor, "1 1 f h w"]:

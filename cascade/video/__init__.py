@@ -1,6 +1,7 @@
 """Resampling, reading and writing videos: axes `b c f h w`, pixels in [-1, 1], times in seconds."""
 
-from cascade.video.read import frame_size, load_clip, read_frames, read_image
+from cascade.video.metadata import read_metadata
+from cascade.video.read import frame_size, load_clip, read_frames, read_image, video_length
 from cascade.video.resample import (
     bicubic,
     covering,
@@ -15,11 +16,19 @@ from cascade.video.resample import (
     to_uint8,
     upsample,
 )
-from cascade.video.write import Mp4Writer, write_gif, write_mp4, write_png, write_video
+from cascade.video.write import (
+    Mp4Writer,
+    check_format,
+    write_gif,
+    write_mp4,
+    write_png,
+    write_video,
+)
 
 __all__ = [
     "Mp4Writer",
     "bicubic",
+    "check_format",
     "covering",
     "downsample",
     "every",
@@ -30,11 +39,13 @@ __all__ = [
     "load_clip",
     "read_frames",
     "read_image",
+    "read_metadata",
     "resize",
     "scale_frames",
     "to_float",
     "to_uint8",
     "upsample",
+    "video_length",
     "write_gif",
     "write_mp4",
     "write_png",

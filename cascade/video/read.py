@@ -74,6 +74,18 @@ def frame_size(path: str | Path) -> tuple[int, int]:
     return height, width
 
 
+def video_length(path: str | Path, fps: float) -> int:
+    """How many frames at `fps` a video lasts; 1 for an image.
+
+    Raises:
+        ValueError: the file cannot be read as a video or an image.
+    """
+    if _is_image(path):
+        return 1
+    _, duration = _timeline(path, until=None)
+    return clip_length(duration, fps)
+
+
 def load_clip(
     path: str | Path,
     grid: Grid,

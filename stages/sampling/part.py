@@ -76,7 +76,11 @@ class Denoiser:
 
 
 class Run:
-    """One call of a stage's sampler."""
+    """One call of a stage's sampler.
+
+    Nothing is recorded for a backward pass. (Inference mode would break the weights that a sharding
+    strategy gathers.)
+    """
 
     def __init__(
         self,
@@ -92,6 +96,7 @@ class Run:
             predict=predict, diffusion=stage.diffusion, without=inputs.without, guidance=guidance
         )
 
+    @torch.no_grad()
     def denoise(
         self, z: Float[Tensor, "b c f h w"], step: Step, window: Window
     ) -> Float[Tensor, "b c f2 h w"]:
@@ -101,6 +106,7 @@ class Run:
             on_step(step)
         return x
 
+    @torch.no_grad()
     def part(
         self, read: range, own: range, *, known: Float[Tensor, "b c k h w"] | None = None
     ) -> Part[Window]:
@@ -142,6 +148,7 @@ class Run:
         first = own.start * self.stage.codec.factor[0]
         return max(self._request.get("first", 0) - first, 0)
 
+    @torch.no_grad()
     def video(self, x: Float[Tensor, "b c f h w"], own: range) -> Float[Tensor, "b 3 f2 h2 w2"]:
         """The pixels of a part, with the given ones as they were given."""
         pixels = self.stage.codec.decode(x).clamp(-1, 1).float()

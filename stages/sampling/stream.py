@@ -8,6 +8,7 @@ it window by window (`continuation.py`).
 from collections.abc import Iterator
 from typing import cast
 
+import torch
 from jaxtyping import Float
 from torch import Tensor
 
@@ -27,6 +28,7 @@ def radius_of(stage: Stage) -> tuple[int, int] | None:
     return cast(tuple[int, int] | None, getattr(stage.net, "receptive_field", None))
 
 
+@torch.no_grad()
 def stream(stage: Stage, captions: Captions, request: SampleRequest) -> Iterator[Video]:
     """The videos of a request, window by window; the arguments are those of `Stage.stream`.
 

@@ -14,7 +14,8 @@ from cascade.conditioning import source_names
 from cascade.entry import CONF
 from cascade.grid import Grid
 from cascade.sample import prompted
-from cascade.sample_files import VALUES, file_name, request_id, slug
+from cascade.sample_files import file_name, request_id, slug
+from cascade.sample_record import record_of
 from cascade.video import read_frames, write_mp4, write_png
 
 #: Libraries that only training needs; together they take 5 s to import.
@@ -144,7 +145,7 @@ def test_files_that_do_not_go_together_are_refused(files):
         ({"video": "ramp.mp4", "indices": [0, 8]}, r"indices=\[0, 8\]: .* from 0 to 7"),
         (
             {"video": "ramp.mp4", "strength": 1.5},
-            "strength=1.5: must be .* more than 0 and at most 1",
+            "strength=1.5: must be a number from 0 to 1",
         ),
         ({"video": "ramp.mp4", "mask": "light.png"}, "but all of it is white"),
         ({"video": "ramp.mp4", "mask": "wide.png"}, r"mask is 20×40 and the video 32×32"),
@@ -181,17 +182,16 @@ def test_make_sample_hands_its_name_to_the_command():
 
 
 REQUEST = {
-    **dict.fromkeys(VALUES),
-    **{"prompt": "a ball", "seed": 0, "format": "mp4", "image": None, "video": None},
+    **{"prompt": "a ball", "negative_prompt": "", "seed": 0, "format": "mp4", "share": 0.5},
+    **dict.fromkeys(("num_inference_steps", "guidance_scale", "frames", "way", "strength")),
+    **dict.fromkeys(("dtype", "image", "video")),
 }
 
 
 def named(folder, **values):
     """The file name of a request to the bundle in a folder."""
     asked = {**REQUEST, **values}
-    sources = [name for name in ("image", "video") if asked[name] is not None]
-    request = request_id(asked, bundles=[folder], sampling=[{}], sources=sources)
-    return file_name(asked, 0, request)
+    return file_name(asked, request_id(record_of(asked, bundles=[folder], sampling=[{}])), 0)
 
 
 @pytest.mark.parametrize(

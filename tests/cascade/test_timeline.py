@@ -4,16 +4,17 @@ import json
 
 import pytest
 
-from cascade.timeline import read_timeline
+from cascade.timeline import load_timeline, read_timeline
 
 GOOD = [{"from": 0, "to": 4, "prompt": "a"}, {"from": 4, "to": 8.5, "prompt": "b"}]
 
 
 @pytest.mark.parametrize("name", ["t.yaml", "t.json"])
-def test_a_timeline_gives_each_prompt_its_time(tmp_path, name):
+def test_a_timeline_is_read_from_yaml_and_json(tmp_path, name):
     path = tmp_path / name
     path.write_text(json.dumps(GOOD))
-    assert read_timeline(str(path)) == [(0, "a"), (4, "b")] == read_timeline(GOOD)
+    assert load_timeline(str(path)) == GOOD
+    assert read_timeline(GOOD) == [(0, "a"), (4, "b")]
 
 
 @pytest.mark.parametrize(
@@ -43,4 +44,4 @@ def test_a_file_that_is_no_timeline_is_refused_by_name(tmp_path, content):
     if content is not None:
         path.write_bytes(content)
     with pytest.raises(ValueError, match=r"timeline=.*t\.yaml: (cannot be read|must be a list)"):
-        read_timeline(str(path))
+        load_timeline(str(path))

@@ -1,0 +1,152 @@
+"""The run of one batch of a sampling request: frames to disk and to the files as they are made."""
+
+import contextlib
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.progress import Progress
+from torch import Tensor
+
+from cascade.call import CascadeRequest
+from cascade.diffusion.sampler import Step
+from cascade.grid import Grid
+from cascade.pipeline import Cascade
+from cascade.request import Windows
+from cascade.stage import Stage
+from cascade.stage_frames import StageFrames
+from cascade.video import Mp4Writer, write_video
+from cascade.windows import GIB, available, windows_for
+
+log = logging.getLogger(__name__)
+#: The folder beside the videos that holds the frames of stages.
+STAGES = ".stages"
+#: The share of the free memory that sampling may use unless the user says how much.
+SHARE = 0.5
+#: Keys of a request with one value per stage.
+PER_STAGE = ("num_inference_steps", "guidance_scale")
+#: Keys of a request that the stages' names and grids have.
+IN_GRIDS = ("stages", "num_frames", "seconds", "height", "width", "fps")
+
+
+def batches(numbers: Sequence[int], size: int) -> Iterator[list[int]]:
+    """The numbers in order, `size` at a time."""
+    return (list(numbers[first : first + size]) for first in range(0, len(numbers), size))
+
+
+def windows_of(
+    cascade: Cascade, stages: Sequence[Stage], grids: Sequence[Grid], values: Mapping[str, Any]
+) -> list[Windows]:
+    """Each stage's windows: those of the request, else the largest that fit into the memory.
+
+    Raises:
+        ValueError: a stage does not fit in any windows.
+    """
+    if values["memory"] is None:
+        memory = SHARE * available(cascade.device)
+    else:
+        memory = values["memory"] * GIB
+    found = []
+    for stage, grid in zip(stages, grids, strict=True):
+        local = getattr(stage.net, "receptive_field", None) is not None
+        if local and not (values["window"] is None and values["tile"] is None):
+            windows = Windows(frames=values["window"], tile=values["tile"])
+        elif not local and values["base_window"] is not None:
+            windows = Windows(frames=values["base_window"])
+        else:
+            windows = windows_for(stage, grid, videos=values["batch_size"], memory=memory)
+        if windows != Windows():
+            log.info("stage %s: %s in %s", stage.name, grid, windows)
+        found.append(windows)
+    return found
+
+
+def make(
+    cascade: Cascade,
+    prompts: tuple[Sequence[str], str],
+    request: CascadeRequest,
+    *,
+    grids: Mapping[str, Grid],
+    files: Mapping[Path, Mapping[str, Any]],
+    keep: bool,
+) -> None:
+    """Sample videos to files with their records; what an earlier run had made is read from disk.
+
+    The frames of all stages but the last stay on disk if `keep`, for requests that change a later
+    stage alone.
+    """
+    records = list(files.values())
+    store = StageFrames(
+        next(iter(files)).parent / STAGES,
+        grids=grids,
+        depends=[_depends(records[0], place) for place in range(len(grids))],
+        videos=[[record["named"]["seed"], record["number"]] for record in records],
+    )
+    done = store.done()
+    for name, frames in done.items():
+        log.info("stage %s: %d of %s were made before", name, frames.shape[2], grids[name])
+    last = [*grids][-1]
+    fps = grids[last].fps
+    with _progress(grids, done) as (on_step, advance), contextlib.ExitStack() as stack:
+
+        def on_frames(name: str, first: int, frames: Tensor) -> None:
+            store.append(name, first, frames)
+            advance(name, frames.shape[2])
+
+        request = {**request, "done": done, "on_frames": on_frames, "on_step": on_step}
+        stream = cascade.stream(*prompts, **request)
+        if next(iter(files)).suffix == ".mp4":
+            writers = [
+                stack.enter_context(Mp4Writer(path, fps=fps, metadata={"cascade": record}))
+                for path, record in files.items()
+            ]
+            for part in stream:
+                for writer, video in zip(writers, part, strict=True):
+                    writer.write(video)
+        else:
+            whole = torch.cat(list(stream), dim=2)
+            for (path, record), video in zip(files.items(), whole, strict=True):
+                write_video(path, video, fps=fps, metadata={"cascade": record})
+    for path in files:
+        log.info("%s (%s)", path, grids[last])
+    for name in grids if not keep else [last]:
+        store.remove(name)
+    if store.size:
+        log.info(
+            "%s: frames of the earlier stages (%.3g MB) stay for other settings of a later one; "
+            "keep=false removes them",
+            next(iter(files)).parent / STAGES,
+            store.size / 1e6,
+        )
+
+
+def _depends(record: Mapping[str, Any], place: int) -> list[Any]:
+    """What the frames of a request's stage depend on, besides the stages before it."""
+    common = {k: v for k, v in record["request"].items() if k not in (*PER_STAGE, *IN_GRIDS)}
+    chosen = [record["request"][name] for name in PER_STAGE]
+    own = [value[place] if isinstance(value, list) else value for value in chosen]
+    return [common, own, record["sources"], record["bundles"][place], record["sampling"][place]]
+
+
+@contextlib.contextmanager
+def _progress(grids: Mapping[str, Grid], done: Mapping[str, Tensor]) -> Iterator[Any]:
+    """Progress bars in frames; a stage that is sampled at once advances by its steps."""
+    with Progress() as progress:
+        made = {name: float(done[name].shape[2]) if name in done else 0.0 for name in grids}
+        tasks = {
+            name: progress.add_task(name, total=grid.frames, completed=int(made[name]))
+            for name, grid in grids.items()
+        }
+
+        def on_step(name: str, step: Step) -> None:
+            share = (step.index + 1) / step.count
+            frames = (grids[name].frames - made[name]) * share if made[name] == 0 else 0
+            progress.update(tasks[name], completed=max(made[name], frames))
+
+        def advance(name: str, frames: int) -> None:
+            made[name] += frames
+            progress.update(tasks[name], completed=made[name])
+
+        yield on_step, advance
