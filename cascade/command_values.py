@@ -72,6 +72,7 @@ SAMPLE: dict[str, Rule] = {
     "indices": several(whole(0)).or_null.hint("such as indices=[0,8]"),
     "strength": number(least=0, most=1).or_null,
     "share": number(above=0, below=1),
+    "fit": choice("crop", "pad"),
     "format": choice("mp4", "gif"),
     "offload": switch(),
 }

@@ -40,7 +40,8 @@ def prompted(cfg: Mapping[str, Any], grids: Mapping[str, Grid]) -> Prompt:
     base, last = next(iter(grids.values())), [*grids.values()][-1]
     stride = last.frames // base.frames
     sources = {name: cfg[name] for name in source_names()}
-    prompt = conditioning.prompt(last, stride=stride, way=cfg["way"], share=cfg["share"], **sources)
+    settings = {name: cfg[name] for name in ("way", "share", "fit")}
+    prompt = conditioning.prompt(last, stride=stride, **settings, **sources)
     given = prompt.given
     if given is not None and given.end is not None:
         log.info(

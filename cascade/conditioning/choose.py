@@ -3,9 +3,10 @@
 from collections.abc import Collection
 from typing import Any
 
-from cascade.conditioning.prompt_files import Files, Prompt
+from cascade.conditioning.prompt_files import Files, Prompt, without_bars
 from cascade.conditioning.registry import Way, source_names, ways
 from cascade.grid import Grid
+from cascade.video import Fit
 
 
 def way_named(name: str, who: str) -> Way:
@@ -47,12 +48,20 @@ def choose(way: str | None, sources: Collection[str]) -> Way:
 
 
 def prompt(
-    grid: Grid, *, stride: int = 1, way: str | None = None, share: float = 0.5, **sources: Any
+    grid: Grid,
+    *,
+    stride: int = 1,
+    way: str | None = None,
+    share: float = 0.5,
+    fit: Fit = "crop",
+    **sources: Any,
 ) -> Prompt:
     """A user's files as a prompt for a video on `grid`.
 
     The base generates every `stride`-th frame of the video. Sources have the names that the ways
-    use; None means that a source is not given.
+    use; None means that a source is not given. `fit` is what becomes of another aspect ratio:
+    "crop", the largest part at the centre, or "pad", the whole picture, and the video beside it is
+    generated.
 
     Raises:
         ValueError: sources that no way takes together, or that cannot be read.
@@ -64,7 +73,8 @@ def prompt(
         )
     there = {name: value for name, value in sources.items() if value is not None}
     chosen = choose(way, there)
-    return chosen.read(Files(sources=there, grid=grid, stride=stride, share=share))
+    files = Files(sources=there, grid=grid, stride=stride, share=share, fit=fit)
+    return without_bars(chosen.read(files))
 
 
 def _listed(sources: Collection[str]) -> str:

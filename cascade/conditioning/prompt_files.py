@@ -4,13 +4,16 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
+import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from cascade.conditioning.given import Given
 from cascade.conditioning.placement import Placement
 from cascade.grid import Grid
-from cascade.video import frame_size, load_clip
+from cascade.video import Fit, fitted_size, frame_size, inside, load_clip
+
+_PADDED = 4  # channels of a padded frame: RGB, and 1 in the picture
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -18,7 +21,7 @@ class Prompt:
     """The inputs of a cascade besides text: given frames, or a video to start from."""
 
     given: Given | None = None
-    start: Float[Tensor, "b 3 f h w"] | None = None
+    start: Float[Tensor, "b c f h w"] | None = None
     strength: float | None = None
     """How much of `start` is regenerated, in [0, 1]: the diffusion time that it is noised to."""
 
@@ -41,18 +44,34 @@ class Prompt:
         return named
 
 
+def without_bars(prompt: Prompt) -> Prompt:
+    """A prompt of padded frames in RGB: their bars are not given, so they are generated.
+
+    The bars of a video to restyle stay black, because it is noised as a whole.
+    """
+    given, start = prompt.given, prompt.start
+    if given is not None and given.frames.shape[1] == _PADDED:
+        mask = given.mask * given.frames[:, 3:]
+        prompt = replace(prompt, given=Given(given.frames[:, :3] * mask, mask, end=given.end))
+    if start is not None and start.shape[1] == _PADDED:
+        prompt = replace(prompt, start=start[:, :3])
+    return prompt
+
+
 @dataclass(frozen=True, kw_only=True)
 class Files:
     """A user's sources by name (paths and other values), for a video on `grid`.
 
     The base generates every `stride`-th frame of `grid`. Frames given from a video fill `share` of
-    the new one.
+    the new one. Pictures of another aspect ratio are cropped; with `fit` "pad" they are whole, and
+    the bars beside them are not given (see `without_bars`).
     """
 
     sources: Mapping[str, Any]
     grid: Grid
     stride: int = 1
     share: float = 0.5
+    fit: Fit = "crop"
 
     def __post_init__(self) -> None:
         if not isinstance(self.share, int | float) or not 0 < self.share < 1:
@@ -70,22 +89,31 @@ class Files:
         """How many frames are given at each of `ends` ends of the video, at most `most`."""
         return min(max(round(self.grid.frames * self.share / ends), 1), most)
 
-    def image(self, source: str) -> Float[Tensor, "1 3 1 h w"]:
+    def image(self, source: str) -> Float[Tensor, "1 c 1 h w"]:
         """An image, or the first frame of a video."""
         return self.head(source, 1)
 
-    def head(self, source: str, count: int) -> Float[Tensor, "1 3 k h w"]:
+    def head(self, source: str, count: int) -> Float[Tensor, "1 c k h w"]:
         """The first frames of a video."""
-        return load_clip(self.sources[source], replace(self.grid, frames=count))[None]
+        return self._load(source, replace(self.grid, frames=count))
 
-    def tail(self, source: str, count: int) -> Float[Tensor, "1 3 k h w"]:
+    def tail(self, source: str, count: int) -> Float[Tensor, "1 c k h w"]:
         """The last frames of a video."""
-        grid = replace(self.grid, frames=count)
-        return load_clip(self.sources[source], grid, from_end=True)[None]
+        return self._load(source, replace(self.grid, frames=count), from_end=True)
 
-    def at(self, source: str, places: list[int]) -> Float[Tensor, "1 3 k h w"]:
+    def at(self, source: str, places: list[int]) -> Float[Tensor, "1 c k h w"]:
         """The frames of a video at these indices of the grid."""
-        return load_clip(self.sources[source], self.grid, places=places)[None]
+        return self._load(source, self.grid, places=places)
+
+    def _load(self, source: str, grid: Grid, **options: Any) -> Float[Tensor, "1 c k h w"]:
+        """Frames of a video; padded ones have a fourth channel, 1 in the picture, 0 in the bars."""
+        path = self.sources[source]
+        clip = load_clip(path, grid, fit=self.fit, **options)[None]
+        if self.fit == "crop":
+            return clip
+        picture = torch.zeros_like(clip[:, :1])
+        picture[..., *inside(fitted_size(*frame_size(path), grid, self.fit), grid)] = 1
+        return torch.cat([clip, picture], dim=1)
 
     def indices(self, source: str) -> list[int]:
         """Indices of frames of the grid.
@@ -125,7 +153,7 @@ class Files:
                 f"{source}={self.sources[source]}: the mask is {h}×{w} and the video "
                 f"{height}×{width} (height×width); give a mask of the video's aspect ratio"
             )
-        mask = (self.image(source).mean(dim=1, keepdim=True) > 0).float()
+        mask = (self.image(source)[:, :3].mean(dim=1, keepdim=True) > 0).float()
         if mask.min() == mask.max():
             raise ValueError(
                 f"{source}={self.sources[source]}: white is kept and black is regenerated, but "

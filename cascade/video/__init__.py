@@ -1,7 +1,16 @@
 """Resampling, reading and writing videos: axes `b c f h w`, pixels in [-1, 1], times in seconds."""
 
 from cascade.video.metadata import read_metadata
-from cascade.video.read import frame_size, load_clip, read_frames, read_image, video_length
+from cascade.video.read import (
+    Fit,
+    fitted_size,
+    frame_size,
+    inside,
+    load_clip,
+    read_frames,
+    read_image,
+    video_length,
+)
 from cascade.video.resample import (
     bicubic,
     covering,
@@ -26,15 +35,18 @@ from cascade.video.write import (
 )
 
 __all__ = [
+    "Fit",
     "Mp4Writer",
     "bicubic",
     "check_format",
     "covering",
     "downsample",
     "every",
+    "fitted_size",
     "frame_size",
     "frame_times",
     "hold",
+    "inside",
     "linear",
     "load_clip",
     "read_frames",

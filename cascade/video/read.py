@@ -4,9 +4,11 @@ So a video of variable frame rate is read as a player shows it.
 """
 
 import contextlib
+import logging
 from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import torch
@@ -22,6 +24,12 @@ from cascade.media.sequence import Shown, numbered, shown_frames
 from cascade.media.strict import listen, strict_decoder
 from cascade.times import clip_length, nearest
 from cascade.video.resample import covering, frame_times, scale_frames, to_float
+
+log = logging.getLogger(__name__)
+#: How a picture of another aspect ratio is fitted to a grid.
+Fit = Literal["crop", "pad"]
+#: The largest image of a prompt: phones make 64 million pixels.
+MAX_IMAGE = 80_000_000
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,7 +52,7 @@ def read_image(path: str | Path) -> UInt8[Tensor, "h w 3"]:
         ValueError: the image cannot be read.
     """
     with _named(path):
-        return torch.from_numpy(picture.pixels(str(path)))
+        return torch.from_numpy(picture.pixels(str(path), max_pixels=MAX_IMAGE))
 
 
 def read_frames(path: str | Path) -> tuple[UInt8[Tensor, "f h w 3"], Float[Tensor, " f"]]:
@@ -90,6 +98,7 @@ def load_clip(
     path: str | Path,
     grid: Grid,
     *,
+    fit: Fit = "crop",
     from_end: bool = False,
     places: Sequence[int] | None = None,
 ) -> Float[Tensor, "3 f h w"]:
@@ -97,10 +106,12 @@ def load_clip(
 
     Frames and pixels are chosen as in training: for each time of the grid the frame with the
     nearest time stamp, resized with antialiasing to cover the grid, then cropped at the centre.
+    What was read and cropped is logged.
 
     Args:
         path: a video or an image.
         grid: the grid of the clip.
+        fit: "crop", or "pad": the whole picture at the centre, with black bars.
         from_end: take the last `grid.duration` seconds instead.
         places: indices of the grid's frames to take; all by default.
 
@@ -108,9 +119,9 @@ def load_clip(
         ValueError: the video is too short, or cannot be read.
     """
     taken = list(range(grid.frames)) if places is None else list(places)
-    is_image = _is_image(path)
+    image = read_image(path) if _is_image(path) else None
     times, duration = np.zeros(1), 0.0
-    if not is_image:
+    if image is None:
         times, duration = _timeline(path, until=None if from_end else grid.duration)
     length = clip_length(duration, grid.fps)
     if max(taken) >= length:
@@ -122,8 +133,17 @@ def load_clip(
     if from_end:
         wanted = wanted + max(duration - grid.duration, 0.0)
     numbers = nearest(times, wanted).tolist()
-    each = {0: read_image(path)}.items() if is_image else _numbered(path, numbers)
-    fitted = {number: _fit(pixels, grid.height, grid.width) for number, pixels in each}
+    each = _numbered(path, numbers) if image is None else {0: image}.items()
+    fitted: dict[int, Tensor] = {}
+    for number, pixels in each:
+        if not fitted:
+            read = (
+                "an image"
+                if image is not None
+                else f"read up to {duration:.3f} s ({len(times)} frames)"
+            )
+            _say(f"{path}: {read}", (pixels.shape[0], pixels.shape[1]), grid, fit, len(taken))
+        fitted[number] = _fit(pixels, grid.height, grid.width, fit)
     return to_float(torch.cat([fitted[number] for number in numbers], dim=1))
 
 
@@ -168,9 +188,47 @@ def _numbered(path: str | Path, numbers: Sequence[int]) -> Iterator[tuple[int, T
                 return
 
 
-def _fit(pixels: UInt8[Tensor, "h w 3"], height: int, width: int) -> UInt8[Tensor, "3 1 h2 w2"]:
-    size = covering(pixels.shape[0], pixels.shape[1], (height, width))
+def fitted_size(height: int, width: int, grid: Grid, fit: Fit) -> tuple[int, int]:
+    """The size to which a picture is scaled, before it is cropped or padded at the centre."""
+    if fit == "crop":
+        return covering(height, width, (grid.height, grid.width))
+    scale = min(grid.height / height, grid.width / width)
+    return (
+        min(max(round(height * scale), 1), grid.height),
+        min(max(round(width * scale), 1), grid.width),
+    )
+
+
+def inside(size: tuple[int, int], grid: Grid) -> tuple[slice, slice]:
+    """Rows and columns of a grid that a padded picture of this size fills."""
+    top, left = (grid.height - size[0]) // 2, (grid.width - size[1]) // 2
+    return slice(top, top + size[0]), slice(left, left + size[1])
+
+
+def _say(read: str, own: tuple[int, int], grid: Grid, fit: Fit, count: int) -> None:
+    (height, width), (high, wide) = fitted_size(*own, grid, fit), (grid.height, grid.width)
+    did = "resized"
+    if fit == "pad" and (height, width) != (high, wide):
+        did = f"resized to {height}×{width} and padded"
+    elif (height, width) != (high, wide):
+        kept = round(own[0] * high / height), round(own[1] * wide / width)
+        did = f"cropped to the centre {kept[0]}×{kept[1]}"
+    log.info(
+        "%s, %d×%d (height×width): %s for %d frame%s of %d×%d at %g fps (fit=%s)",
+        *(read, *own, did, count, "" if count == 1 else "s", high, wide, grid.fps, fit),
+    )
+
+
+def _fit(
+    pixels: UInt8[Tensor, "h w 3"], height: int, width: int, fit: Fit
+) -> UInt8[Tensor, "3 1 h2 w2"]:
+    grid = Grid(frames=1, height=height, width=width, fps=1)
+    size = fitted_size(pixels.shape[0], pixels.shape[1], grid, fit)
     scaled = scale_frames(pixels[None], size)
+    if fit == "pad":
+        padded = torch.zeros(3, 1, height, width, dtype=torch.uint8)
+        padded[:, :, *inside(size, grid)] = scaled
+        return padded
     top, left = (size[0] - height) // 2, (size[1] - width) // 2
     return scaled[:, :, top : top + height, left : left + width]
 
