@@ -8,7 +8,7 @@ STAGE   ?= base
 #: the run's name: targets with STAGE, and sample; sweep, overfit and smoke have their own defaults
 NAME    ?= default
 #: training data, conf/data/<name>.yaml or the path of shards: targets with STAGE; none: the stage's default
-DATA    ?= $(if $(filter single_gpu,$(CASCADE)),shapes128)
+DATA    ?= $(if $(filter single_gpu,$(CASCADE)),shapes128)$(if $(filter minute,$(CASCADE)),minute)
 #: a recorded recipe, conf/experiment/<cascade>/<stage>/<name>.yaml: targets with STAGE
 EXP     ?=
 #: where it runs, conf/cluster/<name>.yaml: shards, train, sweep
