@@ -180,3 +180,9 @@ def _most(values: Sequence[str]) -> str:
     """The value in most places, without `NONE`."""
     counted = Counter(value for value in values if value != NONE)
     return counted.most_common(1)[0][0] if counted else NONE
+
+
+def read_story(video: Shaped[Tensor, "3 f h w"], fps: float) -> dict[str, Sequence[str]]:
+    """What the object does, in order, and its colour and shape in every frame."""
+    frames = read_frames(video, fps)
+    return {"order": order(frames), "colour": frames.colour, "shape": frames.shape}
