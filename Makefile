@@ -91,8 +91,8 @@ $(READY): pyproject.toml
 	$(RUN) -m pip install --quiet --editable '.[$(EXTRAS)]'
 	@touch $@
 
-demo: $(READY)  ## [use] all steps on this machine: make shards, train three stages, sample videos, write a page
-	$(RUN) -m cascade.demo $(args)
+demo: $(READY)  ## [use] all steps on this machine: shards, training, videos, a page; CASCADE=minute: a minute of video
+	$(RUN) -m cascade.demo $(if $(filter minute,$(CASCADE)),--config-name minute) $(args)
 
 test: $(READY)  ## [develop] run the tests that take at most ten seconds each; TESTS='tests/data -k shots': some of them
 	$(PYTEST) -m 'not slow' $(call literal,$(TESTS))

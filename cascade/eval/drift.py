@@ -74,7 +74,8 @@ class Joints:
     """The steps from frame to frame at the joints of windows, beside all others.
 
     `ratio` is the mean step at joints over that elsewhere; `worst` the largest step at a joint over
-    the largest within a second of it. Both are about 1, or less, if a joint leaves no mark.
+    the largest within a second (two frames at least) of it. Both are about 1, or less, if a joint
+    leaves no mark.
     """
 
     ratio: float
@@ -90,18 +91,19 @@ def joint_steps(differences: Sequence[tuple[float, float]], joints: Sequence[flo
     times = torch.tensor([time for time, _ in differences], dtype=torch.float64)
     steps = torch.tensor([step for _, step in differences], dtype=torch.float64)
     at = torch.tensor([int((times - joint).abs().argmin()) for joint in joints])
-    tolerance = float(times.diff().min()) / 2 if len(times) > 1 else 0.0
+    step = float(times[1] - times[0]) if len(times) > 1 else 0.0
     for joint, index in zip(joints, at.tolist(), strict=True):
-        if abs(float(times[index]) - joint) > tolerance:
+        if abs(float(times[index]) - joint) > step / 2:
             raise ValueError(
                 f"joints: {joint:g} s is no frame's time; the frames after the first are from "
                 f"{float(times[0]):g} s to {float(times[-1]):g} s"
             )
     other = torch.ones(len(steps), dtype=torch.bool)
     other[at] = False
+    near = max(1.0, 2 * step)
     least = 1 / 255 / 10  # below what 8 bits show, a step is none
     worst = [
-        float(steps[i]) / max(least, float(steps[other & ((times - times[i]).abs() <= 1)].max()))
+        float(steps[i]) / max(least, float(steps[other & ((times - times[i]).abs() <= near)].max()))
         for i in at.tolist()
     ]
     return Joints(
