@@ -8,7 +8,7 @@ STAGE   ?= base
 #: the run's name: targets with STAGE, and sample; sweep, overfit and smoke have their own defaults
 NAME    ?= default
 #: training data, conf/data/<name>.yaml or the path of shards: targets with STAGE; none: the stage's default
-DATA    ?= $(if $(filter single_gpu,$(CASCADE)),shapes128)
+DATA    ?= $(if $(filter single_gpu,$(CASCADE)),shapes128)$(if $(filter minute,$(CASCADE)),minute)
 #: a recorded recipe, conf/experiment/<cascade>/<stage>/<name>.yaml: targets with STAGE
 EXP     ?=
 #: where it runs, conf/cluster/<name>.yaml: shards, train, sweep
@@ -93,8 +93,8 @@ $(READY): pyproject.toml
 	$(RUN) -m pip install --quiet --editable '.[$(EXTRAS)]'
 	@touch $@
 
-demo: $(READY)  ## [use] all steps on this machine: make shards, train three stages, sample videos, write a page
-	$(RUN) -m cascade.demo $(args)
+demo: $(READY)  ## [use] all steps on this machine: shards, training, videos, a page; CASCADE=minute: a minute of video
+	$(RUN) -m cascade.demo $(if $(filter minute,$(CASCADE)),--config-name minute) $(args)
 
 test: $(READY)  ## [develop] run the tests that take at most ten seconds each; TESTS='tests/data -k shots': some of them
 	$(PYTEST) -m 'not slow' $(call literal,$(TESTS))

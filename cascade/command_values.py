@@ -82,6 +82,7 @@ EVALUATE: dict[str, Rule] = {
     "batch_size": whole(1),
     "world": text().or_null,
     **{name: part("see conf/evaluate.yaml") for name in ("prompts", "parser", "truth")},
+    "long": part("see conf/evaluation").or_null,
 }
 
 _STEPS = whole(1)

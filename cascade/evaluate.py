@@ -26,7 +26,9 @@ from cascade.bundle import read_card
 from cascade.checkpoint.origin import commit
 from cascade.entry import check_choices, command
 from cascade.eval.following import Following, following
+from cascade.eval.long_video import LongVideos
 from cascade.files.atomic import replacing
+from cascade.long_page import write_page
 from cascade.opening import bundles_named, open_cascade
 from cascade.pipeline import Cascade
 from cascade.video import to_uint8
@@ -141,6 +143,29 @@ def check_world(bundles: Sequence[str | Path], world: str | None) -> None:
             )
 
 
+def measure_long(
+    cfg: DictConfig,
+    cascade: Cascade,
+    videos: Mapping[str, UInt8[Tensor, "n c _f _h _w"]],
+    prompts: Sequence[tuple[str, Any]],
+) -> dict[str, LongVideos]:
+    """The measures of long videos, which go to `long.json` and a page; none without `cfg.long`."""
+    if cfg.long is None:
+        return {}
+    render, out = hydra.utils.instantiate(cfg.truth), Path(cfg.out)
+    grids = {stage.name: stage.target for stage in cascade.stages}
+    measured = hydra.utils.instantiate(cfg.long)(
+        videos,
+        {name: grid.fps for name, grid in grids.items()},
+        lambda name, i: render(prompts[i][1], grids[name], i),
+        [content.order() for _, content in prompts],
+    )
+    report = {name: one.to_json() for name, one in measured.items()}
+    (out / "long.json").write_text(json.dumps(report, indent=1) + "\n")
+    write_page(out / "long.html", f"{cfg.cascade.name}: long videos", measured)
+    return dict(measured)
+
+
 @command("evaluate")
 def main(cfg: DictConfig) -> None:
     """The command line."""
@@ -155,6 +180,8 @@ def main(cfg: DictConfig) -> None:
     for stage, found in report.items():
         shares = "  ".join(f"{name} {share}" for name, share in found.shares().items())
         log.info("%s: %s", stage, shares)
+    for stage, one in measure_long(cfg, cascade, videos, prompts).items():
+        log.info("%s: %s", stage, "  ".join(f"{n} {share}" for n, share in one.shares.items()))
 
 
 if __name__ == "__main__":

@@ -10,6 +10,8 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 #: The shrunk value of each network size; a list keeps its length.
 SIZES = {"width": 64, "widths": 64, "depth": 2, "depths": 1, "head_width": 32}
 SIDE = 32
+#: Seconds that the shrunk grid lasts at most: the clips of data=smoke do.
+SECONDS = 2.0
 BYTES = "cascade.text.byte_text.ByteText"
 
 
@@ -29,7 +31,8 @@ def shrink(stage: dict[str, Any], *, steps: int = 2, batch: int = 2) -> dict[str
         "max_bytes": 512,
     }
     time = instantiate(small["kind"]).scale.time
-    small["target"].update(frames=4 * time, height=SIDE, width=SIDE)
+    target = {"frames": 4 * time, "height": SIDE, "width": SIDE}
+    small["target"].update(target, fps=max(small["target"]["fps"], 4 * time / SECONDS))
     small["sampling"]["steps"] = 2
     small["train"].update(
         steps=steps, global_batch=batch, crop=None, val_videos=2, val_steps=2, low_from=None

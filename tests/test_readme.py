@@ -66,6 +66,7 @@ STORY: dict[str, tuple[str, str]] = {
 #: The others, and why they are not in the story.
 ELSEWHERE = {
     "make help": "tests/test_makefile.py",
+    "make demo CASCADE=minute": "tests/cascade/demo",
     "make new CASCADE=mine FROM=demo": "tests/cascade/test_new.py",
     "make captions": "tests/data/recaption",
     "make embeddings": "tests/data/embed",

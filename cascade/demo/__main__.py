@@ -26,7 +26,7 @@ from cascade.curves import last_step, read_curves
 from cascade.demo.demo_page import Result, write_page
 from cascade.entry import CONF, check_choices, command
 from cascade.eval.following import Following
-from cascade.evaluate import follow, generate, write_report
+from cascade.evaluate import follow, generate, measure_long, write_report
 from cascade.opening import open_cascade
 from cascade.pipeline import Cascade
 from cascade.progress import SteadyProgress
@@ -83,10 +83,17 @@ def plan_training(cfg: DictConfig) -> list[list[StageProcess]]:
 
 
 def make_shards(cfg: DictConfig) -> None:
-    """Write and index the world's shards if they are missing."""
-    overrides = [f"stage={cfg.cascade.name}/base", *cfg.common, f"paths.runs={cfg.paths.runs}"]
-    data = hydra.utils.instantiate(compose("train", overrides=overrides)["data"], _convert_="all")
-    data.prepare_data()
+    """Write and index the shards of every stage that are missing."""
+    for name in cfg.cascade.stages:
+        overrides = [
+            f"stage={cfg.cascade.name}/{name}",
+            *cfg.common,
+            f"paths.runs={cfg.paths.runs}",
+        ]
+        data = hydra.utils.instantiate(
+            compose("train", overrides=overrides)["data"], _convert_="all"
+        )
+        data.prepare_data()
 
 
 def train_row(row: list[StageProcess], cfg: DictConfig) -> None:
@@ -158,7 +165,7 @@ def main(cfg: DictConfig) -> None:
         times[name] = time.monotonic() - began - sum(times.values())
         console.print(f"[dim]{name}: {times[name]:.0f} s[/dim]")
 
-    console.print("writing shards of the shapes world")
+    console.print("writing shards")
     make_shards(cfg)
     lap("shards")
     rows = plan_training(cfg)
@@ -182,12 +189,14 @@ def main(cfg: DictConfig) -> None:
     write_report(out / "evaluation.json", report)
     truth = ceiling(cfg, cascade, prompts, parser)
     write_report(out / "ceiling.json", truth)
+    measured = measure_long(cfg, cascade, videos, prompts)
     lap("evaluate")
     result = Result(
         prompts=texts,
         videos=videos,
         report=report,
         ceiling=truth,
+        long=measured,
         fps={stage.name: stage.target.fps for stage in cascade.stages},
         times=times,
     )

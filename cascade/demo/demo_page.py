@@ -11,7 +11,9 @@ from torch import Tensor
 from cascade.checkpoint.origin import commit
 from cascade.curves import read_curves
 from cascade.eval.following import Following
+from cascade.eval.long_video import LongVideos
 from cascade.files.atomic import read_json
+from cascade.long_page import add_sections
 from cascade.report import chart
 from cascade.report.page import Page
 from cascade.report.sections import Cell, Film
@@ -26,6 +28,7 @@ class Result:
     videos: Mapping[str, UInt8[Tensor, "n 3 _f _h _w"]]
     report: Mapping[str, Following]
     ceiling: Mapping[str, Following]
+    long: Mapping[str, LongVideos]
     fps: Mapping[str, float]
     times: Mapping[str, float]
 
@@ -44,6 +47,8 @@ def write_page(cfg: DictConfig, result: Result | None = None) -> Path:
     )
     if result is not None:
         _figures(page, cfg, result)
+        if result.long:
+            add_sections(page, result.long)
         _films(page, cfg, result)
     _training(page, cfg)
     if result is not None:

@@ -46,8 +46,18 @@ def thin(points: Points, most: int = 300) -> Points:
     return [(sum(x for x, _ in p) / len(p), sum(y for _, y in p) / len(p)) for p in parts]
 
 
-def lines(series: Mapping[str, Points], *, x_label: str, y_label: str, log_y: bool = False) -> Html:
-    """Curves in one chart; non-finite points, and with `log_y` non-positive ones, are left out."""
+def lines(
+    series: Mapping[str, Points],
+    *,
+    x_label: str,
+    y_label: str,
+    log_y: bool = False,
+    marks: Sequence[float] = (),
+) -> Html:
+    """Curves in one chart; non-finite points, and with `log_y` non-positive ones, are left out.
+
+    `marks` are positions along x, drawn as vertical lines.
+    """
     kept = {
         name: thin([(x, y) for x, y in points if math.isfinite(y) and (y > 0 or not log_y)])
         for name, points in series.items()
@@ -59,6 +69,9 @@ def lines(series: Mapping[str, Points], *, x_label: str, y_label: str, log_y: bo
     ys = [y for points in kept.values() for _, y in points]
     frame = Frame(min(xs), max(xs), min(ys), max(ys), log_y)
     drawn = [*frame.grid(x_label, y_label)]
+    for mark in marks:
+        at = f"{frame.x(mark):.1f}"
+        drawn.append(tag("line", x1=at, x2=at, y1=frame.top, y2=frame.bottom, class_="rule"))
     for i, points in enumerate(kept.values()):
         path = "M" + "L".join(f"{frame.x(x):.1f} {frame.y(y):.1f}" for x, y in points)
         dash = DASHES[i % len(DASHES)] or None

@@ -93,10 +93,11 @@ class Page:
         x_label: str = "step",
         y_label: str = "loss",
         log_y: bool = False,
+        marks: Sequence[float] = (),
         caption: str = "",
     ) -> "Page":
-        """Curves in one chart, with their last values in the legend."""
-        drawn = chart.lines(series, x_label=x_label, y_label=y_label, log_y=log_y)
+        """Curves in one chart, with their last values in the legend; `marks` as vertical lines."""
+        drawn = chart.lines(series, x_label=x_label, y_label=y_label, log_y=log_y, marks=marks)
         return self._figure(drawn, caption)
 
     def intervals(

@@ -24,6 +24,8 @@ from cascade.grid import Grid
 from cascade.video.metadata import TAG, as_comment
 from cascade.video.resample import to_uint8
 
+#: Its macroblock tree makes files of the same frames differ, after a video was decoded in the process.
+REPEATABLE = {"x264-params": "mbtree=0"}
 #: The largest side of an H.264 and of a gif picture.
 MAX_SIDES = {".mp4": 16_384, ".gif": 65_535}
 #: The largest gif, in pixels of all frames: all of them are in memory while it is written.
@@ -138,7 +140,7 @@ class Mp4Writer:
 
     def _open(self, height: int, width: int) -> VideoStream:
         stream = self._container.add_stream(
-            "libx264", rate=self._rate, options={"crf": str(self._crf)}
+            "libx264", rate=self._rate, options={"crf": str(self._crf), **REPEATABLE}
         )
         stream.height, stream.width, stream.pix_fmt = height, width, "yuv420p"
         stream.codec_context.colorspace = Colorspace.ITU709

@@ -39,6 +39,10 @@ class World(ABC, Generic[State]):
             ValueError: the grid lasts longer than the state.
         """
 
+    def track(self, state: State, grid: Grid) -> dict[str, list[Any]]:  # noqa: ARG002
+        """What is true of each frame of the clip on `grid`, by name; nothing by default."""
+        return {}
+
     @abstractmethod
     def caption(self, state: State, phrasing: int, *, moving: bool = True) -> str:
         """A sentence with every attribute; without `moving` for a still image."""

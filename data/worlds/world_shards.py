@@ -28,6 +28,7 @@ from cascade.cores import cores
 from cascade.files.atomic import replacing, write_atomic
 from cascade.grid import Grid
 from data.worlds.encode_clip import encode_mp4
+from data.worlds.minute import Minute
 from data.worlds.shapes import Shapes
 from data.worlds.world import World
 
@@ -57,6 +58,27 @@ def make_shapes(
         shard_size=shard_size,
         seed=seed,
         stills=stills,
+        workers=workers,
+    )
+
+
+def make_minute(
+    folder: Path,
+    *,
+    clips: int,
+    grid: Grid,
+    shard_size: int = 250,
+    seed: int = 0,
+    workers: int | None = None,
+) -> None:
+    """Write `clips` training samples of the world of a minute; see `make_shards`."""
+    make_shards(
+        folder,
+        world=Minute(duration=grid.duration),
+        clips=clips,
+        grid=grid,
+        shard_size=shard_size,
+        seed=seed,
         workers=workers,
     )
 
@@ -165,6 +187,8 @@ class WorldSpec:
         else:
             record["fps"] = self.grid.fps
             media = {"mp4": encode_mp4(frames, self.grid.fps)}
+            if track := self.world.track(state, self.grid):
+                record["track"] = track
         return {
             "__key__": f"{self.prefix}-{position:08d}",
             "txt": self.world.caption(state, phrasing, moving=not still).encode(),

@@ -192,7 +192,7 @@ def test_an_overfitted_stage_trains_text_alone(stage: str) -> None:
     assert modes.probabilities(128) == {"text": 1.0}
 
 
-@pytest.mark.parametrize("name", ["demo", "single_gpu", "imagen_video"])
+@pytest.mark.parametrize("name", ["demo", "minute", "single_gpu", "imagen_video"])
 def test_each_stage_knows_which_of_its_frames_the_base_makes(name: str) -> None:
     stride = 1
     for stage in composed(f"cascade={name}", root="sample").cascade.stages:

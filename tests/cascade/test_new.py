@@ -15,7 +15,7 @@ def conf(tmp_path):
     return Path(shutil.copytree(CONF, tmp_path / "conf"))
 
 
-@pytest.mark.parametrize("of", ["demo", "single_gpu", "imagen_video"])
+@pytest.mark.parametrize("of", ["demo", "minute", "single_gpu", "imagen_video"])
 def test_a_copy_composes_to_the_same_stages(conf, of):
     made = copy_cascade("mine", of, conf)
     assert made[-1] == conf / "cascade/mine.yaml"
@@ -31,7 +31,11 @@ def test_a_copy_composes_to_the_same_stages(conf, of):
 @pytest.mark.parametrize(
     ("name", "of", "message"),
     [
-        ("mine", "dem", "FROM=dem: no such cascade; there are demo, imagen_video, single_gpu"),
+        (
+            "mine",
+            "dem",
+            "FROM=dem: no such cascade; there are demo, imagen_video, minute, single_gpu",
+        ),
         ("demo", "demo", "CASCADE=demo: .*conf/stage/demo exists; choose another name"),
         ("My/own", "demo", "CASCADE=My/own: a cascade's name has letters, digits and _"),
     ],

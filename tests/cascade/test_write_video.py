@@ -98,3 +98,12 @@ def test_pictures_are_replaced_whole(tmp_path: Path) -> None:
         write(tmp_path / name, *args)
         write(tmp_path / name, *args)
     assert sorted(one.name for one in tmp_path.iterdir()) == ["a.gif", "a.png"]
+
+
+def test_the_same_frames_give_the_same_file_whatever_was_decoded_before(tmp_path):
+    video = torch.rand(3, 320, 32, 32, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    files = [tmp_path / f"{number}.mp4" for number in range(3)]
+    for file in files:
+        write_mp4(file, video, fps=8)
+        read_frames(file)
+    assert len({file.read_bytes() for file in files}) == 1

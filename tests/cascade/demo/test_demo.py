@@ -49,6 +49,20 @@ def test_the_demo_ends_with_a_page_and_goes_on_where_it_was(tmp_path):
     assert all(path.stat().st_mtime_ns == time for path, time in changed.items())
 
 
+@pytest.mark.slow
+def test_the_minute_ends_with_a_page_too(tmp_path):
+    tiny = ["logger=csv", "data=shapes", "debug=smoke", "name=default", "data.make.clips=12"]
+    common = ",".join(f"'{override}'" for override in (*tiny, "data.make.shard_size=12"))
+    rows = "[{base: [], tsr1: []}, {tsr2: [], tsr3: [], ssr1: []}]"
+    command = ["cascade.demo", "--config-name", "minute", f"paths.runs={tmp_path}", "prompts.n=2"]
+    command += [f"rows={rows}", f"common=[{common}]", "shown=1", "long=null"]
+    done = commands.run(*command, timeout=400)
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
+    report = json.loads((tmp_path / "minute/evaluation/evaluation.json").read_text())
+    assert set(report) == {"base", "tsr1", "tsr2", "tsr3", "ssr1"}
+    assert (tmp_path / "minute/index.html").is_file()
+
+
 def test_a_failed_stage_says_why(tmp_path):
     command = [sys.executable, "-c", "raise SystemExit('no memory left')"]
     training = StageProcess("base", tmp_path / "run", 10, command)
