@@ -9,7 +9,7 @@ from typing import NamedTuple
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from hydra.utils import instantiate
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 
 from cascade.entry import CONF
 from cascade.grid import Grid
@@ -43,13 +43,25 @@ def check_links(links: Sequence[Link]) -> None:
             )
 
 
-def link(choice: str) -> Link:
-    """The link of config `stage=<choice>`, inside a Hydra command and outside."""
+def stage_configs(choices: Sequence[str]) -> list[DictConfig]:
+    """The configs `stage=<choice>`, inside a Hydra command and outside.
+
+    They are composed at once, without the rest of a run's config: a compose takes longer than a
+    stage in it.
+    """
     inside = GlobalHydra.instance().is_initialized()
     configs = nullcontext() if inside else initialize_config_dir(CONF, version_base="1.3")
     with configs:
-        cfg = compose("train", overrides=[f"stage={choice}"])["stage"]
-    return Link(cfg["name"], instantiate(cfg["target"]), instantiate(cfg["kind"]))
+        composed = compose(None, [f"+stage@s{i}={choice}" for i, choice in enumerate(choices)])
+    return [composed[f"s{i}"] for i in range(len(choices))]
+
+
+def links(choices: Sequence[str]) -> list[Link]:
+    """The links of configs `stage=<choice>`."""
+    return [
+        Link(cfg["name"], instantiate(cfg["target"]), instantiate(cfg["kind"]))
+        for cfg in stage_configs(choices)
+    ]
 
 
 def check_neighbours(choice: str) -> None:
@@ -69,4 +81,4 @@ def check_neighbours(choice: str) -> None:
         return
     place = names.index(name)
     around = [f"{cascade}/{one}" for one in names[max(place - 1, 0) : place + 2]]
-    check_links([link(one) for one in around if (Path(CONF) / "stage" / f"{one}.yaml").is_file()])
+    check_links(links([one for one in around if (Path(CONF) / "stage" / f"{one}.yaml").is_file()]))

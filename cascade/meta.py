@@ -9,7 +9,7 @@ from torch.overrides import TorchFunctionMode
 
 
 class _WithoutValues(TorchFunctionMode):
-    """Skips `torch.nn.init`, for which torch would import its compiler on `meta`, in seconds."""
+    """Draws no values, for which torch would import its compiler or sympy on `meta`, in seconds."""
 
     def __torch_function__(
         self,
@@ -21,6 +21,8 @@ class _WithoutValues(TorchFunctionMode):
         named = kwargs or {}
         if getattr(func, "__module__", None) == "torch.nn.init":
             return named["tensor"] if "tensor" in named else args[0]
+        if func in (torch.rand, torch.randn):
+            return torch.empty(*args, **{k: v for k, v in named.items() if k != "generator"})
         return func(*args, **named)
 
 

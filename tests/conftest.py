@@ -11,12 +11,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from jaxtyping import install_import_hook
 
-install_import_hook(
-    ["cascade", "stages", "data"],
-    "beartype.beartype(conf=__import__('beartype').BeartypeConf(is_pep484_tower=True))",
-)
+from tests import checked
+
+checked.install()
 # A shell's background job ignores SIGINT, and so would all that it starts.
 if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)

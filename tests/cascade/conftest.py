@@ -6,12 +6,11 @@ from typing import Any
 import hydra
 import pytest
 import torch
-from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
 from cascade.bundle import save_bundle
-from cascade.entry import CONF
 from cascade.shrink import shrink
+from tests.composed import composed, stage_config
 
 
 @pytest.fixture(scope="session")
@@ -19,9 +18,7 @@ def bundle_of() -> Any:
     """Writes a bundle of a shrunk stage with random weights: bundle_of("demo/base", folder)."""
 
     def write(choice: str, folder: Path) -> Path:
-        with initialize_config_dir(version_base="1.3", config_dir=CONF):
-            cfg = compose("train", overrides=[f"stage={choice}"])
-        small = shrink(OmegaConf.to_container(cfg.stage, resolve=True))
+        small = shrink(stage_config(choice))
         frames, side = {"base": (4, 16), "tsr1": (8, 16), "ssr1": (8, 32)}[small["name"]]
         small["target"].update(frames=frames, height=side, width=side)
         torch.manual_seed(0)
@@ -38,8 +35,7 @@ def bundle_of() -> Any:
 @pytest.fixture
 def config_of():
     def make(choice, *overrides):
-        cfg = compose("plan", overrides=[f"stage={choice}", "logger=[]", "data=shapes", *overrides])
+        cfg = composed("plan", f"stage={choice}", "logger=[]", "data=shapes", *overrides)
         return OmegaConf.to_container(cfg, resolve=True)
 
-    with initialize_config_dir(version_base="1.3", config_dir=CONF):
-        yield make
+    return make

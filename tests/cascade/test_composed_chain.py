@@ -9,7 +9,7 @@ from hydra.core.global_hydra import GlobalHydra
 from omegaconf import OmegaConf
 
 from cascade import composed_chain, params
-from cascade.composed_chain import Link, check_links, check_neighbours, link
+from cascade.composed_chain import Link, check_links, check_neighbours, links
 from cascade.entry import CONF
 from cascade.grid import Grid
 from stages.base import Base
@@ -47,7 +47,7 @@ def test_stages_that_do_not_meet_are_refused_with_both_grids(after, said):
 
 def test_every_shipped_stage_meets_its_neighbours():
     for path in Path(CONF).glob("cascade/*.yaml"):
-        check_links([link(f"{path.stem}/{name}") for name in OmegaConf.load(path).stages])
+        check_links(links([f"{path.stem}/{name}" for name in OmegaConf.load(path).stages]))
 
 
 def test_a_stage_of_no_cascade_has_no_neighbours():
@@ -58,8 +58,10 @@ def test_a_stage_is_checked_with_both_neighbours(monkeypatch):
     wrong = Grid(frames=16, height=60, width=32, fps=8)
     monkeypatch.setattr(
         composed_chain,
-        "link",
-        lambda choice: link(choice)._replace(target=wrong) if "ssr1" in choice else link(choice),
+        "links",
+        lambda choices: [
+            one._replace(target=wrong) if one.name == "ssr1" else one for one in links(choices)
+        ],
     )
     with pytest.raises(ValueError, match="stages tsr1 and ssr1 do not meet"):
         check_neighbours("demo/ssr1")

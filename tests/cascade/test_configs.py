@@ -1,5 +1,6 @@
 """Every config composes, and every `_target_` takes the keys that it is given."""
 
+import functools
 import inspect
 import itertools
 from pathlib import Path
@@ -31,6 +32,13 @@ EXPERIMENTS = sorted(
 def conf():
     with initialize_config_dir(version_base="1.3", config_dir=CONF):
         yield
+
+
+@functools.cache
+def built(choice):
+    """A stage on the meta device, and its number of parameters."""
+    (found,) = build_on_meta([choice])
+    return found
 
 
 def nodes(node, where=""):
@@ -65,8 +73,17 @@ def check_targets(config):
     return count
 
 
-@pytest.mark.parametrize("stage", STAGES)
-@pytest.mark.parametrize("trainer", ["auto", "cpu", "cpu2", "gpu", "ddp"])
+def crossed(stages, trainers):
+    """All pairs; the fast ones have every stage once, and every trainer with several stages."""
+    for i, stage in enumerate(stages):
+        for j, trainer in enumerate(trainers):
+            fast = i % len(trainers) == j
+            yield pytest.param(stage, trainer, marks=[] if fast else pytest.mark.slow)
+
+
+@pytest.mark.parametrize(
+    ("stage", "trainer"), [*crossed(STAGES, ["auto", "cpu", "cpu2", "gpu", "ddp"])]
+)
 def test_every_stage_composes_with_every_trainer(stage, trainer):
     cfg = compose("train", overrides=[f"stage={stage}", f"trainer={trainer}", "logger=[]"])
     config = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)
@@ -114,7 +131,7 @@ def test_the_stages_of_every_cascade_meet(cascade):
     assert sorted(f"{cascade}/{name}" for name in names) == [
         s for s in STAGES if s.startswith(f"{cascade}/")
     ]
-    stages = [build_on_meta(f"{cascade}/{name}")[0] for name in names]
+    stages = [built(f"{cascade}/{name}")[0] for name in names]
     check_chain(stages)
     for stage, name in zip(stages, names, strict=True):
         assert stage.name == name
@@ -126,14 +143,14 @@ def test_the_stages_of_every_cascade_meet(cascade):
 def test_imagen_video_has_the_published_sizes():
     chain = compose("params", overrides=["cascade=imagen_video"])["cascade"]
     for name in chain["stages"]:
-        _, count = build_on_meta(f"imagen_video/{name}")
+        _, count = built(f"imagen_video/{name}")
         assert 0.9 < count / chain["published"][name] < 1.1, name
 
 
 def test_imagen_video_has_the_published_diffusion_and_text():
     chain = compose("params", overrides=["cascade=imagen_video"])["cascade"]
     for name in chain["stages"]:
-        stage, _ = build_on_meta(f"imagen_video/{name}")
+        stage, _ = built(f"imagen_video/{name}")
         assert isinstance(stage.diffusion.schedule, CosineVP), name
         assert stage.diffusion.schedule.logsnr_shift == 0, name
         assert isinstance(stage.diffusion.times, UniformTime), name
@@ -147,7 +164,7 @@ def test_imagen_video_oscillates_guidance_on_the_base_and_the_first_two_stages_a
     chain = compose("params", overrides=["cascade=imagen_video"])["cascade"]["stages"]
     found = []
     for name in chain:
-        guidance = build_on_meta(f"imagen_video/{name}")[0].sampling.guidance
+        guidance = built(f"imagen_video/{name}")[0].sampling.guidance
         if guidance.oscillate is not None:
             found.append(name)
             scales = {guidance.scale_at(Step(i, 128, 0.5, 0.0)) for i in range(128)}
@@ -163,14 +180,14 @@ def test_half_of_a_base_s_clips_have_something_given_unless_its_own_config_says_
 
 @pytest.mark.parametrize("stage", [s for s in STAGES if not s.endswith("base")])
 def test_a_crop_is_wider_than_what_a_pixel_sees(stage):
-    built, _ = build_on_meta(stage)
+    made, _ = built(stage)
     cfg = compose("train", overrides=[f"stage={stage}"])["stage"]
     if cfg["train"]["crop"] is not None:
-        _, pixels = built.net.receptive_field
+        _, pixels = made.net.receptive_field
         crop = cfg["train"]["crop"]
-        if tuple(crop[1:]) != built.target.shape[1:]:
+        if tuple(crop[1:]) != made.target.shape[1:]:
             assert 2 * pixels < min(crop[1:])
-        built.check_grid(type(built.target)(frames=crop[0], height=crop[1], width=crop[2], fps=1))
+        made.check_grid(type(made.target)(frames=crop[0], height=crop[1], width=crop[2], fps=1))
 
 
 def test_overrides_that_shrink_replaces_are_reported():

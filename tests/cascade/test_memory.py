@@ -9,17 +9,16 @@ from functools import partial
 
 import pytest
 import torch
-from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 from torch import nn
 
 from cascade.doctor.dry import Clips, DryStage, Execution
 from cascade.doctor.micro_batch import Extrapolated
 from cascade.ema import PowerEMA
-from cascade.entry import CONF
 from cascade.flops import parameter_count
 from cascade.memory import Meter, optimizer_state
 from cascade.optim import adamw, muon_adamw
+from tests.composed import composed
 
 CPU = Execution(cuda=False, precision="32-true", sigma_rels=(0.05, 0.1))
 GPU = Execution(cuda=True, precision="bf16-mixed", sigma_rels=(0.05, 0.1))
@@ -31,8 +30,7 @@ def dry():
     """dry("demo/base", "stage.net.depth=2"): the stage on meta, and a batch of its shape."""
 
     def make(choice, *overrides):
-        with initialize_config_dir(version_base="1.3", config_dir=CONF):
-            cfg = compose("train", overrides=[f"stage={choice}", "logger=[]", *overrides])
+        cfg = composed("train", f"stage={choice}", "logger=[]", *overrides)
         config = OmegaConf.to_container(cfg.stage, resolve=True)
         made = DryStage(config, text_tokens=16, captions=[CAPTION])
         shape = made.stage.recipe.crop or made.stage.target.shape

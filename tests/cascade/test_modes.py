@@ -6,14 +6,13 @@ from typing import Any
 
 import pytest
 import torch
-from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from cascade import conditioning
 from cascade.conditioning import Given, Modes, ways
-from cascade.entry import CONF
+from tests.composed import composed
 
 PRACTISED = tuple(name for name, way in ways.items() if way.draw is not None)
 EVERY = Modes(shares=dict.fromkeys(PRACTISED, 1.0))
@@ -174,28 +173,23 @@ def test_shares_that_are_none_are_refused() -> None:
 # The configs
 
 
-def composed(*overrides: str, root: str = "train") -> Any:
-    with initialize_config_dir(version_base="1.3", config_dir=CONF):
-        return compose(root, overrides=list(overrides))
-
-
 def test_a_way_that_no_config_lists_is_not_trained(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(ways, "new", ways["image"])
     for debug in ([], ["debug=overfit"]):
-        modes = instantiate(composed("stage=demo/base", *debug).stage.train.modes)
+        modes = instantiate(composed("train", "stage=demo/base", *debug).stage.train.modes)
         assert "new" not in modes.probabilities(8)
 
 
 @pytest.mark.parametrize("stage", ["demo/base", "demo/tsr1", "imagen_video/ssr3"])
 def test_an_overfitted_stage_trains_text_alone(stage: str) -> None:
-    modes = instantiate(composed(f"stage={stage}", "debug=overfit").stage.train.modes)
+    modes = instantiate(composed("train", f"stage={stage}", "debug=overfit").stage.train.modes)
     assert modes.probabilities(128) == {"text": 1.0}
 
 
 @pytest.mark.parametrize("name", ["demo", "minute", "single_gpu", "imagen_video"])
 def test_each_stage_knows_which_of_its_frames_the_base_makes(name: str) -> None:
     stride = 1
-    for stage in composed(f"cascade={name}", root="sample").cascade.stages:
-        config = composed(f"stage={name}/{stage}").stage
+    for stage in composed("sample", f"cascade={name}").cascade.stages:
+        config = composed("train", f"stage={name}/{stage}").stage
         stride *= instantiate(config.kind).scale.time
         assert config.train.modes.stride == stride

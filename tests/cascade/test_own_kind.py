@@ -3,14 +3,12 @@
 import numpy as np
 import pytest
 import torch
-from hydra import compose, initialize_config_dir
-from omegaconf import OmegaConf
 
 from cascade.doctor.dry import Clips, DryStage
-from cascade.entry import CONF
 from cascade.grid import Scale
 from cascade.shrink import shrink
 from tests.cascade.callbacks.tiny import clips, tiny_stage
+from tests.composed import stage_config
 
 
 class Coarse:
@@ -40,9 +38,7 @@ KIND = {"_target_": "tests.cascade.test_own_kind.Coarse", "levels": 4}
 
 
 def config():
-    with initialize_config_dir(version_base="1.3", config_dir=CONF):
-        cfg = compose("train", overrides=["stage=demo/ssr1"])
-    stage = OmegaConf.to_container(cfg.stage, resolve=True)
+    stage = stage_config("demo/ssr1")
     stage["kind"] = KIND
     return shrink(stage)
 

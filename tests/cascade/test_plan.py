@@ -32,7 +32,7 @@ def test_every_stage_is_planned_without_memory(config_of, choice):
     record = planned(config, stage=choice)
     network = record.value("network", "network")
     text = record.value("network", "text encoder")
-    count = build_on_meta(choice)[1]
+    count = build_on_meta([choice])[0][1]
     frozen = "t5" in config["stage"]["text"]["_target_"]
     assert network + (0 if frozen else text) == count == record.value("network", "all trained")
     assert record.value("step", "FLOPs per step") > 6 * record.value("step", "tokens per step")

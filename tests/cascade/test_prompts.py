@@ -3,14 +3,12 @@
 import hydra
 import pytest
 import torch
-from hydra import compose, initialize_config_dir
-from omegaconf import OmegaConf
 
-from cascade.entry import CONF
 from cascade.pipeline import Cascade
 from cascade.shrink import shrink
 from cascade.text.encoder import TextFeatures
 from cascade.text.t5 import T5Text
+from tests.composed import stage_config
 
 SEVEN = ["base", "tsr1", "ssr1", "ssr2", "tsr2", "tsr3", "ssr3"]
 GRIDS = {  # tiny, and chained as the published ones are
@@ -25,9 +23,7 @@ GRIDS = {  # tiny, and chained as the published ones are
 
 
 def stage_of(name, folder, **text):
-    with initialize_config_dir(version_base="1.3", config_dir=CONF):
-        cfg = compose("train", overrides=[f"stage=imagen_video/{name}"])
-    small = shrink(OmegaConf.to_container(cfg.stage, resolve=True))
+    small = shrink(stage_config(f"imagen_video/{name}"))
     frames, side, fps = GRIDS[name]
     small["target"].update(frames=frames, height=side, width=side, fps=fps)
     if name == "ssr2":

@@ -262,3 +262,10 @@ def test_the_command_writes_videos_without_the_libraries_of_training(tmp_path, b
 def test_a_command_that_computes_nothing_imports_no_torch():
     code = "import sys, cascade.config; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+@pytest.mark.slow
+def test_the_parameters_of_stages_are_counted_without_training_and_without_sympy():
+    code = "import sys, cascade.params as p; p.build_on_meta(['demo/base', 'imagen_video/ssr1']); "
+    code += "print(*{'sympy', 'pytorch_lightning', 'torchmetrics'} & {*sys.modules})"
+    assert subprocess.check_output([sys.executable, "-c", code], text=True) == "\n"

@@ -6,13 +6,12 @@ from typing import Any
 import hydra
 import pytest
 import torch
-from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
 from cascade.codec import Codec
-from cascade.entry import CONF
 from cascade.shrink import shrink
 from cascade.stage import trained_by_lightning
+from tests.composed import stage_config
 
 Build = Callable[..., Any]
 
@@ -25,9 +24,7 @@ def build() -> Build:
     """
 
     def make(choice: str, codec: Codec | None = None, **changes: Any) -> Any:
-        with initialize_config_dir(version_base="1.3", config_dir=CONF):
-            cfg = compose("train", overrides=[f"stage={choice}"])
-        small = shrink(OmegaConf.to_container(cfg.stage, resolve=True))
+        small = shrink(stage_config(choice))
         merged = OmegaConf.to_container(OmegaConf.merge(small, changes))
         torch.manual_seed(0)
         built = {} if codec is None else {"codec": codec}

@@ -3,16 +3,15 @@
 import hydra
 import pytest
 import torch
-from hydra import compose, initialize_config_dir
 from hydra.errors import InstantiationException
 from omegaconf import OmegaConf
 
 from cascade import conditioning
-from cascade.entry import CONF
 from cascade.grid import Grid
 from cascade.shrink import shrink
 from cascade.video import every
 from stages.noised import weighted
+from tests.composed import stage_config
 
 GRID = Grid(frames=8, height=16, width=16, fps=8)
 RESIDUAL = ["demo/tsr1", "demo/ssr1"]
@@ -20,9 +19,7 @@ RESIDUAL = ["demo/tsr1", "demo/ssr1"]
 
 def untrained(choice, **changes):
     """A shrunk stage as training first meets it."""
-    with initialize_config_dir(version_base="1.3", config_dir=CONF):
-        cfg = compose("train", overrides=[f"stage={choice}"])
-    small = shrink(OmegaConf.to_container(cfg.stage, resolve=True))
+    small = shrink(stage_config(choice))
     merged = OmegaConf.to_container(OmegaConf.merge(small, changes))
     stage = hydra.utils.instantiate(merged, _convert_="all")
     stage.configure_model()

@@ -4,6 +4,8 @@ As a script, `torchrun --nproc-per-node 2 tiny.py ddp OUT` fits with every callb
 the second has a loss of NaN in the fourth step.
 """
 
+import copy
+import functools
 import json
 import sys
 import time
@@ -35,11 +37,17 @@ SHAPE = (4, 16, 16)
 CAPTIONS = ("a red circle", "two blue bars", "nothing at all", "a cross that goes up")
 
 
-def tiny_stage(choice: str = "demo/base", **changes: Any) -> Any:
-    """A shrunk stage of a config."""
+@functools.cache
+def stage_config(choice: str) -> dict[str, Any]:
+    """The resolved config of `stage=<choice>`; this file also runs as a script of its own."""
     with initialize_config_dir(version_base="1.3", config_dir=CONF):
         cfg = compose("train", overrides=[f"stage={choice}"])
-    small = shrink(OmegaConf.to_container(cfg.stage, resolve=True))
+    return OmegaConf.to_container(cfg.stage, resolve=True)
+
+
+def tiny_stage(choice: str = "demo/base", **changes: Any) -> Any:
+    """A shrunk stage of a config."""
+    small = shrink(copy.deepcopy(stage_config(choice)))
     small["net"].update({"width": 32} if "base" in choice else {})
     merged = OmegaConf.to_container(OmegaConf.merge(small, changes))
     with torch.random.fork_rng():
