@@ -103,6 +103,7 @@ class Wave(Generic[W]):
         """
         self._layout, self._begin, self._denoise = layout, begin, denoise
         self._parts: dict[int, Part[W]] = {}
+        self._over: set[int] = set()
 
     def results(self, first: int = 0) -> Iterator[Float[Tensor, "b c f h w"]]:
         """The results of all parts in order, from part `first` on."""
@@ -165,9 +166,10 @@ class Wave(Generic[W]):
     def _forget(self, number: int) -> None:
         """Drop every z of a part that all its readers have used, and the part when it is over."""
         part = self._parts[number]
-        readers = [self._parts.get(other) for other in self._layout.neighbours(number)]
-        used = min(0 if reader is None else reader.done for reader in readers)
+        readers = [other for other in self._layout.neighbours(number) if other not in self._over]
+        used = min(self._parts[one].done if one in self._parts else 0 for one in readers)
         for evaluation in [one for one in part.z if one < used]:
             del part.z[evaluation]
         if part.taken and not part.z:
             del self._parts[number]
+            self._over.add(number)
