@@ -82,6 +82,17 @@ def test_windows_in_latents_equal_the_whole(build, choice):
     torch.testing.assert_close(windowed, sampled(stage), rtol=0, atol=TOLERANCE)
 
 
+@pytest.mark.parametrize("less", [(1, 0), (0, 1)], ids=["frames", "pixels"])
+def test_a_receptive_field_that_is_stated_too_small_is_seen(build, monkeypatch, less):
+    stage = build("demo/ssr1")
+    frames, pixels = stage.net.receptive_field
+    small = (1, pixels) if less[0] else (frames, 1)
+    whole = sampled(stage)
+    monkeypatch.setattr(type(stage.net), "receptive_field", small)
+    off = sampled(stage, windows=Windows(frames=4 if less[0] else 36, tile=16)) - whole
+    assert off.abs().max() > 10 * TOLERANCE
+
+
 def test_statistics_of_each_frame_are_the_same_in_windows(build):
     stage = build("demo/ssr1")
     stage.sampling.guidance = Guidance(
