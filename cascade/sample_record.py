@@ -52,9 +52,7 @@ def record_of(
 ) -> dict[str, Any]:
     """What a request's videos depend on, besides their seed and number, and how it was named."""
     sources = {
-        name: fingerprint(values[name])
-        for name in source_names()
-        if isinstance(values.get(name), str) and Path(values[name]).is_file()
+        name: found for name in source_names() if (found := _content(values.get(name))) is not None
     }
     return {
         "format": FORMAT,
@@ -69,6 +67,14 @@ def record_of(
             "machine": platform.machine(),
         },
     }
+
+
+def _content(source: Any) -> str | list[str] | None:
+    """The hash of a source, or of each of two; None unless it is a file."""
+    if isinstance(source, list):
+        each = [found for one in source if isinstance(found := _content(one), str)]
+        return each if each and len(each) == len(source) else None
+    return fingerprint(source) if isinstance(source, str) and Path(source).is_file() else None
 
 
 def is_same(one: Mapping[str, Any] | None, other: Mapping[str, Any]) -> bool:

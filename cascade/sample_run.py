@@ -11,7 +11,6 @@ from rich.progress import Progress
 from torch import Tensor
 
 from cascade.call import CascadeRequest
-from cascade.diffusion.sampler import Step
 from cascade.grid import Grid
 from cascade.pipeline import Cascade
 from cascade.request import Windows
@@ -95,7 +94,7 @@ def make(
             store.append(name, first, frames)
             advance(name, frames.shape[2])
 
-        request = {**request, "done": done, "on_frames": on_frames, "on_step": on_step}
+        request = {**request, "done": done, "on_frames": on_frames, "callback_on_step_end": on_step}
         stream = cascade.stream(*prompts, **request)
         if next(iter(files)).suffix == ".mp4":
             writers = [
@@ -140,8 +139,8 @@ def _progress(grids: Mapping[str, Grid], done: Mapping[str, Tensor]) -> Iterator
             for name, grid in grids.items()
         }
 
-        def on_step(name: str, step: Step) -> None:
-            share = (step.index + 1) / step.count
+        def on_step(_: Cascade, index: int, _time: float, where: Mapping[str, Any]) -> None:
+            name, share = where["stage"], (index + 1) / where["step"].count
             frames = (grids[name].frames - made[name]) * share if made[name] == 0 else 0
             progress.update(tasks[name], completed=max(made[name], frames))
 
