@@ -76,6 +76,9 @@ SAMPLE: dict[str, Rule] = {
     "fit": choice("crop", "pad"),
     "format": choice("mp4", "gif"),
     "offload": switch(),
+    "batch": text().or_null.hint("a YAML or JSON file"),
+    "parts": whole(1),
+    "part": whole(0),
 }
 
 EVALUATE: dict[str, Rule] = {

@@ -220,7 +220,7 @@ def test_every_command_checks_its_values_first(name, monkeypatch, tmp_path):
     ("overrides", "said"),
     [
         (["way=loop"], "way=loop needs video=…"),
-        (["to=b.mp4"], "no way to prompt takes exactly to=…"),
+        (["video=a.mp4", "image=b.png"], "no way .* takes exactly image=… and video=…"),
         (["way=sideways"], "way=sideways: unknown way to prompt"),
         (["out={file}/videos"], "out=.*: cannot be written .*; set out= to another folder"),
         (["device=cuda:9"], "device=cuda:9: cannot be used"),
