@@ -13,9 +13,10 @@ from cascade.conditioning import Given
 from cascade.diffusion.sampler import Step
 from cascade.grid import Grid
 from cascade.request import Windows
+from cascade.sources import Sources
 from cascade.stage import Stage
 from cascade.text.encoder import TextFeatures
-from cascade.video import to_uint8
+from cascade.video import Fit, to_uint8
 
 OutputType = Literal["pt", "np", "uint8"]
 
@@ -56,15 +57,41 @@ class CascadeRequest(TypedDict, total=False):
     bundle's by default."""
     stages: Sequence[str] | None
     """The names of consecutive stages to run; all by default."""
-    low: Float[Tensor, "b 3 f2 h2 w2"] | None
-    """A video to begin with, in [-1, 1], if the first stage of the call is not a base."""
-    given: Given | None
-    """Given frames and regions, on the last stage's grid; videos are cut at `given.end`."""
-    start: Float[Tensor, "b 3 f h w"] | None
-    """Videos to restyle, on the last stage's grid: every stage starts from them, resampled to its
-    grid and noised (SDEdit)."""
+    num_videos_per_prompt: int
+    """Videos of each prompt, one after another; 1 by default."""
+    image: Any
+    """The first frame. `image`, `last_image`, `video`, `mask` and those of `connect` are paths, or
+    in memory (`cascade.video.as_media` says of which types); all videos of the call have the same.
+    A video in memory has the frame rate of the new video. The combinations that are taken are those
+    of `cascade.conditioning.ways`."""
+    last_image: Any
+    """The last frame."""
+    video: Any
+    """A video to extend, or which `mask`, `indices` or `strength` change. If the first stage of the
+    call is not a base, it begins with this video instead."""
+    extend: Literal["forward", "backward"] | None
+    """Whether the new video continues `video` or leads to it; forward by default."""
+    mask: Any
+    """A picture of the aspect ratio of `video`: white is kept, black is regenerated."""
+    indices: Sequence[int] | None
+    """The frames of `video` that are given; those between them are generated."""
+    connect: Sequence[Any] | None
+    """Two videos: the new one leads from the end of one to the start of the other."""
     strength: float | None
-    """The diffusion time in [0, 1] to which `start` is noised; 0 keeps all of it, 1 nothing."""
+    """How much of `video` (or of `start`) is regenerated: the diffusion time in [0, 1] to which it
+    is noised; 0 keeps all of it, 1 nothing."""
+    share: float
+    """How much of the new video the frames of `video` or `connect` fill; 0.5 by default."""
+    fit: Fit
+    """Sources of another aspect ratio: "crop" (default) or "pad"; see `conditioning.prompt`."""
+    low: Float[Tensor, "b 3 f2 h2 w2"] | None
+    """A video of each prompt to begin with, in [-1, 1], if the first stage is not a base."""
+    given: Given | None
+    """Given frames and regions of each video, instead of the sources above, on the last stage's
+    grid; videos are cut at `given.end`."""
+    start: Float[Tensor, "b 3 f h w"] | None
+    """A video of each prompt to restyle, on the last stage's grid: every stage starts from them,
+    resampled to its grid and noised (SDEdit)."""
     loop: bool
     """Whether the last frame is followed by the first, at every stage."""
     windows: Windows | Sequence[Windows] | None
@@ -72,11 +99,29 @@ class CascadeRequest(TypedDict, total=False):
     done: Mapping[str, Float[Tensor, "b 3 f2 h2 w2"]]
     """The first frames of a stage's output, by stage name, from an earlier call that was stopped;
     they are not generated again."""
-    on_step: Callable[[str, Step], None] | None
-    """Called with the stage's name and the step, after each x̂ of each window."""
+    callback_on_step_end: Callable[[Any, int, float, dict[str, Any]], Any] | None
+    """Called after each x̂ of each window (Heun's steps have two x̂) with the cascade, the step's
+    index, its diffusion time and {"stage": name, "step": Step}. If it sets `interrupt` of the
+    cascade to True, the call ends with `InterruptedCall`."""
     on_frames: Callable[[str, int, Tensor], None] | None
     """Called with the stage's name, the number of the first frame and the frames (in [-1, 1], b c f
     h w), as soon as they are finished."""
+
+
+class InterruptedCall(RuntimeError):  # noqa: N818 - as KeyboardInterrupt, it is no error
+    """A callback has interrupted the call.
+
+    `finished` holds the frames that stages have finished, by stage name, of the videos generated at
+    once; a call that generates them all at once continues with `done=finished`. It is empty for a
+    stream, which has handed on its frames.
+    """
+
+    def __init__(self, stage: str, step: Step) -> None:
+        super().__init__(
+            f"stage {stage}: interrupted by callback_on_step_end after step {step.index + 1} of "
+            f"{step.count}; to continue, call again with done=error.finished"
+        )
+        self.finished: dict[str, Tensor] = {}
 
 
 @dataclass(frozen=True)
@@ -126,6 +171,36 @@ def check_start(
     return start, strength
 
 
+def check_count(count: int) -> int:
+    """The number of videos per prompt.
+
+    Raises:
+        ValueError: it is not a positive integer.
+    """
+    if type(count) is not int or count < 1:
+        raise ValueError(f"num_videos_per_prompt must be an integer of at least 1, got {count!r}")
+    return count
+
+
+def check_sources(request: CascadeRequest) -> Sources:
+    """The sources of a call.
+
+    `strength` belongs to `start`, if that is given, and else to the sources.
+
+    Raises:
+        ValueError: there are sources besides `given`, `start` or `low`.
+    """
+    tensors = [name for name in ("given", "start", "low") if request.get(name) is not None]
+    values = {**request, "strength": None} if "start" in tensors else request
+    sources = Sources.of(values)
+    if tensors and sources.named:
+        raise ValueError(
+            f"{', '.join(tensors)} is given besides {', '.join(sources.named)}; give either frames "
+            "on the grid or the sources that they are read from"
+        )
+    return sources
+
+
 def check_low(stage: Stage, low: Tensor | None, count: int) -> None:
     """Check the video that a call begins with.
 
@@ -134,7 +209,9 @@ def check_low(stage: Stage, low: Tensor | None, count: int) -> None:
             not `count` videos in [-1, 1].
     """
     if (low is None) == stage.kind.takes_low:
-        wants = "needs a video to begin with (low=)" if low is None else "takes no video (low=)"
+        wants = (
+            "needs a video (video=)" if low is None else "is a base, which takes no video (low=)"
+        )
         raise ValueError(f"stage {stage.name}: is the first stage of the call and {wants}")
     if low is None:
         return

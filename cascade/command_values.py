@@ -68,13 +68,17 @@ SAMPLE: dict[str, Rule] = {
     "batch_size": whole(1),
     **{name: switch() for name in ("loop", "keep")},
     "way": text().or_null,
-    **{name: text().or_null for name in ("image", "last", "video", "to", "mask")},
+    **{name: text().or_null for name in ("image", "last_image", "video", "mask")},
+    "connect": several(text(), least=2).or_null.hint("such as connect=[a.mp4,b.mp4]"),
     "indices": several(whole(0)).or_null.hint("such as indices=[0,8]"),
     "strength": number(least=0, most=1).or_null,
     "share": number(above=0, below=1),
     "fit": choice("crop", "pad"),
     "format": choice("mp4", "gif"),
     "offload": switch(),
+    "batch": text().or_null.hint("a YAML or JSON file"),
+    "parts": whole(1),
+    "part": whole(0),
 }
 
 EVALUATE: dict[str, Rule] = {

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from cascade.call import CascadeRequest
 from cascade.conditioning import Given, to_grid
+from cascade.diffusion.sampler import Step
 from cascade.grid import Grid
 from cascade.prompts import Encoded
 from cascade.request import SampleRequest, Windows
@@ -42,6 +43,8 @@ class Generation:
     request: CascadeRequest
     on_device: Callable[[Stage], AbstractContextManager[None]]
     offload: bool
+    on_step: Callable[[str, Step], None] | None = None
+    """Called with the stage's name after each x̂ of each window."""
 
     @property
     def end(self) -> int:
@@ -109,7 +112,7 @@ class Generation:
     def _request(
         self, place: int, rows: slice, low: Iterator[Tensor] | Tensor | None, *, first: int
     ) -> SampleRequest:
-        stage, grid, on_step = self.stages[place], self.grids[place], self.request.get("on_step")
+        stage, grid = self.stages[place], self.grids[place]
         given, start = self.given, self.start
         request = SampleRequest(
             grid=grid,
@@ -127,7 +130,7 @@ class Generation:
             loop=self.request.get("loop", False),
             windows=self.windows[place],
             first=first,
-            on_step=None if on_step is None else functools.partial(on_step, stage.name),
+            on_step=None if self.on_step is None else functools.partial(self.on_step, stage.name),
         )
         if "zoom" in self.request and "zoom" in stage.kind.scalars:
             request["zoom"] = self.request["zoom"]

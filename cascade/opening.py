@@ -34,11 +34,15 @@ def bundles_named(cfg: DictConfig) -> tuple[list[str | Path], Settings]:
 
 
 def open_cascade(cfg: DictConfig, **options: Any) -> Cascade:
-    """The cascade that a config names: a bundle, or the runs of its stages."""
+    """The cascade that a config names: a bundle, or the runs of its stages.
+
+    With device=auto it is on a GPU if there is one; the parts of a batch share the GPUs.
+    """
     paths, sampling = bundles_named(cfg)
     device = cfg.device
     if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
+        gpus = torch.cuda.device_count()
+        device = f"cuda:{cfg.get('part', 0) % gpus}" if gpus else "cpu"
     try:
         torch.zeros(1, device=device).item()  # a device without memory, such as meta, has no item
     except (RuntimeError, AssertionError) as error:

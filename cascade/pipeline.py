@@ -9,10 +9,10 @@ Video i depends on its own prompt and seed alone, not on the rest of the batch.
 import contextlib
 import math
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Unpack
+from typing import Any, Unpack, cast
 
 import torch
 from torch import Tensor
@@ -20,10 +20,13 @@ from torch import Tensor
 from cascade.call import (
     CascadeOutput,
     CascadeRequest,
+    InterruptedCall,
     OutputType,
     as_type,
+    check_count,
     check_low,
     check_output,
+    check_sources,
     check_start,
     check_timeline,
     draw_seeds,
@@ -37,6 +40,7 @@ from cascade.chain import (
     per_stage,
     runs_of,
 )
+from cascade.diffusion.sampler import Step
 from cascade.generation import Generation
 from cascade.grid import Grid
 from cascade.prompts import Prompts, share_encoders
@@ -73,6 +77,8 @@ class Cascade:
         self.stages: list[Stage] = list(stages)
         self.sampling = list(sampling or [{} for _ in stages])
         self.device, self.dtype, self.offload = torch.device(device), dtype, offload
+        #: Set to True by a call's `callback_on_step_end`, it ends the call after that step.
+        self.interrupt = False
         check_chain(self.stages)
         check_sampling(self.stages, self.sampling)
         share_encoders(self.stages)
@@ -204,8 +210,10 @@ class Cascade:
             request: the arguments that `CascadeRequest` describes.
 
         Raises:
-            ValueError: a prompt is longer than the text encoder's limit, a grid does not fit, or
-                the numbers of prompts, negative prompts and generators differ.
+            ValueError: a prompt is longer than the text encoder's limit, a grid does not fit, the
+                numbers of prompts, negative prompts and generators differ, or sources contradict
+                each other or cannot be read.
+            InterruptedCall: `callback_on_step_end` has set `interrupt`.
         """
         check_output(output_type)
         call = self._prepare(prompt, negative_prompt, request)
@@ -215,7 +223,13 @@ class Cascade:
         parts: list[dict[str, Tensor]] = []
         for first in range(0, call.total, count):
             kept: dict[str, list[Tensor]] = {stage.name: [] for stage in call.stages}
-            deque(call.frames(slice(first, first + count), keep=kept), maxlen=0)
+            try:
+                deque(call.frames(slice(first, first + count), keep=kept), maxlen=0)
+            except InterruptedCall as stop:
+                stop.finished = {
+                    name: torch.cat(each, dim=2) for name, each in kept.items() if each
+                }
+                raise
             parts.append({name: torch.cat(pieces, dim=2) for name, pieces in kept.items()})
         outputs = {s.name: torch.cat([part[s.name] for part in parts]) for s in call.stages}
         grid = replace(call.grids[-1], frames=call.end)
@@ -258,8 +272,12 @@ class Cascade:
             request.get("prompt_embeds"),
             request.get("negative_prompt_embeds"),
         )
+        prompts = prompts.repeated(check_count(request.get("num_videos_per_prompt", 1)))
         stages, total = self.named(request.get("stages")), len(prompts)
+        sources = check_sources(request)
         low = request.get("low")
+        if low is None and request.get("given") is None and request.get("start") is None:
+            low = sources.beginning(stages[0], total)
         check_low(stages[0], low, total)
         grids = self.grids(
             num_frames=request.get("num_frames"),
@@ -270,6 +288,11 @@ class Cascade:
             stages=request.get("stages"),
             low=None if low is None else low.shape[2:],
         )
+        if sources.named and low is None:
+            named = {stage.name: grid for stage, grid in zip(stages, grids, strict=True)}
+            read: Any = sources.prompt(named).arguments(total)
+            request = cast(CascadeRequest, {**request, "strength": None, **read})
+        request = {**request, "low": low}
         shape = (total, 3, *grids[-1].shape)
         if (given := request.get("given")) is not None:
             given.check(shape)
@@ -305,7 +328,23 @@ class Cascade:
             given=given,
             start=start,
             request=request,
+            on_step=self._reported(request.get("callback_on_step_end")),
         )
+
+    def _reported(
+        self, callback: Callable[[Any, int, float, dict[str, Any]], Any] | None
+    ) -> Callable[[str, Step], None] | None:
+        """What a call does after a step: its callback, which may interrupt it."""
+        if callback is None:
+            return None
+
+        def on_step(stage: str, step: Step) -> None:
+            callback(self, step.index, step.t, {"stage": stage, "step": step})
+            if self.interrupt:
+                raise InterruptedCall(stage, step)
+
+        self.interrupt = False
+        return on_step
 
     def named(self, names: Sequence[str] | None) -> list[Stage]:
         """The stages of these names, all by default.

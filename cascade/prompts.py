@@ -86,6 +86,17 @@ class Prompts:
         """The number of videos."""
         return len(self.texts.tokens if isinstance(self.texts, TextFeatures) else self.texts)
 
+    def repeated(self, each: int) -> "Prompts":
+        """Each prompt `each` times, one after another."""
+
+        def repeat(texts: list[str] | TextFeatures) -> list[str] | TextFeatures:
+            if isinstance(texts, TextFeatures):
+                tokens = texts.tokens.repeat_interleave(each, dim=0)
+                return TextFeatures(tokens, texts.mask.repeat_interleave(each, dim=0))
+            return [text for text in texts for _ in range(each)]
+
+        return Prompts(texts=repeat(self.texts), negatives=repeat(self.negatives))
+
     def check(self, stages: Sequence[Stage]) -> None:
         """Check that the encoders can read the prompts in full, and that embeddings fit the stages.
 

@@ -1,5 +1,6 @@
 """The record of a sampled video, in its metadata: what made it, and how to make it again."""
 
+import functools
 import hashlib
 import logging
 import platform
@@ -23,6 +24,7 @@ ASIDE = (
     *("seed", "num_videos", "first", "out", "format", "device", "offload", "overwrite"),
     *("from", "same", "paths", "run", "bundle", "cascade"),
     *("memory", "window", "tile", "batch_size", "keep"),
+    *("batch", "part", "parts", "cluster"),
 )
 #: Keys that `from` takes from the record in addition to those on which the video depends.
 NAMED = ("seed", "format", "run", "bundle", "cascade")
@@ -36,12 +38,27 @@ def fingerprint(path: str | Path) -> str:
 
 
 def fingerprints(bundles: Sequence[str | Path]) -> list[dict[str, str]]:
-    """Per bundle, the hash of each of its files."""
+    """Per bundle, the hash of each of its files; each is read once for all requests of a batch."""
     parts = (STAGE, CARD, WEIGHTS)
     return [
-        {part: fingerprint(Path(one) / part) for part in parts if (Path(one) / part).is_file()}
+        {
+            part: _of_bundle(file, _version(file))
+            for part in parts
+            if (file := Path(one) / part).is_file()
+        }
         for one in bundles
     ]
+
+
+@functools.lru_cache(maxsize=256)
+def _of_bundle(file: Path, _version: tuple[int, ...]) -> str:
+    return fingerprint(file)
+
+
+def _version(file: Path) -> tuple[int, ...]:
+    """What changes with a file's content."""
+    stat = file.stat()
+    return stat.st_ino, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_size
 
 
 def record_of(
@@ -52,9 +69,7 @@ def record_of(
 ) -> dict[str, Any]:
     """What a request's videos depend on, besides their seed and number, and how it was named."""
     sources = {
-        name: fingerprint(values[name])
-        for name in source_names()
-        if isinstance(values.get(name), str) and Path(values[name]).is_file()
+        name: found for name in source_names() if (found := _content(values.get(name))) is not None
     }
     return {
         "format": FORMAT,
@@ -69,6 +84,14 @@ def record_of(
             "machine": platform.machine(),
         },
     }
+
+
+def _content(source: Any) -> str | list[str] | None:
+    """The hash of a source, or of each of two; None unless it is a file."""
+    if isinstance(source, list):
+        each = [found for one in source if isinstance(found := _content(one), str)]
+        return each if each and len(each) == len(source) else None
+    return fingerprint(source) if isinstance(source, str) and Path(source).is_file() else None
 
 
 def is_same(one: Mapping[str, Any] | None, other: Mapping[str, Any]) -> bool:
@@ -126,7 +149,7 @@ def restored(cfg: DictConfig, typed: Sequence[str]) -> DictConfig:
                 "does not have; type the request again"
             )
         if key not in named:
-            made[key] = _literal(value)
+            made[key] = literal(value)
         elif key in cfg and not OmegaConf.is_missing(cfg, key) and cfg[key] != value:
             log.info("from=%s: %s=%s is used, not %s", cfg["from"], key, cfg[key], value)
     again = OmegaConf.create(made)
@@ -134,13 +157,13 @@ def restored(cfg: DictConfig, typed: Sequence[str]) -> DictConfig:
     return again
 
 
-def _literal(value: Any) -> Any:
+def literal(value: Any) -> Any:
     """A value without interpolations: `${` in a prompt is text."""
     if isinstance(value, str):
         return re.sub(r"(\\*)\$\{", lambda found: f"{found[1] * 2}\\${{", value)
     if isinstance(value, dict):
-        return {name: _literal(one) for name, one in value.items()}
-    return [_literal(one) for one in value] if isinstance(value, list) else value
+        return {name: literal(one) for name, one in value.items()}
+    return [literal(one) for one in value] if isinstance(value, list) else value
 
 
 def check_same(values: Mapping[str, Any], now: Mapping[str, Any]) -> None:

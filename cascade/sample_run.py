@@ -1,32 +1,26 @@
-"""The run of one batch of a sampling request: frames to disk and to the files as they are made."""
+"""The run of a checked sampling request: frames to disk and to the files as they are made."""
 
 import contextlib
 import logging
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from rich.progress import Progress
 from torch import Tensor
 
 from cascade.call import CascadeRequest
-from cascade.diffusion.sampler import Step
 from cascade.grid import Grid
 from cascade.pipeline import Cascade
-from cascade.request import Windows
-from cascade.stage import Stage
+from cascade.sample_record import generators
+from cascade.sample_request import PER_STAGE, SIZES, Request
 from cascade.stage_frames import StageFrames
 from cascade.video import Mp4Writer, write_video
-from cascade.windows import GIB, available, windows_for
 
 log = logging.getLogger(__name__)
 #: The folder beside the videos that holds the frames of stages.
 STAGES = ".stages"
-#: The share of the free memory that sampling may use unless the user says how much.
-SHARE = 0.5
-#: Keys of a request with one value per stage.
-PER_STAGE = ("num_inference_steps", "guidance_scale")
 #: Keys of a request that the stages' names and grids have.
 IN_GRIDS = ("stages", "num_frames", "seconds", "height", "width", "fps")
 
@@ -36,31 +30,30 @@ def batches(numbers: Sequence[int], size: int) -> Iterator[list[int]]:
     return (list(numbers[first : first + size]) for first in range(0, len(numbers), size))
 
 
-def windows_of(
-    cascade: Cascade, stages: Sequence[Stage], grids: Sequence[Grid], values: Mapping[str, Any]
-) -> list[Windows]:
-    """Each stage's windows: those of the request, else the largest that fit into the memory.
-
-    Raises:
-        ValueError: a stage does not fit in any windows.
-    """
-    if values["memory"] is None:
-        memory = SHARE * available(cascade.device)
-    else:
-        memory = values["memory"] * GIB
-    found = []
-    for stage, grid in zip(stages, grids, strict=True):
-        local = getattr(stage.net, "receptive_field", None) is not None
-        if local and not (values["window"] is None and values["tile"] is None):
-            windows = Windows(frames=values["window"], tile=values["tile"])
-        elif not local and values["base_window"] is not None:
-            windows = Windows(frames=values["base_window"])
-        else:
-            windows = windows_for(stage, grid, videos=values["batch_size"], memory=memory)
-        if windows != Windows():
-            log.info("stage %s: %s in %s", stage.name, grid, windows)
-        found.append(windows)
-    return found
+def run(request: Request) -> None:
+    """Sample the videos of a checked request that are not made yet."""
+    asked, values = request.asked, request.asked.values
+    files, records = asked.missing(), asked.records
+    for numbers in batches([*files], values["batch_size"]):
+        call: dict[str, Any] = {
+            **{key: values[key] for key in (*SIZES, "zoom", "loop", *PER_STAGE)},
+            **request.prompt.arguments(len(numbers)),
+            "timeline": asked.timeline,
+            "stages": [*request.grids],
+            "windows": request.windows,
+            "generator": generators(values["seed"], numbers),
+            "low": None
+            if request.low is None
+            else request.low.expand(len(numbers), -1, -1, -1, -1),
+        }
+        make(
+            request.cascade,
+            ([asked.text] * len(numbers), values["negative_prompt"]),
+            cast(CascadeRequest, call),
+            grids=request.grids,
+            files={files[n]: records[n] for n in numbers},
+            keep=values["keep"],
+        )
 
 
 def make(
@@ -95,7 +88,7 @@ def make(
             store.append(name, first, frames)
             advance(name, frames.shape[2])
 
-        request = {**request, "done": done, "on_frames": on_frames, "on_step": on_step}
+        request = {**request, "done": done, "on_frames": on_frames, "callback_on_step_end": on_step}
         stream = cascade.stream(*prompts, **request)
         if next(iter(files)).suffix == ".mp4":
             writers = [
@@ -140,8 +133,8 @@ def _progress(grids: Mapping[str, Grid], done: Mapping[str, Tensor]) -> Iterator
             for name, grid in grids.items()
         }
 
-        def on_step(name: str, step: Step) -> None:
-            share = (step.index + 1) / step.count
+        def on_step(_: Cascade, index: int, _time: float, where: Mapping[str, Any]) -> None:
+            name, share = where["stage"], (index + 1) / where["step"].count
             frames = (grids[name].frames - made[name]) * share if made[name] == 0 else 0
             progress.update(tasks[name], completed=max(made[name], frames))
 

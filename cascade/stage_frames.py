@@ -5,6 +5,7 @@ A file's name has the hash of everything that its frames depend on, so a request
 of a later stage reads the frames of the earlier ones.
 """
 
+import fcntl
 import hashlib
 import json
 import math
@@ -62,13 +63,18 @@ class StageFrames:
         return found
 
     def append(self, name: str, first: int, frames: Float[Tensor, "b 3 f h w"]) -> None:
-        """Write frames of a stage, from frame `first` on; those that a file has are skipped."""
+        """Write frames of a stage, from frame `first` on; those that a file has are skipped.
+
+        Another process may write the same frames. If one has removed the earlier frames, those that
+        follow are not written.
+        """
         for file, video in zip(self._files[name], frames, strict=True):
-            new = video[:, max(self._count(name, file) - first, 0) :]
-            if new.shape[1]:
-                data = new.transpose(0, 1).float().contiguous().numpy().tobytes()
-                with file.open("ab") as out:
-                    out.write(data)
+            with file.open("ab") as out:
+                fcntl.flock(out, fcntl.LOCK_EX)
+                has = self._count(name, file)
+                new = video[:, has - first :] if has >= first else video[:, :0]
+                if new.shape[1]:
+                    out.write(new.transpose(0, 1).float().contiguous().numpy().tobytes())
 
     def remove(self, name: str) -> None:
         """Remove the files of a stage."""
@@ -91,7 +97,9 @@ class StageFrames:
     def _cut(self, name: str, file: Path) -> None:
         """Remove a frame that was half written when its process was killed."""
         if file.exists() and file.stat().st_size % self._frame_bytes(name):
-            os.truncate(file, self._count(name, file) * self._frame_bytes(name))
+            with file.open("ab") as out:
+                fcntl.flock(out, fcntl.LOCK_EX)  # another process may be writing it
+                os.truncate(file, self._count(name, file) * self._frame_bytes(name))
 
     def _mapped(self, name: str, file: Path, frames: int) -> Float[Tensor, "1 3 f h w"]:
         _, height, width = self._grids[name].shape

@@ -1,12 +1,16 @@
 """Chooses a way to prompt from the sources that a user gives, and reads them by that way."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from cascade.conditioning.prompt_files import Files, Prompt, without_bars
 from cascade.conditioning.registry import Way, source_names, ways
 from cascade.grid import Grid
-from cascade.video import Fit
+from cascade.video import Fit, Media, as_media
+
+#: Sources that are pictures or videos; those of `PAIRS` are two.
+MEDIA = ("image", "last_image", "video", "mask")
+PAIRS = ("connect",)
 
 
 def way_named(name: str, who: str) -> Way:
@@ -56,10 +60,11 @@ def prompt(
     fit: Fit = "crop",
     **sources: Any,
 ) -> Prompt:
-    """A user's files as a prompt for a video on `grid`.
+    """A user's pictures and videos as a prompt for a video on `grid`.
 
     The base generates every `stride`-th frame of the video. Sources have the names that the ways
-    use; None means that a source is not given. `fit` is what becomes of another aspect ratio:
+    use; None means that a source is not given. Pictures and videos are files, or in memory (see
+    `as_media`). `fit` is what becomes of another aspect ratio:
     "crop", the largest part at the centre, or "pad", the whole picture, and the video beside it is
     generated.
 
@@ -73,8 +78,25 @@ def prompt(
         )
     there = {name: value for name, value in sources.items() if value is not None}
     chosen = choose(way, there)
-    files = Files(sources=there, grid=grid, stride=stride, share=share, fit=fit)
+    files = Files(sources=_opened(there), grid=grid, stride=stride, share=share, fit=fit)
     return without_bars(chosen.read(files))
+
+
+def _opened(sources: Mapping[str, Any]) -> dict[str, Any]:
+    """The sources, with those in memory as frames; a pair `x` is named x/0 and x/1."""
+    opened: dict[str, Any] = {}
+    for name, value in sources.items():
+        if name in PAIRS:
+            opened |= {f"{name}/{place}": one for place, one in enumerate(_pair(value, name))}
+        else:
+            opened[name] = as_media(value, name) if name in MEDIA else value
+    return opened
+
+
+def _pair(value: Any, name: str) -> tuple[Media, Media]:
+    if not isinstance(value, list | tuple) or len(value) != 2:
+        raise ValueError(f"{name}: must be two videos, {name}=[a,b], got {value!r:.60}")
+    return as_media(value[0], name), as_media(value[1], name)
 
 
 def _listed(sources: Collection[str]) -> str:

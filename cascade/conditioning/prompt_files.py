@@ -1,4 +1,4 @@
-"""The files of a prompt, read on the grid of the new video."""
+"""The pictures and videos of a prompt, read on the grid of the new video."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -60,7 +60,7 @@ def without_bars(prompt: Prompt) -> Prompt:
 
 @dataclass(frozen=True, kw_only=True)
 class Files:
-    """A user's sources by name (paths and other values), for a video on `grid`.
+    """A user's sources by name (pictures, videos and other values), for a video on `grid`.
 
     The base generates every `stride`-th frame of `grid`. Frames given from a video fill `share` of
     the new one. Pictures of another aspect ratio are cropped; with `fit` "pad" they are whole, and

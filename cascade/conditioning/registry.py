@@ -99,12 +99,14 @@ def _read_forward(files: Files) -> Prompt:
 def _read_backward(files: Files) -> Prompt:
     frames, stride = files.grid.frames, files.stride
     known = files.known(max(1, frames - stride))
-    after = files.image("last") if "last" in files.sources else files.head("video", known)
+    after = (
+        files.image("last_image") if "last_image" in files.sources else files.head("video", known)
+    )
     return Prompt(given=give.extend_backward(after, frames, stride=stride))
 
 
 def _read_first_last(files: Files) -> Prompt:
-    first, last = files.image("image"), files.image("last")
+    first, last = files.image("image"), files.image("last_image")
     return Prompt(given=give.first_last(first, last, files.grid.frames, stride=files.stride))
 
 
@@ -156,7 +158,7 @@ ways: dict[str, Way] = {
         Way(
             name="first_last",
             description="two images: the first and the last frame",
-            needs=(("image", "last"),),
+            needs=(("image", "last_image"),),
             read=_read_first_last,
             draw=lambda placement, *_: _places(
                 placement, [*placement.opening(1), *placement.closing(1)]
@@ -175,7 +177,7 @@ ways: dict[str, Way] = {
         Way(
             name="extend_backward",
             description="a video, or a last image, to generate what comes before it",
-            needs=(("video",), ("last",)),
+            needs=(("video",), ("last_image",)),
             read=_read_backward,
             draw=_draw_backward,
             min_frames=2,
@@ -201,8 +203,8 @@ ways: dict[str, Way] = {
         Way(
             name="connect",
             description="two videos to connect: from the end of one to the start of the other",
-            needs=(("video", "to"),),
-            read=_read_ends("video", "to"),
+            needs=(("connect",),),
+            read=_read_ends("connect/0", "connect/1"),
             draw=_draw_ends,
             min_frames=3,
             closes=True,

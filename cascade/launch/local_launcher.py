@@ -1,6 +1,7 @@
 """Trains runs on this machine, each in its own process: `hydra/launcher=local`.
 
-A run's process is the command that trains that run alone, so that it can be stopped and resumed by
+It runs the jobs of other commands too, such as the parts of a batch of samples. A run's process is
+the command that trains that run alone, so that it can be stopped and resumed by
 itself; its output goes to `output.log` in its folder. A failed run does not end the others.
 """
 
@@ -26,7 +27,15 @@ from omegaconf import DictConfig
 
 from cascade.bundle import final_loss
 from cascade.comparison.run_folder import last_error
-from cascade.launch.outcome import conclude, config_of, done, failed, refusal
+from cascade.launch.outcome import (
+    RESULTS,
+    conclude,
+    config_of,
+    done,
+    failed,
+    folder_of,
+    refusal,
+)
 
 log = logging.getLogger(__name__)
 
@@ -140,6 +149,8 @@ class LocalLauncher(Launcher):
             log.info("%s: finished in %.0f s", job.folder.name, seconds)
         elif job.code:
             log.error("%s: FAILED after %.0f s: %s", job.folder.name, seconds, failure(job))
+        elif self.config.hydra.job.name not in RESULTS:
+            log.info("%s: finished in %.0f s", job.folder.name, seconds)
         else:
             log.info("%s: stopped; run the same command to resume", job.folder.name)
 
@@ -150,7 +161,7 @@ def planned(context: HydraContext, master: DictConfig, overrides: Sequence[str])
     before = HydraConfig.instance().cfg
     try:
         HydraConfig.instance().set_config(config)
-        folder = Path(config.hydra.run.dir)
+        folder = folder_of(config)
         plain = config_of(config)
         refused = refusal(folder, plain)
         return LocalRun(overrides=list(overrides), folder=folder, config=plain, refused=refused)

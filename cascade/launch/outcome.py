@@ -13,6 +13,17 @@ from cascade.checkpoint.run_config import ConfigChangedError, check_config
 from cascade.comparison.run_folder import finished
 from cascade.shrink import resolved
 
+#: Commands whose run has a result in its folder; another's job has succeeded by its exit status.
+RESULTS = ("train", "evaluate")
+
+
+def folder_of(composed: DictConfig) -> Path:
+    """The folder of a job: the run's, or that of the logs of a command without one."""
+    hydra = composed.hydra
+    if hydra.job.name in RESULTS:
+        return Path(hydra.run.dir)
+    return Path(hydra.sweep.dir, hydra.sweep.subdir)
+
 
 def config_of(composed: DictConfig) -> dict[str, Any] | None:
     """The plain config that a run will train with; None if only its own process can resolve it.

@@ -1,4 +1,7 @@
-"""The script of a Slurm job: it trains one run, and requeues the job when the run requests it."""
+"""The script of a Slurm job: it trains one run, and requeues the job when the run requests it.
+
+The job of another command, such as a part of a batch of samples, is one process of that command.
+"""
 
 import shlex
 import sys
@@ -38,12 +41,19 @@ def ranks(cluster: Mapping[str, Any]) -> int:
     return int(cluster["ranks"] or cluster["gpus"] or 1)
 
 
-def command(cluster: Mapping[str, Any], run: Path, overrides: Sequence[str]) -> str:
+def command(
+    cluster: Mapping[str, Any], run: Path, overrides: Sequence[str], *, task: str = "train"
+) -> str:
     """The shell command that each rank runs.
 
-    It ignores signals until Python handles them, so that none ends a process that has just started.
+    Training ignores signals until Python handles them, so that none ends a process that has just
+    started.
     """
     python = cluster["python"] or sys.executable
+    if task != "train":
+        job = shlex.join([python, "-u", "-m", f"cascade.{task}", *overrides, "hydra.mode=RUN"])
+        alone = f"exec {cluster['container'] or ''} {job}"
+        return f"bash -c {shlex.quote(alone)}"
     options = [
         *(*overrides, "hydra.mode=RUN", f"hydra.run.dir='{run}'"),
         *(f"++trainer.devices={ranks(cluster)}", f"++trainer.num_nodes={cluster['nodes']}"),
@@ -53,12 +63,16 @@ def command(cluster: Mapping[str, Any], run: Path, overrides: Sequence[str]) -> 
     return f"bash -c {shlex.quote(shell)}"
 
 
-def parameters(cluster: Mapping[str, Any], run: Path, name: str) -> dict[str, Any]:
+def parameters(
+    cluster: Mapping[str, Any], run: Path, name: str, *, task: str = "train"
+) -> dict[str, Any]:
     """The parameters of submitit's executor.
 
     Raises:
         ValueError: the notice before the time limit would come when the job starts.
     """
+    if task != "train":
+        cluster = {**cluster, "nodes": 1, "ranks": 1, "gpus": min(cluster["gpus"], 1)}
     per_node = ranks(cluster)
     if 60 * cluster["minutes"] <= cluster["notice_s"] + _EARLY_S:
         raise ValueError(
@@ -90,4 +104,6 @@ def parameters(cluster: Mapping[str, Any], run: Path, name: str) -> dict[str, An
         "teardown": [_AFTER.format(stacks=shlex.quote(str(run / "stacks")))],
         "additional_parameters": {"requeue": True, **cluster["parameters"]},
     }
+    if task != "train":  # its process continues when Slurm requeues it, and requests nothing
+        known |= {"setup": [*map(str, cluster["setup"])], "teardown": None}
     return {key: value for key, value in known.items() if value is not None}

@@ -26,7 +26,7 @@ from cascade.checkpoint.run_config import (
 )
 from cascade.files.atomic import write_atomic
 from cascade.files.lock import locked
-from cascade.launch.outcome import conclude, config_of, counted, done, failed
+from cascade.launch.outcome import RESULTS, conclude, config_of, counted, done, failed
 from cascade.launch.queue import ALIVE, Logs, states, wait
 from cascade.launch.script import command, parameters
 
@@ -98,7 +98,8 @@ class SlurmLauncher(submitit_launcher.SlurmLauncher):
             raise SystemExit(
                 f"the jobs keep running; to end them: scancel {' '.join(numbers)}"
             ) from stop
-        returns = [_outcome(job, ended.get(str(job.job), "COMPLETED")) for job in jobs]
+        task = self.config.hydra.job.name
+        returns = [_outcome(job, ended.get(str(job.job), "COMPLETED"), task) for job in jobs]
         return conclude(returns, self.config)
 
     def _begin(
@@ -163,11 +164,11 @@ class SlurmLauncher(submitit_launcher.SlurmLauncher):
     def _submit(self, run: Path, overrides: list[str]) -> str:
         from submitit.slurm.slurm import SlurmExecutor
 
-        name = "/".join(run.parts[-3:])
+        name, task = "/".join(run.parts[-3:]), self.config.hydra.job.name
         with _outside_a_job():
             executor = SlurmExecutor(folder=run / "slurm")
-            executor.update_parameters(**parameters(self._cluster, run, name))
-            job = executor._submit_command(command(self._cluster, run, overrides))
+            executor.update_parameters(**parameters(self._cluster, run, name, task=task))
+            job = executor._submit_command(command(self._cluster, run, overrides, task=task))
         return str(job.job_id)
 
 
@@ -203,12 +204,14 @@ def _submitted(job: SlurmRun) -> JobReturn:
     return JobReturn(overrides=job.overrides, status=JobStatus.COMPLETED)
 
 
-def _outcome(job: SlurmRun, state: str) -> JobReturn:
+def _outcome(job: SlurmRun, state: str, task: str) -> JobReturn:
     """The result of a job that has ended: the validation loss, or the job's final state."""
     if job.refused:
         return _submitted(job)
     result = JobReturn(overrides=job.overrides, status=JobStatus.COMPLETED)
-    if done(job.run, job.config):
+    if task not in RESULTS and state == "COMPLETED":
+        log.info("%s: finished", job.run)
+    elif done(job.run, job.config):
         result.return_value = final_loss(job.run)
         log.info("%s: trained", job.run)
     else:

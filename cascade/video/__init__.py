@@ -1,5 +1,6 @@
 """Resampling, reading and writing videos: axes `b c f h w`, pixels in [-1, 1], times in seconds."""
 
+from cascade.video.memory import Frames, Media, as_media
 from cascade.video.metadata import read_metadata
 from cascade.video.read import (
     Fit,
@@ -36,7 +37,10 @@ from cascade.video.write import (
 
 __all__ = [
     "Fit",
+    "Frames",
+    "Media",
     "Mp4Writer",
+    "as_media",
     "bicubic",
     "check_format",
     "covering",

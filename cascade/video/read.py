@@ -4,8 +4,9 @@ So a video of variable frame rate is read as a player shows it.
 """
 
 import contextlib
+import functools
 import logging
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -23,11 +24,14 @@ from cascade.media.reason import MAX_PIXELS, DecodeError, reasons
 from cascade.media.sequence import Shown, numbered, shown_frames
 from cascade.media.strict import listen, strict_decoder
 from cascade.times import clip_length, nearest
+from cascade.video.memory import Frames, Media
 from cascade.video.resample import covering, frame_times, scale_frames, to_float
 
 log = logging.getLogger(__name__)
 #: How a picture of another aspect ratio is fitted to a grid.
 Fit = Literal["crop", "pad"]
+#: Frames with their numbers in the video.
+Numbered = Iterator[tuple[int, Tensor]]
 #: The largest image of a prompt: phones make 64 million pixels.
 MAX_IMAGE = 80_000_000
 
@@ -68,12 +72,14 @@ def read_frames(path: str | Path) -> tuple[UInt8[Tensor, "f h w 3"], Float[Tenso
     return torch.stack(frames), torch.tensor(times, dtype=torch.float64)
 
 
-def frame_size(path: str | Path) -> tuple[int, int]:
+def frame_size(path: Media) -> tuple[int, int]:
     """Height and width of a video's first frame or of an image.
 
     Raises:
         ValueError: the file cannot be read as a video or an image.
     """
+    if isinstance(path, Frames):
+        return path.pixels.shape[1], path.pixels.shape[2]
     if _is_image(path):
         height, width, _ = read_image(path).shape
         return height, width
@@ -82,12 +88,14 @@ def frame_size(path: str | Path) -> tuple[int, int]:
     return height, width
 
 
-def video_length(path: str | Path, fps: float) -> int:
+def video_length(path: Media, fps: float) -> int:
     """How many frames at `fps` a video lasts; 1 for an image.
 
     Raises:
         ValueError: the file cannot be read as a video or an image.
     """
+    if isinstance(path, Frames):
+        return len(path.pixels)
     if _is_image(path):
         return 1
     _, duration = _timeline(path, until=None)
@@ -95,7 +103,7 @@ def video_length(path: str | Path, fps: float) -> int:
 
 
 def load_clip(
-    path: str | Path,
+    path: Media,
     grid: Grid,
     *,
     fit: Fit = "crop",
@@ -109,7 +117,7 @@ def load_clip(
     What was read and cropped is logged.
 
     Args:
-        path: a video or an image.
+        path: a video or an image; one in memory has the grid's frame rate.
         grid: the grid of the clip.
         fit: "crop", or "pad": the whole picture at the centre, with black bars.
         from_end: take the last `grid.duration` seconds instead.
@@ -119,10 +127,9 @@ def load_clip(
         ValueError: the video is too short, or cannot be read.
     """
     taken = list(range(grid.frames)) if places is None else list(places)
-    image = read_image(path) if _is_image(path) else None
-    times, duration = np.zeros(1), 0.0
-    if image is None:
-        times, duration = _timeline(path, until=None if from_end else grid.duration)
+    times, duration, read, frames_of = _opened(
+        path, grid, until=None if from_end else grid.duration
+    )
     length = clip_length(duration, grid.fps)
     if max(taken) >= length:
         raise ValueError(
@@ -133,18 +140,32 @@ def load_clip(
     if from_end:
         wanted = wanted + max(duration - grid.duration, 0.0)
     numbers = nearest(times, wanted).tolist()
-    each = _numbered(path, numbers) if image is None else {0: image}.items()
     fitted: dict[int, Tensor] = {}
-    for number, pixels in each:
+    for number, pixels in frames_of(numbers):
         if not fitted:
-            read = (
-                "an image"
-                if image is not None
-                else f"read up to {duration:.3f} s ({len(times)} frames)"
-            )
             _say(f"{path}: {read}", (pixels.shape[0], pixels.shape[1]), grid, fit, len(taken))
         fitted[number] = _fit(pixels, grid.height, grid.width, fit)
-    return to_float(torch.cat([fitted[number] for number in numbers], dim=1))
+    clip = torch.cat([fitted[number] for number in numbers], dim=1)
+    return clip if clip.is_floating_point() else to_float(clip)
+
+
+def _opened(
+    path: Media, grid: Grid, *, until: float | None
+) -> tuple[Float64[np.ndarray, " f"], float, str, Callable[[Sequence[int]], Numbered]]:
+    """The times of frames, their end, how they were read, and what gives them by their numbers."""
+    if isinstance(path, Frames):
+        count = len(path.pixels)
+        held = functools.partial(_held, path.pixels)
+        return np.arange(count) / grid.fps, count / grid.fps, "read", held
+    if _is_image(path):
+        return np.zeros(1), 0.0, "an image", functools.partial(_held, read_image(path)[None])
+    times, end = _timeline(path, until=until)
+    read = f"read up to {end:.3f} s ({len(times)} frames)"
+    return times, end, read, functools.partial(_numbered, path)
+
+
+def _held(pixels: Tensor, numbers: Sequence[int]) -> Numbered:
+    return ((number, pixels[number]) for number in numbers)
 
 
 @contextlib.contextmanager
@@ -178,7 +199,7 @@ def _timeline(path: str | Path, *, until: float | None) -> tuple[Float64[np.ndar
     return np.array(times), end
 
 
-def _numbered(path: str | Path, numbers: Sequence[int]) -> Iterator[tuple[int, Tensor]]:
+def _numbered(path: str | Path, numbers: Sequence[int]) -> Numbered:
     """The frames of these numbers, in display order; only these are converted to pixels."""
     with contextlib.closing(_shown(path)) as shown:
         for number, frame in enumerate(shown):
@@ -220,13 +241,14 @@ def _say(read: str, own: tuple[int, int], grid: Grid, fit: Fit, count: int) -> N
 
 
 def _fit(
-    pixels: UInt8[Tensor, "h w 3"], height: int, width: int, fit: Fit
-) -> UInt8[Tensor, "3 1 h2 w2"]:
+    pixels: UInt8[Tensor, "h w 3"] | Float[Tensor, "h w 3"], height: int, width: int, fit: Fit
+) -> UInt8[Tensor, "3 1 h2 w2"] | Float[Tensor, "3 1 h2 w2"]:
     grid = Grid(frames=1, height=height, width=width, fps=1)
     size = fitted_size(pixels.shape[0], pixels.shape[1], grid, fit)
     scaled = scale_frames(pixels[None], size)
     if fit == "pad":
-        padded = torch.zeros(3, 1, height, width, dtype=torch.uint8)
+        black = -1.0 if scaled.is_floating_point() else 0
+        padded = scaled.new_full((3, 1, height, width), black)
         padded[:, :, *inside(size, grid)] = scaled
         return padded
     top, left = (size[0] - height) // 2, (size[1] - width) // 2

@@ -24,8 +24,8 @@ def covering(height: int, width: int, cover: tuple[int, int], zoom: float = 1) -
 
 
 def scale_frames(
-    frames: UInt8[Tensor, "f h w c"], size: tuple[int, int]
-) -> UInt8[Tensor, "c f y x"]:
+    frames: UInt8[Tensor, "f h w c"] | Float[Tensor, "f h w c"], size: tuple[int, int]
+) -> UInt8[Tensor, "c f y x"] | Float[Tensor, "c f y x"]:
     """Decoded frames resized to (height, width) with antialiasing, for training and for prompts."""
     x = frames.permute(0, 3, 1, 2)
     if size != tuple(x.shape[2:]):

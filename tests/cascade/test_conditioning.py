@@ -172,13 +172,18 @@ def test_every_stage_is_given_frames_at_its_own_times_and_the_base_has_some(
         assert to_grid(given, grid, CPU).mask.any(), "the base is given nothing"
 
 
+def paths(files: Path, name: str | tuple[str, ...]) -> Path | list[Path]:
+    """The paths of a source's files."""
+    return files / name if isinstance(name, str) else [files / one for one in name]
+
+
 @pytest.mark.parametrize("stride", [1, 2, 4, 8])
 @pytest.mark.parametrize("way", [name for name in FIXING if name not in ("fill_in", "region")])
 def test_what_a_stage_is_given_of_a_users_files_is_what_its_training_draws(
     files: Path, way: str, stride: int
 ) -> None:
     grid = Grid(frames=FRAMES, height=8, width=8, fps=8)
-    named = {name: files / sources[name] for name in ways[way].needs[0]}
+    named = {name: paths(files, sources[name]) for name in ways[way].needs[0]}
     for share in (0.05, 0.2, 0.4, 0.5):
         prompt = conditioning.prompt(grid, stride=stride, way=way, share=share, **named)
         assert prompt.given is not None
@@ -205,9 +210,9 @@ def test_a_stage_does_not_see_frames_between_its_own_times() -> None:
 
 sources = {
     "image": "dark.png",
-    "last": "light.png",
+    "last_image": "light.png",
     "video": "ramp.mp4",
-    "to": "ramp.mp4",
+    "connect": ("ramp.mp4", "ramp.mp4"),
     "mask": "half.png",
 }
 
@@ -252,10 +257,10 @@ def test_what_is_given_says_which_way_is_meant() -> None:
     for given, way in (
         ([], "text"),
         (["image"], "image"),
-        (["image", "last"], "first_last"),
-        (["last"], "extend_backward"),
+        (["image", "last_image"], "first_last"),
+        (["last_image"], "extend_backward"),
         (["video"], "extend_forward"),
-        (["video", "to"], "connect"),
+        (["connect"], "connect"),
         (["indices", "video"], "fill_in"),
         (["video", "mask"], "region"),
         (["video", "strength"], "restyle"),

@@ -91,7 +91,7 @@ def test_steps_and_guidance_are_chosen_per_stage(cascade):
         "a",
         generator=seeded(0),
         num_inference_steps=[1, 2, 3],
-        on_step=lambda name, step: seen.update({name: step.count}),
+        callback_on_step_end=lambda _, i, t, at: seen.update({at["stage"]: at["step"].count}),
     )
     assert seen == {"base": 1, "tsr1": 2, "ssr1": 3}
     plain = cascade("a", generator=seeded(0), guidance_scale=1.0).stages["base"]

@@ -13,9 +13,9 @@ from omegaconf import OmegaConf
 from cascade.conditioning import source_names
 from cascade.entry import CONF
 from cascade.grid import Grid
-from cascade.sample import prompted
 from cascade.sample_files import file_name, request_id, slug
 from cascade.sample_record import record_of
+from cascade.sources import Sources
 from cascade.video import read_frames, write_mp4, write_png
 
 #: Libraries that only training needs; together they take 5 s to import.
@@ -54,10 +54,14 @@ def prompt_of(files, grids=GRIDS, **values):
     """What the command makes of its arguments, files named by their names alone."""
     with initialize_config_dir(version_base="1.3", config_dir=CONF):
         cfg = compose("sample", overrides=["prompt=a"])
-    named = {
-        k: str(files / v) if str(v).endswith((".mp4", ".png")) else v for k, v in values.items()
-    }
-    return prompted({**OmegaConf.to_container(cfg), **named}, grids)
+
+    def path(value):
+        if isinstance(value, list):
+            return [path(one) for one in value]
+        return str(files / value) if str(value).endswith((".mp4", ".png")) else value
+
+    named = {name: path(value) for name, value in values.items()}
+    return Sources.of({**OmegaConf.to_container(cfg), **named}).prompt(grids)
 
 
 def levels_and_places(given):
@@ -73,8 +77,8 @@ def test_text_alone_gives_nothing(files):
     ("values", "levels", "places"),
     [
         ({"image": "dark.png"}, [-1.0], [0]),
-        ({"last": "light.png"}, [1.0], [6]),
-        ({"image": "dark.png", "last": "light.png"}, [-1.0, 1.0], [0, 6]),
+        ({"last_image": "light.png"}, [1.0], [6]),
+        ({"image": "dark.png", "last_image": "light.png"}, [-1.0, 1.0], [0, 6]),
         ({"video": "ramp.mp4"}, [0.7, 0.8, 0.9, 1.0], [0, 1, 2, 3]),
         (
             {"video": "ramp.mp4", "way": "extend_backward"},
@@ -82,7 +86,7 @@ def test_text_alone_gives_nothing(files):
             [4, 5, 6, 7],
         ),
         ({"video": "ramp.mp4", "way": "loop"}, [0.9, 1.0, -1.0, -0.9], [0, 1, 6, 7]),
-        ({"video": "ramp.mp4", "to": "ramp.mp4"}, [0.9, 1.0, -1.0, -0.9], [0, 1, 6, 7]),
+        ({"connect": ["ramp.mp4", "ramp.mp4"]}, [0.9, 1.0, -1.0, -0.9], [0, 1, 6, 7]),
         ({"video": "ramp.mp4", "indices": [0, 4, 6]}, [-1.0, -0.7, -0.5], [0, 4, 6]),
         (
             {"video": "ramp.mp4", "way": "extend_backward", "share": 0.4},
@@ -96,7 +100,7 @@ def test_files_are_given_where_their_way_puts_them(files, values, levels, places
     found, where = levels_and_places(prompt.given)
     assert where == places
     assert found == pytest.approx(levels, abs=0.11)
-    closes = "last" in values or "share" in values
+    closes = "last_image" in values or "share" in values
     assert prompt.end == (places[-1] + 1 if closes else None)
     assert prompt.arguments(3)["given"].frames.shape == (3, 3, 8, 16, 16)
 
@@ -118,7 +122,7 @@ def test_a_video_to_restyle_is_where_the_cascade_starts_and_fixes_nothing(files)
 
 def test_where_the_last_frame_is_placed_is_said(files, caplog):
     caplog.set_level("INFO")
-    prompt_of(files, image="dark.png", last="light.png")
+    prompt_of(files, image="dark.png", last_image="light.png")
     assert (
         "last frame placed at 6: the base generates every 2nd frame; the video has 7 frames"
         in caplog.messages
@@ -138,9 +142,13 @@ def test_files_that_do_not_go_together_are_refused(files):
             {"video": "ramp.mp4", "way": "sideways"},
             "way=sideways: unknown way to prompt; known:",
         ),
-        ({"video": "ramp.mp4", "way": "connect"}, "way=connect needs to=…"),
+        ({"video": "ramp.mp4", "way": "connect"}, "way=connect needs connect=…"),
         ({"way": "region"}, "way=region needs video=… and mask=…"),
-        ({"video": "ramp.mp4", "to": "ramp.mp4", "way": "loop"}, "way=loop takes video=…, not to="),
+        (
+            {"video": "ramp.mp4", "mask": "half.png", "way": "loop"},
+            "way=loop takes video=…, not mask=",
+        ),
+        ({"connect": ["ramp.mp4"]}, "connect: must be two videos"),
         ({"video": "ramp.mp4", "share": 1.0}, "share=1.0: .* more than 0 and less than 1"),
         ({"video": "ramp.mp4", "indices": [0, 8]}, r"indices=\[0, 8\]: .* from 0 to 7"),
         (
@@ -245,7 +253,7 @@ def test_the_command_writes_videos_without_the_libraries_of_training(tmp_path, b
     write_png(tmp_path / "first.png", torch.zeros(3, 32, 32))
     command = [sys.executable, "-c", SAMPLE_AND_SHOW, "prompt='a ball, red: {big}'"]
     command += [f"paths.runs={tmp_path}", "num_videos=2", f"out='{tmp_path}/at 16:40'"]
-    command += [f"image={tmp_path}/first.png", f"last={tmp_path}/first.png"]
+    command += [f"image={tmp_path}/first.png", f"last_image={tmp_path}/first.png"]
     env = {**os.environ, "OMP_NUM_THREADS": "1"}
     done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr[-2000:]

@@ -106,7 +106,7 @@ def bad(tmp_path_factory):
 
 @pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
 @pytest.mark.parametrize("name", BAD)
-@pytest.mark.parametrize("source", ["image", "last", "video", "mask"])
+@pytest.mark.parametrize("source", ["image", "last_image", "video", "mask"])
 def test_a_bad_file_is_refused_by_its_name_and_reason_in_every_source(bad, name, source):
     sources = {source: str(bad / name)}
     if source == "mask":
