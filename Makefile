@@ -11,12 +11,16 @@ NAME    ?= default
 DATA    ?= $(if $(filter single_gpu,$(CASCADE)),shapes128)$(if $(filter minute,$(CASCADE)),minute)
 #: a recorded recipe, conf/experiment/<cascade>/<stage>/<name>.yaml: targets with STAGE
 EXP     ?=
-#: where it runs, conf/cluster/<name>.yaml: shards, train, sweep
+#: where it runs, conf/cluster/<name>.yaml: shards, train, sweep, sample with BATCH
 CLUSTER ?= local
 #: further overrides of the config, such as ARGS='trainer=gpu seed=3': all but setup, test, coverage, check, clean
 ARGS    ?=
 #: the prompt: sample
 PROMPT  ?= a small red circle moves left on a black background
+#: many requests, a YAML or JSON list of values of conf/sample.yaml: sample
+BATCH   ?=
+#: processes, or jobs on a CLUSTER, among which BATCH is divided: sample
+PARTS   ?=
 #: how thoroughly shards are checked, probe, keyframes, full or decord: index
 DEPTH   ?= keyframes
 #: optional dependencies to install: setup
@@ -33,7 +37,7 @@ READY   := $(VENV)/.ready-$(EXTRAS)
 
 # What a user types is taken as typed: make must not expand its `$`, …
 typed := STAGE CASCADE NAME DATA EXP CLUSTER ARGS PROMPT DEPTH FROM TO SHARDS ENDPOINT MODEL ENCODER SWEEP JOBS RUNS \
-         WIDTH CLIP TESTS OUT
+         WIDTH CLIP TESTS OUT BATCH PARTS
 $(foreach v,$(typed),$(if $(filter command,$(firstword $(origin $v))),$(eval override $v := $$(value $v))))
 $(foreach v,$(typed),$(if $(filter environment,$(firstword $(origin $v))),$(eval $v := $$(value $v))))
 # … nor the shell (quoted), nor Hydra (set): an apostrophe, a backslash before one or at the end, and `${` are escaped.
@@ -56,8 +60,12 @@ stages = $(if $(filter all,$(STAGE)),$(eval stages := $(all))$(stages),$(STAGE))
 jobs = $(if $(filter-out local,$(CLUSTER))$(word 2,$(stages)),--multirun hydra/launcher=$(if $(filter local,$(CLUSTER)),local,slurm) $(call quoted,cluster=$(CLUSTER)) $(if $(FOLLOW),hydra.launcher.follow=true))
 stage = $(call quoted,stage=$(subst $(space),$(comma),$(addprefix $(CASCADE)/,$(stages)))) $(call set,name,$(NAME)) $(data) $(experiment)
 cascade = $(call quoted,cascade=$(CASCADE))
-# With FROM, what is said of a variable only if a user sets it.
-chosen = $(if $(and $(FROM),$(filter file,$(origin $1))),,$2)
+# A batch is sampled by this process, or by one process or Slurm job per part.
+count = $(or $(PARTS),1)
+parts = --multirun $(call quoted,parts=$(count)) $(call quoted,part=range($(count))) $(if $(filter local,$(CLUSTER)),hydra/launcher=local $(call quoted,hydra.launcher.jobs=$(count)),hydra/launcher=slurm $(call quoted,cluster=$(CLUSTER)) $(if $(FOLLOW),hydra.launcher.follow=true))
+batch = $(if $(BATCH),$(if $(filter-out local,$(CLUSTER))$(PARTS),$(parts)) $(call set,batch,$(BATCH)),$(if $(PARTS),$(error PARTS divides a batch: make sample BATCH=file PARTS=$(PARTS))))
+# With FROM or BATCH, what is said of a variable only if a user sets it.
+chosen = $(if $(and $(FROM)$(BATCH),$(filter file,$(origin $1))),,$2)
 
 export PROMPT RUNS
 ifneq ($(origin NAME),override)
@@ -156,8 +164,8 @@ new: $(READY)  ## [train] copy the configs of cascade FROM to a new cascade CASC
 params: $(READY)  ## [train] list the stages of CASCADE with their grids and numbers of parameters
 	@$(RUN) -m cascade.params $(cascade) $(args)
 
-sample: $(READY)  ## [use] sample a video for PROMPT from the runs NAME of CASCADE; FROM=video.mp4: make that one again
-	$(RUN) -m cascade.sample $(if $(FROM),$(call set,from,$(FROM))) $(call chosen,CASCADE,$(cascade)) \
+sample: $(READY)  ## [use] sample a video for PROMPT from the runs NAME of CASCADE; FROM=video.mp4: make that one again; BATCH=file: many
+	$(RUN) -m cascade.sample $(batch) $(if $(FROM),$(call set,from,$(FROM))) $(call chosen,CASCADE,$(cascade)) \
 	  $(call chosen,NAME,$(call set,run,$(NAME))) $(call chosen,PROMPT,'prompt=$${oc.env:PROMPT}') $(args)
 
 bundle: $(READY)  ## [use] join the trained stages of CASCADE, from the runs NAME, in one folder OUT

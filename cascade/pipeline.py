@@ -2,6 +2,7 @@
 
     cascade = Cascade.from_pretrained("runs/demo/cascade")
     video = cascade("a small red circle moves left", generator=torch.Generator().manual_seed(0))
+    longer = cascade("it stops", video=video.videos[0], extend="forward")
 
 Video i depends on its own prompt and seed alone, not on the rest of the batch.
 """

@@ -41,7 +41,7 @@ def main(cfg: DictConfig) -> None:
         run_batch(cfg.batch, check_batch(cfg, typed), run)
         return
     asked = ask(cfg)
-    if asked.missing():
+    if asked.missing:
         run(check(asked, Cascades().of(asked)))
 
 

@@ -119,7 +119,7 @@ def check_batch(cfg: DictConfig, typed: Sequence[str]) -> dict[int, Request]:
     cascades, requests = Cascades(), {}
     for number in [*asked][cfg.part :: cfg.parts]:
         with _numbered(cfg.batch, number):
-            if asked[number].missing():
+            if asked[number].missing:
                 requests[number] = check(asked[number], cascades.of(asked[number]))
     return requests
 

@@ -66,6 +66,7 @@ class Asked:
         """The files of all its videos."""
         return [Path(self.cfg.out) / self.name.replace("{}", str(n)) for n in self.records]
 
+    @cached_property
     def missing(self) -> dict[int, Path]:
         """The files to make, by number (see `to_make`)."""
         folder, overwrite = Path(self.cfg.out), self.cfg.overwrite

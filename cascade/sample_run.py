@@ -33,7 +33,7 @@ def batches(numbers: Sequence[int], size: int) -> Iterator[list[int]]:
 def run(request: Request) -> None:
     """Sample the videos of a checked request that are not made yet."""
     asked, values = request.asked, request.asked.values
-    files, records = asked.missing(), asked.records
+    files, records = asked.missing, asked.records
     for numbers in batches([*files], values["batch_size"]):
         call: dict[str, Any] = {
             **{key: values[key] for key in (*SIZES, "zoom", "loop", *PER_STAGE)},

@@ -74,6 +74,7 @@ TYPED = [
     ("overfit", "CLIP", "clip"),
     ("ema", "TO", "to"),
     ("sample", "NAME", "run"),
+    ("sample", "BATCH", "batch"),
 ]
 
 
@@ -90,6 +91,19 @@ def test_prompt_and_runs_are_in_the_environment_as_typed(make, text):
     assert make("sample", f"PROMPT={text}")[1] == text
     assert make("sample", env={"PROMPT": text})[1] == text
     assert make("compare", f"RUNS={text}")[2] == text
+
+
+def test_a_batch_is_divided_into_parts_and_has_no_prompt_but_the_users(make):
+    words, *_ = make("sample", "BATCH=b.yaml")
+    assert not [word for word in words if word.startswith(("-", "prompt", "part")) and word != "-m"]
+    assert "prompt=${oc.env:PROMPT}" in make("sample", "BATCH=b.yaml", "PROMPT=a")[0]
+    words, *_ = make("sample", "BATCH=b.yaml", "PARTS=4")
+    launched = {"hydra/launcher=local", "hydra.launcher.jobs=4"}
+    assert {"--multirun", "parts=4", "part=range(4)", *launched} <= {*words}
+    words, *_ = make("sample", "BATCH=b.yaml", "PARTS=4", "CLUSTER=mine")
+    assert {"part=range(4)", "hydra/launcher=slurm", "cluster=mine"} <= {*words}
+    with pytest.raises(ValueError, match="make sample BATCH=file PARTS=4"):
+        make("sample", "PARTS=4")
 
 
 def test_args_are_several_words_in_the_shells_quotes_with_every_dollar(make):

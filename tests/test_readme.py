@@ -72,6 +72,7 @@ ELSEWHERE = {
     "make embeddings": "tests/data/embed",
     "make setup EXTRAS=dev,slurm,text": "installs packages",
     "make sample PROMPT='…' NAME=<run> CASCADE=<cascade> ARGS='…'": "the story's table of ARGS",
+    "make sample FROM=video.mp4": "tests/cascade/test_sample_again.py",
     "make train STAGE=all CASCADE=mine DATA=clips": "tests/cascade/test_configs.py",
     "make train STAGE='base tsr1 ssr1' CASCADE=single_gpu CLUSTER=slurm ARGS='trainer=ddp "
     "cluster.nodes=2 cluster.gpus=8'": "tests/slurm",

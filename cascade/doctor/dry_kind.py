@@ -21,7 +21,7 @@ class DryKind:
 
     def __init__(self, kind: Kind) -> None:
         self.kind, self.scale = kind, kind.scale
-        self.scalars, self.takes_low = kind.scalars, kind.takes_low
+        self.scalars, self.takes_low, self.reach = kind.scalars, kind.takes_low, kind.reach
 
     def reduce(self, x: Float[Tensor, "b c f h w"]) -> Float[Tensor, "b c f2 h2 w2"] | None:
         """The output of the previous stage; None for a base."""

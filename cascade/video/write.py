@@ -24,7 +24,7 @@ from cascade.grid import Grid
 from cascade.video.metadata import TAG, as_comment
 from cascade.video.resample import to_uint8
 
-#: Its macroblock tree makes files of the same frames differ, after a video was decoded in the process.
+#: With x264's macroblock tree, files of the same frames differ after a video was decoded.
 REPEATABLE = {"x264-params": "mbtree=0"}
 #: The largest side of an H.264 and of a gif picture.
 MAX_SIDES = {".mp4": 16_384, ".gif": 65_535}

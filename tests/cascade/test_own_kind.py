@@ -16,6 +16,7 @@ class Coarse:
 
     scalars = ("augment", "fps")
     takes_low = True
+    reach = 0
 
     def __init__(self, *, levels: int) -> None:
         self.scale, self.table = Scale(), torch.linspace(-1, 1, levels)

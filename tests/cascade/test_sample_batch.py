@@ -81,13 +81,13 @@ def test_a_batch_makes_the_videos_that_its_entries_make_alone(sample, runs, monk
         assert read_metadata(path) == read_metadata(alone[name])
 
 
-def test_parts_share_a_batch_and_what_exists_is_kept(sample, caplog):
-    entries = [{"prompt": name} for name in "abcde"]
+def test_parts_share_a_batch_and_what_exists_is_kept(sample):
+    entries = [{"prompt": name} for name in "abc"]
     first = sample("out", "parts=2", "part=1", entries=entries)
-    assert {name[0] for name in first} == {"b", "d"}
+    assert {name[0] for name in first} == {"b"}
     times = {name: path.stat().st_mtime_ns for name, path in first.items()}
     whole = sample("out", entries=entries)
-    assert {name[0] for name in whole} == {*"abcde"}
+    assert {name[0] for name in whole} == {*"abc"}
     assert {name: whole[name].stat().st_mtime_ns for name in first} == times
 
 
@@ -119,6 +119,20 @@ def test_a_part_that_does_not_exist_is_refused(sample):
         sample("out", "part=2", "parts=2", entries=[{"prompt": "a"}])
     with pytest.raises(SystemExit, match="parts=2: needs a batch"):
         sample("out", "parts=2", "prompt=a")
+
+
+def test_the_parts_of_a_batch_share_the_gpus(sample, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    entries = [{"prompt": name} for name in "abcd"]
+    for part in range(4):
+        # this machine may have no such GPU, so that the message names it
+        monkeypatch.setattr(torch, "zeros", refuse_device)
+        with pytest.raises(SystemExit, match=f"device=cuda:{part % 2}: cannot be used"):
+            sample("out", "device=auto", "parts=4", f"part={part}", entries=entries)
+
+
+def refuse_device(*_, device):
+    raise RuntimeError(f"no {device}")
 
 
 def test_an_entry_that_fails_does_not_end_the_others(sample, monkeypatch, tmp_path):
@@ -205,20 +219,15 @@ def test_each_part_is_a_slurm_job_of_one_process(parts, tmp_path, monkeypatch):
 
 
 @pytest.mark.slow
-def test_the_command_spreads_a_batch_over_processes(runs, tmp_path):
+def test_a_batch_is_spread_over_processes_and_a_part_that_fails_does_not_end_the_others(
+    runs, tmp_path
+):
     entries = [{"prompt": "a"}, {"prompt": "b"}, {"prompt": "c", "height": 15}]
-
-    def spread():
-        (tmp_path / "b.json").write_text(json.dumps(entries))
-        words = ["-m", f"batch={tmp_path}/b.json", f"paths.runs={runs}", f"out={tmp_path}/out"]
-        words += ["num_inference_steps=1", "parts=2", "part=0,1", "hydra/launcher=local"]
-        command = [sys.executable, "-m", "cascade.sample", *words, "hydra.launcher.jobs=2"]
-        return subprocess.run(command, capture_output=True, text=True, check=False)
-
-    refused = spread()
-    assert refused.returncode == 1
-    assert "entry 3: height=15: must be a positive multiple" in refused.stderr
-    entries.pop()
-    done = spread()
-    assert done.returncode == 0, done.stderr
-    assert {path.name[0] for path in (tmp_path / "out").glob("*.mp4")} == {"a", "b"}
+    (tmp_path / "b.json").write_text(json.dumps(entries))
+    words = ["-m", f"batch={tmp_path}/b.json", f"paths.runs={runs}", f"out={tmp_path}/out"]
+    words += ["num_inference_steps=1", "parts=2", "part=range(2)", "hydra/launcher=local"]
+    command = [sys.executable, "-m", "cascade.sample", *words, "hydra.launcher.jobs=2"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert "entry 3: height=15: must be a positive multiple" in done.stderr
+    assert {path.name[0] for path in (tmp_path / "out").glob("*.mp4")} == {"b"}

@@ -30,6 +30,7 @@ MODULES = {
 #: A wrong value, and what its line must say besides `key=value: must be`.
 WRONG = {
     "sample": {
+        "prompt=???": "prompt is missing; it must be text, or null; make sample PROMPT=",
         "prompt=123": "text, or null, but is a whole number",
         "prompt=[a,b]": "text, or null, but is a list of 2",
         "prompt={a: b}": "text, or null, but is a mapping",
@@ -59,6 +60,10 @@ WRONG = {
         "image=3": "text, or null",
         "indices=[1.5]": "a list of at least 1, each a whole number of at least 0, or null",
         "strength=2": "a number of at least 0 and of at most 1, or null",
+        "connect=[a.mp4]": "a list of at least 2, each text, or null",
+        "batch=3": "text, or null, but is a whole number",
+        "parts=0": "a whole number of at least 1",
+        "part=-1": "a whole number of at least 0",
         "share=0": "a number above 0 and below 1",
         "share=half": "a number above 0 and below 1",
         "run=5": "the name of a run, or a mapping from stage to name",
