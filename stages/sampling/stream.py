@@ -56,10 +56,16 @@ def stream(stage: Stage, captions: Captions, request: SampleRequest) -> Iterator
     size = total if windows.frames is None else min(windows.frames // factor, total)
     first = request.get("first", 0) // factor
     if radius_of(stage) is None and size < total:
-        shared = size // 4 if windows.overlap is None else windows.overlap // factor
-        multiple = stage.multiple[0] // factor
-        return continued(run, size=size, overlap=max(shared // multiple, 1) * multiple, first=first)
+        return continued(run, size=size, overlap=overlap_of(stage, windows) // factor, first=first)
     return _whole(run, size=size, loop=loop, first=first)
+
+
+def overlap_of(stage: Stage, windows: Windows) -> int:
+    """The frames that two windows of a network that is not local share, by default a quarter."""
+    assert windows.frames is not None
+    multiple = stage.multiple[0]
+    shared = windows.frames // 4 if windows.overlap is None else windows.overlap
+    return max(shared // multiple, 1) * multiple
 
 
 def check_windows(stage: Stage, windows: Windows, guidance: Guidance, *, loop: bool) -> None:
@@ -93,11 +99,11 @@ def check_windows(stage: Stage, windows: Windows, guidance: Guidance, *, loop: b
             "tiles; leave them out"
         )
     if not local and windows.frames is not None:
-        shared = windows.overlap or 0
+        shared = overlap_of(stage, windows)
         if shared >= windows.frames:
             raise ValueError(
-                f"{who}: the overlap of its windows must be less than their {windows.frames} "
-                f"frames, got {shared}"
+                f"{who}: the overlap of its windows, a multiple of {frames}, must be less than "
+                f"their {windows.frames} frames, got {shared}"
             )
         if loop:
             raise ValueError(

@@ -210,6 +210,7 @@ def test_a_network_that_reads_all_frames_continues_window_by_window(build):
         ("demo/base", Windows(tile=16), "reads whole frames, so it cannot be sampled in tiles"),
         ("demo/base", Windows(frames=3), "must be a multiple of 2, got 3"),
         ("demo/base", Windows(frames=8, overlap=8), "must be less than their 8 frames, got 8"),
+        ("demo/base", Windows(frames=2), "must be less than their 2 frames, got 2"),
         ("demo/tsr1", Windows(frames=5), "must be a multiple of 2, got 5"),
     ],
 )
