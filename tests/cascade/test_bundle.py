@@ -73,7 +73,7 @@ def test_every_launcher_tells_the_same_loss_of_a_finished_run(tmp_path, figures,
     (tmp_path / "bundle").mkdir()
     (tmp_path / "bundle/card.json").write_text(json.dumps({"figures": figures}))
     by_slurm = slurm_launcher._outcome(
-        slurm_launcher.SlurmRun(run=tmp_path, overrides=[], job="1"), "COMPLETED"
+        slurm_launcher.SlurmRun(run=tmp_path, overrides=[], job="1"), "COMPLETED", "train"
     )
     by_hand = local_launcher.outcome(local_launcher.LocalRun(overrides=[], folder=tmp_path))
     assert [final_loss(tmp_path), by_slurm.return_value, by_hand.return_value] == [wanted] * 3

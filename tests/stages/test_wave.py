@@ -1,6 +1,5 @@
 """The wave front of parts: what it gives, and how much of a video it holds."""
 
-import gc
 import weakref
 
 import pytest
@@ -68,7 +67,6 @@ def test_the_front_holds_as_many_parts_of_a_long_video_as_of_a_short_one():
     for frames in (60, 600):
         held, alive = [], 0
         for _ in wave(Layout(total=frames, size=3, reach=1), noise_of(frames), held).results():
-            gc.collect()
             alive = max(alive, sum(one() is not None for one in held))
         most.append(alive)
     assert most[0] == most[1] < 20
