@@ -4,6 +4,7 @@
 """
 
 import logging
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -35,6 +36,9 @@ SIZES = ("num_frames", "seconds", "fps", "height", "width")
 PER_STAGE = ("num_inference_steps", "guidance_scale")
 #: The share of the free memory that sampling may use unless the user says how much.
 SHARE = 0.5
+#: The most pixels of all frames that are sampled at once without counting their memory, which
+#: imports torch's compiler and takes seconds.
+SMALL = 2**18
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -164,6 +168,8 @@ def windows_of(
             windows = Windows(frames=values["window"], tile=values["tile"])
         elif not local and values["base_window"] is not None:
             windows = Windows(frames=values["base_window"])
+        elif values["memory"] is None and values["batch_size"] * math.prod(grid.shape) <= SMALL:
+            windows = Windows()
         else:
             windows = windows_for(stage, grid, videos=values["batch_size"], memory=memory)
         if windows != Windows():

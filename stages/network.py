@@ -33,10 +33,12 @@ def multiple(net: nn.Module, kind: Kind, codec: Codec) -> tuple[int, int, int]:
 
 def dry_forward(stage: TrainableStage, shape: tuple[int, int, int]) -> Callable[[], object]:
     """A forward pass on the meta device for one clip of `shape` in pixels."""
-    clip = torch.empty(1, 3, *shape, dtype=torch.uint8, device="meta")
+    frames, height, width = shape
+    if frames == 1:  # an image is repeated to the fewest frames that the stage takes
+        frames = stage.multiple[0]
     with on_meta():
         net = stage.new_net()
-        sides = stage.codec.shape(stage.clip(clip).shape[2:])
+        sides = stage.codec.shape((frames, height, width))
         inputs = (
             torch.empty(1, in_channels(stage.kind, stage.codec), *sides),
             torch.empty(1, sides[0]),

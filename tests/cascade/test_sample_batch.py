@@ -184,10 +184,11 @@ def parts(tmp_path):
     HydraConfig.instance().cfg = before
 
 
-def test_each_part_has_a_folder_of_its_own_for_its_log(parts):
+def test_each_part_has_a_folder_of_its_own_in_out_for_its_log(parts, tmp_path):
     context, config, overrides = parts
     folders = [planned(context, config, one).folder for one in overrides]
     assert [folder.name for folder in folders] == ["0-of-2", "1-of-2"]
+    assert all(folder.is_relative_to(tmp_path / "out" / ".parts") for folder in folders)
 
 
 def test_each_part_is_a_slurm_job_of_one_process(parts, tmp_path, monkeypatch):
