@@ -126,7 +126,7 @@ class InterruptedCall(RuntimeError):  # noqa: N818 - as KeyboardInterrupt, it is
 
 @dataclass(frozen=True)
 class CascadeOutput:
-    """The videos, and the output of each stage (in [-1, 1], `b c f h w`, by stage name)."""
+    """The videos, and the output of each stage that ran (in [-1, 1], `b c f h w`, by name)."""
 
     videos: Any
     grid: Grid
@@ -151,7 +151,7 @@ def check_start(
 
     Raises:
         ValueError: one of both is missing, the video has another shape or pixels outside [-1, 1],
-            or `strength` is not in (0, 1].
+            or `strength` is not in [0, 1].
     """
     if start is None and strength is None:
         return None

@@ -231,8 +231,9 @@ class Cascade:
                     name: torch.cat(each, dim=2) for name, each in kept.items() if each
                 }
                 raise
-            parts.append({name: torch.cat(pieces, dim=2) for name, pieces in kept.items()})
-        outputs = {s.name: torch.cat([part[s.name] for part in parts]) for s in call.stages}
+            # A stage that no later one needed has no frames.
+            parts.append({name: torch.cat(each, dim=2) for name, each in kept.items() if each})
+        outputs = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
         grid = replace(call.grids[-1], frames=call.end)
         last = outputs[call.stages[-1].name][:, :, : grid.frames]
         return CascadeOutput(videos=as_type(last, output_type), grid=grid, stages=outputs)
