@@ -64,8 +64,8 @@ cascade = $(call quoted,cascade=$(CASCADE))
 count = $(or $(PARTS),1)
 parts = --multirun $(call quoted,parts=$(count)) $(call quoted,part=range($(count))) $(if $(filter local,$(CLUSTER)),hydra/launcher=local $(call quoted,hydra.launcher.jobs=$(count)),hydra/launcher=slurm $(call quoted,cluster=$(CLUSTER)) $(if $(FOLLOW),hydra.launcher.follow=true))
 batch = $(if $(BATCH),$(if $(filter-out local,$(CLUSTER))$(PARTS),$(parts)) $(call set,batch,$(BATCH)),$(if $(PARTS),$(error PARTS divides a batch: make sample BATCH=file PARTS=$(PARTS))))
-# With FROM or BATCH, what is said of a variable only if a user sets it.
-chosen = $(if $(and $(FROM)$(BATCH),$(filter file,$(origin $1))),,$2)
+# With FROM, BATCH or a timeline, what is said of a variable only if a user sets it.
+chosen = $(if $(and $(FROM)$(BATCH)$(findstring timeline=,$(ARGS)),$(filter file,$(origin $1))),,$2)
 
 export PROMPT RUNS
 ifneq ($(origin NAME),override)
@@ -102,7 +102,7 @@ $(READY): pyproject.toml
 	@touch $@
 
 demo: $(READY)  ## [use] all steps on this machine: shards, training, videos, a page; CASCADE=minute: a minute of video
-	$(RUN) -m cascade.demo $(if $(filter minute,$(CASCADE)),--config-name minute) $(args)
+	$(RUN) -m cascade.demo $(if $(filter demo,$(CASCADE)),,$(if $(filter minute,$(CASCADE)),--config-name minute,$(error make demo has the cascades demo and minute, not $(CASCADE)))) $(args)
 
 test: $(READY)  ## [develop] run the tests that take at most ten seconds each; TESTS='tests/data -k shots': some of them
 	$(PYTEST) -m 'not slow' $(call literal,$(TESTS))

@@ -147,18 +147,6 @@ def check_chain(stages: Sequence[Stage]) -> None:
             )
 
 
-def final_multiple(stages: Sequence[Stage]) -> tuple[int, int, int]:
-    """The numbers that frames, height and width of the last stage's video must be multiples of."""
-    found = (1, 1, 1)
-    for stage in stages:
-        scale = stage.kind.scale
-        factors = (scale.time, scale.space, scale.space)
-        sides = zip(found, factors, stage.multiple, strict=True)
-        frames, height, width = (math.lcm(size * factor, own) for size, factor, own in sides)
-        found = frames, height, width
-    return found
-
-
 def check_sampling(stages: Sequence[Stage], sampling: Sequence[Mapping[str, Any]]) -> None:
     """Check the cascade's own sampling settings.
 

@@ -8,7 +8,6 @@ Video i depends on its own prompt and seed alone, not on the rest of the batch.
 """
 
 import contextlib
-import math
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -19,33 +18,37 @@ import torch
 from torch import Tensor
 
 from cascade.call import (
+    CallInterruptedError,
     CascadeOutput,
     CascadeRequest,
-    InterruptedCall,
     OutputType,
     as_type,
+    draw_seeds,
+)
+from cascade.call_checks import (
     check_count,
+    check_done,
+    check_loop,
     check_low,
     check_output,
     check_sources,
     check_start,
     check_timeline,
-    draw_seeds,
+    check_windows,
 )
 from cascade.chain import (
     bundles_of,
     check_chain,
     check_sampling,
-    final_multiple,
     open_stage,
     per_stage,
     runs_of,
 )
 from cascade.diffusion.sampler import Step
+from cascade.final_grid import grids_of
 from cascade.generation import Generation
 from cascade.grid import Grid
 from cascade.prompts import Prompts, share_encoders
-from cascade.request import Windows
 from cascade.stage import Stage, Video
 from cascade.text.encoder import TextEncoder
 
@@ -137,56 +140,14 @@ class Cascade:
         stages: Sequence[str] | None = None,
         low: Sequence[int] | None = None,
     ) -> list[Grid]:
-        """Each stage's grid for a final video of these sizes, those of its target by default.
-
-        If the call begins with a video of (frames, height, width) `low`, that sets the sizes.
-
-        Raises:
-            ValueError: a stage cannot run on its grid, or sizes are given besides `low`.
-        """
-        used = self.named(stages)
-        time = math.prod(stage.kind.scale.time for stage in used)
-        space = math.prod(stage.kind.scale.space for stage in used)
-        rate = used[-1].target.fps if fps is None else fps
-        multiple = final_multiple(used)
-        if seconds is not None:
-            if num_frames is not None:
-                raise ValueError(f"seconds={seconds:g} and num_frames={num_frames}: give one")
-            num_frames = max(round(seconds * rate / multiple[0]), 1) * multiple[0]
-        asked = {"num_frames": num_frames, "height": height, "width": width}
-        if low is None:
-            shape = (
-                used[0]
-                .target.divided(time=used[0].kind.scale.time, space=used[0].kind.scale.space)
-                .shape
-            )
-        elif any(size is not None for size in asked.values()):
-            raise ValueError(
-                f"num_frames, height, width: the video that {used[0].name} begins with sets the "
-                "size; leave them out"
-            )
-        else:
-            shape = (low[0], low[1], low[2])
-        sizes = []
-        for (name, size), own, factor, fits in zip(
-            asked.items(), shape, (time, space, space), multiple, strict=True
-        ):
-            size = own * factor if size is None else size
-            if type(size) is not int or size < 1 or size % fits:
-                nearest = max(round(size / fits), 1) * fits
-                raise ValueError(
-                    f"{name}={size}: must be a positive multiple of {fits} for the stages "
-                    f"{', '.join(s.name for s in used)}; the nearest is {nearest}"
-                )
-            sizes.append(size // factor)
-        grid = Grid(frames=sizes[0], height=sizes[1], width=sizes[2], fps=rate / time)
-        grids = []
-        for stage in used:
-            scale = stage.kind.scale
-            grid = grid.scaled(time=scale.time, space=scale.space)
-            stage.check_grid(grid)
-            grids.append(grid)
-        return grids
+        """Each stage's grid for a final video of these sizes; see `final_grid.grids_of`."""
+        return grids_of(
+            self.named(stages),
+            sizes={"num_frames": num_frames, "height": height, "width": width},
+            seconds=seconds,
+            fps=fps,
+            low=low,
+        )
 
     @torch.inference_mode()
     def __call__(
@@ -214,7 +175,7 @@ class Cascade:
             ValueError: a prompt is longer than the text encoder's limit, a grid does not fit, the
                 numbers of prompts, negative prompts and generators differ, or sources contradict
                 each other or cannot be read.
-            InterruptedCall: `callback_on_step_end` has set `interrupt`.
+            CallInterruptedError: `callback_on_step_end` has set `interrupt`.
         """
         check_output(output_type)
         call = self._prepare(prompt, negative_prompt, request)
@@ -226,7 +187,7 @@ class Cascade:
             kept: dict[str, list[Tensor]] = {stage.name: [] for stage in call.stages}
             try:
                 deque(call.frames(slice(first, first + count), keep=kept), maxlen=0)
-            except InterruptedCall as stop:
+            except CallInterruptedError as stop:
                 stop.finished = {
                     name: torch.cat(each, dim=2) for name, each in kept.items() if each
                 }
@@ -308,7 +269,10 @@ class Cascade:
                 ("low_logsnr", "low_logsnr"),
             )
         }
-        windows = request.get("windows")
+        windows = check_windows(request.get("windows"), stages)
+        check_done(request.get("done") or {}, stages, grids, total)
+        if request.get("loop") and given is not None:
+            check_loop(given)
         later = [
             (second, Prompts.of([text] * total, None, None, None)) for second, text in timeline
         ]
@@ -324,9 +288,7 @@ class Cascade:
             texts=prompts.encode(stages, self._on_device),
             later=[(second, one.encode(stages, self._on_device)) for second, one in later],
             settings=settings,
-            windows=list(windows)
-            if isinstance(windows, Sequence)
-            else [windows or Windows()] * len(stages),
+            windows=windows,
             given=given,
             start=start,
             request=request,
@@ -343,7 +305,7 @@ class Cascade:
         def on_step(stage: str, step: Step) -> None:
             callback(self, step.index, step.t, {"stage": stage, "step": step})
             if self.interrupt:
-                raise InterruptedCall(stage, step)
+                raise CallInterruptedError(stage, step)
 
         self.interrupt = False
         return on_step

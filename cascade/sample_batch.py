@@ -14,11 +14,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 from omegaconf import DictConfig, OmegaConf
 
 from cascade import values
 from cascade.command_values import COMMANDS
+from cascade.files.text import read_list
 from cascade.opening import open_cascade
 from cascade.pipeline import Cascade
 from cascade.sample_record import literal, restored
@@ -56,13 +56,7 @@ def load_batch(path: str) -> list[Mapping[str, Any]]:
     Raises:
         ValueError: it cannot be read, or is not a list of mappings.
     """
-    try:
-        entries = yaml.safe_load(Path(path).read_text())
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        reason = str(error).replace("\n", " ")
-        raise ValueError(f"batch={path}: cannot be read as YAML or JSON ({reason})") from error
-    if not isinstance(entries, list) or not entries:
-        raise ValueError(f"batch={path}: must be a list of requests, got {entries!r:.60}")
+    entries = read_list(path, who="batch")
     for number, entry in enumerate(entries, 1):
         if not isinstance(entry, Mapping):
             raise ValueError(

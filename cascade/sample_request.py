@@ -15,6 +15,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from cascade.chain import Settings, per_stage
 from cascade.conditioning import Prompt, choose
+from cascade.final_grid import final_multiple
 from cascade.grid import Grid
 from cascade.opening import bundles_named
 from cascade.pipeline import Cascade
@@ -22,7 +23,7 @@ from cascade.request import Windows
 from cascade.sample_files import check_folder, check_space, file_name, request_id, to_make
 from cascade.sample_record import check_same, record_of
 from cascade.sources import Sources
-from cascade.stage import Stage, Video
+from cascade.stage import Stage, Video, receptive_field
 from cascade.timeline import load_timeline, read_timeline
 from cascade.video import check_format
 from cascade.windows import GIB, available, windows_for
@@ -50,6 +51,8 @@ class Asked:
     text: str
     timeline: Sequence[tuple[float, str]]
     """Prompts that replace `text` from a time on, in seconds."""
+    end: float | None
+    """When the timeline ends, in seconds; None without one."""
     bundles: Sequence[str | Path]
     sampling: Settings
     record: Mapping[str, Any]
@@ -102,7 +105,9 @@ def ask(cfg: DictConfig) -> Asked:
     values: Any = OmegaConf.to_container(cfg, resolve=True)
     if isinstance(values["timeline"], str):  # its content makes the video, not its name
         values["timeline"] = load_timeline(values["timeline"])
-    text, timeline = text_of(values)
+    text, timeline, end = text_of(values)
+    if end is not None and values["num_frames"] is None and values["seconds"] is None:
+        values["seconds"] = end
     check_folder(Path(cfg.out))
     bundles, sampling = bundles_named(cfg)
     sources = Sources.of(values)
@@ -117,6 +122,7 @@ def ask(cfg: DictConfig) -> Asked:
         values=values,
         text=text,
         timeline=timeline,
+        end=end,
         bundles=bundles,
         sampling=sampling,
         record=record,
@@ -136,6 +142,7 @@ def check(asked: Asked, cascade: Cascade) -> Request:
     sizes = {key: values[key] for key in SIZES}
     shape = None if low is None else low.shape[2:]
     grids = cascade.grids(**sizes, stages=values["stages"], low=shape)
+    check_end(asked.end, stages, grids)
     check_format(asked.name, grids[-1])
     check_space(Path(asked.cfg.out), grids[-1], len(asked.records))
     by_name = {stage.name: grid for stage, grid in zip(stages, grids, strict=True)}
@@ -163,7 +170,7 @@ def windows_of(
         memory = values["memory"] * GIB
     found = []
     for stage, grid in zip(stages, grids, strict=True):
-        local = getattr(stage.net, "receptive_field", None) is not None
+        local = receptive_field(stage) is not None
         if local and not (values["window"] is None and values["tile"] is None):
             windows = Windows(frames=values["window"], tile=values["tile"])
         elif not local and values["base_window"] is not None:
@@ -178,18 +185,33 @@ def windows_of(
     return found
 
 
-def text_of(values: Mapping[str, Any]) -> tuple[str, list[tuple[float, str]]]:
-    """The first prompt of a request, and those that replace it on the way.
+def text_of(values: Mapping[str, Any]) -> tuple[str, list[tuple[float, str]], float | None]:
+    """The first prompt, those that replace it from a time on, and when a timeline ends.
 
     Raises:
         ValueError: there is neither a prompt nor a timeline, or both.
     """
-    if (values["prompt"] is None) == (values["timeline"] is None):
+    prompt, timeline = values["prompt"], values["timeline"]
+    if (prompt is None) == (timeline is None):
         raise ValueError(
             "prompt and timeline: give one of them: make sample PROMPT='…', or "
-            "PROMPT= ARGS='timeline=file.yaml'"
+            "make sample ARGS='timeline=file.yaml'"
         )
-    if values["timeline"] is None:
-        return values["prompt"], []
-    (_, first), *later = read_timeline(values["timeline"])
-    return first, later
+    if timeline is None:
+        return prompt, [], None
+    (_, end, first), *later = read_timeline(timeline)
+    return first, [(start, text) for start, _, text in later], later[-1][1] if later else end
+
+
+def check_end(end: float | None, stages: Sequence[Stage], grids: Sequence[Grid]) -> None:
+    """Check that a timeline ends with the video, as far as the stages can generate that length.
+
+    Raises:
+        ValueError: it does not.
+    """
+    last = grids[-1]
+    if end is not None and abs(end - last.duration) > final_multiple(stages)[0] / last.fps / 2:
+        raise ValueError(
+            f"timeline: ends at {end:g} s, but the video lasts {last.duration:g} s; leave out "
+            "num_frames and seconds, or let the timeline end with the video"
+        )

@@ -74,7 +74,7 @@ def make(
     store = StageFrames(
         next(iter(files)).parent / STAGES,
         grids=grids,
-        depends=[_depends(records[0], place) for place in range(len(grids))],
+        depends=_depends(records[0], [stage.name for stage in cascade.stages], [*grids]),
         videos=[[record["named"]["seed"], record["number"]] for record in records],
     )
     done = store.done()
@@ -115,12 +115,24 @@ def make(
         )
 
 
-def _depends(record: Mapping[str, Any], place: int) -> list[Any]:
-    """What the frames of a request's stage depend on, besides the stages before it."""
+def _depends(
+    record: Mapping[str, Any], names: Sequence[str], used: Sequence[str]
+) -> list[list[Any]]:
+    """What the frames of each used stage depend on, besides the stages before it.
+
+    `names` are all stages of the cascade, for which the record has bundles and settings.
+    """
     common = {k: v for k, v in record["request"].items() if k not in (*PER_STAGE, *IN_GRIDS)}
     chosen = [record["request"][name] for name in PER_STAGE]
-    own = [value[place] if isinstance(value, list) else value for value in chosen]
-    return [common, own, record["sources"], record["bundles"][place], record["sampling"][place]]
+    return [
+        [
+            common,
+            [value[place] if isinstance(value, list) else value for value in chosen],
+            record["sources"],
+            *(record[part][names.index(name)] for part in ("bundles", "sampling")),
+        ]
+        for place, name in enumerate(used)
+    ]
 
 
 @contextlib.contextmanager

@@ -96,7 +96,7 @@ class Sources:
             fps=fps,
         )
         log.info("stage %s begins with %s, read as %s", stage.name, video, grid)
-        return load_clip(video, grid)[None].expand(count, -1, -1, -1, -1)
+        return load_clip(video, grid, fit=self.fit)[None].expand(count, -1, -1, -1, -1)
 
     def prompt(self, grids: Mapping[str, Grid]) -> Prompt:
         """What they give to a video that stages with these grids generate, a base first.

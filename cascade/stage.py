@@ -56,33 +56,28 @@ class Condition:
     ) -> "Condition":
         """The condition of a part of the videos."""
         place = (slice(None), slice(None), frames, rows, columns)
-        return replace(
-            self,
-            low=None if self.low is None else self.low[place],
-            given=self.given[place],
-            mask=self.mask[place],
-            baseline=None if self.baseline is None else self.baseline[place],
-        )
+        return self._videos(lambda video: video[place])
 
     def shifted(self, frames: int) -> "Condition":
         """The condition of the videos moved by `frames` in time, circularly."""
-        return replace(
-            self,
-            low=None if self.low is None else self.low.roll(frames, 2),
-            given=self.given.roll(frames, 2),
-            mask=self.mask.roll(frames, 2),
-            baseline=None if self.baseline is None else self.baseline.roll(frames, 2),
-        )
+        return self._videos(lambda video: video.roll(frames, 2))
 
     def rolled(self) -> "Condition":
         """Each sample with the condition of the sample before it."""
-        return Condition(
-            low=None if self.low is None else self.low.roll(1, 0),
-            given=self.given.roll(1, 0),
-            mask=self.mask.roll(1, 0),
+        return replace(
+            self._videos(lambda video: video.roll(1, 0)),
             text=TextFeatures(self.text.tokens.roll(1, 0), self.text.mask.roll(1, 0)),
             scalars=self.scalars.roll(1, 0),
-            baseline=None if self.baseline is None else self.baseline.roll(1, 0),
+        )
+
+    def _videos(self, change: Callable[[Tensor], Tensor]) -> "Condition":
+        """Everything on the latent grid changed alike."""
+        return replace(
+            self,
+            low=None if self.low is None else change(self.low),
+            given=change(self.given),
+            mask=change(self.mask),
+            baseline=None if self.baseline is None else change(self.baseline),
         )
 
 
@@ -268,6 +263,12 @@ class Objective(Protocol):
 
     def figures(self, stage: TrainableStage, batch: Batch, /) -> dict[str, Float[Tensor, " b"]]:
         """Further metrics of validation clips, one number per clip, by name."""
+
+
+def receptive_field(stage: Stage) -> tuple[int, int] | None:
+    """How far the stage's network reads, in latent frames and positions; None: everywhere."""
+    field: tuple[int, int] | None = getattr(stage.net, "receptive_field", None)
+    return field
 
 
 def as_module(stage: Stage) -> nn.Module:

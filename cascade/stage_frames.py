@@ -54,12 +54,13 @@ class StageFrames:
                 self._cut(name, file)
 
     def done(self) -> dict[str, Float[Tensor, "b 3 f h w"]]:
-        """The frames of each stage that all videos have, mapped from the files."""
+        """The frames of each stage that all videos have; those of one video stay on the disk."""
         found = {}
         for name, files in self._files.items():
             frames = min(self._count(name, file) for file in files)
             if frames:
-                found[name] = torch.cat([self._mapped(name, file, frames) for file in files])
+                each = [self._mapped(name, file, frames) for file in files]
+                found[name] = each[0] if len(each) == 1 else torch.cat(each)
         return found
 
     def append(self, name: str, first: int, frames: Float[Tensor, "b 3 f h w"]) -> None:

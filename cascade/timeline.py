@@ -5,10 +5,9 @@
 """
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
-import yaml
+from cascade.files.text import read_list
 
 KEYS = ("from", "to", "prompt")
 
@@ -19,18 +18,13 @@ def load_timeline(path: str, *, who: str = "timeline") -> list[Any]:
     Raises:
         ValueError: it cannot be read, or is no timeline.
     """
-    who = f"{who}={path}"
-    try:
-        entries = yaml.safe_load(Path(path).read_text())
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        reason = str(error).replace("\n", " ")
-        raise ValueError(f"{who}: cannot be read as YAML or JSON ({reason})") from error
-    read_timeline(entries, who=who)
-    return list(entries)
+    entries = read_list(path, who=who)
+    read_timeline(entries, who=f"{who}={path}")
+    return entries
 
 
-def read_timeline(entries: Any, *, who: str = "timeline") -> list[tuple[float, str]]:
-    """The prompts of a timeline, with the times at which they begin, in seconds.
+def read_timeline(entries: Any, *, who: str = "timeline") -> list[tuple[float, float, str]]:
+    """(start, end, prompt) of each entry of a timeline, in seconds.
 
     Raises:
         ValueError: an entry has other keys or values, or the spans do not follow each other from 0
@@ -51,7 +45,7 @@ def read_timeline(entries: Any, *, who: str = "timeline") -> list[tuple[float, s
             )
         if not stop > start:
             raise ValueError(f"{who}: entry {number} ends at {stop:g} s, but begins at {start:g} s")
-        found.append((start, prompt))
+        found.append((start, stop, prompt))
         end = stop
     return found
 

@@ -4,15 +4,15 @@ The memory of a forward pass is counted on the meta device. A local network's is
 so two counts give that of any window.
 """
 
-import os
 from dataclasses import dataclass
 
+import psutil
 import torch
 
 from cascade.grid import Grid
 from cascade.memory import BLOCK, Meter
 from cascade.request import Windows
-from cascade.stage import Stage, TrainableStage
+from cascade.stage import Stage, TrainableStage, receptive_field
 
 GIB = 2**30
 #: Videos that the sampler holds beside the network's activations: z, x̂ (twice), `low`, `given`, the
@@ -57,7 +57,7 @@ def windows_for(stage: Stage, grid: Grid, *, videos: int, memory: float) -> Wind
 
 def bytes_of(stage: Stage, grid: Grid, windows: Windows) -> int:
     """The bytes that one video needs above the stage's weights, in these windows."""
-    radius = getattr(stage.net, "receptive_field", None)
+    radius = receptive_field(stage)
     frames = grid.frames if windows.frames is None else min(windows.frames, grid.frames)
     step = stage.multiple[0]
     read = frames
@@ -81,13 +81,13 @@ def available(device: torch.device) -> int:
     """The bytes that are free on a device."""
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0]
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_AVPHYS_PAGES")
+    return int(psutil.virtual_memory().available)
 
 
 def _candidates(stage: Stage, grid: Grid) -> list[Windows]:
     """Windows from the largest to the smallest."""
     whole = [Windows()]
-    radius = getattr(stage.net, "receptive_field", None)
+    radius = receptive_field(stage)
     if radius is None or not stage.codec.cellwise or stage.sampling.guidance.over_video:
         return whole
     step, cell = stage.multiple[0], max(stage.multiple[1:])

@@ -153,3 +153,15 @@ def test_help_names_every_target_and_the_defaults_of_variables():
     assert all(f"make {target} " in text for target in targets)
     for name, default in {"CASCADE": "demo", "STAGE": "base", "DEPTH": "keyframes"}.items():
         assert re.search(rf"^  {name} .*\[{default}\]$", text, re.M)
+
+
+def test_a_timeline_takes_the_place_of_the_default_prompt_and_not_of_a_typed_one(make):
+    words, *_ = make("sample", "ARGS=timeline=t.yaml")
+    assert not [word for word in words if word.startswith("prompt=")]
+    words, *_ = make("sample", "ARGS=timeline=t.yaml", "PROMPT=a ball")
+    assert [word for word in words if word.startswith("prompt=")]
+
+
+def test_a_demo_that_there_is_not_is_refused(make):
+    with pytest.raises(ValueError, match="make demo has the cascades demo and minute, not mine"):
+        make("demo", "CASCADE=mine")

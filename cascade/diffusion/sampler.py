@@ -86,26 +86,6 @@ class Path:
 class Sampler(ABC):
     """A method that integrates z from the first level to the last, where x̂ is the result."""
 
-    def __call__(
-        self,
-        denoise: Denoise,
-        z: Video,
-        *,
-        schedule: Schedule,
-        steps: int,
-        noise: Noise | None = None,
-        start: float = 1.0,
-    ) -> Video:
-        """Sample a whole video with the function `denoise`, (z, step) → x̂."""
-        walk = self.walk(z, schedule=schedule, steps=steps, noise=noise, start=start)
-        try:
-            asked = next(walk)
-            while True:
-                asked = walk.send(denoise(*asked))
-        except StopIteration as end:
-            video: Tensor = end.value
-            return video
-
     def walk(
         self,
         z: Video,

@@ -1,6 +1,10 @@
 """Texts of users: the one way to read a caption, JSON, list or prompts; values to type."""
 
 import codecs
+from pathlib import Path
+from typing import Any
+
+import yaml
 
 _MARKS = (  # UTF-32's first: its little-endian mark begins with UTF-16's
     (codecs.BOM_UTF32_LE, "utf-32"),
@@ -31,3 +35,19 @@ def read_text(data: bytes) -> str:
         raise ValueError(
             f"is not {name} text: byte {error.start} is 0x{data[error.start]:02x}; save it as UTF-8"
         ) from error
+
+
+def read_list(path: str, *, who: str) -> list[Any]:
+    """The list in a YAML or JSON file; `who` names the setting that it was given as.
+
+    Raises:
+        ValueError: it cannot be read, or is no list, or an empty one.
+    """
+    try:
+        entries = yaml.safe_load(read_text(Path(path).read_bytes()))
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        reason = " ".join(str(error).split())
+        raise ValueError(f"{who}={path}: cannot be read as YAML or JSON ({reason})") from error
+    if not isinstance(entries, list) or not entries:
+        raise ValueError(f"{who}={path}: must be a list, got {entries!r:.60}")
+    return entries

@@ -39,8 +39,9 @@ class World(ABC, Generic[State]):
             ValueError: the grid lasts longer than the state.
         """
 
-    def track(self, state: State, grid: Grid) -> dict[str, list[Any]]:  # noqa: ARG002
+    def track(self, state: State, grid: Grid) -> dict[str, list[Any]]:
         """What is true of each frame of the clip on `grid`, by name; nothing by default."""
+        del state, grid  # for worlds that know it
         return {}
 
     @abstractmethod

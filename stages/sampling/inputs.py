@@ -5,6 +5,7 @@ is the last one.
 """
 
 import itertools
+import logging
 from collections.abc import Iterable, Iterator, Sequence
 from typing import cast
 
@@ -18,6 +19,8 @@ from cascade.grid import Grid
 from cascade.request import Captions, Noise, SampleRequest
 from cascade.stage import Condition, Stage
 from cascade.text.encoder import TextFeatures
+
+log = logging.getLogger(__name__)
 
 
 def keyed_noise(name: str, seeds: Sequence[int], device: torch.device) -> Noise:
@@ -98,6 +101,7 @@ class VideoInputs:
         for second, later in request.get("later") or ():
             frame = round(second * self.grid.fps / stage.codec.factor[0])
             self.texts.append((frame, self._encoded(later)))
+        self._say_unused()
         negative = request.get("negative")
         self.without = self._encoded([""] * self.count if negative is None else negative)
 
@@ -164,6 +168,17 @@ class VideoInputs:
         if self.low is not None and not self.loop:
             pixel = before * self.stage.codec.factor[0]
             self.low.drop(pixel // kind.scale.time - kind.reach)
+
+    def _say_unused(self) -> None:
+        """Log captions that begin and end between two frames of this stage."""
+        ends = [frame for frame, _ in self.texts[1:]] + [self.frames]
+        for number, ((first, _), end) in enumerate(zip(self.texts, ends, strict=True), 1):
+            if first >= end:
+                log.warning(
+                    "stage %s generates %g frames per second, of which prompt %d of %d has none, "
+                    "so it ignores that prompt; later stages may use it",
+                    *(self.stage.name, self.grid.fps, number, len(self.texts)),
+                )
 
     def _previous(self, request: SampleRequest) -> tuple[LowFrames | None, Tensor | None]:
         stage, low = self.stage, request.get("low")

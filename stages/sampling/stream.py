@@ -6,7 +6,6 @@ it window by window (`continuation.py`).
 """
 
 from collections.abc import Iterator
-from typing import cast
 
 import torch
 from jaxtyping import Float
@@ -15,17 +14,15 @@ from torch import Tensor
 from cascade.diffusion.guidance import Guidance
 from cascade.diffusion.sampler import Step
 from cascade.request import Captions, SampleRequest, Windows
-from cascade.stage import Condition, Stage, Video
+from cascade.stage import Condition, Stage, Video, receptive_field
 from stages.sampling.continuation import continued
 from stages.sampling.inputs import VideoInputs
 from stages.sampling.part import Predict, Run
 from stages.sampling.tiles import Tiles
 from stages.sampling.wave import Layout, Wave
 
-
-def radius_of(stage: Stage) -> tuple[int, int] | None:
-    """The receptive field of the stage's network in latent frames and positions; None: all."""
-    return cast(tuple[int, int] | None, getattr(stage.net, "receptive_field", None))
+#: Its multiples are spread evenly modulo 1, however many there are (the golden ratio less 1).
+GOLDEN = 0.6180339887498949
 
 
 @torch.no_grad()
@@ -55,7 +52,7 @@ def stream(stage: Stage, captions: Captions, request: SampleRequest) -> Iterator
     factor, total = stage.codec.factor[0], inputs.frames
     size = total if windows.frames is None else min(windows.frames // factor, total)
     first = request.get("first", 0) // factor
-    if radius_of(stage) is None and size < total:
+    if receptive_field(stage) is None and size < total:
         return continued(run, size=size, overlap=overlap_of(stage, windows) // factor, first=first)
     return _whole(run, size=size, loop=loop, first=first)
 
@@ -81,7 +78,7 @@ def check_windows(stage: Stage, windows: Windows, guidance: Guidance, *, loop: b
             raise ValueError(
                 f"{who}: {name} of its windows must be a multiple of {frames}, got {value}"
             )
-    local = radius_of(stage) is not None
+    local = receptive_field(stage) is not None
     if windows.frames is not None and not stage.codec.cellwise:
         raise ValueError(
             f"{who}: {type(stage.codec).__name__} encodes frames together, so the stage cannot be "
@@ -114,7 +111,7 @@ def check_windows(stage: Stage, windows: Windows, guidance: Guidance, *, loop: b
 
 def _whole(run: Run, *, size: int, loop: bool, first: int) -> Iterator[Float[Tensor, "b 3 f h w"]]:
     """A video whose parts equal the whole."""
-    radius = radius_of(run.stage)
+    radius = receptive_field(run.stage)
     local = radius is not None and (loop or size < run.inputs.frames)
     reach = radius[0] if radius is not None and local else 0
     layout = Layout(total=run.inputs.frames, size=size, reach=reach, loop=loop and local)
@@ -136,7 +133,7 @@ def _predict(stage: Stage, windows: Windows, *, loop: bool) -> Predict:
     def predict(z: Tensor, logsnr: Tensor, cond: Condition, _: Step) -> Tensor:
         return stage.predict(z, logsnr, cond)
 
-    radius = radius_of(stage)
+    radius = receptive_field(stage)
     if radius is None:
         return _shifted(stage, predict) if loop else predict
     if windows.tile is None:
@@ -166,7 +163,3 @@ def _shifted(stage: Stage, predict: Predict) -> Predict:
         return out.roll(-shift, 2)
 
     return shifted
-
-
-#: Its multiples are spread evenly modulo 1, however many there are (the golden ratio less 1).
-GOLDEN = 0.6180339887498949

@@ -6,7 +6,7 @@ import torch
 from PIL import Image
 
 from cascade import conditioning
-from cascade.call import InterruptedCall
+from cascade.call import CallInterruptedError
 from cascade.grid import Grid
 from cascade.pipeline import Cascade
 from cascade.video import as_media, read_frames, read_image, to_uint8, write_mp4, write_png
@@ -204,7 +204,9 @@ def test_a_callback_sees_every_step_and_may_interrupt_the_call(cascade):
     steps = [(name, i) for name, n in (("base", 2), ("tsr1", 3), ("ssr1", 2)) for i in range(n)]
     assert seen == steps
     seen.clear()
-    with pytest.raises(InterruptedCall, match="stage tsr1: interrupted .* after step 2 of 3") as e:
+    with pytest.raises(
+        CallInterruptedError, match="stage tsr1: interrupted .* after step 2 of 3"
+    ) as e:
         cascade(**options, generator=seeded(), callback_on_step_end=stop)
     assert seen == steps[:4]
     assert {*e.value.finished} == {"base"}

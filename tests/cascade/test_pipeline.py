@@ -9,7 +9,7 @@ from omegaconf import OmegaConf
 
 from cascade import conditioning
 from cascade.bundle import BundleError
-from cascade.call import check_output
+from cascade.call_checks import check_output
 from cascade.cascade_bundle import save_cascade
 from cascade.chain import check_run, check_setting
 from cascade.conditioning import Given, to_grid

@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from cascade import conditioning
 from cascade.pipeline import Cascade
 from cascade.request import Windows
 
@@ -95,3 +96,31 @@ def test_strength_0_returns_the_video_and_1_ignores_it(cascade, strength):
     out = cascade("a", generator=seeded(), start=source, strength=strength, **request)
     wanted = source if strength == 0 else cascade("a", generator=seeded(), **request).videos
     torch.testing.assert_close(out.videos, wanted, rtol=0, atol=0.05)
+
+
+def test_frames_of_an_earlier_call_that_do_not_fit_are_refused(cascade, whole):
+    request = {"num_frames": 32}
+    with pytest.raises(ValueError, match="done: no stage bse runs; the stages are base, tsr1"):
+        cascade("a", done={"bse": whole.stages["base"]}, **request)
+    with pytest.raises(ValueError, match=r"base must be \(1, 3, frames, 16, 16\), got \(1, 3, 3"):
+        cascade("a", done={"base": whole.videos}, **request)
+
+
+def test_each_stage_has_its_windows_or_all_have_the_same(cascade):
+    with pytest.raises(ValueError, match="windows: 3 stages, but 2 windows; give one each"):
+        cascade("a", windows=[Windows(), Windows(frames=4)])
+
+
+def test_a_loop_is_not_cut_by_a_given_last_frame(cascade):
+    image = torch.zeros(1, 3, 1, 32, 32)
+    given = conditioning.extend_backward(image, 8, stride=2)
+    with pytest.raises(ValueError, match="loop: the video is cut at 7 frames"):
+        cascade("a", given=given, loop=True)
+
+
+def test_a_prompt_that_a_stage_has_no_frame_for_is_named(cascade, caplog):
+    request = {"num_inference_steps": 1, "stages": ["base"], "generator": seeded()}
+    cascade("a", timeline=[(0.45, "b"), (0.5, "c")], **request)
+    assert (
+        "stage base generates 4 frames per second, of which prompt 2 of 3 has none" in caplog.text
+    )

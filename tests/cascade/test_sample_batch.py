@@ -104,8 +104,8 @@ def test_parts_share_a_batch_and_what_exists_is_kept(sample):
         ([{"prompt": "a", "cascade": "single_gpu"}], "entry 1: cascade: is of the whole command"),
         ([{"prompt": "a"}, {"prompt": "b", "from": "c.mp4"}], "entry 2: .*c.mp4"),
         ([{"prompt": "a"}, "b"], "entry 2: must be a mapping"),
-        ([], "must be a list of requests"),
-        ({"prompt": "a"}, "must be a list of requests"),
+        ([], "must be a list, got"),
+        ({"prompt": "a"}, "must be a list, got"),
     ],
 )
 def test_a_faulty_entry_is_named_before_the_first_is_sampled(sample, entries, message, tmp_path):

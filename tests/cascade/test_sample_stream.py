@@ -117,6 +117,33 @@ def test_a_timeline_is_part_of_a_video_and_of_its_record(sample, tmp_path):
     assert torch.equal(again, two)
 
 
+def test_a_timeline_sets_the_length_and_ends_with_the_video(sample, tmp_path):
+    entries = [{"from": 0, "to": 1, "prompt": "a"}, {"from": 1, "to": 3, "prompt": "b"}]
+    (tmp_path / "t.yaml").write_text(yaml.safe_dump(entries))
+    timeline = f"timeline={tmp_path}/t.yaml"
+    video, _ = sample(tmp_path / "own", timeline)
+    assert len(video) == 24
+    with pytest.raises(SystemExit, match="ends at 3 s, but the video lasts 5 s; leave out num_fr"):
+        sample(tmp_path / "longer", timeline, "seconds=5")
+
+
+def test_frames_of_later_stages_depend_on_their_own_bundles(sample, runs, tmp_path):
+    levels = torch.linspace(-1, 1, 16).view(1, 16, 1, 1).expand(3, 16, 16, 16)
+    write_mp4(tmp_path / "mine.mp4", levels, fps=8)
+    request = ("prompt=a", "stages=[tsr1,ssr1]", f"video={tmp_path}/mine.mp4")
+    sample(tmp_path / "out", *request)
+    card = runs / "demo/tsr1/default/bundle/card.json"
+    before = card.read_text()
+    try:
+        card.write_text('{"steps": 2}')
+        for file in (tmp_path / "out").glob("*.mp4"):
+            file.unlink()
+        _, said = sample(tmp_path / "out", *request)
+    finally:
+        card.write_text(before)
+    assert "were made before" not in said
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

@@ -14,7 +14,7 @@ def test_a_timeline_is_read_from_yaml_and_json(tmp_path, name):
     path = tmp_path / name
     path.write_text(json.dumps(GOOD))
     assert load_timeline(str(path)) == GOOD
-    assert read_timeline(GOOD) == [(0, "a"), (4, "b")]
+    assert read_timeline(GOOD) == [(0, 4, "a"), (4, 8.5, "b")]
 
 
 @pytest.mark.parametrize(

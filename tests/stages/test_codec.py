@@ -1,8 +1,5 @@
 """Diffusion in latents: the laws that hold for a codec that is exactly invertible."""
 
-import importlib.util
-from pathlib import Path
-
 import pytest
 import torch
 from torch.nn.functional import interpolate
@@ -12,12 +9,7 @@ from cascade.codec import Pixels
 from cascade.conditioning import Given
 from cascade.grid import Grid
 from cascade.video import to_float
-
-_spec = importlib.util.spec_from_file_location(
-    "invertible", Path(__file__).with_name("invertible.py")
-)
-invertible = importlib.util.module_from_spec(_spec)
-_spec.loader.exec_module(invertible)
+from tests.stages.invertible import Cells
 
 STAGES = ["demo/base", "demo/tsr1", "demo/ssr1"]
 FACTORS = [(1, 4, 4), (2, 2, 2)]
@@ -26,7 +18,7 @@ GRID = Grid(frames=8, height=32, width=32, fps=8)
 
 @pytest.fixture(params=FACTORS, ids=str)
 def codec(request):
-    return invertible.Cells(factor=request.param)
+    return Cells(factor=request.param)
 
 
 def low_for(stage, seed=0):
@@ -171,7 +163,7 @@ def test_packed_clips_cost_what_each_costs_alone(build, batch, codec):
 
 
 def test_a_grid_that_the_codec_does_not_divide_is_refused(build):
-    stage = build("demo/base", codec=invertible.Cells(factor=(1, 3, 3)))
+    stage = build("demo/base", codec=Cells(factor=(1, 3, 3)))
     with pytest.raises(ValueError, match="stage base: height must be a multiple of 12, got 32"):
         stage.check_grid(GRID)
     with pytest.raises(ValueError, match="stage base: height must be a multiple of 12, got 32"):

@@ -13,7 +13,7 @@ SCHEDULE = CosineVP()
 
 
 def blur(z):
-    """A local denoiser of radius 1 in time, circular or not by what it is given."""
+    """A local denoiser of radius 1 in time, of all frames but the first and the last."""
     return 0.3 * (z[:, :, :-2] + z[:, :, 1:-1] + z[:, :, 2:])
 
 
@@ -28,14 +28,9 @@ def wave(layout, noise, held=None):
 
     def denoise(z, _step, window):
         read, own = window
-        pad = (own.start - 1 - read.start, read.stop - own.stop - 1)
-        zeros = [torch.zeros_like(z[:, :, :1])] * 2
-        padded = torch.cat([zeros[0], z, zeros[1]], dim=2) if not layout.loop else z
-        if layout.loop:
-            return blur(padded)
-        first = own.start - read.start
-        assert min(pad) >= -1
-        return blur(padded[:, :, first : first + len(own) + 2])
+        edges = (own.start - read.start < 1, read.stop - own.stop < 1)
+        zero = torch.zeros_like(z[:, :, :1])
+        return blur(torch.cat([zero] * edges[0] + [z] + [zero] * edges[1], dim=2))
 
     return Wave(layout, begin=begin, denoise=denoise)
 

@@ -1,8 +1,5 @@
 """A stage sampled in windows and tiles equals the stage sampled whole."""
 
-import importlib.util
-from pathlib import Path
-
 import pytest
 import torch
 
@@ -12,12 +9,7 @@ from cascade.diffusion.guidance import DynamicThreshold, Guidance, ZeroStar
 from cascade.diffusion.sampler import DDIM, Ancestral, DPMSolverPP2M, Euler, Heun
 from cascade.grid import Grid
 from cascade.request import Windows
-
-_spec = importlib.util.spec_from_file_location(
-    "invertible", Path(__file__).with_name("invertible.py")
-)
-invertible = importlib.util.module_from_spec(_spec)
-_spec.loader.exec_module(invertible)
+from tests.stages.invertible import Cells
 
 GRID = Grid(frames=36, height=16, width=48, fps=8)
 TOLERANCE = 2e-5
@@ -77,7 +69,7 @@ def test_given_frames_and_regions_are_the_same_in_windows(build):
 
 @pytest.mark.parametrize("choice", LOCAL)
 def test_windows_in_latents_equal_the_whole(build, choice):
-    stage = build(choice, codec=invertible.Cells(factor=(2, 2, 2)))
+    stage = build(choice, codec=Cells(factor=(2, 2, 2)))
     windowed = sampled(stage, windows=Windows(frames=8, tile=16))
     torch.testing.assert_close(windowed, sampled(stage), rtol=0, atol=TOLERANCE)
 
