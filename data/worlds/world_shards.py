@@ -29,6 +29,7 @@ from cascade.files.atomic import replacing, write_atomic
 from cascade.grid import Grid
 from data.worlds.encode_clip import encode_mp4
 from data.worlds.minute import Minute
+from data.worlds.physics import Physics
 from data.worlds.shapes import Shapes
 from data.worlds.world import World
 
@@ -75,6 +76,28 @@ def make_minute(
     make_shards(
         folder,
         world=Minute(duration=grid.duration),
+        clips=clips,
+        grid=grid,
+        shard_size=shard_size,
+        seed=seed,
+        workers=workers,
+    )
+
+
+def make_physics(
+    folder: Path,
+    *,
+    law: str,
+    clips: int,
+    grid: Grid,
+    shard_size: int = 250,
+    seed: int = 0,
+    workers: int | None = None,
+) -> None:
+    """Write `clips` training samples of the world of physics; see `make_shards`."""
+    make_shards(
+        folder,
+        world=Physics(law, duration=grid.duration),
         clips=clips,
         grid=grid,
         shard_size=shard_size,
