@@ -8,7 +8,7 @@ STAGE   ?= base
 #: the run's name: targets with STAGE, and sample; sweep, overfit and smoke have their own defaults
 NAME    ?= default
 #: training data, conf/data/<name>.yaml or the path of shards: targets with STAGE; none: the stage's default
-DATA    ?= $(if $(filter single_gpu,$(CASCADE)),shapes128)$(if $(filter minute,$(CASCADE)),minute)
+DATA    ?= $(if $(filter single_gpu,$(CASCADE)),shapes128)$(filter minute physics,$(CASCADE))
 #: a recorded recipe, conf/experiment/<cascade>/<stage>/<name>.yaml: targets with STAGE
 EXP     ?=
 #: where it runs, conf/cluster/<name>.yaml: shards, train, sweep, sample with BATCH
@@ -21,6 +21,8 @@ PROMPT  ?= a small red circle moves left on a black background
 BATCH   ?=
 #: processes, or jobs on a CLUSTER, among which BATCH is divided: sample
 PARTS   ?=
+#: measures by name, such as 'prompts story', instead of all of the world's: evaluate
+MEASURES ?=
 #: how thoroughly shards are checked, probe, keyframes, full or decord: index
 DEPTH   ?= keyframes
 #: optional dependencies to install: setup
@@ -37,7 +39,7 @@ READY   := $(VENV)/.ready-$(EXTRAS)
 
 # What a user types is taken as typed: make must not expand its `$`, …
 typed := STAGE CASCADE NAME DATA EXP CLUSTER ARGS PROMPT DEPTH FROM TO SHARDS ENDPOINT MODEL ENCODER SWEEP JOBS RUNS \
-         WIDTH CLIP TESTS OUT BATCH PARTS
+         WIDTH CLIP TESTS OUT BATCH PARTS MEASURES
 $(foreach v,$(typed),$(if $(filter command,$(firstword $(origin $v))),$(eval override $v := $$(value $v))))
 $(foreach v,$(typed),$(if $(filter environment,$(firstword $(origin $v))),$(eval $v := $$(value $v))))
 # … nor the shell (quoted), nor Hydra (set): an apostrophe, a backslash before one or at the end, and `${` are escaped.
@@ -171,8 +173,8 @@ sample: $(READY)  ## [use] sample a video for PROMPT from the runs NAME of CASCA
 bundle: $(READY)  ## [use] join the trained stages of CASCADE, from the runs NAME, in one folder OUT
 	$(RUN) -m cascade.join $(cascade) $(call set,run,$(NAME)) $(if $(OUT),$(call set,out,$(OUT))) $(args)
 
-evaluate: $(READY)  ## [use] measure how well the trained CASCADE follows held-out prompts
-	$(RUN) -m cascade.evaluate $(cascade) $(call set,run,$(NAME)) $(args)
+evaluate: $(READY)  ## [use] measure the trained CASCADE on held-out prompts; MEASURES='prompts story': by these measures alone
+	$(RUN) -m cascade.evaluate $(cascade) $(call set,run,$(NAME)) $(if $(MEASURES),$(call quoted,only=[$(subst $(space),$(comma),$(strip $(MEASURES)))])) $(args)
 
 bench: $(READY)  ## [develop] measure the speed of STAGE's training steps, by part, and of sampling
 	@$(RUN) -m cascade.bench $(stage) $(args)

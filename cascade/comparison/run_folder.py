@@ -138,12 +138,14 @@ def _returning(path: Path) -> Callable[[], Path]:
 
 
 def read_figures(folder: Path) -> dict[str, float]:
-    """The results of an evaluation in this folder: `<stage>/<attribute>` → share in [0, 1]."""
+    """The results of an evaluation in this folder: `<stage>/<measure>/<figure>` → its mean."""
     path = folder / "evaluation.json"
     if not path.is_file():
         return {}
     return {
-        f"{stage}/{name}": float(share["share"])
-        for stage, found in read_json(path).items()
-        for name, share in found["shares"].items()
+        f"{stage}/{measure}/{name}": float(figure["value"])
+        for stage, measures in read_json(path).items()
+        for measure, scores in measures.items()
+        for name, figure in scores["figures"].items()
+        if figure["value"] is not None
     }

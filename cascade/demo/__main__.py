@@ -8,13 +8,10 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import hydra
-import torch
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from omegaconf import DictConfig
@@ -25,10 +22,8 @@ from cascade.cascade_bundle import save_cascade
 from cascade.curves import last_step, read_curves
 from cascade.demo.demo_page import Result, write_page
 from cascade.entry import CONF, check_choices, command
-from cascade.eval.following import Following
-from cascade.evaluate import follow, generate, measure_long, write_report
+from cascade.evaluate import evaluate, generated
 from cascade.opening import open_cascade
-from cascade.pipeline import Cascade
 from cascade.progress import SteadyProgress
 
 console = Console()
@@ -141,18 +136,6 @@ def show(
             write_page(cfg)
 
 
-def ceiling(
-    cfg: DictConfig, cascade: Cascade, prompts: Sequence[tuple[str, Any]], parser: Any
-) -> dict[str, Following]:
-    """The parser's readings of the ground truth for the same prompts, on each stage's grid."""
-    truth = hydra.utils.instantiate(cfg.truth)
-    videos = {
-        stage.name: torch.stack([truth(a, stage.target, i) for i, (_, a) in enumerate(prompts)])
-        for stage in cascade.stages
-    }
-    return follow(cascade, videos, prompts, parser)
-
-
 @command("demo")
 def main(cfg: DictConfig) -> None:
     """The command line."""
@@ -180,26 +163,10 @@ def main(cfg: DictConfig) -> None:
         bundles=chain,
         sampling=cfg.cascade.get("sampling", {}),
     )
-    prompts = hydra.utils.instantiate(cfg.prompts)
-    parser = hydra.utils.instantiate(cfg.parser)
-    out = Path(cfg.out)
-    texts = [text for text, _ in prompts]
-    videos = generate(cascade, texts, folder=out, seed=cfg.seed, batch_size=cfg.batch_size)
-    report = follow(cascade, videos, prompts, parser)
-    write_report(out / "evaluation.json", report)
-    truth = ceiling(cfg, cascade, prompts, parser)
-    write_report(out / "ceiling.json", truth)
-    measured = measure_long(cfg, cascade, videos, prompts)
+    made = generated(cfg, cascade)
+    report, truth = evaluate(cfg, made)
     lap("evaluate")
-    result = Result(
-        prompts=texts,
-        videos=videos,
-        report=report,
-        ceiling=truth,
-        long=measured,
-        fps={stage.name: stage.target.fps for stage in cascade.stages},
-        times=times,
-    )
+    result = Result(made=made, report=report, truth=truth, times=times)
     write_page(cfg, result)
     console.print(f"page: {cfg.page}  ({(time.monotonic() - began) / 60:.1f} minutes)")
 

@@ -1,19 +1,16 @@
 """The demo's page: videos after each stage side by side, metrics, and training curves."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from jaxtyping import UInt8
 from omegaconf import DictConfig
-from torch import Tensor
 
 from cascade.checkpoint.origin import commit
 from cascade.curves import read_curves
-from cascade.eval.following import Following
-from cascade.eval.long_video import LongVideos
+from cascade.eval.measure import Generated, Report
+from cascade.evaluation_page import add_evaluation
 from cascade.files.atomic import read_json
-from cascade.long_page import add_sections
 from cascade.report import chart
 from cascade.report.page import Page
 from cascade.report.sections import Cell, Film
@@ -22,14 +19,11 @@ from cascade.video import to_float
 
 @dataclass(frozen=True, kw_only=True)
 class Result:
-    """The finished demo's videos and readings per stage, and its times."""
+    """The finished demo's videos, their scores beside those of right videos, and its times."""
 
-    prompts: Sequence[str]
-    videos: Mapping[str, UInt8[Tensor, "n 3 _f _h _w"]]
-    report: Mapping[str, Following]
-    ceiling: Mapping[str, Following]
-    long: Mapping[str, LongVideos]
-    fps: Mapping[str, float]
+    made: Generated
+    report: Report
+    truth: Report
     times: Mapping[str, float]
 
 
@@ -47,9 +41,8 @@ def write_page(cfg: DictConfig, result: Result | None = None) -> Path:
     )
     if result is not None:
         _figures(page, cfg, result)
-        if result.long:
-            add_sections(page, result.long)
         _films(page, cfg, result)
+        add_evaluation(page, result.report, result.truth, result.made)
     _training(page, cfg)
     if result is not None:
         page.section("Time")
@@ -60,43 +53,38 @@ def write_page(cfg: DictConfig, result: Result | None = None) -> Path:
 
 def _figures(page: Page, cfg: DictConfig, result: Result) -> None:
     last = cfg.cascade.stages[-1]
-    shares = result.report[last].shares()
+    measure, stages = next(iter(result.report.items()))
     page.section(
-        "How well the videos follow their prompts",
-        f"{len(result.prompts)} prompts with combinations held out of training, one video each. A "
-        "parser reads the attributes from the pixels; intervals are 95 %. The ceiling is the "
-        "parser's reading of the ground truth.",
+        "In short",
+        f"{len(result.made.prompts)} prompts with combinations held out of training, one video "
+        f"each, by the measure “{measure}”.",
     )
-    page.figures((f"{share.value:.0%}", name, "after " + last) for name, share in shares.items())
-    rows = {
-        name: {
-            **{stage: _interval(result.report[stage], name) for stage in cfg.cascade.stages},
-            "ceiling": _interval(result.ceiling[last], name),
-        }
-        for name in shares
-    }
-    page.intervals(rows, caption="Share of right prompts after each stage, and the ceiling.")
-
-
-def _interval(following: Following, name: str) -> tuple[float, float, float]:
-    share = following.share(name)
-    return share.value, *share.interval
+    page.figures(
+        (f"{figure.value:.0%}", name, "after " + last)
+        for name, figure in stages[last].figures.items()
+        if figure.share
+    )
 
 
 def _films(page: Page, cfg: DictConfig, result: Result) -> None:
     page.section("Videos", "The video after each stage, from left to right; all play in sync.")
-    spread = range(0, len(result.prompts), max(1, len(result.prompts) // cfg.shown))
-    rows = []
-    for i in list(spread)[: cfg.shown]:
-        films: list[Film | None] = []
-        for stage in cfg.cascade.stages:
-            reading = result.report[stage].readings[i]
-            wrong = [f"{n}: {reading.read.get(n)}" for n in reading.wanted if not reading.right(n)]
-            note = Cell(", ".join(wrong), "bad") if wrong else Cell("as asked", "good")
-            video = to_float(result.videos[stage][i])
-            films.append(Film(video, fps=result.fps[stage], note=note))
-        rows.append((result.prompts[i], films))
-    page.films(cfg.cascade.stages, rows)
+    made = result.made
+    count = len(made.prompts)
+    spread = range(0, count, max(1, count // cfg.shown))
+    rows = [
+        (made.prompts[n], [_film(result, stage, n) for stage in made.videos])
+        for n in list(spread)[: cfg.shown]
+    ]
+    page.films([*made.videos], rows)
+
+
+def _film(result: Result, stage: str, number: int) -> Film:
+    """A video with the shares that it misses, by the first measure."""
+    figures = next(iter(result.report.values()))[stage].figures
+    wrong = [name for name, one in figures.items() if one.share and one.each[number] == 0]
+    note = Cell("wrong: " + ", ".join(wrong), "bad") if wrong else Cell("as asked", "good")
+    video = to_float(result.made.videos[stage][number])
+    return Film(video, fps=result.made.grids[stage].fps, note=note)
 
 
 def _training(page: Page, cfg: DictConfig) -> None:

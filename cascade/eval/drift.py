@@ -7,10 +7,8 @@ import torch
 from jaxtyping import Float, Shaped
 from torch import Tensor
 
+from cascade.eval.measure import Chart, Curve, Figure, Generated, Scores
 from cascade.video import to_float
-
-Curve = list[tuple[float, float]]
-"""(seconds, value)."""
 
 LAGS = (2.0, 5.0, 10.0, 15.0, 20.0, 25.0, 30.0, 35.0, 40.0, 45.0, 50.0)
 """Seconds after the first ones at which similarity is measured."""
@@ -121,3 +119,58 @@ def mean_curve(curves: Sequence[Curve]) -> Curve:
 
 def _pixels(video: Shaped[Tensor, "c f h w"]) -> Float[Tensor, "c f h w"]:
     return video.float() if video.is_floating_point() else to_float(video)
+
+
+class Drift:
+    """The measure of drift: how far the similarity to the first seconds is from the truth's."""
+
+    def __init__(self, lags: Sequence[float] = LAGS) -> None:
+        self.lags = tuple(lags)
+
+    def __call__(self, made: Generated, stage: str) -> Scores:
+        """The scores of a stage: mean |similarity − that of the truth| over the lags."""
+        fps = made.grids[stage].fps
+        own = [drift(video, fps, self.lags) for video in made.videos[stage]]
+        true = [drift(made.truth(stage, n), fps, self.lags) for n in range(len(own))]
+        apart = [
+            sum(abs(a - b) for (_, a), (_, b) in zip(one, other, strict=True)) / len(one)
+            for one, other in zip(own, true, strict=True)
+        ]
+        chart = Chart(
+            lines={"made": mean_curve(own), "truth": mean_curve(true)},
+            x_label="seconds after the first",
+            y_label="similarity",
+            caption="Similarity of the frames to those of the first two seconds, as means over all "
+            "videos. It falls in the truth too, where objects leave the frame.",
+        )
+        return Scores(
+            figures={"drift beyond the truth's": Figure(each=apart, lower_is_better=True)},
+            charts={"Drift": chart},
+        )
+
+
+class Steps:
+    """The measure of the steps from frame to frame, at the joints of windows and elsewhere."""
+
+    def __init__(self, joints: Sequence[float] = ()) -> None:
+        """`joints` are the times in seconds of the first frames of windows."""
+        self.joints = tuple(joints)
+
+    def __call__(self, made: Generated, stage: str) -> Scores:
+        """The scores of a stage: its mean step, and the step at joints over that elsewhere."""
+        fps = made.grids[stage].fps
+        own = [frame_differences(video, fps) for video in made.videos[stage]]
+        true = [frame_differences(made.truth(stage, n), fps) for n in range(len(own))]
+        step = [sum(value for _, value in curve) / len(curve) for curve in own]
+        figures = {"mean step": Figure(each=step, lower_is_better=True)}
+        if self.joints:
+            ratios = [joint_steps(curve, self.joints).ratio for curve in own]
+            figures["step at joints / elsewhere"] = Figure(each=ratios, lower_is_better=True)
+        chart = Chart(
+            lines={"made": mean_curve(own), "truth": mean_curve(true)},
+            y_label="mean |difference|",
+            marks=self.joints,
+            caption="The mean difference of neighbouring frames; vertical lines are the joints of "
+            "windows.",
+        )
+        return Scores(figures=figures, charts={"Steps from frame to frame": chart})

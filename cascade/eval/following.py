@@ -12,6 +12,7 @@ from jaxtyping import Shaped
 from torch import Tensor
 
 from cascade.eval.interval import Change, Share
+from cascade.eval.measure import Figure, Generated, Scores
 
 Parser = Callable[[Shaped[Tensor, "c f h w"], float], Mapping[str, str]]
 """(video, fps) → attribute → value; "none" or a missing attribute if it cannot be read."""
@@ -136,3 +137,27 @@ def following(
             for p, w, r in zip(prompts, wanted, read, strict=True)
         ]
     )
+
+
+class PromptFollowing:
+    """The measure of how well videos follow their prompts: each attribute, and all at once."""
+
+    def __init__(self, parser: Parser) -> None:
+        self.parser = parser
+
+    def __call__(self, made: Generated, stage: str) -> Scores:
+        """The scores of a stage; a content's `to_dict` names the attributes that it asks for."""
+        found = following(
+            made.videos[stage],
+            [content.to_dict() for content in made.contents],
+            self.parser,
+            fps=made.grids[stage].fps,
+            prompts=made.prompts,
+        )
+        return Scores(
+            figures={
+                name: Figure(each=[float(r.right(name)) for r in found.readings], share=True)
+                for name in (ALL, *found.attributes)
+            },
+            records=[reading.to_json() for reading in found.readings],
+        )

@@ -3,11 +3,16 @@
 Where the objects are is read by a parser and known from the world, so this module works for any.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Shaped
+from torch import Tensor
+
+from cascade.eval.measure import Figure, Generated, Scores
+from cascade.grid import Grid
 
 Places = Float[np.ndarray, "objects f 2"]
 """Centres, in units; NaN where an object is not seen."""
@@ -62,6 +67,52 @@ def motion(
         energy=_relative(weight * (found**2).sum(-1) / 2, weight * (wanted**2).sum(-1) / 2, whole),
         lost=1.0 - float(seen.sum() / pairs.sum()) if pairs.any() else 0.0,
     )
+
+
+@dataclass(frozen=True, kw_only=True)
+class TruePlaces:
+    """Where the objects of a content are on a grid, which frames count, and their masses."""
+
+    places: Places
+    counted: Bool[np.ndarray, "objects f"]
+    masses: Sequence[float]
+
+
+class MotionErrors:
+    """The measure of motion: errors of velocity, momentum and energy after the given frames."""
+
+    def __init__(
+        self,
+        reader: Callable[[Shaped[Tensor, "c f h w"], int], Places],
+        truth: Callable[[Any, Grid], TruePlaces],
+        *,
+        axis: int | None = 0,
+    ) -> None:
+        """`reader` takes a video and the number of objects, `truth` a content and a grid."""
+        self.reader, self.truth, self.axis = reader, truth, axis
+
+    def __call__(self, made: Generated, stage: str) -> Scores:
+        """The scores of a stage."""
+        grid, given = made.grids[stage], made.given_at(stage)
+        found = []
+        for video, content in zip(made.videos[stage], made.contents, strict=True):
+            true = self.truth(content, grid)
+            counted = true.counted.copy()
+            counted[:, : max(given - 1, 0)] = False
+            read = self.reader(video, len(true.places))
+            found.append(
+                motion(read, true.places, counted, fps=grid.fps, masses=true.masses, axis=self.axis)
+            )
+        units = {"velocity": "units/s", "momentum": "", "energy": "", "lost": ""}
+        return Scores(
+            figures={
+                f"{name} error" if name != "lost" else "share of frames without the object": Figure(
+                    each=[getattr(one, name) for one in found], lower_is_better=True, unit=unit
+                )
+                for name, unit in units.items()
+            },
+            records=[vars(one) for one in found],
+        )
 
 
 def _relative(

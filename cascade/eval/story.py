@@ -12,7 +12,7 @@ from jaxtyping import Shaped
 from torch import Tensor
 
 from cascade.eval.following import UNREAD
-from cascade.eval.interval import Share
+from cascade.eval.measure import Figure, Generated, Scores
 
 ORDER = "order"
 """The name under which a reader says what happens, in order; its other names are attributes."""
@@ -64,14 +64,22 @@ def stories(
     ]
 
 
-def events_in_order(read: Sequence[Story]) -> Share:
-    """The share of videos in which everything happens in the prompt's order."""
-    return Share(right=sum(story.in_order for story in read), asked=len(read))
+class StoryTold:
+    """The measure of a story: everything happens in the prompt's order, to the same object."""
 
+    def __init__(self, reader: Reader) -> None:
+        self.reader = reader
 
-def identity_kept(read: Sequence[Story], *, least: float = 1.0) -> dict[str, Share]:
-    """Attribute → the share of videos that keep its value in `least` of the frames or more."""
-    return {
-        name: Share(right=sum(story.kept[name] >= least for story in read), asked=len(read))
-        for name in (read[0].kept if read else ())
-    }
+    def __call__(self, made: Generated, stage: str) -> Scores:
+        """The scores of a stage; a content's `order` says what happens, in order."""
+        read = stories(
+            made.videos[stage],
+            [content.order() for content in made.contents],
+            self.reader,
+            fps=made.grids[stage].fps,
+        )
+        figures = {"events in order": Figure(each=[float(s.in_order) for s in read], share=True)}
+        for name in read[0].kept if read else ():
+            kept = [float(story.kept[name] >= 1) for story in read]
+            figures[f"{name} kept"] = Figure(each=kept, share=True)
+        return Scores(figures=figures, records=[story.to_json() for story in read])

@@ -43,7 +43,8 @@ def uniform(balls: Sequence[Ball], times: Times) -> Places:
 def parabola(balls: Sequence[Ball], times: Times) -> Places:
     """A throw along x: x = x₀ + v t, y = y₀ + g t² / 2."""
     fall = np.stack([np.zeros_like(times), GRAVITY / 2 * times**2], axis=-1)
-    return uniform(balls, times) + fall
+    places: Places = uniform(balls, times) + fall
+    return places
 
 
 def collision(balls: Sequence[Ball], times: Times) -> Places:
@@ -52,7 +53,8 @@ def collision(balls: Sequence[Ball], times: Times) -> Places:
     when = impact(one, two)
     before = uniform(balls, np.minimum(times, when))
     after = np.stack([np.maximum(times - when, 0.0), np.zeros_like(times)], axis=-1)
-    return before + np.array(bounced(one, two))[:, None, None] * after
+    places: Places = before + np.array(bounced(one, two))[:, None, None] * after
+    return places
 
 
 def impact(one: Ball, two: Ball) -> float:

@@ -8,6 +8,7 @@ import numpy as np
 from jaxtyping import Float, UInt8
 
 from cascade import keyed
+from cascade.eval.motion import TruePlaces
 from cascade.grid import Grid
 from data.worlds.dynamics import (
     LAWS,
@@ -16,6 +17,7 @@ from data.worlds.dynamics import (
     Places,
     Range,
     Times,
+    impact,
     whole,
 )
 from data.worlds.raster import disc
@@ -188,3 +190,22 @@ def _colliding(drawn: dict[str, float], rng: np.random.Generator) -> tuple[Ball,
     one = Ball(radius=r1, x=left, y=height, speed=v1)
     two = Ball(radius=r2, x=left + r1 + gap + r2, y=height, speed=v2)
     return one, two
+
+
+def true_places(state: PhysicsState, grid: Grid) -> TruePlaces:
+    """Where a state's balls are; frames count in which a ball is whole, after an impact if any."""
+    times = np.arange(grid.frames) / grid.fps
+    places = state.places(times)
+    counted = whole(places, state.radii)
+    if state.law == "collision":
+        counted &= times >= impact(*state.balls)
+    return TruePlaces(places=places, counted=counted, masses=[ball.mass for ball in state.balls])
+
+
+def heldout_prompts(
+    n: int = 64, *, law: str = "uniform", outside: Sequence[str] = (), seed: int = 1
+) -> list[tuple[str, PhysicsState]]:
+    """`n` states as (prompt, state), of another seed than training's; see `Physics.outside`."""
+    world = Physics(law, outside=outside)
+    states = [world.sample(seed, position) for position in range(n)]
+    return [(world.caption(state, 0), state) for state in states]

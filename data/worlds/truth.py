@@ -7,6 +7,7 @@ from torch import Tensor
 from cascade.grid import Grid
 from data.worlds.attributes import Attributes
 from data.worlds.minute import Minute
+from data.worlds.physics import Physics, PhysicsState
 from data.worlds.shapes import Shapes
 from data.worlds.story import Content
 
@@ -23,3 +24,9 @@ def minute_truth(content: Content, grid: Grid, position: int) -> UInt8[Tensor, "
     world = Minute(duration=grid.duration)
     state = world.sample(0, position, content)
     return torch.from_numpy(world.render(state, grid)).permute(3, 0, 1, 2)
+
+
+def physics_truth(state: PhysicsState, grid: Grid, position: int) -> UInt8[Tensor, "3 f h w"]:
+    """The clip of a state, which is all that decides it."""
+    del position
+    return torch.from_numpy(Physics(state.law).render(state, grid)).permute(3, 0, 1, 2)

@@ -34,7 +34,7 @@ def test_a_copy_composes_to_the_same_stages(conf, of):
         (
             "mine",
             "dem",
-            "FROM=dem: no such cascade; there are demo, imagen_video, minute, single_gpu",
+            "FROM=dem: no such cascade; there are demo, imagen_video, minute, physics, single_gpu",
         ),
         ("demo", "demo", "CASCADE=demo: .*conf/stage/demo exists; choose another name"),
         ("My/own", "demo", "CASCADE=My/own: a cascade's name has letters, digits and _"),

@@ -13,7 +13,7 @@ from cascade.call_checks import check_output
 from cascade.cascade_bundle import save_cascade
 from cascade.chain import check_run, check_setting
 from cascade.conditioning import Given, to_grid
-from cascade.evaluate import fingerprint, settings
+from cascade.generate import fingerprint, settings
 from cascade.grid import Grid
 from cascade.opening import open_cascade
 from cascade.pipeline import Cascade

@@ -37,9 +37,11 @@ def test_the_demo_ends_with_a_page_and_goes_on_where_it_was(tmp_path):
     for source in re.findall(r'src="([^"]+\.mp4)"', page):
         assert "://" not in source
     report = json.loads((tmp_path / "demo/evaluation/evaluation.json").read_text())
-    ceiling = json.loads((tmp_path / "demo/evaluation/ceiling.json").read_text())
-    assert set(report) == set(ceiling) == {"base", "tsr1", "ssr1"}
-    assert all(len(stage["readings"]) == 4 for stage in report.values())
+    truth = json.loads((tmp_path / "demo/evaluation/truth.json").read_text())
+    assert set(report) == {"base", "tsr1", "ssr1"}
+    assert set(truth) == {"ssr1"}
+    assert all(len(stage["prompts"]["records"]) == 4 for stage in report.values())
+    assert truth["ssr1"]["prompts"]["figures"]["all"]["value"] == 1
     assert (tmp_path / "demo/cascade/cascade.yaml").is_file()
     changed = {path: path.stat().st_mtime_ns for path in tmp_path.glob("demo/*/default/bundle/*")}
     (tmp_path / "demo/index.html").unlink()
@@ -55,7 +57,7 @@ def test_the_minute_ends_with_a_page_too(tmp_path):
     common = ",".join(f"'{override}'" for override in (*tiny, "data.make.shard_size=12"))
     rows = "[{base: [], tsr1: []}, {tsr2: [], tsr3: [], ssr1: []}]"
     command = ["cascade.demo", "--config-name", "minute", f"paths.runs={tmp_path}", "prompts.n=2"]
-    command += [f"rows={rows}", f"common=[{common}]", "shown=1", "long=null"]
+    command += [f"rows={rows}", f"common=[{common}]", "shown=1", "only=[prompts]"]
     done = commands.run(*command, timeout=400)
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
     report = json.loads((tmp_path / "minute/evaluation/evaluation.json").read_text())

@@ -1,7 +1,7 @@
 import torch
 from torch import Tensor
 
-from cascade.eval.story import events_in_order, identity, identity_kept, stories
+from cascade.eval.story import identity, stories
 from cascade.grid import Grid
 from data.worlds.minute import Minute, MinuteState
 from data.worlds.read_minute import read_story
@@ -24,11 +24,9 @@ def read(*videos: Tensor):
 
 
 def test_the_truth_tells_its_story_with_one_object():
-    (story,) = found = read(clip())
+    (story,) = read(clip())
     assert story.in_order
     assert story.kept == {"colour": 1.0, "shape": 1.0}
-    assert events_in_order(found).value == 1
-    assert {name: share.value for name, share in identity_kept(found).items()} == story.kept
 
 
 def test_events_that_are_swapped_or_missing_are_out_of_order():
@@ -37,15 +35,13 @@ def test_events_that_are_swapped_or_missing_are_out_of_order():
     backward = clip().flip(1)
     found = read(swapped, missing, backward, clip())
     assert [story.in_order for story in found] == [False, False, False, True]
-    assert events_in_order(found).value == 0.25
 
 
 def test_an_object_that_changes_shape_at_thirty_seconds_is_another():
     changed = torch.cat([clip()[:, :36], clip(shape="cross")[:, 36:]], dim=1)
-    (story,) = found = read(changed)
+    (story,) = read(changed)
     assert story.kept["colour"] == 1
     assert story.kept["shape"] < 0.8
-    assert [share.value for share in identity_kept(found).values()] == [1, 0]
     assert story.in_order
 
 
