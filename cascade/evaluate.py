@@ -66,6 +66,7 @@ def generated(cfg: DictConfig, cascade: Cascade) -> Generated:
         hydra.utils.instantiate(cfg.prompts),
         render=hydra.utils.instantiate(cfg.truth),
         given=cfg.given,
+        joints=cfg.joints,
         folder=Path(cfg.out),
         seed=cfg.seed,
         batch_size=cfg.batch_size,

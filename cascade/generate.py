@@ -10,13 +10,13 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Shaped, UInt8
+from jaxtyping import Float, Shaped, UInt8
 from rich.progress import track
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from cascade.checkpoint.origin import commit
-from cascade.conditioning import Given, give
+from cascade.conditioning import Given, give, to_grid
 from cascade.eval.measure import Generated
 from cascade.files.atomic import replacing
 from cascade.grid import Grid
@@ -81,14 +81,16 @@ def generate(
     *,
     render: Render,
     given: int = 0,
+    joints: bool = False,
     folder: Path,
     seed: int,
     batch_size: int,
 ) -> Generated:
     """A video per prompt, as (text, content), after each stage.
 
-    The first `given` frames, on the last stage's grid, are those that `render` makes. Batches that
-    are already in `folder` are reused.
+    The first `given` frames, on the last stage's grid, are those that `render` makes. With `joints`
+    there are also the videos of each super-resolution stage from the reduced right video, under
+    `joint(name)`: what it loses beside them is the joint's. Batches already in `folder` are reused.
 
     Raises:
         ValueError: all frames would be given.
@@ -107,7 +109,9 @@ def generate(
             f"evaluate: given must be from 0 to {frames - 1}, fewer than the videos' frames, got "
             f"{given}"
         )
-    folder = folder / fingerprint(cascade, made.prompts, [seed, given])
+    if joints:
+        made = replace(made, grids=_with_joints(made.grids))
+    folder = folder / fingerprint(cascade, made.prompts, [seed, given, joints])
     folder.mkdir(parents=True, exist_ok=True)
     parts = []
     for first in track(range(0, len(prompts), batch_size), description="generating"):
@@ -117,24 +121,53 @@ def generate(
             with replacing(path) as part:
                 save_file(_batch(cascade, made, numbers, seed), part)
         parts.append(load_file(path))
-    videos = {s.name: torch.cat([part[s.name] for part in parts]) for s in cascade.stages}
+    videos = {name: torch.cat([part[name] for part in parts]) for name in made.grids}
     return replace(made, videos=videos)
+
+
+def _with_joints(grids: Mapping[str, Grid]) -> dict[str, Grid]:
+    """The grids, with each super-resolution stage's joint before it."""
+    base, *others = grids.items()
+    pairs = [pair for name, grid in others for pair in ((joint(name), grid), (name, grid))]
+    return dict([base, *pairs])
+
+
+def joint(stage: str) -> str:
+    """The name of a super-resolution stage's videos from right input."""
+    return f"{stage}, true input"
 
 
 def _batch(
     cascade: Cascade, made: Generated, numbers: Sequence[int], seed: int
 ) -> dict[str, UInt8[Tensor, "n c _f _h _w"]]:
     """The videos of these prompts after each stage."""
-    out = cascade(
-        [made.prompts[n] for n in numbers],
-        generator=[torch.Generator().manual_seed(seed + n) for n in numbers],
-        given=_beginning(made, cascade.stages[-1].name, numbers) if made.given else None,
-    )
-    return {name: to_uint8(video).contiguous() for name, video in out.stages.items()}
+    last = cascade.stages[-1].name
+    given = _beginning(made, last, numbers) if made.given else None
+
+    def call(**request: Any) -> Mapping[str, Tensor]:
+        return cascade(
+            [made.prompts[n] for n in numbers],
+            generator=[torch.Generator().manual_seed(seed + n) for n in numbers],
+            **request,
+        ).stages
+
+    videos = dict(call(given=given))
+    for stage in cascade.stages[1:]:
+        if joint(stage.name) in made.grids:
+            own = None if given is None else to_grid(given, stage.target, torch.device("cpu"))
+            low = stage.kind.reduce(_right(made, stage.name, numbers))
+            made_of_truth = call(given=own, low=low, stages=[stage.name])
+            videos[joint(stage.name)] = made_of_truth[stage.name]
+    return {name: to_uint8(video).contiguous() for name, video in videos.items()}
+
+
+def _right(made: Generated, stage: str, numbers: Sequence[int]) -> Float[Tensor, "n c f h w"]:
+    """Right videos for these prompts, in [-1, 1]."""
+    right = torch.stack([made.truth(stage, n) for n in numbers])
+    return right if right.is_floating_point() else to_float(right)
 
 
 def _beginning(made: Generated, stage: str, numbers: Sequence[int]) -> Given:
     """The first frames of right videos, given on the last stage's grid."""
-    truth = torch.stack([made.truth(stage, n)[:, : made.given] for n in numbers])
-    known = truth if truth.is_floating_point() else to_float(truth)
+    known = _right(made, stage, numbers)[:, :, : made.given]
     return give.extend_forward(known, made.grids[stage].frames)
