@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 
-from cascade.eval.measure import Figure, Generated, Report, Scores
+from cascade.eval.measure import Figure, Generated, Report, Scores, SetFigure
 from cascade.report.page import Page
 from cascade.report.sections import Film
 from cascade.video import to_float
@@ -54,7 +54,7 @@ def _figures(page: Page, columns: Mapping[str, Scores]) -> None:
         )
 
 
-def _point(figure: Figure) -> tuple[float, float, float]:
+def _point(figure: Figure | SetFigure) -> tuple[float, float, float]:
     return figure.value, *figure.interval
 
 

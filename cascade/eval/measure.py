@@ -38,9 +38,9 @@ class Generated:
     render: Callable[[Any, Grid, int], Shaped[Tensor, "c f h w"]]
     given: int = 0
 
-    def truth(self, stage: str, number: int) -> Shaped[Tensor, "c f h w"]:
-        """A right video for a prompt, on a stage's grid."""
-        return self.render(self.contents[number], self.grids[stage], number)
+    def truth(self, stage: str, number: int, *, draw: int = 0) -> Shaped[Tensor, "c f h w"]:
+        """A right video for a prompt, on a stage's grid; `draw` is added to its number."""
+        return self.render(self.contents[number], self.grids[stage], number + draw)
 
     def given_at(self, stage: str) -> int:
         """How many frames of a stage's videos are given."""
@@ -117,6 +117,34 @@ class Figure:
 
 
 @dataclass(frozen=True, kw_only=True)
+class SetFigure:
+    """One score of all videos together, such as a distance between sets; no interval is known."""
+
+    value: float
+    lower_is_better: bool = True
+    unit: str = ""
+    share: bool = field(default=False, init=False)
+    each: Sequence[float] = field(default=(), init=False)
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        """Everything."""
+        return -math.inf, math.inf
+
+    def worst(self, count: int) -> list[int]:
+        """No video has a score."""
+        del count
+        return []
+
+    def to_json(self) -> dict[str, Any]:
+        """The value."""
+        return {"value": _finite(self.value), "share": False, "unit": self.unit}
+
+    def __str__(self) -> str:
+        return f"{self.value:.4g}{f' {self.unit}' if self.unit else ''}"
+
+
+@dataclass(frozen=True, kw_only=True)
 class Chart:
     """Lines over the seconds of a video, and marks at some of them."""
 
@@ -141,7 +169,7 @@ class Scores:
     `records` have one entry per video, for whoever wants to know why it has its scores.
     """
 
-    figures: Mapping[str, Figure]
+    figures: Mapping[str, Figure | SetFigure]
     charts: Mapping[str, Chart] = field(default_factory=dict)
     records: Sequence[Any] = ()
 
