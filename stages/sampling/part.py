@@ -64,8 +64,9 @@ class Denoiser:
             out = self.predict(z, logsnr, replace(cond, text=text), step).float()
             return to_x(self.diffusion.target, out, z, alpha, sigma)[:, :, own]
 
-        x = [x_hat(text)[:, :, frames] for frames, text in window.texts]
+        # `make prove` compares the last call of a step with training, so that one has the caption.
         other = x_hat(self.without) if self.guidance.needs_uncond(step) else None
+        x = [x_hat(text)[:, :, frames] for frames, text in window.texts]
         return self.guidance(
             x[0] if len(x) == 1 else torch.cat(x, dim=2),
             other,
