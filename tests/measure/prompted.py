@@ -18,7 +18,7 @@ from cascade.eval.fidelity import psnr
 from cascade.grid import Grid
 from cascade.pipeline import Cascade
 from cascade.video import to_float
-from data.worlds.attributes import COLOURS, Attributes
+from data.worlds.attributes import COLOURS, HELD_OUT, Attributes
 from data.worlds.see import find, find_ground, to_levels
 from data.worlds.shapes import heldout_prompts
 from data.worlds.truth import shapes_truth
@@ -38,7 +38,9 @@ class Cases:
     @classmethod
     def of(cls, cascade: Cascade, count: int) -> "Cases":
         grids = cascade.grids()
-        prompts, attributes = zip(*heldout_prompts(count), strict=True)
+        every = heldout_prompts(len(HELD_OUT))
+        spread = [every[i * len(every) // count] for i in range(count)]
+        prompts, attributes = zip(*spread, strict=True)
         clips = [shapes_truth(words, grids[-1], i) for i, words in enumerate(attributes)]
         return cls(
             prompts=list(prompts),

@@ -15,16 +15,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from PIL import Image
 from prompted import Cases, Made, Measured, make, psnr_at
 from torch import Tensor
+from ways_shown import tables, write_sheet
 
 from cascade.checkpoint.origin import commit
 from cascade.conditioning import Given, ways
 from cascade.eval.following import following
 from cascade.evaluate import fingerprint
 from cascade.pipeline import Cascade
-from cascade.video import to_uint8
 from data.worlds.parse import parse
 
 LEVELS = 127.5  # of 8 bits, per unit of a pixel in [-1, 1]
@@ -208,17 +207,6 @@ def restyle(measured: Measured, sheet: Callable[..., None]) -> Figures:
     return figures
 
 
-def write_sheet(folder: Path | None, name: str, videos: Sequence[Tensor], rows: int = 4) -> None:
-    """A picture of the first cases: one line per video, frame by frame."""
-    if folder is None:
-        return
-    chosen = [video[row] for row in range(rows) for video in videos]
-    lines = [torch.cat([*video.permute(1, 0, 2, 3)], dim=2) for video in chosen]
-    pixels = to_uint8(torch.cat(lines, dim=1)).permute(1, 2, 0).repeat_interleave(2, 0)
-    folder.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(pixels.repeat_interleave(2, 1).numpy()).save(folder / f"{name}.png")
-
-
 def main() -> None:
     """The command line."""
     known = ["text", *(name for name, way in ways.items() if way.gives_frames)]
@@ -248,7 +236,8 @@ def main() -> None:
             figures = giving(measured, way, sheet) if one is None else one(measured, sheet)
             found["ways"][way] = figures
             args.out.write_text(json.dumps(found, indent=1, ensure_ascii=False) + "\n")
-        print(way, json.dumps(found["ways"][way], ensure_ascii=False), flush=True)  # noqa: T201
+        print(way, "is measured", flush=True)  # noqa: T201
+    print(tables(found["ways"]))  # noqa: T201
 
 
 if __name__ == "__main__":
