@@ -14,7 +14,7 @@ import json
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -35,6 +35,8 @@ from data.worlds.shapes import heldout_prompts
 from data.worlds.truth import shapes_truth
 from stages import condition
 
+#: Seconds of a training clip: a shorter video need not move further in its time than one of them.
+TRAINED_S = 2.0
 CHAIN = {"name": "demo", "stages": ("base", "tsr1", "ssr1")}
 Way = Callable[[Cascade, Grid], contextlib.AbstractContextManager[Any]]
 
@@ -63,12 +65,10 @@ def trained_size(cascade: Cascade, _: Grid) -> contextlib.AbstractContextManager
     return mock.patch.object(condition, "scalars", of_target)
 
 
-def interpolated(
-    axes: tuple[bool, bool, bool], cascade: Cascade, _: Grid
-) -> contextlib.AbstractContextManager[Any]:
-    """Rotary positions of these axes (time, height, width) span the trained range."""
+def interpolated(cascade: Cascade, _: Grid) -> contextlib.AbstractContextManager[Any]:
+    """Rotary positions in time span the trained range."""
     base = cascade.stages[0]
-    trained = [n // m for n, m in zip(base.target.shape, base.multiple, strict=True)]
+    trained = base.target.frames // base.multiple[0]
 
     def rotary(
         frames: int, height: int, width: int, head_width: int, theta: float, device: torch.device
@@ -76,10 +76,8 @@ def interpolated(
         pairs = head_width // 2
         spatial = 7 * pairs // 16
         counts = (pairs - 2 * spatial, spatial, spatial)
-        places = []
-        for own, n, moved in zip(trained, (frames, height, width), axes, strict=True):
-            at = torch.arange(n, device=device).float()
-            places.append((at + 0.5) * own / n - 0.5 if moved else at)
+        places = [torch.arange(n, device=device).float() for n in (frames, height, width)]
+        places[0] = (places[0] + 0.5) * trained / frames - 0.5
         angle = torch.cat(
             [
                 p.reshape(-1, 1) * theta ** -(torch.arange(k, device=device) / max(k, 1))
@@ -104,8 +102,7 @@ def shifted(cascade: Cascade, grid: Grid) -> Iterator[None]:
 
 WAYS: dict[str, Way] = {
     "trained size": trained_size,
-    "time interpolated": partial(interpolated, (True, False, False)),
-    "space interpolated": partial(interpolated, (False, True, True)),
+    "time interpolated": interpolated,
     "shifted": shifted,
 }
 SHAPES = {
@@ -120,14 +117,17 @@ SHAPES = {
     "1:1, 48×48": Case(height=48, width=48),
     "1:1, 64×64": Case(height=64, width=64),
 }
-LENGTHS = {
-    "1 s": Case(frames=8),
-    "4 s": Case(frames=32),
-    "4 s, windows sharing 2": Case(frames=32, window=8, overlap=2),
-    "4 s, windows sharing 4": Case(frames=32, window=8, overlap=4),
-    "8 s": Case(frames=64),
-    "8 s, windows sharing 2": Case(frames=64, window=8, overlap=2),
-    "8 s, windows sharing 4": Case(frames=64, window=8, overlap=4),
+LENGTH_WAYS = {
+    "": Case(),
+    ", time interpolated": Case(ways=("time interpolated",)),
+    ", shifted": Case(ways=("shifted",)),
+    ", windows sharing 2": Case(window=8, overlap=2),
+    ", windows sharing 4": Case(window=8, overlap=4),
+}
+LENGTHS = {"1 s": Case(frames=8)} | {
+    f"{frames // 8} s{name}": replace(case, frames=frames)
+    for frames in (32, 64)
+    for name, case in LENGTH_WAYS.items()
 }
 CASES = SHAPES | LENGTHS
 
@@ -210,10 +210,11 @@ def readings(
     """The shares of right attributes of a case's videos, by name."""
     wanted = [attributes.to_dict() for _, attributes in prompts]
     fps = video.shape[2] / grid.duration
-    whole = following(video, wanted, partial(parse, duration=grid.duration), fps=fps)
+    duration = max(grid.duration, TRAINED_S)
+    whole = following(video, wanted, partial(parse, duration=duration), fps=fps)
     shares = {name: share.to_json() for name, share in whole.shares().items()}
     looks = [{n: v for n, v in one.items() if n != "direction"} for one in wanted]
-    end = following(video[:, :, -round(2 * fps) :], looks, parse, fps=fps)
+    end = following(video[:, :, -round(TRAINED_S * fps) :], looks, parse, fps=fps)
     return {**shares, "end": end.share().to_json()}
 
 
