@@ -46,7 +46,7 @@ def make_shapes(
     shard_size: int = 250,
     seed: int = 0,
     stills: float = 0.0,
-    others: Sequence[tuple[int, int, float]] = (),
+    others: Sequence[Sequence[float]] = (),
     workers: int | None = None,
 ) -> None:
     """Write `clips` training samples of the world of shapes; see `make_shards`."""
@@ -94,7 +94,7 @@ def make_shards(
     shard_size: int,
     seed: int,
     stills: float = 0.0,
-    others: Sequence[tuple[int, int, float]] = (),
+    others: Sequence[Sequence[float]] = (),
     workers: int | None = None,
 ) -> None:
     """Write `clips` samples of `world` as `folder`/NAME-000000.tar and so on.
@@ -144,7 +144,7 @@ class WorldSpec:
     grid: Grid
     seed: int
     stills: float
-    others: Sequence[tuple[int, int, float]] = ()
+    others: Sequence[Sequence[float]] = ()
 
     def __post_init__(self) -> None:
         shares = [share for _, _, share in self.others]
@@ -186,7 +186,7 @@ class WorldSpec:
         left = keyed.uniform(self.seed, position, "world/grid")
         for height, width, share in self.others:
             if left < share:
-                return replace(self.grid, height=height, width=width)
+                return replace(self.grid, height=int(height), width=int(width))
             left -= share
         return self.grid
 

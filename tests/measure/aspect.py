@@ -26,7 +26,6 @@ from torch import Tensor
 
 from cascade.eval.following import following
 from cascade.grid import Grid
-from cascade.nn import dit
 from cascade.pipeline import Cascade
 from cascade.request import Windows
 from cascade.video import to_uint8
@@ -65,29 +64,9 @@ def trained_size(cascade: Cascade, _: Grid) -> contextlib.AbstractContextManager
     return mock.patch.object(condition, "scalars", of_target)
 
 
-def interpolated(cascade: Cascade, _: Grid) -> contextlib.AbstractContextManager[Any]:
-    """Rotary positions in time span the trained range."""
-    base = cascade.stages[0]
-    trained = base.target.frames // base.multiple[0]
-
-    def rotary(
-        frames: int, height: int, width: int, head_width: int, theta: float, device: torch.device
-    ) -> Tensor:
-        pairs = head_width // 2
-        spatial = 7 * pairs // 16
-        counts = (pairs - 2 * spatial, spatial, spatial)
-        places = [torch.arange(n, device=device).float() for n in (frames, height, width)]
-        places[0] = (places[0] + 0.5) * trained / frames - 0.5
-        angle = torch.cat(
-            [
-                p.reshape(-1, 1) * theta ** -(torch.arange(k, device=device) / max(k, 1))
-                for p, k in zip(torch.meshgrid(*places, indexing="ij"), counts, strict=True)
-            ],
-            dim=-1,
-        )
-        return torch.polar(torch.ones_like(angle), angle).unsqueeze(1)
-
-    return mock.patch.object(dit, "rotary", rotary)
+def counted(cascade: Cascade, _: Grid) -> contextlib.AbstractContextManager[Any]:
+    """Rotary positions in time are counted on beyond the trained ones, not interpolated."""
+    return mock.patch.object(cascade.stages[0].net, "trained_frames", None)
 
 
 @contextlib.contextmanager
@@ -102,7 +81,7 @@ def shifted(cascade: Cascade, grid: Grid) -> Iterator[None]:
 
 WAYS: dict[str, Way] = {
     "trained size": trained_size,
-    "time interpolated": interpolated,
+    "positions counted": counted,
     "shifted": shifted,
 }
 SHAPES = {
@@ -119,7 +98,7 @@ SHAPES = {
 }
 LENGTH_WAYS = {
     "": Case(),
-    ", time interpolated": Case(ways=("time interpolated",)),
+    ", positions counted": Case(ways=("positions counted",)),
     ", shifted": Case(ways=("shifted",)),
     ", windows sharing 2": Case(window=8, overlap=2),
     ", windows sharing 4": Case(window=8, overlap=4),
