@@ -125,6 +125,11 @@ def test_clips_of_several_shapes_packed_cost_what_each_costs_alone(build, batch)
         build("demo/ssr1").losses(packed, purpose="train")
 
 
+def test_a_base_knows_the_length_of_its_clips(build):
+    stage = build("demo/base")
+    assert stage.net.trained_frames == stage.codec.shape(stage.target.shape)[0]
+
+
 def test_zoom_is_told_to_the_base(build, batch):
     stage = build("demo/base")
     seen = []
