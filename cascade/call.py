@@ -99,8 +99,9 @@ class CascadeRequest(TypedDict, total=False):
     they are not generated again."""
     callback_on_step_end: Callable[[Any, int, float, dict[str, Any]], Any] | None
     """Called after each x̂ of each window (Heun's steps have two x̂) with the cascade, the step's
-    index, its diffusion time and {"stage": name, "step": Step}. If it sets `interrupt` of the
-    cascade to True, the call ends with `CallInterruptedError`."""
+    index, its diffusion time and {"stage": name, "step": Step, "x": x̂}, where x̂ is the network's,
+    before given frames are put back. If it sets `interrupt` of the cascade to True, the call ends
+    with `CallInterruptedError`."""
     on_frames: Callable[[str, int, Tensor], None] | None
     """Called with the stage's name, the number of the first frame and the frames (in [-1, 1], b c f
     h w), as soon as they are finished."""

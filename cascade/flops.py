@@ -1,5 +1,6 @@
 """The cost of a network: its parameters, the FLOPs of a call, and the peak speed of a device."""
 
+import re
 import time
 from collections.abc import Callable, Mapping
 from functools import cache
@@ -12,8 +13,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from cascade.recall import recall
 
-# Dense peaks of matrix products in bfloat16 with float32 accumulation, in FLOP/s, by a substring of
-# the device's name (NVIDIA data sheets; half of the values "with sparsity"). First match counts.
+# Dense peaks of matrix products in bfloat16 with float32 accumulation, in FLOP/s, by words of the
+# device's name (NVIDIA data sheets; half of the values "with sparsity"). First match counts.
 BF16_PEAKS = {
     "B200": 2250e12,
     "GH200": 989e12,
@@ -151,8 +152,16 @@ def device_peak(device: torch.device | str, dtype: torch.dtype) -> float | None:
 
 
 def named(table: Mapping[str, float], device: str) -> float | None:
-    """The first value of a table whose key is part of a device's name; None if there is none."""
-    return next((value for part, value in table.items() if part in device), None)
+    """The first value of a table whose key has the words of a device's name; None if none has.
+
+    An L40 is not an L4, nor an A100 an A10.
+    """
+    return next((value for words, value in table.items() if has_words(device, words)), None)
+
+
+def has_words(device: str, words: str) -> bool:
+    """Whether a device's name contains these words, whole."""
+    return re.search(rf"\b{re.escape(words)}\b", device) is not None
 
 
 def measured_matmul_peak(

@@ -43,8 +43,8 @@ class Generation:
     request: CascadeRequest
     on_device: Callable[[Stage], AbstractContextManager[None]]
     offload: bool
-    on_step: Callable[[str, Step], None] | None = None
-    """Called with the stage's name after each x̂ of each window."""
+    on_step: Callable[[str, Step, Tensor], None] | None = None
+    """Called with the stage's name, the step and x̂, after each x̂ of each window."""
 
     @property
     def end(self) -> int:

@@ -7,21 +7,18 @@ and output layers, modulation, tables, gains and biases) use AdamW.
 
 import math
 import re
-from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, cast
 
 import torch
-import torch.distributed as dist
-from jaxtyping import Float
 from torch import Tensor, nn
 from torch.optim.adamw import adamw as adamw_step
 
+from cascade.orthogonal import orthogonalize, orthogonalize_all
 from cascade.parallel.muon import map_full_matrices
 from cascade.parallel.shards import check_sharded, local
 
 HIDDEN = re.compile(r"(^|[._])blocks\..*\bweight$")
-MUON_STEPS = 5
 #: The attribute by which an optimizer announces that its step unscales gradients (torch.amp).
 AMP_SCALING = "_step_supports_amp_scaling"
 
@@ -37,37 +34,6 @@ def split(
             matrix = parameter.ndim >= 2 and HIDDEN.search(name) is not None
             (hidden if matrix else rest).append(parameter)
     return hidden, rest
-
-
-def orthogonalize(x: Float[Tensor, "n rows columns"]) -> Float[Tensor, "n rows columns"]:
-    """The nearest semi-orthogonal matrices, singular values within about [0.7, 1.2].
-
-    Five Newton–Schulz steps with the quintic of Muon (Jordan et al. 2024), many matrices at once.
-    """
-    a, b, c = 3.4445, -4.7750, 2.0315
-    tall = x.shape[1] > x.shape[2]
-    x = x.mT if tall else x
-    x = x / (torch.linalg.matrix_norm(x, keepdim=True) + 1e-7)
-    x = x.bfloat16() if x.is_cuda else x
-    for _ in range(MUON_STEPS):
-        gram = x @ x.mT
-        x = torch.baddbmm(x, torch.baddbmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
-    return x.mT if tall else x
-
-
-def orthogonalize_shared(x: Float[Tensor, "n rows columns"]) -> Float[Tensor, "n rows columns"]:
-    """`orthogonalize` with the matrices divided among processes that all have the same ones."""
-    if not dist.is_initialized() or dist.get_world_size() == 1:
-        return orthogonalize(x)
-    world, rank = dist.get_world_size(), dist.get_rank()
-    each = -(-len(x) // world)
-    mine = x.new_zeros(each, *x.shape[1:])
-    own = x[rank * each : (rank + 1) * each]
-    if len(own):
-        mine[: len(own)] = orthogonalize(own)
-    parts = [torch.empty_like(mine) for _ in range(world)]
-    dist.all_gather(parts, mine)
-    return torch.cat(parts)[: len(x)]
 
 
 class MuonAdamW(torch.optim.Optimizer):
@@ -143,7 +109,7 @@ class MuonAdamW(torch.optim.Optimizer):
         ]
         mesh = check_sharded(params)
         if mesh is None or mesh.size() == 1:
-            updates = _orthogonalized(flat)
+            updates = orthogonalize_all(flat)
         else:
             rows = [len(p) for p in params]
             updates = map_full_matrices(orthogonalize, flat, rows, mesh.get_group())
@@ -174,21 +140,6 @@ class MuonAdamW(torch.optim.Optimizer):
             eps=group["eps"],
             maximize=False,
         )
-
-
-def _orthogonalized(matrices: list[Tensor]) -> list[Tensor]:
-    """`orthogonalize_shared` of each matrix, matrices of one shape together."""
-    shapes: dict[tuple[Any, ...], list[int]] = defaultdict(list)
-    for i, one in enumerate(matrices):
-        shapes[*one.shape, one.device, one.dtype].append(i)
-    done = {
-        i: update
-        for indices in shapes.values()
-        for i, update in zip(
-            indices, orthogonalize_shared(torch.stack([matrices[i] for i in indices])), strict=True
-        )
-    }
-    return [done[i] for i in range(len(matrices))]
 
 
 def muon_adamw(

@@ -297,13 +297,13 @@ class Cascade:
 
     def _reported(
         self, callback: Callable[[Any, int, float, dict[str, Any]], Any] | None
-    ) -> Callable[[str, Step], None] | None:
+    ) -> Callable[[str, Step, Tensor], None] | None:
         """What a call does after a step: its callback, which may interrupt it."""
         if callback is None:
             return None
 
-        def on_step(stage: str, step: Step) -> None:
-            callback(self, step.index, step.t, {"stage": stage, "step": step})
+        def on_step(stage: str, step: Step, x: Tensor) -> None:
+            callback(self, step.index, step.t, {"stage": stage, "step": step, "x": x})
             if self.interrupt:
                 raise CallInterruptedError(stage, step)
 

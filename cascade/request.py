@@ -16,6 +16,9 @@ Captions = Sequence[str] | TextFeatures
 #: A function of (purpose, frames, (channels, height, width)), such as ("start", range(8), (3, 16,
 #: 16)), that returns standard normal noise (b, c, f, h, w) for these frames of the videos.
 Noise = Callable[[str, range, tuple[int, int, int]], Tensor]
+#: A function of (step, x̂): x̂ is that of the network, with guidance, for a window's own frames, in
+#: latents; given frames are not put back yet.
+OnStep = Callable[[Step, Tensor], None]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,7 +75,7 @@ class SampleRequest(TypedDict, total=False):
     """The parts in which the video is sampled."""
     first: int
     """The first frame of the result; windows before it are not sampled unless it needs them."""
-    on_step: Callable[[Step], None] | None
+    on_step: OnStep | None
     """Called after each x̂ of each window."""
     noise: Noise | None
     """The source of normal noise; keyed by `seeds` by default."""

@@ -31,6 +31,12 @@ def multiple(net: nn.Module, kind: Kind, codec: Codec) -> tuple[int, int, int]:
     return frames, height, width
 
 
+def set_trained_frames(net: nn.Module, frames: int) -> None:
+    """Set the latent frames of a training clip, if the network has positions that depend on it."""
+    if hasattr(net, "trained_frames"):
+        cast(Any, net).trained_frames = frames
+
+
 def dry_forward(stage: TrainableStage, shape: tuple[int, int, int]) -> Callable[[], object]:
     """A forward pass on the meta device for one clip of `shape` in pixels."""
     frames, height, width = shape

@@ -115,12 +115,14 @@ class Stage(nn.Module):
 
     def new_net(self) -> nn.Module:
         """A new network of this stage's sizes; its input channels are [z, low, given, mask]."""
-        return self._build(
+        net = self._build(
             in_channels=network.in_channels(self.kind, self.codec),
             out_channels=self.codec.channels,
             text_width=self.text.width,
             num_scalars=len(self.kind.scalars),
         )
+        network.set_trained_frames(net, self.codec.shape(self.target.shape)[0])
+        return net
 
     @property
     def multiple(self) -> tuple[int, int, int]:

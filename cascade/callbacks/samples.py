@@ -2,7 +2,6 @@
 
 import json
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +18,7 @@ from cascade.diffusion.sampler import Step
 from cascade.files.atomic import write_atomic
 from cascade.grid import Grid
 from cascade.parallel.ranks import gather
+from cascade.request import OnStep
 from cascade.stage import Batch, TrainableStage, trainable
 from cascade.trainer import datamodule
 from cascade.video import write_mp4
@@ -81,7 +81,7 @@ class Samples(pl.Callback):
         stage = trainable(module)
         place = f"the samples of step {trainer.global_step}"
 
-        def on_step(step: Step) -> None:
+        def on_step(step: Step, _: Tensor) -> None:
             alive(trainer, f"{place}, after {step.index + 1} of {step.count} steps,")
 
         alive(trainer, place)
@@ -128,7 +128,7 @@ def sample_like(
     batch: Batch,
     *,
     steps: int | None = None,
-    on_step: Callable[[Step], None] | None = None,
+    on_step: OnStep | None = None,
 ) -> Tensor:
     """Videos for a batch's captions on its grid; later stages start from its clips, reduced.
 

@@ -25,6 +25,15 @@ class Placement:
         """The indices of `count` frames that open the video."""
         return range(count)
 
+    def ended(self, count: int) -> int:
+        """The most frames, up to `count`, of an opening span that ends at a time of the base.
+
+        So the base is given the last frame. If the span ended later, the later stages would have
+        less than a step of the base in which to pass from it to what the base generates. A span
+        that ends before the base's second time stays as it is.
+        """
+        return (count - 1) // self.stride * self.stride + 1 if count > self.stride else count
+
     def closing(self, count: int) -> range:
         """The indices of `count` frames that close the video, which ends with them.
 

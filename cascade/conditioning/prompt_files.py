@@ -11,7 +11,7 @@ from torch import Tensor
 from cascade.conditioning.given import Given
 from cascade.conditioning.placement import Placement
 from cascade.grid import Grid
-from cascade.video import Fit, fitted_size, frame_size, inside, load_clip
+from cascade.video import Fit, fitted_size, frame_size, inside, is_still, load_clip
 
 _PADDED = 4  # channels of a padded frame: RGB, and 1 in the picture
 
@@ -145,8 +145,13 @@ class Files:
         """A mask for all frames of a video, read from one image: 1 where the image is light.
 
         Raises:
-            ValueError: the image has not the video's aspect ratio, or is all light or all dark.
+            ValueError: it has several frames or another aspect ratio, or is all light or all dark.
         """
+        if not is_still(self.sources[source]):
+            raise ValueError(
+                f"{source}={self.sources[source]}: a mask is one picture, for all frames of the "
+                "video, but this file has several; give one picture"
+            )
         (h, w), (height, width) = (frame_size(self.sources[name]) for name in (source, video))
         if abs(h * width - w * height) > max(h * width, w * height) * 0.02:
             raise ValueError(

@@ -92,7 +92,7 @@ def _span(size: int, rng: np.random.Generator) -> slice:
 
 
 def _read_forward(files: Files) -> Prompt:
-    before = files.tail("video", files.known(files.grid.frames - 1))
+    before = files.tail("video", files.placement.ended(files.known(files.grid.frames - 1)))
     return Prompt(given=give.extend_forward(before, files.grid.frames))
 
 
@@ -112,7 +112,7 @@ def _read_first_last(files: Files) -> Prompt:
 
 def _read_ends(one: str, other: str) -> Callable[[Files], Prompt]:
     def read(files: Files) -> Prompt:
-        known = files.known(files.placement.max_ends, ends=2)
+        known = files.placement.ended(files.known(files.placement.max_ends, ends=2))
         tail, head = files.tail(one, known), files.head(other, known)
         given = give.connect(tail, head, files.grid.frames, known, stride=files.stride)
         return Prompt(given=given)

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from cascade.doctor.figure import Figure
-from cascade.flops import BANDWIDTHS, BF16_PEAKS, measured_matmul_peak, named
+from cascade.flops import BANDWIDTHS, BF16_PEAKS, has_words, measured_matmul_peak, named
 
 _CGROUP = Path("/sys/fs/cgroup/memory.max")
 
@@ -70,7 +70,7 @@ def find_device(
             f"plan.device={choice}: unknown; the devices are {', '.join(['auto', 'cpu', *table])}"
         )
     row = table[choice]
-    here = torch.cuda.is_available() and row["name"] in torch.cuda.get_device_name()
+    here = torch.cuda.is_available() and has_words(torch.cuda.get_device_name(), row["name"])
     return Device(
         name=row["name"],
         cuda=True,

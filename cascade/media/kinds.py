@@ -4,7 +4,7 @@ VIDEO_SUFFIXES = (
     *("mp4", "m4v", "mov", "mkv", "webm", "avi", "gif", "ts", "m2ts", "mts", "mpg", "mpeg"),
     *("flv", "wmv", "3gp", "ogv"),
 )
-IMAGE_SUFFIXES = ("jpg", "jpeg", "png", "webp", "bmp", "tif", "tiff")
+IMAGE_SUFFIXES = ("jpg", "jpeg", "png", "webp", "avif", "bmp", "tif", "tiff")
 
 START = 512
 """How many of the first bytes of a file tell its kind."""
@@ -15,8 +15,9 @@ _CONTAINERS = "mp4, mov, mkv, webm, avi, ts, mpg, flv, wmv, ogv and gif"
 
 _IMAGES = (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"BM", b"II*\0", b"MM\0*")
 _MP4_BOXES = (b"ftyp", b"moov", b"mdat", b"free", b"skip", b"wide", b"pnot")
-_BRANDS = {b"avif": "an AVIF image", b"avis": "an AVIF image", b"heic": "a HEIC image"}
-_BRANDS |= {b"heix": "a HEIC image", b"mif1": "a HEIF image", b"M4A ": "an audio file"}
+_AVIF = (b"avif", b"avis")
+_BRANDS = {b"heic": "a HEIC image", b"heix": "a HEIC image", b"mif1": "a HEIF image"}
+_BRANDS |= {b"M4A ": "an audio file"}
 _TEXTS = {
     b"#extm3u": "a playlist (HLS): download the video that it names",
     b"ffconcat": "a list of files: give the videos themselves",
@@ -46,8 +47,15 @@ _OTHERS = {
 
 
 def is_image(start: bytes) -> bool:
-    """Whether these first bytes are those of a still image; the file's name does not matter."""
-    return start.startswith(_IMAGES) or (start[:4] == b"RIFF" and start[8:12] == b"WEBP")
+    """Whether these first bytes are those of an image; the file's name does not matter.
+
+    An image may be animated, but for a gif, which is read as a video.
+    """
+    return (
+        start.startswith(_IMAGES)
+        or (start[:4] == b"RIFF" and start[8:12] == b"WEBP")
+        or (start[4:8] == b"ftyp" and start[8:12] in _AVIF)
+    )
 
 
 def is_mp4(start: bytes) -> bool:

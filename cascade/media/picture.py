@@ -1,6 +1,7 @@
 """Still images by Pillow: upright, in 8-bit RGB, over white where they are transparent."""
 
-from collections.abc import Iterator
+import warnings
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from typing import IO
 
@@ -10,23 +11,48 @@ from PIL import Image, ImageOps
 
 from cascade.media.reason import MAX_PIXELS, DecodeError, check_size, reasons
 
-FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF")
+FORMATS = ("JPEG", "PNG", "WEBP", "AVIF", "BMP", "TIFF")
 """The image formats that are read, by Pillow's names; a JPEG of several views is opened as MPO."""
+ANIMATED = ("PNG", "WEBP", "AVIF")
+"""Those that may be animated."""
 
 
 @contextmanager
-def open_picture(file: str | IO[bytes], *, max_pixels: int = MAX_PIXELS) -> Iterator[Image.Image]:
-    """An image of which only the header is read.
+def open_picture(
+    file: str | IO[bytes], *, max_pixels: int = MAX_PIXELS, several: Collection[str] = ()
+) -> Iterator[Image.Image]:
+    """An image of which only the header is read; those of the formats `several` may be animated.
 
     Raises:
-        DecodeError: it is not a still image that can be read, or its size is out of bounds.
+        DecodeError: it is not an image that can be read, or its size is out of bounds.
     """
-    with _by_pillow(), Image.open(file, formats=FORMATS) as image:
+    with _by_pillow(), _opened(file, max_pixels) as image:
         check_size(*image.size, max_pixels=max_pixels)
         count = 1 if image.format == "MPO" else getattr(image, "n_frames", 1)
-        if count > 1:
+        if count > 1 and image.format not in several:
             raise DecodeError(f"has {count} images; convert them to a video")
         yield image
+
+
+def check_sums(file: str | IO[bytes], *, max_pixels: int = MAX_PIXELS) -> None:
+    """Check the checksums of a PNG: Pillow ignores them, and damaged pixels may be black.
+
+    Raises:
+        DecodeError: one of them is wrong, or the image cannot be opened.
+    """
+    with _by_pillow(), _opened(file, max_pixels) as image:
+        if image.format == "PNG":
+            image.verify()
+
+
+def _opened(file: str | IO[bytes], max_pixels: int) -> Image.Image:
+    """An image; Pillow's limits of its size, which are above those of every reader, are errors."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", Image.DecompressionBombWarning)
+        try:
+            return Image.open(file, formats=FORMATS)
+        except (Image.DecompressionBombWarning, Image.DecompressionBombError):
+            raise DecodeError(f"claims more than the limit of {max_pixels} pixels") from None
 
 
 @contextmanager
@@ -75,6 +101,7 @@ def pixels(file: str | IO[bytes], *, max_pixels: int = MAX_PIXELS) -> UInt8[np.n
     Raises:
         DecodeError: with the reason.
     """
+    check_sums(file, max_pixels=max_pixels)
     with open_picture(file, max_pixels=max_pixels) as image:
         return np.array(upright(image))
 

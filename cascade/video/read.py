@@ -5,6 +5,7 @@ So a video of variable frame rate is read as a player shows it.
 
 import contextlib
 import functools
+import itertools
 import logging
 from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass
@@ -18,6 +19,7 @@ from torch import Tensor
 
 from cascade.grid import Grid
 from cascade.media import picture
+from cascade.media.animation import Picture, pictures
 from cascade.media.container import open_video, square_size
 from cascade.media.kinds import START, is_image
 from cascade.media.reason import MAX_PIXELS, DecodeError, reasons
@@ -43,6 +45,16 @@ class _Upright:
     shown: Shown
     size: tuple[int, int]
 
+    @property
+    def time(self) -> float:
+        """When it is shown, in seconds."""
+        return self.shown.time
+
+    @property
+    def end(self) -> float:
+        """Until when."""
+        return self.shown.end
+
     def pixels(self) -> UInt8[np.ndarray, "h w 3"]:
         """The upright RGB pixels."""
         rgb = self.shown.frame.to_ndarray(format="rgb24", width=self.size[0], height=self.size[1])
@@ -50,7 +62,7 @@ class _Upright:
 
 
 def read_image(path: str | Path) -> UInt8[Tensor, "h w 3"]:
-    """An image, upright according to its EXIF, with transparency over white.
+    """A still image, upright according to its EXIF, with transparency over white.
 
     Raises:
         ValueError: the image cannot be read.
@@ -60,14 +72,12 @@ def read_image(path: str | Path) -> UInt8[Tensor, "h w 3"]:
 
 
 def read_frames(path: str | Path) -> tuple[UInt8[Tensor, "f h w 3"], Float[Tensor, " f"]]:
-    """All frames in display order, and their times (s, float64, first 0); one frame for an image.
+    """All frames in display order, and their times (s, float64, first 0); one frame for a still.
 
     Raises:
         ValueError: the file cannot be read as a video or an image.
     """
-    if _is_image(path):
-        return read_image(path)[None], torch.zeros(1, dtype=torch.float64)
-    shown = [(torch.from_numpy(frame.pixels()), frame.shown.time) for frame in _shown(path)]
+    shown = [(torch.from_numpy(frame.pixels()), frame.time) for frame in _shown(path)]
     frames, times = zip(*shown, strict=True)
     return torch.stack(frames), torch.tensor(times, dtype=torch.float64)
 
@@ -80,26 +90,33 @@ def frame_size(path: Media) -> tuple[int, int]:
     """
     if isinstance(path, Frames):
         return path.pixels.shape[1], path.pixels.shape[2]
-    if _is_image(path):
-        height, width, _ = read_image(path).shape
-        return height, width
     with contextlib.closing(_shown(path)) as shown:
         height, width, _ = next(shown).pixels().shape
     return height, width
 
 
 def video_length(path: Media, fps: float) -> int:
-    """How many frames at `fps` a video lasts; 1 for an image.
+    """How many frames at `fps` a video lasts; 1 for a still.
 
     Raises:
         ValueError: the file cannot be read as a video or an image.
     """
     if isinstance(path, Frames):
         return len(path.pixels)
-    if _is_image(path):
-        return 1
     _, duration = _timeline(path, until=None)
     return clip_length(duration, fps)
+
+
+def is_still(path: Media) -> bool:
+    """Whether a source has only one frame.
+
+    Raises:
+        ValueError: the file cannot be read as a video or an image.
+    """
+    if isinstance(path, Frames):
+        return len(path.pixels) == 1
+    with contextlib.closing(_shown(path)) as shown:
+        return len(list(itertools.islice(shown, 2))) == 1
 
 
 def load_clip(
@@ -157,10 +174,8 @@ def _opened(
         count = len(path.pixels)
         held = functools.partial(_held, path.pixels)
         return np.arange(count) / grid.fps, count / grid.fps, "read", held
-    if _is_image(path):
-        return np.zeros(1), 0.0, "an image", functools.partial(_held, read_image(path)[None])
     times, end = _timeline(path, until=until)
-    read = f"read up to {end:.3f} s ({len(times)} frames)"
+    read = f"read up to {end:.3f} s ({len(times)} frames)" if end else "an image"
     return times, end, read, functools.partial(_numbered, path)
 
 
@@ -181,7 +196,7 @@ def _named(path: str | Path) -> Iterator[None]:
 def _is_image(path: str | Path) -> bool:
     """Whether a file is an image, by its first bytes."""
     if not Path(path).is_file():
-        raise ValueError(f"{path}: no such file")
+        raise ValueError(f"{path}: {'is a folder' if Path(path).is_dir() else 'no such file'}")
     with _named(path), Path(path).open("rb") as file:
         return is_image(file.read(START))
 
@@ -192,9 +207,9 @@ def _timeline(path: str | Path, *, until: float | None) -> tuple[Float64[np.ndar
     end = 0.0
     with contextlib.closing(_shown(path)) as shown:
         for frame in shown:
-            times.append(frame.shown.time)
-            end = frame.shown.end
-            if until is not None and frame.shown.time >= until:
+            times.append(frame.time)
+            end = frame.end
+            if until is not None and frame.time >= until:
                 break
     return np.array(times), end
 
@@ -255,8 +270,12 @@ def _fit(
     return scaled[:, :, top : top + height, left : left + width]
 
 
-def _shown(path: str | Path) -> Generator[_Upright, None, None]:
+def _shown(path: str | Path) -> Generator[_Upright | Picture, None, None]:
     """Each frame in display order."""
+    if _is_image(path):
+        with _named(path):
+            yield from pictures(str(path), max_pixels=MAX_IMAGE)
+        return
     listen()
     with _named(path), Path(path).open("rb") as file:
         container, stream = open_video(file, max_pixels=MAX_PIXELS)

@@ -7,7 +7,7 @@ import numpy as np
 from PIL import Image
 
 from cascade.media.kinds import START, is_image
-from cascade.media.picture import open_picture, upright
+from cascade.media.picture import check_sums, open_picture, upright
 from cascade.media.reason import reasons
 from data.ingest.cut import above, below
 from data.ingest.frame_measures import perceptual_hash, text_share
@@ -15,7 +15,7 @@ from data.ingest.frame_reader import shrunk, whole_file
 from data.ingest.part import Record, SourcePart, thumbnail
 from data.ingest.recipe import Recipe
 
-FORMATS = {"JPEG": "jpg", "PNG": "png", "WEBP": "png", "BMP": "png", "TIFF": "png"}
+FORMATS = {"JPEG": "jpg"} | dict.fromkeys(("PNG", "WEBP", "AVIF", "BMP", "TIFF"), "png")
 """The format in which each image format is written."""
 
 _ORIENTATION = 0x0112
@@ -38,6 +38,7 @@ def make_picture(file: str, out: SourcePart, recipe: Recipe, *, thumbnails: bool
     Raises:
         DecodeError: the image cannot be decoded, or is animated.
     """
+    check_sums(file)
     with open_picture(file) as image:
         form, plain = str(image.format), image.mode in ("RGB", "L")
         form = "JPEG" if form == "MPO" else form

@@ -4,6 +4,7 @@ import fcntl
 import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,9 +19,9 @@ _PLACE = np.dtype([("begin", "<i8"), ("ready", "<i8"), ("shape", "<i4", 4)])
 class ClipCache:
     """Videos of `rows`, of at most `limit` bytes, each put by the process that decodes it first.
 
-    Processes that are forked after it was made share it; a process to which it is sent otherwise
-    has a cache of its own. A process that is killed leaves nothing locked, and a video that it did
-    not write to its end does not count.
+    Processes that are forked after it was made share it, each with one thread; a process to which
+    it is sent otherwise has a cache of its own. A process that is killed leaves nothing locked, and
+    a video that it did not write to its end does not count.
     """
 
     def __init__(self, rows: Integer[np.ndarray, " n"], limit: int) -> None:
@@ -39,8 +40,10 @@ class ClipCache:
 
     def get(self, row: int) -> UInt8[Tensor, "c f h w"] | None:
         """The video of a row, if it is cached."""
-        place = self._places[self._number(row)]
-        if not place["ready"]:
+        place = self._place(row)
+        with self._locked():  # processors may read the pixels before `ready`, but not before a lock
+            ready = bool(place["ready"])
+        if not ready:
             return None
         shape = place["shape"].tolist()
         begin = int(place["begin"])
@@ -48,7 +51,7 @@ class ClipCache:
 
     def put(self, row: int, clip: UInt8[Tensor, "c f h w"]) -> None:
         """Add a video, unless another process has begun to, or the cache is full."""
-        place, size = self._places[self._number(row)], clip.numel()
+        place, size = self._place(row), clip.numel()
         with self._locked():
             begin = int(self._places[0]["begin"])
             if place["shape"].any() or begin + size > self._limit:
@@ -59,8 +62,10 @@ class ClipCache:
         with self._locked():
             place["ready"] = 1
 
-    def _number(self, row: int) -> int:
-        return 1 + int(np.searchsorted(self._rows, row))
+    def _place(self, row: int) -> Any:
+        number = int(np.searchsorted(self._rows, row))
+        assert row in self._rows[number : number + 1], f"row {row} is not one of the cache's rows"
+        return self._places[1 + number]
 
     @contextmanager
     def _locked(self) -> Iterator[None]:

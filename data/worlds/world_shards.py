@@ -12,7 +12,7 @@ import logging
 import time
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -47,6 +47,7 @@ def make_shapes(
     shard_size: int = 250,
     seed: int = 0,
     stills: float = 0.0,
+    others: Sequence[Sequence[float]] = (),
     workers: int | None = None,
 ) -> None:
     """Write `clips` training samples of the world of shapes; see `make_shards`."""
@@ -59,6 +60,7 @@ def make_shapes(
         shard_size=shard_size,
         seed=seed,
         stills=stills,
+        others=others,
         workers=workers,
     )
 
@@ -115,6 +117,7 @@ def make_shards(
     shard_size: int,
     seed: int,
     stills: float = 0.0,
+    others: Sequence[Sequence[float]] = (),
     workers: int | None = None,
 ) -> None:
     """Write `clips` samples of `world` as `folder`/NAME-000000.tar and so on.
@@ -123,17 +126,18 @@ def make_shards(
     kept.
 
     A share `stills` of the samples are images: one frame, KEY.png, with a caption without motion.
+    Each of `others`, (height, width, share), is rendered at this size instead of the grid's.
     `workers` is the number of processes, by default one per core that this process may use.
 
     Raises:
-        ValueError: the folder has shards of another recipe.
+        ValueError: the folder has shards of another recipe, or shares are invalid.
     """
     if clips < 1 or shard_size < 1 or not 0 <= stills <= 1:
         raise ValueError(
             f"{world.name}: clips and shard_size must be positive, and stills in [0, 1], got "
             f"{clips}, {shard_size} and {stills:g}"
         )
-    spec = WorldSpec(world=world, grid=grid, seed=seed, stills=stills)
+    spec = WorldSpec(world=world, grid=grid, seed=seed, stills=stills, others=others)
     _claim(folder, {**spec.recipe, "clips": clips, "shard_size": shard_size})
     shards = {
         folder / f"{world.name}-{first // shard_size:06d}.tar": range(
@@ -163,6 +167,15 @@ class WorldSpec:
     grid: Grid
     seed: int
     stills: float
+    others: Sequence[Sequence[float]] = ()
+
+    def __post_init__(self) -> None:
+        shares = [share for _, _, share in self.others]
+        if any(share < 0 for share in shares) or sum(shares) > 1 + 1e-9:
+            raise ValueError(
+                f"{self.world.name}: the shares of others must be positive and at most 1 in all, "
+                f"got {shares}"
+            )
 
     @property
     def recipe(self) -> dict[str, Any]:
@@ -172,6 +185,7 @@ class WorldSpec:
             "grid": [*self.grid.shape, self.grid.fps],
             "seed": self.seed,
             "stills": self.stills,
+            **({"others": [list(other) for other in self.others]} if self.others else {}),
         }
 
     @property
@@ -190,27 +204,37 @@ class WorldSpec:
             for position in span:
                 shard.write(self.sample(position))
 
+    def grid_of(self, position: int) -> Grid:
+        """The grid on which the sample at `position` is rendered."""
+        left = keyed.uniform(self.seed, position, "world/grid")
+        for height, width, share in self.others:
+            if left < share:
+                return replace(self.grid, height=int(height), width=int(width))
+            left -= share
+        return self.grid
+
     def sample(self, position: int) -> dict[str, Any]:
         """The sample at `position`: its key and the bytes of its files."""
         state = self.world.sample(self.seed, position)
         phrasing = keyed.key(self.seed, position, "world/phrasing") % self.world.phrasings
         still = keyed.uniform(self.seed, position, "world/still") < self.stills
-        frames = self.world.render(state, self.grid)
+        grid = self.grid_of(position)
+        frames = self.world.render(state, grid)
         record = {
             "world": self.world.name,
             "state": self.world.to_json(state),
-            "frames": 1 if still else self.grid.frames,
-            "height": self.grid.height,
-            "width": self.grid.width,
+            "frames": 1 if still else grid.frames,
+            "height": grid.height,
+            "width": grid.width,
         }
         if still:
-            index = keyed.key(self.seed, position, "world/frame") % self.grid.frames
-            record["time"] = index / self.grid.fps
+            index = keyed.key(self.seed, position, "world/frame") % grid.frames
+            record["time"] = index / grid.fps
             media = {"png": _png(frames[index])}
         else:
-            record["fps"] = self.grid.fps
-            media = {"mp4": encode_mp4(frames, self.grid.fps)}
-            if track := self.world.track(state, self.grid):
+            record["fps"] = grid.fps
+            media = {"mp4": encode_mp4(frames, grid.fps)}
+            if track := self.world.track(state, grid):
                 record["track"] = track
         return {
             "__key__": f"{self.prefix}-{position:08d}",

@@ -140,8 +140,8 @@ class VideoInputs:
 
     def start(self, frames: range) -> tuple[Float[Tensor, "b c f h w"], float] | None:
         """The latents to start from and the time to which they are noised; None: pure noise."""
-        if self._start is None:
-            return None
+        if self._start is None or self._start[1] == 1:
+            return None  # at time 1, λ is bounded, so a trace of the video would be left
         video, t = self._start
         places = self._wrapped(self._pixels(frames), self.grid.frames)
         return self.stage.codec.encode(video[:, :, places].to(self.device)), t

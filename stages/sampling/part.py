@@ -50,7 +50,10 @@ class Denoiser:
     def __call__(
         self, z: Float[Tensor, "b c f h w"], step: Step, window: Window
     ) -> Float[Tensor, "b c f2 h w"]:
-        """x̂ of the part's own frames, for noisy `z` of the frames that the network reads."""
+        """x̂ of the part's own frames, for noisy `z` of the frames that the network reads.
+
+        Given frames are not put back.
+        """
         schedule, cond, own = self.diffusion.schedule, window.condition, window.own
         z = hold_given(z, cond)
         level = torch.full((len(z),), step.logsnr, device=z.device)
@@ -61,9 +64,10 @@ class Denoiser:
             out = self.predict(z, logsnr, replace(cond, text=text), step).float()
             return to_x(self.diffusion.target, out, z, alpha, sigma)[:, :, own]
 
-        x = [x_hat(text)[:, :, frames] for frames, text in window.texts]
+        # `make prove` compares the last call of a step with training, so that one has the caption.
         other = x_hat(self.without) if self.guidance.needs_uncond(step) else None
-        guided = self.guidance(
+        x = [x_hat(text)[:, :, frames] for frames, text in window.texts]
+        return self.guidance(
             x[0] if len(x) == 1 else torch.cat(x, dim=2),
             other,
             z=z[:, :, own],
@@ -72,7 +76,6 @@ class Denoiser:
             step=step,
             free=window.free,
         )
-        return hold_given(guided, cond.part(own))
 
 
 class Run:
@@ -100,11 +103,11 @@ class Run:
     def denoise(
         self, z: Float[Tensor, "b c f h w"], step: Step, window: Window
     ) -> Float[Tensor, "b c f2 h w"]:
-        """x̂ of a part, reported."""
+        """x̂ of a part, reported, then with its fully given frames as they were given."""
         x = self._denoiser(z, step, window)
         if (on_step := self._request.get("on_step")) is not None:
-            on_step(step)
-        return x
+            on_step(step, x)
+        return hold_given(x, window.condition.part(window.own))
 
     @torch.no_grad()
     def part(

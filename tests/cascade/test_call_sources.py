@@ -85,7 +85,7 @@ def test_a_source_in_memory_gives_what_its_file_gives(files, form):
 def test_a_video_that_the_pipeline_made_is_given_back_exactly(cascade):
     one = made(cascade)[0]
     longer = made(cascade, video=one, extend="forward")[0]
-    assert torch.equal(longer[:, :4], one[:, -4:])
+    assert torch.equal(longer[:, :3], one[:, -3:])  # the last at a time of the base
     before = made(cascade, video=one, extend="backward")[0]
     assert torch.equal(before[:, 4:], one[:, :4])
     filled = made(cascade, video=to_uint8(one.movedim(0, -1)), indices=[0, 4])[0]

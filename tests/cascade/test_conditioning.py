@@ -103,6 +103,20 @@ def test_what_closes_a_video_begins_at_a_time_of_the_base_and_ends_the_video() -
     assert conditioning.extend_backward(clip[:, :, :4], 16, stride=4).end is None
 
 
+@pytest.mark.parametrize(("frames", "stride"), [(16, 1), (16, 2), (128, 8), (1440, 48)])
+def test_a_span_that_opens_a_video_ends_at_a_time_of_the_base_if_it_reaches_two(
+    frames: int, stride: int
+) -> None:
+    placement = Placement(frames, stride)
+    for count in range(1, frames):
+        ended = placement.ended(count)
+        if count <= stride:
+            assert ended == count
+        else:
+            assert count - stride < ended <= count
+            assert placement.opening(ended)[-1] % stride == 0
+
+
 def test_extending_forward_and_backward_mirror_each_other() -> None:
     clip = clips()
     forward = conditioning.extend_forward(clip[:, :, :3], 8)

@@ -5,9 +5,11 @@ import torch
 from torch import nn
 
 from cascade.flops import (
+    BF16_PEAKS,
     device_peak,
     forward_flops,
     measured_matmul_peak,
+    named,
     parameter_count,
     training_flops,
 )
@@ -47,6 +49,23 @@ def test_meta_costs_what_the_cpu_costs() -> None:
 def test_frozen_parameters_are_not_counted() -> None:
     module = nn.Sequential(nn.Linear(3, 2), nn.Linear(2, 1).requires_grad_(False))
     assert parameter_count(module) == 8
+
+
+def test_a_device_has_the_figures_of_its_own_name_alone() -> None:
+    names = {
+        "NVIDIA H200": "H200",
+        "NVIDIA GH200 480GB": "GH200",
+        "NVIDIA H100 PCIe": "H100 PCIe",
+        "NVIDIA H100 80GB HBM3": "H100",
+        "NVIDIA A100-SXM4-80GB": "A100",
+        "NVIDIA A10": "A10",
+        "NVIDIA L4": "L4",
+        "NVIDIA L40": None,
+        "NVIDIA RTX A1000": None,
+        "NVIDIA A10G": None,
+    }
+    for device, key in names.items():
+        assert named(BF16_PEAKS, device) == (key and BF16_PEAKS[key]), device
 
 
 def test_peaks_come_from_the_table_or_from_a_measurement(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -111,6 +111,19 @@ def test_a_given_image_survives_to_the_last_stage(cascade):
         cascade("a", given=conditioning.image(image, 4))
 
 
+def test_a_callback_sees_the_networks_own_frames_before_given_ones_are_put_back(cascade):
+    image, last = torch.rand(1, 3, 1, 32, 32) * 2 - 1, {}
+    out = cascade(
+        "a",
+        generator=seeded(0),
+        given=conditioning.image(image, 8),
+        callback_on_step_end=lambda _, i, t, at: last.update({at["stage"]: at["x"]}),
+    )
+    for name, video in out.stages.items():
+        assert torch.equal(last[name][:, :, 1:].clamp(-1, 1), video[:, :, 1:])
+        assert (last[name][:, :, :1] - video[:, :, :1]).abs().max() > 1e-3
+
+
 def test_earlier_stages_are_given_the_frames_at_their_own_times_alone():
     frames = torch.arange(8.0).view(1, 1, 8, 1, 1).expand(1, 3, 8, 4, 4) / 8
     mask = torch.zeros(1, 1, 8, 4, 4)

@@ -122,12 +122,23 @@ def test_the_speed_of_a_run_on_the_planned_device_stands_beside_the_predicted(tm
     write_manifest(folder, manifest)
     rows = "step,throughput/steps_per_s\n5,1.0\n10,4.0\n15,4.0\n"
     (tmp_path / "metrics/version_0/metrics.csv").write_text(rows)
-    for device, ranks, found in (("H200", "1", True), ("H100", "1", False), ("H200", "8", False)):
+    others = (("H100", "1", False), ("200", "1", False), ("H200", "8", False))
+    for device, ranks, found in (("H200", "1", True), *others):
         record = Findings(stage="demo/base", facts={"device": device, "ranks": ranks})
         record.add("time", {"step, predicted": Figure(0.125, "estimated", "s")})
         add_past(record, tmp_path)
         assert record.value("time", "step of the run") == (0.25 if found else None)
         assert record.value("time", "run / predicted") == (2 if found else None)
+
+
+def test_a_run_that_logs_no_speed_adds_nothing(tmp_path):
+    (tmp_path / "metrics/version_0").mkdir(parents=True)
+    for rows in ("5,1.0\n10,0.0\n15,0.0\n", "5,nan\n", ""):
+        text = f"step,throughput/steps_per_s\n{rows}"
+        (tmp_path / "metrics/version_0/metrics.csv").write_text(text)
+        record = Findings(stage="demo/base", facts={"device": "H200", "ranks": "1"})
+        add_past(record, tmp_path)
+        assert record.value("time", "step of the run") is None
 
 
 # Counting.

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from cascade.bench.speed import bench
 from cascade.nn.dit import DiT
 from cascade.nn.hourglass import Hourglass
-from cascade.optim import orthogonalize
+from cascade.orthogonal import orthogonalize
 from cascade.parallel.blocks import compile_blocks
 from tests.gpu.rows import Figures, NotHereError, Row
 from tests.gpu.timing import DEVICE, HALF

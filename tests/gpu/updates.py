@@ -10,7 +10,8 @@ from torch import Tensor
 
 from cascade.ema import PowerEMA
 from cascade.meta import on_meta
-from cascade.optim import adamw, muon_adamw, orthogonalize
+from cascade.optim import adamw, muon_adamw
+from cascade.orthogonal import STEPS, A, B, C, orthogonalize
 from cascade.shrink import resolved
 from tests.gpu.rows import Figures, NotHereError, Row
 from tests.gpu.timing import DEVICE, HALF, seconds
@@ -23,7 +24,7 @@ def optimizers(small: bool) -> list[Row]:
     rows = [
         Row(f"{name}, {'×'.join(map(str, shape))}", partial(orthogonal, name, shape))
         for shape in shapes
-        for name in ("Newton–Schulz", "compiled", "Gram")
+        for name in ("Gram Newton–Schulz", "compiled", "without the Gram matrix")
     ]
     works = ("Muon and AdamW", "AdamW", "averages", "norm and clip")
     return rows + [Row(f"L: {work}", partial(update, work, small)) for work in works]
@@ -34,9 +35,9 @@ def orthogonal(name: str, shape: tuple[int, int, int]) -> Figures:
     if name == "compiled" and DEVICE == "cpu":
         raise NotHereError("compiled for a GPU alone")
     ways = {
-        "Newton–Schulz": lambda: orthogonalize,
+        "Gram Newton–Schulz": lambda: orthogonalize,
         "compiled": lambda: torch.compile(orthogonalize),
-        "Gram": lambda: gram_newton_schulz,
+        "without the Gram matrix": lambda: newton_schulz,
     }
     work, x = ways[name](), torch.randn(*shape, device=DEVICE)
     with torch.no_grad():
@@ -45,17 +46,13 @@ def orthogonal(name: str, shape: tuple[int, int, int]) -> Figures:
     return {"ms": 1e3 * spent, "difference": float((one - other).norm() / other.norm())}
 
 
-def gram_newton_schulz(x: Tensor) -> Tensor:
-    """The same iteration on X Xᵀ, which is smaller than X: the polynomials are collected in Q."""
-    a, b, c = 3.4445, -4.7750, 2.0315
+def newton_schulz(x: Tensor) -> Tensor:
+    """The same steps on X itself."""
     x = (x / (torch.linalg.matrix_norm(x, keepdim=True) + 1e-7)).to(HALF)
-    gram = x @ x.mT
-    eye = torch.eye(x.shape[1], dtype=HALF, device=x.device).expand_as(gram)
-    q = eye
-    for _ in range(5):
-        p = torch.baddbmm(gram, gram, gram, beta=b, alpha=c) + a * eye
-        q, gram = p @ q, p @ gram @ p
-    return q @ x
+    for _ in range(STEPS):
+        gram = x @ x.mT
+        x = torch.baddbmm(x, torch.baddbmm(gram, gram, gram, beta=B, alpha=C), x, beta=A)
+    return x
 
 
 def update(work: str, small: bool) -> Figures:

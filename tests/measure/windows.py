@@ -1,14 +1,16 @@
 """Measure how far windows and tiles are from the whole, and what they cost: figures of RESULTS.md.
 
-    python tests/measure/windows.py OUT [--runs runs]
+    python tests/measure/windows.py OUT [--runs runs] [--stages demo/ssr1 ...]
 
-The demo's SR stages have their trained weights if `--runs` has them, all others random ones.
+The stages that `--runs` has get their trained weights, all others random ones. Cost is CPU time on
+one thread, and the positions that the network evaluates, each divided by that of the whole video.
 """
 
 import argparse
 import itertools
 import json
 import time
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,12 +26,11 @@ from cascade.grid import Grid
 from cascade.request import Windows
 from cascade.shrink import shrink
 
-FRAMES = 64
-CASES = {
-    "demo": ("tsr1", "ssr1"),
-    "single_gpu": ("tsr1", "ssr1"),
-    "imagen_video": ("tsr1", "ssr1", "ssr2", "tsr2", "tsr3", "ssr3"),
-}
+STAGES = (
+    *("demo/tsr1", "demo/ssr1"),
+    *(f"imagen_video/{name}" for name in ("ssr1", "ssr2", "tsr2", "tsr3", "ssr3", "tsr1")),
+    *(f"single_gpu/{name}" for name in ("ssr2", "tsr1", "ssr1")),
+)
 WINDOWS = [Windows(frames=n) for n in (4, 8, 16, 32)]
 WINDOWS += [Windows(frames=16, tile=n) for n in (32, 64)]
 
@@ -56,59 +57,84 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("out", type=Path)
     parser.add_argument("--runs", type=Path)
+    parser.add_argument("--stages", nargs="+", default=STAGES)
+    parser.add_argument("--grid", nargs=3, type=int, default=(40, 64, 96))
+    parser.add_argument("--steps", type=int, default=3)
     args = parser.parse_args()
+    torch.set_num_threads(1)  # CPU time is then the time of the work alone
     rows = []
-    for cascade, names in CASES.items():
-        for name in names:
-            stage, weights = stage_of(cascade, name, args.runs)
-            rows += measure(stage, f"{cascade}/{name}", weights)
+    for name in args.stages:
+        stage, weights = stage_of(*name.split("/"), args.runs)
+        for row in measure(stage, args.grid, args.steps):
+            rows.append({"stage": name, "weights": weights, **row})
+            print(rows[-1], flush=True)  # noqa: T201
             args.out.write_text(json.dumps(rows, indent=1))
 
 
-def measure(stage: Any, label: str, weights: str) -> list[dict[str, Any]]:
+def measure(stage: Any, sides: Sequence[int], steps: int) -> Iterator[dict[str, Any]]:
     """One row per sampler, number format and windows."""
-    grid = Grid(frames=FRAMES, height=64, width=96, fps=stage.target.fps)
-    radius = stage.net.receptive_field
-    rows = []
+    frames, height, width = sides
+    grid = Grid(frames=frames, height=height, width=width, fps=stage.target.fps)
     for sampler, cast in itertools.product((Heun(), Ancestral(gamma=0.3)), (False, True)):
         stage.sampling.sampler = sampler
-        whole, seconds = made(stage, grid, Windows(), cast=cast)
+        whole, seconds, positions = made(stage, grid, steps, Windows(), cast=cast)
         for windows in WINDOWS:
-            video, took = made(stage, grid, windows, cast=cast)
-            size = windows.frames or FRAMES
-            rows.append(
-                {
-                    "stage": label,
-                    "weights": weights,
-                    "sampler": type(sampler).__name__,
-                    "numbers": "bf16" if cast else "float32",
-                    "frames": size,
-                    "tile": windows.tile,
-                    "radius": radius,
-                    "largest difference": float((video - whole).abs().max()),
-                    "time": took / seconds,
-                    "by the radius": (size + 2 * radius[0]) / size,
-                }
-            )
-            print(rows[-1], flush=True)  # noqa: T201
-    return rows
+            video, took, evaluated = made(stage, grid, steps, windows, cast=cast)
+            yield {
+                "sampler": type(sampler).__name__,
+                "numbers": "bf16" if cast else "float32",
+                "frames": windows.frames,
+                "tile": windows.tile,
+                "radius": stage.net.receptive_field,
+                "largest difference": float((video - whole).abs().max()),
+                "time": took / seconds,
+                "positions": evaluated / positions,
+                "by the radius": by_the_radius(stage, grid, windows),
+            }
 
 
-def made(stage: Any, grid: Grid, windows: Windows, *, cast: bool) -> tuple[torch.Tensor, float]:
-    """A video in these windows, and its seconds."""
+def by_the_radius(stage: Any, grid: Grid, windows: Windows) -> float:
+    """The positions that windows read, each with one radius more, divided by the whole's."""
+    frames, pixels = stage.net.receptive_field
+    sizes = (windows.frames, windows.tile, windows.tile)
+    cost = 1.0
+    for side, size, radius, cell in zip(
+        grid.shape, sizes, (frames, pixels, pixels), (1, *stage.multiple[1:]), strict=True
+    ):
+        if size is not None:
+            more = -(-radius // cell) * cell  # tiles begin and end at cells
+            starts = range(0, side, size)
+            read = sum(min(at + size + more, side) - max(at - more, 0) for at in starts)
+            cost *= read / side
+    return cost
+
+
+def made(
+    stage: Any, grid: Grid, steps: int, windows: Windows, *, cast: bool
+) -> tuple[torch.Tensor, float, int]:
+    """A video in these windows, its CPU seconds, and the positions that the network evaluated."""
     generator = torch.Generator().manual_seed(0)
     clip = torch.rand(1, 3, *grid.shape, generator=generator) * 2 - 1
-    start = time.perf_counter()
+    positions = 0
+
+    def count(_: torch.nn.Module, inputs: tuple[torch.Tensor, ...]) -> None:
+        nonlocal positions
+        positions += inputs[0][0, 0].numel()
+
+    hook = stage.net.register_forward_pre_hook(count)
+    start = time.process_time()
     with torch.autocast("cpu", torch.bfloat16, enabled=cast):
         video = stage.sample(
             ["a red ball"],
             grid=grid,
             seeds=[0],
             low=stage.kind.reduce(clip),
-            steps=3,
+            steps=steps,
             windows=windows,
         )
-    return video, time.perf_counter() - start
+    seconds = time.process_time() - start
+    hook.remove()
+    return video, seconds, positions
 
 
 if __name__ == "__main__":

@@ -125,6 +125,11 @@ def test_clips_of_several_shapes_packed_cost_what_each_costs_alone(build, batch)
         build("demo/ssr1").losses(packed, purpose="train")
 
 
+def test_a_base_knows_the_length_of_its_clips(build):
+    stage = build("demo/base")
+    assert stage.net.trained_frames == stage.codec.shape(stage.target.shape)[0]
+
+
 def test_zoom_is_told_to_the_base(build, batch):
     stage = build("demo/base")
     seen = []
@@ -287,6 +292,24 @@ def test_the_output_at_given_frames_does_not_move_the_free_ones(build, choice):
         return stage.sample(["a"], grid=GRID, seeds=[0], low=low_for(stage), given=given, steps=3)
 
     torch.testing.assert_close(video(0.0), video(50.0), rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("choice", STAGES)
+def test_the_last_call_of_a_guided_step_has_the_caption(build, choice):
+    """As the proof reads it (cascade/proof/both_sides.py)."""
+    stage = build(choice)
+    texts = []
+
+    def predict(z, _logsnr, cond):
+        texts.append(cond.text.tokens)
+        return torch.zeros_like(z)
+
+    stage.predict = predict
+    request = {"grid": GRID, "seeds": [0], "low": low_for(stage), "steps": 1}
+    stage.sample(["a"], **request, guidance_scale=2.0)
+    (without, last) = texts
+    assert torch.equal(without, stage.text([""]).tokens)
+    assert torch.equal(last, stage.text(["a"]).tokens)
 
 
 def test_a_window_of_a_video_starts_from_the_noise_of_the_whole(build):

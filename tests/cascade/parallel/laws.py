@@ -20,7 +20,8 @@ from torch.distributed.tensor.debug import CommDebugMode
 from torch.utils.data import DataLoader
 
 from cascade.ema import PowerEMA
-from cascade.optim import adamw, muon_adamw, orthogonalize
+from cascade.optim import adamw, muon_adamw
+from cascade.orthogonal import orthogonalize
 from cascade.parallel import checkpoint
 from cascade.parallel.metadata import DamagedError
 from cascade.parallel.muon import map_full_matrices

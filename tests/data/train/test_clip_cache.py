@@ -6,6 +6,7 @@ import pickle
 import signal
 
 import numpy as np
+import pytest
 import torch
 
 from data.decode.decoder import Decoder
@@ -53,6 +54,34 @@ def test_no_more_bytes_are_kept_than_the_limit():
     for row in range(3):
         cache.put(row, clip(row))
     assert [cache.get(row) is not None for row in range(3)] == [True, True, False]
+
+
+def test_no_row_has_the_video_of_another():
+    cache = ClipCache(np.array([4, 9]), 10_000)
+    cache.put(9, clip(7))
+    for row in (3, 5, 10):
+        with pytest.raises(AssertionError, match=f"row {row} is not"):
+            cache.get(row)
+        with pytest.raises(AssertionError, match=f"row {row} is not"):
+            cache.put(row, clip(1))
+
+
+def test_many_processes_put_each_video_whole_and_once():
+    cache = ClipCache(np.arange(40), 40 * clip(0).numel())
+
+    def other():
+        for row in range(40):
+            found = cache.get(row)
+            assert found is None or torch.equal(found, clip(row))
+            cache.put(row, clip(row))
+
+    children = [FORK.Process(target=other) for _ in range(4)]
+    for child in children:
+        child.start()
+    for child in children:
+        child.join(60)
+    assert [child.exitcode for child in children] == [0] * 4
+    assert all(torch.equal(cache.get(row), clip(row)) for row in range(40))  # none twice: all fit
 
 
 def test_a_process_killed_while_it_writes_locks_nothing_and_counts_for_nothing():

@@ -3,6 +3,7 @@ import io
 import json
 import os
 import tarfile
+from collections import Counter
 from pathlib import Path
 
 import av
@@ -102,6 +103,29 @@ def test_a_share_of_stills_are_images_without_motion(tmp_path: Path):
         assert state.attributes.direction not in words
         frame = world.render(state, GRID)[round(record["time"] * GRID.fps)]
         np.testing.assert_array_equal(np.asarray(Image.open(io.BytesIO(sample["png"]))), frame)
+
+
+def test_a_share_of_the_clips_has_another_aspect_ratio_and_the_same_content(tmp_path: Path):
+    others = [(12, 20, 0.25), (20, 12, 0.25)]
+    make_shapes(tmp_path / "square", clips=60, grid=GRID, shard_size=60, workers=1)
+    make_shapes(tmp_path / "mixed", clips=60, grid=GRID, shard_size=60, workers=1, others=others)
+    records = [
+        [json.loads(sample["json"]) for sample in samples(tmp_path / name)]
+        for name in ("square", "mixed")
+    ]
+    sizes = Counter((record["height"], record["width"]) for record in records[1])
+    assert set(sizes) == {(16, 16), (12, 20), (20, 12)}
+    assert sizes[16, 16] > max(sizes[12, 20], sizes[20, 12]) > 5
+    states = [[record["state"] for record in one] for one in records]
+    assert states[0] == states[1]
+    sample = next(s for s in samples(tmp_path / "mixed") if json.loads(s["json"])["width"] == 20)
+    assert decode(sample["mp4"]).shape == (4, 12, 20, 3)
+
+
+def test_shares_of_other_sizes_are_at_most_the_whole(tmp_path: Path):
+    others = [(12, 20, 0.6), (20, 12, 0.5)]
+    with pytest.raises(ValueError, match=r"at most 1 in all, got \[0\.6, 0\.5\]"):
+        make_shapes(tmp_path, clips=2, grid=GRID, others=others)
 
 
 def test_files_carry_no_date_and_keys_no_dot(tmp_path: Path):
