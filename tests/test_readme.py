@@ -65,6 +65,7 @@ STORY: dict[str, tuple[str, str]] = {
 }
 #: The others, and why they are not in the story.
 ELSEWHERE = {
+    "make evaluate ARGS='joints=true'": "tests/cascade/test_generate.py",
     "make help": "tests/test_makefile.py",
     "make demo CASCADE=minute": "tests/cascade/demo",
     "make new CASCADE=mine FROM=demo": "tests/cascade/test_new.py",
