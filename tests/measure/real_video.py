@@ -38,6 +38,7 @@ def main() -> None:
     parser.add_argument("--videos", nargs="+", type=Path, required=True)
     parser.add_argument("--runs", type=Path, default=Path("runs"))
     parser.add_argument("--run", nargs="*", default=[], help="stage=run, where it is not default")
+    parser.add_argument("--chains", nargs="+", default=["tsr1", "ssr1", "tsr1+ssr1"])
     parser.add_argument("--grid", nargs=3, type=int, default=(32, 96, 160))
     parser.add_argument("--window", type=int, default=8, help="0: only the whole")
     parser.add_argument("--tile", type=int, default=64)
@@ -50,12 +51,12 @@ def main() -> None:
     rows: list[dict[str, Any]] = []
     for path in args.videos:
         prompt = path.with_suffix(".txt").read_text().strip() if args.captions else ""
-        for names in (["tsr1"], ["ssr1"], ["tsr1", "ssr1"]):
+        for chain in args.chains:
             fps = cascade.stages[-1].target.fps
             grid = Grid(frames=frames, height=height, width=width, fps=fps)
             video = load_clip(path, grid)[None]
-            row = {"video": path.stem, "stages": "+".join(names)}
-            rows.append(row | measure(cascade, names, video, prompt, args))
+            row = {"video": path.stem, "stages": chain}
+            rows.append(row | measure(cascade, chain.split("+"), video, prompt, args))
             print(json.dumps(rows[-1]), flush=True)  # noqa: T201
             args.out.write_text(json.dumps(rows, indent=1))
 
