@@ -2,8 +2,8 @@
 
 It has factorised 3-D rotary positions and absolute Fourier features, QK-norm, adaLN-single,
 cross-attention to text, and optional long skips. It takes any (frames, height, width) that are
-multiples of the patch, and several shapes in one packed sequence. A video longer than its training
-clips has their range of positions in time.
+multiples of the patch, and several shapes in one packed sequence. A video of any length has the
+range of positions in time of a training clip.
 """
 
 from collections.abc import Sequence
@@ -57,8 +57,8 @@ class DiT(nn.Module):
         frames, height, breadth = sides
         self.multiple: Triple = (frames, height, breadth)
         self.head_width, self.rope_theta = head_width, rope_theta
-        #: Frames of the longest clips that it is trained on (its stage sets it): in a longer video,
-        #: positions in time are interpolated to theirs. None: they are never interpolated.
+        #: Frames of a training clip, the range of positions in time of videos of any length; its
+        #: stage sets it. None: positions are counted.
         self.trained_frames: int | None = None
         self.checkpointing = checkpointing
         volume = frames * height * breadth
@@ -155,8 +155,8 @@ class DiT(nn.Module):
         return cast(Tensor, self.embed(patchify(x.to(weight.dtype), self.multiple)) + place)
 
     def _rotations(self, shape: Triple, device: torch.device) -> Complex64[Tensor, "n 1 pairs"]:
-        longest = self.trained_frames and self.trained_frames // self.multiple[0]
-        return rotary(*shape, self.head_width, self.rope_theta, device, longest)
+        trained = self.trained_frames and self.trained_frames // self.multiple[0]
+        return rotary(*shape, self.head_width, self.rope_theta, device, trained)
 
     def _trunk(
         self,

@@ -94,22 +94,22 @@ def rotary(
     head_width: int,
     theta: float,
     device: torch.device,
-    longest: int | None = None,
+    trained: int | None = None,
 ) -> Complex64[Tensor, "n 1 pairs"]:
     """Factorised 3-D rotary positions: unit complex numbers that rotate each pair of channels.
 
     Of every 128 channels of a head, 16 encode the frame, 56 the row and 56 the column, counted in
-    patches (HunyuanVideo). θ = 100 suits axes of tens of patches (Heo et al. 2024). More frames
-    than `longest` are placed at equal distances over the range of so many (position interpolation,
-    Chen et al. 2023).
+    patches (HunyuanVideo). θ = 100 suits axes of tens of patches (Heo et al. 2024). Frames of any
+    number lie at equal distances over the range of `trained` frames (position interpolation, Chen
+    et al. 2023).
     """
     pairs = head_width // 2
     spatial = 7 * pairs // 16
     counts = (pairs - 2 * spatial, spatial, spatial)
     with torch.inference_mode(False):
         axes = [torch.arange(n, device=device).float() for n in (frames, height, width)]
-        if longest is not None and frames > longest:
-            axes[0] = (axes[0] + 0.5) * longest / frames - 0.5
+        if trained is not None:
+            axes[0] = (axes[0] + 0.5) * trained / frames - 0.5
         angle = torch.cat(
             [
                 p.reshape(-1, 1) * theta ** -(torch.arange(k, device=device) / max(k, 1))

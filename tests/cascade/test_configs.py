@@ -16,6 +16,7 @@ from cascade.diffusion.schedule import CosineVP, UniformTime
 from cascade.entry import CONF
 from cascade.params import build_on_meta
 from cascade.shrink import ignored_overrides
+from data.plan.clip_shapes import native
 
 STAGES = sorted(
     str(path.relative_to(Path(CONF) / "stage").with_suffix(""))
@@ -198,3 +199,13 @@ def test_overrides_that_shrink_replaces_are_reported():
     assert text.startswith("text@stage.text=t5 is ignored: shrink sets {")
     assert width == "stage.net.width=128 is ignored: shrink sets 64"
     assert ignored_overrides(compose("train", overrides=["stage=demo/base"]), given) == []
+
+
+def test_the_aspect_ratios_of_the_shapes_are_those_of_the_bases_buckets():
+    cfg = compose("train", overrides=["stage=demo/base", "data=shapes_aspects"])
+    target = cfg.stage.target
+    sides = native(target.height, target.width, (2, 4, 4), cfg.data.clips.max_aspect)
+    smallest = compose("train", overrides=["stage=demo/ssr1"]).stage.target.height
+    for height, width, _ in cfg.data.make.others:
+        assert any(height * b == width * a for a, b in sides)
+        assert min(height, width) >= smallest  # a super-resolution stage can cut its crop

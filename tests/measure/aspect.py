@@ -1,6 +1,6 @@
 """Measure a trained demo at aspect ratios, sizes and lengths that it was not trained on.
 
-    python tests/measure/aspect.py OUT [--runs runs] [--run base=wide ...] [--cases 16:9 ...]
+    python tests/measure/aspect.py OUT [--runs runs] [--run base=wide ...] [--cases "4 s" ...]
 
 Each case samples the same held-out prompts of the world of shapes, one video each, and reads them
 after every stage: the share with all attributes right and with each, beside the parser's reading of
@@ -117,7 +117,7 @@ def main() -> None:
     parser.add_argument("out", type=Path)
     parser.add_argument("--runs", type=Path, default=Path("runs"))
     parser.add_argument("--run", nargs="*", default=[], help="stage=run, where it is not default")
-    parser.add_argument("--cases", nargs="+", default=list(CASES), help="the start of their names")
+    parser.add_argument("--cases", nargs="+", default=list(CASES), choices=CASES)
     parser.add_argument("--ways", nargs="*", default=[], choices=WAYS, help="in every case")
     parser.add_argument("--prompts", type=int, default=64)
     parser.add_argument("--batch", type=int, default=32)
@@ -130,7 +130,7 @@ def main() -> None:
     prompts = heldout_prompts(args.prompts)
     found: dict[str, Any] = {}
     for name, case in CASES.items():
-        if not any(name.startswith(start) for start in args.cases):
+        if name not in args.cases:
             continue
         start = time.process_time()
         videos, grid = sampled(cascade, case, [t for t, _ in prompts], args)

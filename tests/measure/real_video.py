@@ -38,8 +38,9 @@ def main() -> None:
     parser.add_argument("--videos", nargs="+", type=Path, required=True)
     parser.add_argument("--runs", type=Path, default=Path("runs"))
     parser.add_argument("--run", nargs="*", default=[], help="stage=run, where it is not default")
+    parser.add_argument("--chains", nargs="+", default=["tsr1", "ssr1", "tsr1+ssr1"])
     parser.add_argument("--grid", nargs=3, type=int, default=(32, 96, 160))
-    parser.add_argument("--window", type=int, default=8)
+    parser.add_argument("--window", type=int, default=8, help="0: only the whole")
     parser.add_argument("--tile", type=int, default=64)
     parser.add_argument("--captions", action="store_true", help="read KEY.txt beside KEY.mp4")
     args = parser.parse_args()
@@ -50,12 +51,12 @@ def main() -> None:
     rows: list[dict[str, Any]] = []
     for path in args.videos:
         prompt = path.with_suffix(".txt").read_text().strip() if args.captions else ""
-        for names in (["tsr1"], ["ssr1"], ["tsr1", "ssr1"]):
+        for chain in args.chains:
             fps = cascade.stages[-1].target.fps
             grid = Grid(frames=frames, height=height, width=width, fps=fps)
             video = load_clip(path, grid)[None]
-            row = {"video": path.stem, "stages": "+".join(names)}
-            rows.append(row | measure(cascade, names, video, prompt, args))
+            row = {"video": path.stem, "stages": chain}
+            rows.append(row | measure(cascade, chain.split("+"), video, prompt, args))
             print(json.dumps(rows[-1]), flush=True)  # noqa: T201
             args.out.write_text(json.dumps(rows, indent=1))
 
@@ -66,7 +67,7 @@ def measure(
     """The figures of one video through these stages."""
     stages = cascade.named(names)
     low = reduced(stages, video)
-    windows = Windows(frames=args.window, tile=args.tile)
+    windows = Windows(frames=args.window, tile=args.tile) if args.window else None
 
     def raised(some: Windows | None) -> tuple[Tensor, float]:
         start = time.process_time()
@@ -74,13 +75,14 @@ def measure(
         made = cascade(prompt, low=low, stages=names, windows=some, generator=generator)
         return made.videos, time.process_time() - start
 
-    (result, seconds), (whole, _) = raised(windows), raised(None)
+    whole, seconds = raised(None)
+    result, in_windows = raised(windows) if windows else (whole, seconds)
     plain = low
     for stage in stages:
         plain = stage.kind.baseline(plain)
     return {
         "windows - whole": float((result - whole).abs().max()),
-        "CPU seconds": round(seconds, 1),
+        "CPU seconds": {"whole": round(seconds, 1), "in windows": round(in_windows, 1)},
         "stages' own": figures(stages, result, video, low),
         "baseline": figures(stages, plain, video, low),
     }

@@ -160,23 +160,22 @@ def test_rotary_products_depend_on_relative_place_alone() -> None:
     torch.testing.assert_close(product[0, 1, 0, 1, 2, 2], product[2, 2, 1, 3, 3, 3])
 
 
-def test_a_longer_video_has_the_positions_in_time_of_the_trained_length() -> None:
+def test_videos_of_any_length_have_the_trained_range_of_positions_in_time() -> None:
     cpu = torch.device("cpu")
-    trained, longer = (rotary(n, 2, 3, 32, 100.0, cpu, 4).view(n, 2, 3, -1) for n in (4, 8))
-    torch.testing.assert_close(longer[0::2] * longer[1::2], trained**2)  # each pair around one
-    for frames in (2, 4):
-        torch.testing.assert_close(
-            rotary(frames, 2, 3, 32, 100.0, cpu, 4), rotary(frames, 2, 3, 32, 100.0, cpu)
-        )
+    counted = rotary(4, 2, 3, 32, 100.0, cpu)
+    short, own, longer = (rotary(n, 2, 3, 32, 100.0, cpu, 4).view(n, 2, 3, -1) for n in (2, 4, 8))
+    torch.testing.assert_close(own.flatten(0, 2), counted.flatten(0, 1), rtol=0, atol=0)
+    torch.testing.assert_close(longer[0::2] * longer[1::2], own**2)  # each pair around one
+    torch.testing.assert_close(own[0::2] * own[1::2], short**2)
 
 
-def test_only_a_video_longer_than_trained_changes_with_the_trained_length() -> None:
+def test_the_trained_length_changes_videos_of_all_other_lengths() -> None:
     net = dit()
-    plain = [net(*inputs(1, frames)) for frames in (2, 4, 8)]
-    net.trained_frames = 4
-    short, own, longer = (net(*inputs(1, frames)) for frames in (2, 4, 8))
-    torch.testing.assert_close((short, own), tuple(plain[:2]), rtol=0, atol=0)
-    assert (longer - plain[2]).abs().max() > 1e-3
+    short, own, longer = (net(*inputs(1, frames)) for frames in (4, 8, 16))
+    net.trained_frames = 8
+    torch.testing.assert_close(net(*inputs(1, 8)), own, rtol=0, atol=0)
+    for frames, counted in ((4, short), (16, longer)):
+        assert (net(*inputs(1, frames)) - counted).abs().max() > 1e-4
 
 
 def test_absolute_positions_are_normalised_to_the_grid() -> None:
