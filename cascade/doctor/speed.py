@@ -2,8 +2,8 @@
 
 A product takes as long as its FLOPs at the rate that such products reach, or as its bytes, if that
 is longer; an elementwise kernel takes as long as its bytes. The GPU waits where the CPU needs
-longer to launch the kernels than the GPU to run them. Sources: NVIDIA's data sheets for peak and
-bandwidth, published measurements on H100 for the shares.
+longer to launch the kernels than the GPU to run them. Peaks and bandwidths are from NVIDIA's data
+sheets; each constant has its source or is called an assumption. `tests/gpu/all.py` measures them.
 """
 
 from collections.abc import Iterable, Mapping
@@ -12,20 +12,23 @@ from dataclasses import dataclass
 from cascade.doctor.work import Part, Product
 from cascade.flops import named
 
-#: The share of the data sheet's bandwidth that kernels reach (4.1 of an H200's 4.8 TB/s).
+#: The share of the data sheet's bandwidth that kernels reach. A copy of 8.6 GB reached 0.90 (4.3 of
+#: an H200's 4.8 TB/s, PyTorch 2.11); kernels with several inputs are assumed to reach less.
 BANDWIDTH = 0.85
-#: The share of the peak that large matrix products reach. Under full load Hopper and Blackwell
-#: lower their clock (650 of 989 TFLOP/s); other GPUs nearly keep it.
+#: The share of the peak that large matrix products reach. Ten products of 8192³ in a row reached
+#: 0.80 of an H200's peak (PyTorch 2.11); Hopper and Blackwell are assumed to lower their clock, by
+#: a fifth, under the full load of a training (650 of 989 TFLOP/s). Other GPUs nearly keep it.
 LINEAR = {"B200": 0.66, "GH200": 0.66, "H200": 0.66, "H100": 0.66}
 OTHERS = 0.80
-#: The share of the peak that convolutions of a few hundred channels reach (400 of 989 TFLOP/s).
+#: The share of the peak of convolutions of a few hundred channels: an assumption.
 CONVOLUTION = 0.40
 #: Attention reaches the share S · d / (d + 128) with heads of d channels: the softmax of a score
-#: takes as long as its products with 128 channels. S for the forward pass (600 and 400 of
-#: 989 TFLOP/s with heads of 128 and 64) and the backward pass (490 and 320).
+#: takes as long as its products with 128 channels. S is fitted to cuDNN's kernels on an H100
+#: (FlashAttention-3, Shah et al. 2024, figures 5 and 6): about 600 and 400 of 989 TFLOP/s forward
+#: with heads of 128 and 64, 490 and 320 backward.
 ATTENTION = {"attention": 1.21, "attention_backward": 0.98}
 SOFTMAX = 128
-#: Seconds in which the CPU launches a kernel, with autograd and autocast.
+#: Seconds in which the CPU launches a kernel, with autograd and autocast: an assumption.
 LAUNCH = 6e-6
 
 

@@ -10,7 +10,9 @@ import pytest
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
+from cascade import values
 from cascade.chain import check_chain
+from cascade.command_values import COMMANDS
 from cascade.diffusion.sampler import Step
 from cascade.diffusion.schedule import CosineVP, UniformTime
 from cascade.entry import CONF
@@ -85,8 +87,10 @@ def crossed(stages, trainers):
 @pytest.mark.parametrize(
     ("stage", "trainer"), [*crossed(STAGES, ["auto", "cpu", "cpu2", "gpu", "ddp"])]
 )
-def test_every_stage_composes_with_every_trainer(stage, trainer):
-    cfg = compose("train", overrides=[f"stage={stage}", f"trainer={trainer}", "logger=[]"])
+def test_every_stage_composes_with_every_trainer_and_keeps_the_rules(stage, trainer):
+    cfg = compose("train", overrides=[f"stage={stage}", f"trainer={trainer}", "data.shards=a"])
+    values.check(cfg, COMMANDS["train"])
+    cfg.logger = {}
     config = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)
     assert check_targets(config) > 15
     assert config["data"]["global_batch"] == config["stage"]["train"]["global_batch"]

@@ -31,11 +31,11 @@ from torch.utils._pytree import tree_iter
 
 from cascade.doctor.dry import Clips, DryStage
 from cascade.doctor.kernels import Kernels
+from cascade.doctor.work import Part, Work
 from cascade.entry import CONF
 from cascade.shrink import shrink
 
 CAPTION = "a small red circle moves left on a black background"
-PRODUCTS = ("mm", "addmm", "bmm", "baddbmm", "convolution", "attention")
 ROOT = Path(__file__).parents[2]
 
 
@@ -43,15 +43,33 @@ ROOT = Path(__file__).parents[2]
 class Counted:
     """Counts of one part of a step; `waits` are lines of code at which the CPU waits."""
 
-    kernels: int = 0
-    product_bytes: int = 0
-    other_bytes: int = 0
+    work: Work = field(default_factory=Work)
     queued: int = 0
     waits: Counter[str] = field(default_factory=Counter)
 
+    @property
+    def part(self) -> Part:
+        """The operations; `Work` is in its first phase."""
+        return self.work.parts["forward"]
+
+    @property
+    def kernels(self) -> int:
+        """Operations that compute."""
+        return self.part.eager.kernels + self.part.products.total()
+
+    @property
+    def product_bytes(self) -> int:
+        """Bytes that products, convolutions and attention read and write."""
+        return sum(product.bytes * count for product, count in self.part.products.items())
+
+    @property
+    def other_bytes(self) -> int:
+        """Bytes that all other kernels read and write."""
+        return self.part.eager.bytes
+
 
 class Meter(TorchDispatchMode):
-    """Counts operations on `meta` by the part of the step."""
+    """Counts copies from and to `meta` by the part of the step; `Work` counts all else."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -90,20 +108,9 @@ class Meter(TorchDispatchMode):
             here.queued += 1
         elif sent and sum(one.numel() for one in tensors) > 0:
             here.waits[_line()] += 1
-        elif not _moves_nothing(func, name):
-            here.kernels += 1
-            size = sum(one.numel() * one.element_size() for one in (*tensors, *made))
-            if any(part in name for part in PRODUCTS):
-                here.product_bytes += size
-            else:
-                here.other_bytes += size
+        else:
+            here.work(func, args, kwargs, out)
         return out
-
-
-def _moves_nothing(func: Any, name: str) -> bool:
-    """Whether an operation makes a view or allocates."""
-    views = [r.alias_info for r in func._schema.returns if r.alias_info is not None]
-    return name.startswith("empty") or (bool(views) and not any(v.is_write for v in views))
 
 
 def _line() -> str:

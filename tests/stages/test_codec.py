@@ -13,7 +13,7 @@ from tests.stages.invertible import Cells
 
 STAGES = ["demo/base", "demo/tsr1", "demo/ssr1"]
 FACTORS = [(1, 4, 4), (2, 2, 2)]
-GRID = Grid(frames=8, height=32, width=32, fps=8)
+GRID = Grid(frames=8, height=16, width=16, fps=8)
 
 
 @pytest.fixture(params=FACTORS, ids=str)
@@ -84,7 +84,7 @@ def test_scalars_are_those_of_the_pixels(build, batch, codec, choice):
 @pytest.mark.parametrize("choice", STAGES)
 def test_a_walk_in_latents_is_the_walk_in_pixels(build, codec, choice):
     """A network that works on each value by itself cannot tell a codec that moves values."""
-    given = conditioning.fill_in(torch.rand(1, 3, 2, 32, 32) * 2 - 1, [0, 1], 8)
+    given = conditioning.fill_in(torch.rand(1, 3, 2, 16, 16) * 2 - 1, [0, 1], 8)
 
     def video(one):
         stage = build(choice, codec=one)
@@ -149,7 +149,7 @@ def test_given_pixels_come_back_whatever_part_of_a_latent_they_are(build, codec,
 
 def test_packed_clips_cost_what_each_costs_alone(build, batch, codec):
     stage = build("demo/base", codec=codec)
-    shapes = [(8, 32, 32), (4, 16, 64)]
+    shapes = [(8, 16, 16), (4, 16, 32)]
     alone = [batch([i], shape) for i, shape in enumerate(shapes)]
     packed = {
         "videos": [one["video"][0] for one in alone],
@@ -164,9 +164,9 @@ def test_packed_clips_cost_what_each_costs_alone(build, batch, codec):
 
 def test_a_grid_that_the_codec_does_not_divide_is_refused(build):
     stage = build("demo/base", codec=Cells(factor=(1, 3, 3)))
-    with pytest.raises(ValueError, match="stage base: height must be a multiple of 12, got 32"):
+    with pytest.raises(ValueError, match="stage base: height must be a multiple of 12, got 16"):
         stage.check_grid(GRID)
-    with pytest.raises(ValueError, match="stage base: height must be a multiple of 12, got 32"):
+    with pytest.raises(ValueError, match="stage base: height must be a multiple of 12, got 16"):
         stage.sample(["a"], grid=GRID, seeds=[0])
 
 

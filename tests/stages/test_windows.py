@@ -27,19 +27,34 @@ def sampled(stage, grid=GRID, **request):
     return stage.sample(["a red ball"], **{**settings, **request})
 
 
+@pytest.fixture(scope="module")
+def wholes():
+    return {}
+
+
+@pytest.fixture
+def whole(build, wholes):
+    """The video of a choice, sampled whole; once for all tests."""
+
+    def make(choice):
+        if choice not in wholes:
+            wholes[choice] = sampled(build(choice))
+        return wholes[choice]
+
+    return make
+
+
 @pytest.mark.parametrize("choice", LOCAL)
 @pytest.mark.parametrize("size", [4, 10, 32])
-def test_windows_equal_the_whole(build, choice, size):
-    stage = build(choice)
-    windowed = sampled(stage, windows=Windows(frames=size))
-    torch.testing.assert_close(windowed, sampled(stage), rtol=0, atol=TOLERANCE)
+def test_windows_equal_the_whole(build, whole, choice, size):
+    windowed = sampled(build(choice), windows=Windows(frames=size))
+    torch.testing.assert_close(windowed, whole(choice), rtol=0, atol=TOLERANCE)
 
 
 @pytest.mark.parametrize("choice", LOCAL)
-def test_tiles_equal_the_whole(build, choice):
-    stage = build(choice)
-    tiled = sampled(stage, windows=Windows(frames=16, tile=16))
-    torch.testing.assert_close(tiled, sampled(stage), rtol=0, atol=TOLERANCE)
+def test_tiles_equal_the_whole(build, whole, choice):
+    tiled = sampled(build(choice), windows=Windows(frames=16, tile=16))
+    torch.testing.assert_close(tiled, whole(choice), rtol=0, atol=TOLERANCE)
 
 
 @pytest.mark.parametrize(
@@ -54,17 +69,17 @@ def test_every_sampler_gives_the_same_in_windows(build, sampler):
     torch.testing.assert_close(windowed, sampled(stage, steps=3), rtol=0, atol=TOLERANCE)
 
 
-def test_given_frames_and_regions_are_the_same_in_windows(build):
+def test_given_frames_and_regions_are_the_same_in_windows(build, whole):
     stage = build("demo/ssr1")
     frames, mask = video(seed=5), torch.zeros(1, 1, *GRID.shape)
     mask[:, :, [0, 13, 14, 35]] = 1
     mask[:, :, 20:30, :, :20] = 1
     given = Given(frames * mask, mask)
-    whole = sampled(stage, given=given)
+    filled = sampled(stage, given=given)
     windowed = sampled(stage, given=given, windows=Windows(frames=8, tile=16))
-    torch.testing.assert_close(windowed, whole, rtol=0, atol=TOLERANCE)
+    torch.testing.assert_close(windowed, filled, rtol=0, atol=TOLERANCE)
     assert torch.equal(windowed[:, :, 13], frames[:, :, 13])
-    assert not torch.allclose(sampled(stage)[:, :, 12], whole[:, :, 12])
+    assert not torch.allclose(whole("demo/ssr1")[:, :, 12], filled[:, :, 12])
 
 
 @pytest.mark.parametrize("choice", LOCAL)
@@ -75,13 +90,13 @@ def test_windows_in_latents_equal_the_whole(build, choice):
 
 
 @pytest.mark.parametrize("less", [(1, 0), (0, 1)], ids=["frames", "pixels"])
-def test_a_receptive_field_that_is_stated_too_small_is_seen(build, monkeypatch, less):
+def test_a_receptive_field_that_is_stated_too_small_is_seen(build, whole, monkeypatch, less):
     stage = build("demo/ssr1")
     frames, pixels = stage.net.receptive_field
     small = (1, pixels) if less[0] else (frames, 1)
-    whole = sampled(stage)
+    right = whole("demo/ssr1")
     monkeypatch.setattr(type(stage.net), "receptive_field", small)
-    off = sampled(stage, windows=Windows(frames=4 if less[0] else 36, tile=16)) - whole
+    off = sampled(stage, windows=Windows(frames=4 if less[0] else 36, tile=16)) - right
     assert off.abs().max() > 10 * TOLERANCE
 
 
@@ -95,20 +110,18 @@ def test_statistics_of_each_frame_are_the_same_in_windows(build):
         statistics="frame",
     )
     request = {"guidance_scale": 3.0}
-    windowed = sampled(stage, windows=Windows(frames=4), **request)
+    windowed = sampled(stage, windows=Windows(frames=8), **request)
     torch.testing.assert_close(windowed, sampled(stage, **request), rtol=0, atol=TOLERANCE)
     stage.sampling.guidance.statistics = "video"
     assert not torch.allclose(windowed, sampled(stage, **request), atol=1e-3)
 
 
-def test_a_stream_can_begin_at_any_frame(build):
-    stage = build("demo/tsr1")
-    whole = sampled(stage)
-    rest = sampled(stage, windows=Windows(frames=8), first=27)
-    torch.testing.assert_close(rest, whole[:, :, 27:], rtol=0, atol=TOLERANCE)
+def test_a_stream_can_begin_at_any_frame(build, whole):
+    rest = sampled(build("demo/tsr1"), windows=Windows(frames=8), first=27)
+    torch.testing.assert_close(rest, whole("demo/tsr1")[:, :, 27:], rtol=0, atol=TOLERANCE)
 
 
-def test_a_stream_takes_its_input_as_it_is_made_and_holds_little_of_it(build):
+def test_a_stream_takes_its_input_as_it_is_made_and_holds_little_of_it(build, whole):
     stage = build("demo/tsr1")
     low = stage.kind.reduce(video())
     taken = []
@@ -124,7 +137,7 @@ def test_a_stream_takes_its_input_as_it_is_made_and_holds_little_of_it(build):
     first = next(stream)
     assert max(taken) < low.shape[2] - 2
     streamed = torch.cat([first, *stream], dim=2)
-    torch.testing.assert_close(streamed, sampled(stage), rtol=0, atol=TOLERANCE)
+    torch.testing.assert_close(streamed, whole("demo/tsr1"), rtol=0, atol=TOLERANCE)
 
 
 def test_an_input_that_ends_early_is_refused(build):
@@ -158,12 +171,12 @@ def test_a_loop_has_no_first_frame(build, choice, windows):
     assert not torch.allclose(loop[:, :, 0], sampled(stage, noise=noise(0))[:, :, 0], atol=1e-3)
 
 
-def test_captions_hold_for_their_own_frames(build):
+def test_captions_hold_for_their_own_frames(build, whole):
     stage = build("demo/ssr1")
     reach = 3 * stage.net.receptive_field[0]
     later = [(2.25, ["a blue ball"])]
-    both = sampled(stage, later=later, steps=2)
-    first, second = sampled(stage, steps=2), sampled(stage, later=[(0.0, ["a blue ball"])], steps=2)
+    both = sampled(stage, later=later)
+    first, second = whole("demo/ssr1"), sampled(stage, later=[(0.0, ["a blue ball"])])
     switch = 18
     torch.testing.assert_close(
         both[:, :, : switch - reach], first[:, :, : switch - reach], rtol=0, atol=TOLERANCE
@@ -172,7 +185,7 @@ def test_captions_hold_for_their_own_frames(build):
         both[:, :, switch + reach :], second[:, :, switch + reach :], rtol=0, atol=TOLERANCE
     )
     assert not torch.allclose(first, second, atol=1e-3)
-    windowed = sampled(stage, later=later, steps=2, windows=Windows(frames=10))
+    windowed = sampled(stage, later=later, windows=Windows(frames=10))
     torch.testing.assert_close(windowed, both, rtol=0, atol=TOLERANCE)
 
 
