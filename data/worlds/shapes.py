@@ -177,17 +177,19 @@ def prompt(attributes: Attributes, phrasing: int, *, moving: bool = True) -> str
 
 
 def heldout_prompts(n: int = 256) -> list[tuple[str, Attributes]]:
-    """The first `n` of held-out combinations × phrasings, as (prompt, attributes).
+    """`n` held-out combinations with phrasings, as (prompt, attributes).
 
-    They are spread evenly over combinations and phrasings for any `n`.
+    All combinations take turns, each time in another phrasing; those of the last turn, if it is not
+    complete, are evenly spread over them.
 
     Raises:
         ValueError: there are fewer than `n`.
     """
-    most = len(HELD_OUT) * len(TEMPLATES)
+    count = len(HELD_OUT)
+    most = count * len(TEMPLATES)
     if not 0 < n <= most:
         raise ValueError(f"held-out prompts: n must be from 1 to {most}, got {n}")
-    return [
-        (prompt(words, i + i // len(HELD_OUT)), words)
-        for i, words in ((i, HELD_OUT[i % len(HELD_OUT)]) for i in range(n))
-    ]
+    turns, rest = divmod(n, count)
+    chosen = [(turn, place) for turn in range(turns) for place in range(count)]
+    chosen += [(turns, i * count // rest) for i in range(rest)]
+    return [(prompt(HELD_OUT[place], turn + place), HELD_OUT[place]) for turn, place in chosen]

@@ -132,7 +132,10 @@ def test_heldout_prompts_are_distinct_and_even():
     prompts = heldout_prompts(256)
     assert len({text for text, _ in prompts}) == 256
     assert set(Counter(words for _, words in prompts).values()) == {4}
-    assert heldout_prompts(100) == prompts[:100]
+    for n in (6, 12, 32, 100):
+        shapes = Counter(words.shape for _, words in heldout_prompts(n))
+        assert all(abs(shapes[shape] - n / 3) <= 2 for shape in SHAPES)
+        assert len({text for text, _ in heldout_prompts(n)}) == n
     with pytest.raises(ValueError, match="n must be from 1 to 256"):
         heldout_prompts(257)
 
