@@ -2,9 +2,10 @@
 
 A bundle is a folder: `model.safetensors` (the averaged weights), `stage.yaml` (a format number and
 the config that sampling needs, with parts by public name), `card.json` (commit, data, steps, EMA
-width, figures).
+width, figures, a checksum of the weights).
 """
 
+import hashlib
 import json
 import math
 from collections.abc import Mapping, Sequence
@@ -23,6 +24,8 @@ from cascade.parts import UnknownPartError, located, named
 
 FORMAT = 2
 WEIGHTS, STAGE, CARD = "model.safetensors", "stage.yaml", "card.json"
+#: The key of the card that has the SHA-256 of the file of weights.
+CHECKSUM = "weights_sha256"
 #: The parts of a stage's config that only training needs.
 TRAINING = ("train", "objective")
 #: The first bytes of a file that git-lfs puts in the place of one that it has not fetched.
@@ -98,6 +101,7 @@ def save_bundle(
     parts = stage_parts(stage)
     with replacing_folder(folder) as part:
         save_file({k: v.detach().cpu().contiguous() for k, v in weights.items()}, part / WEIGHTS)
+        card = {**card, CHECKSUM: _sha256(part / WEIGHTS)}
         text = yaml.safe_dump({"format": FORMAT, "stage": parts}, sort_keys=False)
         (part / STAGE).write_text(text, encoding="utf-8")
         (part / CARD).write_text(json.dumps(card, indent=2) + "\n", encoding="utf-8")
@@ -132,6 +136,11 @@ def read_yaml(path: Path) -> Any:
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         reason = " ".join(str(error).split())
         raise BundleError(f"{path} is damaged: {reason}; {AGAIN}") from error
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _check_pointer(path: Path) -> None:
@@ -249,8 +258,14 @@ def read_weights(folder: Path) -> dict[str, Tensor]:
     """A bundle's weights, by name.
 
     Raises:
-        BundleError: the file is damaged.
+        BundleError: the file is damaged, or not the one that the card was written with.
     """
+    stated, found = read_card(folder).get(CHECKSUM), _sha256(folder / WEIGHTS)
+    if stated != found:
+        raise BundleError(
+            f"{folder / WEIGHTS} is damaged, or another bundle's: its SHA-256 is {found[:12]}…, but "
+            f"{CARD} has {stated and stated[:12]}…; {AGAIN}"
+        )
     try:
         return load_file(folder / WEIGHTS)
     except SafetensorError as error:

@@ -39,7 +39,8 @@ class CascadeRequest(TypedDict, total=False):
     """One for all videos, or one per video. A single one draws the videos' seeds in order, so video
     i is the same in a batch of any size."""
     num_frames: int | None
-    """Frames; those of the stages' targets by default."""
+    """Frames; those of the stages' targets by default. 1 is a picture: the first frame of the
+    shortest video that the stages can generate."""
     seconds: float | None
     """The duration instead of `num_frames`; the nearest that the stages can generate."""
     fps: float | None

@@ -141,13 +141,22 @@ def check_done(
             )
 
 
-def check_loop(given: Given) -> None:
-    """Check that given frames leave a loop closed.
+def end_of(frames: int, given: Given | None, num_frames: int | None) -> int:
+    """How many of the generated frames the videos have: given ones may end them; 1 is a picture."""
+    cut = None if given is None else given.end
+    return 1 if num_frames == 1 else frames if cut is None else cut
+
+
+def check_loop(given: Given | None, num_frames: int | None) -> None:
+    """Check that a loop has frames to repeat, and that given ones leave it closed.
 
     Raises:
-        ValueError: the video is cut at a given last frame, so the next one is not the first.
+        ValueError: the video has one frame, or is cut at a given last frame, so the next one is not
+            the first.
     """
-    if given.end is not None:
+    if num_frames == 1:
+        raise ValueError("loop: num_frames=1 is a picture; leave out loop, or set more frames")
+    if given is not None and given.end is not None:
         raise ValueError(
             f"loop: the video is cut at {given.end} frames, where given frames end it, so it does "
             "not lead back to its start; leave out loop, or the frames that close the video"

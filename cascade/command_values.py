@@ -74,7 +74,7 @@ SAMPLE: dict[str, Rule] = {
     "strength": number(least=0, most=1).or_null,
     "share": number(above=0, below=1),
     "fit": choice("crop", "pad"),
-    "format": choice("mp4", "gif"),
+    "format": choice("mp4", "gif", "png").or_null.hint("null: png for num_frames=1, else mp4"),
     "offload": switch(),
     "batch": text().or_null.hint("a YAML or JSON file"),
     "parts": whole(1),

@@ -7,6 +7,8 @@ import contextlib
 import functools
 import os
 import re
+import signal
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TypeVar
@@ -81,10 +83,14 @@ def explained() -> Iterator[None]:
     """Prints a user's error as one message without a traceback, unless HYDRA_FULL_ERROR=1.
 
     Raises:
-        SystemExit: with the message.
+        SystemExit: with the message; with 130 after Ctrl-C, as shells expect.
     """
     try:
         yield
+    except KeyboardInterrupt as stop:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # another Ctrl-C while the process ends
+        sys.stderr.write("interrupted\n")
+        raise SystemExit(130) from stop
     except (ValueError, OSError, InstantiationException, OmegaConfBaseException) as error:
         if os.environ.get("HYDRA_FULL_ERROR") == "1":
             raise

@@ -21,7 +21,8 @@ def grids_of(
 
     Args:
         stages: consecutive stages of a cascade.
-        sizes: `num_frames`, `height` and `width` of the last stage's video; None: its default.
+        sizes: `num_frames`, `height` and `width` of the last stage's video; None: its default. Of
+            one frame the grid is the shortest that the stages can generate, which is cut there.
         seconds: the duration instead of `num_frames`; the nearest that the stages can generate.
         fps: frames per second of the last stage's video.
         low: (frames, height, width) of the video that the stages begin with, which sets the sizes.
@@ -36,6 +37,8 @@ def grids_of(
     rate = stages[-1].target.fps if fps is None else fps
     multiple = final_multiple(stages)
     sizes = _with_seconds(sizes, seconds, rate, multiple[0])
+    if sizes["num_frames"] == 1:
+        sizes = {**sizes, "num_frames": multiple[0]}
     own = _default(stages[0]) if low is None else low
     if low is not None and any(size is not None for size in sizes.values()):
         raise ValueError(

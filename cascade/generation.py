@@ -38,6 +38,8 @@ class Generation:
     settings: Mapping[str, Sequence[Any]]
     """Steps, guidance scale and noise of `low`, one of each per stage."""
     windows: Sequence[Windows]
+    end: int
+    """How many frames the videos have."""
     given: Given | None
     start: tuple[Video, float] | None
     request: CascadeRequest
@@ -45,12 +47,6 @@ class Generation:
     offload: bool
     on_step: Callable[[str, Step, Tensor], None] | None = None
     """Called with the stage's name, the step and x̂, after each x̂ of each window."""
-
-    @property
-    def end(self) -> int:
-        """How many frames the videos have."""
-        cut = None if self.given is None else self.given.end
-        return self.grids[-1].frames if cut is None else cut
 
     def frames(
         self, rows: slice, *, keep: Mapping[str, list[Tensor]] | None = None

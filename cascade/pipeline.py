@@ -35,6 +35,7 @@ from cascade.call_checks import (
     check_start,
     check_timeline,
     check_windows,
+    end_of,
 )
 from cascade.chain import (
     bundles_of,
@@ -271,8 +272,8 @@ class Cascade:
         }
         windows = check_windows(request.get("windows"), stages)
         check_done(request.get("done") or {}, stages, grids, total)
-        if request.get("loop") and given is not None:
-            check_loop(given)
+        if request.get("loop"):
+            check_loop(given, request.get("num_frames"))
         later = [
             (second, Prompts.of([text] * total, None, None, None)) for second, text in timeline
         ]
@@ -289,6 +290,7 @@ class Cascade:
             later=[(second, one.encode(stages, self._on_device)) for second, one in later],
             settings=settings,
             windows=windows,
+            end=end_of(grids[-1].frames, given, request.get("num_frames")),
             given=given,
             start=start,
             request=request,

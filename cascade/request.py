@@ -37,6 +37,12 @@ class Windows:
     overlap: int | None = None
     """Frames that two windows of a network that is not local share; None: a quarter of a window."""
 
+    def __str__(self) -> str:
+        """The sizes that are set."""
+        sizes = [f"windows of {self.frames} frames"] if self.frames else []
+        sizes += [f"tiles of {self.tile}×{self.tile} pixels"] if self.tile else []
+        return " and ".join(sizes) or "the whole video at once"
+
     def __post_init__(self) -> None:
         for name in ("frames", "tile", "overlap"):
             value = getattr(self, name)

@@ -63,6 +63,20 @@ def check_space(folder: Path, grid: Grid, count: int) -> None:
         )
 
 
+def check_left(folder: Path, need: int) -> None:
+    """Check that a folder's disk has room for the frames of stages that are still to be made.
+
+    Raises:
+        ValueError: with what they take, and what is free.
+    """
+    free = shutil.disk_usage(folder).free
+    if need > free:
+        raise ValueError(
+            f"out={folder}: the frames of the stages take {need / 1e6:.3g} MB while they are made, "
+            f"and {free / 1e6:.3g} MB are free; free space, or set out= to another folder"
+        )
+
+
 def to_make(
     folder: Path, records: Mapping[int, Mapping[str, Any]], *, name: str, overwrite: bool
 ) -> dict[int, Path]:

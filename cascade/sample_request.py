@@ -6,19 +6,21 @@
 import logging
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
+from cascade.call_checks import check_loop, end_of
 from cascade.chain import Settings, per_stage
 from cascade.conditioning import Prompt, choose
 from cascade.final_grid import final_multiple
 from cascade.grid import Grid
 from cascade.opening import bundles_named
 from cascade.pipeline import Cascade
+from cascade.prompts import Prompts
 from cascade.request import Windows
 from cascade.sample_files import check_folder, check_space, file_name, request_id, to_make
 from cascade.sample_record import check_same, record_of
@@ -108,6 +110,7 @@ def ask(cfg: DictConfig) -> Asked:
     text, timeline, end = text_of(values)
     if end is not None and values["num_frames"] is None and values["seconds"] is None:
         values["seconds"] = end
+    values["format"] = values["format"] or ("png" if values["num_frames"] == 1 else "mp4")
     check_folder(Path(cfg.out))
     bundles, sampling = bundles_named(cfg)
     sources = Sources.of(values)
@@ -133,7 +136,8 @@ def check(asked: Asked, cascade: Cascade) -> Request:
     """A request, checked against its cascade.
 
     Raises:
-        ValueError: a stage cannot run as requested, a source cannot be read, or the disk is full.
+        ValueError: a stage cannot run as requested, a prompt is too long, a source cannot be read,
+            or the disk is full.
     """
     values = asked.values
     stages = cascade.named(values["stages"])
@@ -141,9 +145,14 @@ def check(asked: Asked, cascade: Cascade) -> Request:
     low = sources.beginning(stages[0], 1)
     sizes = {key: values[key] for key in SIZES}
     shape = None if low is None else low.shape[2:]
+    for text in (asked.text, *(later for _, later in asked.timeline)):
+        Prompts.of(text, values["negative_prompt"], None, None).check(stages)
     grids = cascade.grids(**sizes, stages=values["stages"], low=shape)
     check_end(asked.end, stages, grids)
-    check_format(asked.name, grids[-1])
+    if values["loop"]:
+        check_loop(None, values["num_frames"])
+    frames = end_of(grids[-1].frames, None, values["num_frames"])
+    check_format(asked.paths[0], replace(grids[-1], frames=frames))
     check_space(Path(asked.cfg.out), grids[-1], len(asked.records))
     by_name = {stage.name: grid for stage, grid in zip(stages, grids, strict=True)}
     return Request(

@@ -11,8 +11,10 @@ from rich.progress import Progress
 from torch import Tensor
 
 from cascade.call import CascadeRequest
+from cascade.files.atomic import remove_parts
 from cascade.grid import Grid
 from cascade.pipeline import Cascade
+from cascade.sample_files import check_left
 from cascade.sample_record import generators
 from cascade.sample_request import PER_STAGE, SIZES, Request
 from cascade.stage_frames import StageFrames
@@ -77,6 +79,7 @@ def make(
         depends=_depends(records[0], [stage.name for stage in cascade.stages], [*grids]),
         videos=[[record["named"]["seed"], record["number"]] for record in records],
     )
+    check_left(next(iter(files)).parent, store.left)
     done = store.done()
     for name, frames in done.items():
         log.info("stage %s: %d of %s were made before", name, frames.shape[2], grids[name])
@@ -90,6 +93,8 @@ def make(
 
         request = {**request, "done": done, "on_frames": on_frames, "callback_on_step_end": on_step}
         stream = cascade.stream(*prompts, **request)
+        for path in files:
+            remove_parts(path)
         if next(iter(files)).suffix == ".mp4":
             writers = [
                 stack.enter_context(Mp4Writer(path, fps=fps, metadata={"cascade": record}))

@@ -5,12 +5,13 @@ A file's name has the hash of everything that its frames depend on, so a request
 of a later stage reads the frames of the earlier ones.
 """
 
+import contextlib
 import fcntl
 import hashlib
 import json
 import math
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -68,9 +69,12 @@ class StageFrames:
 
         Another process may write the same frames. If one has removed the earlier frames, those that
         follow are not written.
+
+        Raises:
+            ValueError: a file cannot be written, such as on a full disk.
         """
         for file, video in zip(self._files[name], frames, strict=True):
-            with file.open("ab") as out:
+            with _explained(file), file.open("ab") as out:
                 fcntl.flock(out, fcntl.LOCK_EX)
                 has = self._count(name, file)
                 new = video[:, has - first :] if has >= first else video[:, :0]
@@ -87,6 +91,12 @@ class StageFrames:
         """The bytes of all files."""
         files = [file for files in self._files.values() for file in files]
         return sum(file.stat().st_size for file in files if file.exists())
+
+    @property
+    def left(self) -> int:
+        """The bytes that the frames still take until all of them are made."""
+        whole = sum(self._frame_bytes(name) * grid.frames for name, grid in self._grids.items())
+        return whole * len(next(iter(self._files.values()))) - self.size
 
     def _frame_bytes(self, name: str) -> int:
         _, height, width = self._grids[name].shape
@@ -107,6 +117,17 @@ class StageFrames:
         shape = (frames, 3, height, width)
         values = np.memmap(file, dtype=np.float32, mode="c", shape=shape)
         return torch.from_numpy(values).transpose(0, 1)[None]
+
+
+@contextlib.contextmanager
+def _explained(file: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise ValueError(
+            f"{file}: frames of a stage cannot be written ({error.strerror}); free space: the same "
+            "command continues from the frames that are there"
+        ) from error
 
 
 def _hash(value: Any) -> str:

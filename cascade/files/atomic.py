@@ -1,6 +1,8 @@
 """Atomic files and folders: complete or absent, even if the process is killed while writing."""
 
 import contextlib
+import fcntl
+import glob
 import json
 import re
 import secrets
@@ -13,14 +15,28 @@ from typing import Any
 
 @contextlib.contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """A hidden path next to `path` to write to; it replaces `path` when the block succeeds."""
+    """A hidden path next to `path` to write to; it replaces `path` when the block succeeds.
+
+    The file exists and is locked, so that `remove_parts` keeps it.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
     try:
-        yield part
-        part.replace(path)
+        with part.open("xb") as file:
+            with contextlib.suppress(OSError):  # a file system without locks
+                fcntl.flock(file, fcntl.LOCK_EX)
+            yield part
+            part.replace(path)
     finally:
         part.unlink(missing_ok=True)
+
+
+def remove_parts(path: Path) -> None:
+    """Remove the hidden parts of a file that killed processes have left; those in use stay."""
+    for part in path.parent.glob(f".{glob.escape(path.name)}.????????.part"):
+        with contextlib.suppress(OSError), part.open("rb") as file:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            part.unlink()
 
 
 def write_atomic(path: Path, data: bytes) -> None:

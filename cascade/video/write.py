@@ -28,6 +28,8 @@ from cascade.video.resample import to_uint8
 REPEATABLE = {"x264-params": "mbtree=0"}
 #: The largest side of an H.264 and of a gif picture.
 MAX_SIDES = {".mp4": 16_384, ".gif": 65_535}
+#: The lowest and highest frame rates: time stamps of an mp4, and delays of a gif, keep no others.
+RATES = {".mp4": (0.01, 1000.0), ".gif": (0.01, 100.0)}
 #: The largest gif, in pixels of all frames: all of them are in memory while it is written.
 MAX_GIF = 2**28
 
@@ -202,16 +204,25 @@ def check_format(path: str | Path, grid: Grid) -> None:
 
     Raises:
         ValueError: another suffix than .mp4, .gif or .png, several frames for a png, or frames that
-            are too large for the format.
+            are too large or too fast or slow for the format.
     """
     suffix = Path(path).suffix.lower()
     if suffix not in (".mp4", ".gif", ".png"):
         raise ValueError(f"{path}: videos are written as .mp4, .gif or .png, got {suffix!r}")
     if suffix == ".png" and grid.frames != 1:
-        raise ValueError(f"{path}: a png has one frame, got {grid.frames}; write an mp4 or a gif")
+        raise ValueError(
+            f"{path}: a png has one frame, got {grid.frames}; set num_frames=1, or write an mp4 or "
+            "a gif"
+        )
     most = MAX_SIDES.get(suffix)
     if most is not None and max(grid.height, grid.width) > most:
         raise ValueError(f"{path}: a side has at most {most} pixels, got {grid}; make it smaller")
+    low, high = RATES.get(suffix, (0.0, math.inf))
+    if not low <= grid.fps <= high:
+        raise ValueError(
+            f"{path}: frame rates of {suffix[1:]} are {low:g} to {high:g} per second, got "
+            f"{grid.fps:g}; set another fps"
+        )
     if suffix == ".gif" and (pixels := math.prod(grid.shape)) > MAX_GIF:
         raise ValueError(
             f"{path}: a gif is written from memory and has at most {MAX_GIF} pixels in all frames, "

@@ -98,6 +98,7 @@ def test_parts_share_a_batch_and_what_exists_is_kept(sample):
         ([{"prompt": "a"}, {"prompt": "b", "seed": -1}], "entry 2: seed=-1: must be a whole"),
         ([{"prompt": "a"}, {"image": "none.png"}], "entry 2: prompt and timeline: give one"),
         ([{"prompt": "a"}, {"prompt": "a", "image": "none.png"}], "entry 2: none.png: no such"),
+        ([{"prompt": "a"}, {"prompt": "b" * 600}], "entry 2: ByteText: takes at most 512 bytes"),
         ([{"prompt": "a"}, {"prompt": "b", "height": 15}], "entry 2: height=15: must be"),
         ([{"prompt": "a"}, {"prompt": "b", "way": "loop"}], "entry 2: way=loop needs video"),
         ([{"prompt": "a"}, {"prompt": "b"}, {"prompt": "a"}], "entry 3: makes the same .* entry 1"),

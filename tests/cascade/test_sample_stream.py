@@ -44,7 +44,7 @@ def sample(words, monkeypatch, capsys):
     def run(out, *arguments):
         monkeypatch.setattr(sys, "argv", ["sample", *words(out, *arguments)])
         main()
-        (file,) = out.glob("*.mp4")
+        (file,) = [one for one in out.iterdir() if one.is_file()]
         return read_frames(file)[0], capsys.readouterr().out
 
     return run
@@ -184,3 +184,16 @@ def test_a_killed_request_continues_and_gives_the_same_video(sample, words, tmp_
     assert "stage ssr1" in said
     whole, _ = sample(tmp_path / "whole", *request)
     assert (again.float() - whole.float()).abs().max() <= 2  # another process, after H.264
+
+
+def test_one_frame_is_a_picture_and_from_makes_it_again(sample, tmp_path):
+    picture, _ = sample(tmp_path / "a", "prompt=a", "num_frames=1")
+    assert picture.shape == (1, 32, 32, 3)
+    (first,) = (tmp_path / "a").glob("*.png")
+    sample(tmp_path / "b", f"from='{first}'")
+    assert (tmp_path / "b" / first.name).read_bytes() == first.read_bytes()
+    for words, match in (("loop=true", "num_frames=1 is a picture"), ("seconds=1", "give one")):
+        with pytest.raises(SystemExit, match=match):
+            sample(tmp_path / "c", "prompt=a", "num_frames=1", words)
+    with pytest.raises(SystemExit, match="a png has one frame, got 8; set num_frames=1"):
+        sample(tmp_path / "c", "prompt=a", "format=png")

@@ -1,9 +1,12 @@
 """Frames of stages on disk: what is read is what was written, whatever a kill left."""
 
+import resource
+
 import pytest
 import torch
 
 from cascade.grid import Grid
+from cascade.sample_files import check_left
 from cascade.stage_frames import StageFrames
 
 GRIDS = {
@@ -63,3 +66,25 @@ def test_frames_are_of_a_stage_its_settings_and_those_before_it(tmp_path, depend
     store.append("ssr1", 0, frames(4, 4, 6))
     assert store.done().keys() == {"base", "ssr1"}
     assert opened(tmp_path, depends, videos).done().keys() == kept
+
+
+def test_a_full_disk_is_said_with_the_way_out_and_what_was_written_stays(tmp_path):
+    store, video = opened(tmp_path), frames(4)
+    whole = store.left
+    store.append("base", 0, video[:, :, :2])
+    assert whole - store.left == video[:, :, :2].nbytes
+    limit = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (video[0, :, :3].nbytes + 1, limit[1]))
+    try:
+        with pytest.raises(ValueError, match=r"base-.*f32: .* \(File too large\); free space"):
+            store.append("base", 2, video[:, :, 2:])
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limit)
+    opened(tmp_path).append("base", 2, video[:, :, 2:])
+    assert torch.equal(opened(tmp_path).done()["base"], video)
+
+
+def test_frames_that_find_no_room_are_refused_before_they_are_made(tmp_path):
+    check_left(tmp_path, 0)
+    with pytest.raises(ValueError, match=r"take 1e\+12 MB while they are made, and .* MB are free"):
+        check_left(tmp_path, 10**18)

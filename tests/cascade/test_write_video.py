@@ -84,6 +84,9 @@ def test_a_full_disk_names_the_file_and_leaves_nothing(tmp_path: Path, most: int
         ("a.png", Grid(frames=2, height=8, width=8, fps=8), "one frame, got 2"),
         ("a.gif", Grid(frames=2000, height=512, width=512, fps=8), "at most 268435456 pixels"),
         ("a.mp4", Grid(frames=2, height=8, width=16_386, fps=8), "at most 16384 pixels"),
+        ("a.mp4", Grid(frames=2, height=8, width=8, fps=1e-300), "0.01 to 1000 per second, got"),
+        ("a.mp4", Grid(frames=2, height=8, width=8, fps=1e9), "0.01 to 1000 per second, got"),
+        ("a.gif", Grid(frames=2, height=8, width=8, fps=120), "0.01 to 100 per second, got 120"),
         ("a.webm", Grid(frames=2, height=8, width=8, fps=8), r"got '\.webm'"),
     ],
 )
