@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 import threading
 import time
 from collections import Counter
@@ -11,13 +12,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 from rich.console import Console
 
-from cascade.entry import CONF
+from data.index.sidecar import ensure_index
 from data.recaption.__main__ import recaption
 from data.recaption.clip_images import Pictures
+from data.shards.store import find_shards
+from tests.composed import composed
 
 USAGE = {"prompt_tokens": 1000, "completion_tokens": 50, "total_tokens": 1050}
 QUESTION = "Clip <{key}>: {frames} frames of {duration:.1f} s, {json[number]}. Was: {caption}"
@@ -175,14 +177,22 @@ def server() -> Iterator[Server]:
         running.shutdown()
 
 
-@pytest.fixture
-def folder(tmp_path, write_shard, make_clips) -> Path:
-    """Two shards of 12 and 8 clips, one of which does not decode."""
+@pytest.fixture(scope="session")
+def indexed(tmp_path_factory, write_shard, make_clips) -> Path:
+    """Two shards of 12 and 8 clips, one of which does not decode, with their indices."""
+    folder = tmp_path_factory.mktemp("captioned")
     first, second = make_clips(12), make_clips(8, first=12)
     second.append({"__key__": "broken", "mp4": b"no video", "txt": "of nothing"})
-    write_shard(tmp_path / "shards/00000.tar", first)
-    write_shard(tmp_path / "shards/00001.tar", second)
-    return tmp_path / "shards"
+    write_shard(folder / "00000.tar", first)
+    write_shard(folder / "00001.tar", second)
+    ensure_index(find_shards(folder))
+    return folder
+
+
+@pytest.fixture
+def folder(indexed, tmp_path) -> Path:
+    """A copy of the shards, for one test."""
+    return shutil.copytree(indexed, tmp_path / "shards")
 
 
 @pytest.fixture(name="asking")
@@ -216,8 +226,7 @@ def call(overrides, tmp_path) -> Callable[..., dict[str, Any]]:
     """Captions in this process; what its report says."""
 
     def run(*more: str) -> dict[str, Any]:
-        with initialize_config_dir(version_base="1.3", config_dir=CONF):
-            cfg = compose("captions", overrides=[*overrides, *more])
+        cfg = composed("captions", *overrides, *more)
         try:
             recaption(OmegaConf.to_container(cfg, resolve=True), Console(quiet=True))
         finally:

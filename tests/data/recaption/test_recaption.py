@@ -39,7 +39,7 @@ KEYS = [f"clip_{i}" for i in range(CLIPS)]
 
 def test_every_clip_is_captioned_once_and_counted(call, server, folder, tmp_path):
     server.behave = lambda key, nth: "slowly"
-    told = call("shown=3")
+    told = call("shown=3", "timeout_s=30")  # the first request loads the client
     assert made(folder) == whole(KEYS)
     assert server.asked == dict.fromkeys(KEYS, 1)
     assert (told["clips"], told["captioned"], told["captioned_now"]) == (CLIPS, CLIPS, CLIPS)

@@ -29,15 +29,18 @@ def to_float(video: Tensor) -> Tensor:
 
 
 @pytest.mark.parametrize(
-    ("frames", "size", "fps"), [(8, 16, 4), (16, 16, 8), (16, 32, 8), (16, 64, 8), (8, 37, 4)]
+    ("frames", "size", "fps", "clips"),
+    [(8, 16, 4, 25), (16, 16, 8, 12), (16, 32, 8, 12), (16, 64, 8, 12), (8, 37, 4, 12)],
 )
-def test_the_truth_is_read_back_at_every_size_and_rate(frames: int, size: int, fps: float):
-    for position in range(25):
+def test_the_truth_is_read_back_at_every_size_and_rate(
+    frames: int, size: int, fps: float, clips: int
+):
+    for position in range(clips):
         assert parse(clip(position, frames, size, fps), fps) == truth(position)
 
 
 def test_the_truth_survives_the_shards_codec():
-    for position in range(25):
+    for position in range(12):
         pixels = clip(position, 16, 32, 8).permute(1, 2, 3, 0).numpy()
         with av.open(io.BytesIO(encode_mp4(pixels, 8))) as container:
             decoded = [frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)]
@@ -46,7 +49,7 @@ def test_the_truth_survives_the_shards_codec():
 
 def test_the_truth_survives_noise_and_rescaling():
     noise = torch.Generator().manual_seed(0)
-    for position in range(25):
+    for position in range(12):
         video = to_float(clip(position))
         noisy = video + 0.1 * torch.randn(video.shape, generator=noise)
         assert parse(noisy, 4) == truth(position)
@@ -56,7 +59,7 @@ def test_the_truth_survives_noise_and_rescaling():
 
 @pytest.mark.parametrize(("height", "width"), [(16, 28), (28, 16)])
 def test_the_aspect_ratio_changes_nothing(height: int, width: int):
-    for position in range(20):
+    for position in range(10):
         grid = Grid(frames=8, height=height, width=width, fps=4)
         pixels = WORLD.render(WORLD.sample(9, position), grid)
         assert parse(torch.from_numpy(pixels).permute(3, 0, 1, 2), 4) == truth(position)
