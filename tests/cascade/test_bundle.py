@@ -197,6 +197,25 @@ def test_missing_and_unknown_weights_are_named(tmp_path):
         load_weights(net, folder)
 
 
+def test_one_changed_byte_of_the_weights_is_found(tmp_path):
+    folder, net = save(tmp_path / "bundle")
+    path = folder / "model.safetensors"
+    data = bytearray(path.read_bytes())
+    data[-3] ^= 1
+    path.write_bytes(data)
+    with pytest.raises(BundleError, match=r"damaged, or another bundle's: its SHA-256 is"):
+        load_weights(net, folder)
+
+
+def test_the_weights_of_another_bundle_are_refused(tmp_path):
+    folder, net = save(tmp_path / "bundle")
+    other, _ = save(tmp_path / "other")
+    weights = {name: value + 1 for name, value in load_file(other / "model.safetensors").items()}
+    save_file(weights, folder / "model.safetensors")
+    with pytest.raises(BundleError, match=r"damaged, or another bundle's: its SHA-256 is"):
+        load_weights(net, folder)
+
+
 def test_a_folder_that_is_no_bundle_is_refused(tmp_path):
     with pytest.raises(BundleError, match="is not a bundle: it has no model.safetensors"):
         load_stage(tmp_path)

@@ -2,6 +2,7 @@
 
 import copy
 import functools
+import hashlib
 import importlib.util
 import json
 import os
@@ -194,6 +195,9 @@ def test_weights_that_are_not_the_runs_averages_are_found(sound, run):
     name = next(iter(weights))
     weights[name] = weights[name] + 0.25
     save_file(weights, path)
+    card = json.loads((run / "bundle/card.json").read_text())
+    card["weights_sha256"] = hashlib.sha256(path.read_bytes()).hexdigest()
+    (run / "bundle/card.json").write_text(json.dumps(card))
     found = one(opened(run, sound[1]), "same video").found
     assert found.verdict == "fails"
     assert "differ from the run's averages by up to 0.25" in found.notes[0]
