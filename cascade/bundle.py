@@ -263,8 +263,8 @@ def read_weights(folder: Path) -> dict[str, Tensor]:
     stated, found = read_card(folder).get(CHECKSUM), _sha256(folder / WEIGHTS)
     if stated != found:
         raise BundleError(
-            f"{folder / WEIGHTS} is damaged, or another bundle's: its SHA-256 is {found[:12]}…, but "
-            f"{CARD} has {stated and stated[:12]}…; {AGAIN}"
+            f"{folder / WEIGHTS} is damaged, or another bundle's: its SHA-256 is {found[:12]}…, "
+            f"but {CARD} has {stated and stated[:12]}…; {AGAIN}"
         )
     try:
         return load_file(folder / WEIGHTS)

@@ -121,7 +121,8 @@ class Stage(nn.Module):
             text_width=self.text.width,
             num_scalars=len(self.kind.scalars),
         )
-        network.set_trained_frames(net, self.codec.shape(self.target.shape)[0])
+        if not self.kind.takes_low:  # the others train on crops, and run in windows
+            network.set_trained_frames(net, self.codec.shape(self.target.shape)[0])
         return net
 
     @property

@@ -1,10 +1,13 @@
 """The one contract of every stage: losses, conditions, sampling."""
 
+from functools import partial
+
 import pytest
 import torch
 
 from cascade import conditioning
 from cascade.grid import Grid
+from cascade.nn.dit import DiT
 from cascade.video import to_float
 from stages.condition import scalars
 from stages.measure import regenerate
@@ -128,6 +131,12 @@ def test_clips_of_several_shapes_packed_cost_what_each_costs_alone(build, batch)
 def test_a_base_knows_the_length_of_its_clips(build):
     stage = build("demo/base")
     assert stage.net.trained_frames == stage.codec.shape(stage.target.shape)[0]
+
+
+def test_positions_of_a_stage_that_runs_in_windows_are_counted(build):
+    stage = build("demo/tsr1")
+    stage._build = partial(DiT, width=64, depth=1, patch=(2, 4, 4))
+    assert stage.new_net().trained_frames is None
 
 
 def test_zoom_is_told_to_the_base(build, batch):
