@@ -21,6 +21,14 @@ if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
 torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "2")))
 
 
+@pytest.fixture(autouse=True)
+def interruptible() -> Iterator[None]:
+    """A command that was interrupted ignores Ctrl-C from then on; the next test does not."""
+    before = signal.getsignal(signal.SIGINT)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Tests on a cluster come first: while they wait for it, others run."""
     items.sort(key=lambda item: "slurm" not in item.keywords)
