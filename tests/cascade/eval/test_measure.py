@@ -95,6 +95,22 @@ def test_a_report_and_its_page_hold_every_stage_and_measure(minute, tmp_path):
     assert "<video" in text
 
 
+def test_videos_without_an_object_have_scores_in_valid_json(tmp_path):
+    made = right(physics.heldout_prompts(2), PHYSICS, physics_truth, given=3)
+    blank = replace(made, videos={"base": torch.full_like(made.videos["base"], 255)})
+    measure = MotionErrors(centroids, physics.true_places)
+    write_report(tmp_path / "evaluation.json", apply({"motion": measure}, blank))
+
+    def refused(constant):
+        raise AssertionError(f"{constant} is not JSON")
+
+    text = (tmp_path / "evaluation.json").read_text()
+    (first, _) = json.loads(text, parse_constant=refused)["base"]["motion"]["records"]
+    assert first == {"velocity": None, "momentum": None, "energy": None, "lost": 1.0}
+    all_given = measure(replace(blank, given=32), "base").figures
+    assert all(not figure.scored for figure in all_given.values())
+
+
 def test_motion_is_measured_after_the_given_frames_only():
     made = right(physics.heldout_prompts(3), PHYSICS, physics_truth, given=3)
     measure = MotionErrors(centroids, physics.true_places)
