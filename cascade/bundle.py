@@ -258,13 +258,18 @@ def read_weights(folder: Path) -> dict[str, Tensor]:
     """A bundle's weights, by name.
 
     Raises:
-        BundleError: the file is damaged, or not the one that the card was written with.
+        BundleError: the file is damaged, or not the one that the card was written with, or the card
+            does not say which.
     """
     stated, found = read_card(folder).get(CHECKSUM), _sha256(folder / WEIGHTS)
+    if stated is None:
+        raise BundleError(
+            f"{folder / CARD}: has no {CHECKSUM}, so the weights cannot be checked; {AGAIN}"
+        )
     if stated != found:
         raise BundleError(
             f"{folder / WEIGHTS} is damaged, or another bundle's: its SHA-256 is {found[:12]}…, "
-            f"but {CARD} has {stated and stated[:12]}…; {AGAIN}"
+            f"but {CARD} has {str(stated)[:12]}…; {AGAIN}"
         )
     try:
         return load_file(folder / WEIGHTS)

@@ -20,6 +20,7 @@ from cascade.bundle import read_card
 from cascade.entry import check_choices, command
 from cascade.eval.measure import Generated, Measure, Report, apply
 from cascade.evaluation_page import add_evaluation
+from cascade.files.atomic import write_atomic
 from cascade.generate import generate
 from cascade.opening import bundles_named, open_cascade
 from cascade.pipeline import Cascade
@@ -93,7 +94,8 @@ def write_report(path: Path, report: Report) -> None:
     for name, stages in report.items():
         for stage, scores in stages.items():
             content.setdefault(stage, {})[name] = scores.to_json()
-    path.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n")
+    text = json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False)
+    write_atomic(path, text.encode() + b"\n")
 
 
 @command("evaluate")

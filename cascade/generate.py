@@ -61,7 +61,10 @@ def settings(part: Any) -> Any:
 
 
 def fingerprint(cascade: Cascade, prompts: Sequence[str], draw: Any) -> str:
-    """A hash of all that videos depend on: weights, parts, sampling, prompts, draw, code."""
+    """A hash of all that videos depend on: weights, parts, sampling, prompts, draw, code.
+
+    `draw` is everything else of the call, as JSON.
+    """
     digest = hashlib.blake2b(digest_size=8)
     for stage in cascade.stages:
         for name, value in sorted(stage.state_dict().items()):
@@ -111,7 +114,8 @@ def generate(
         )
     if joints:
         made = replace(made, grids=_with_joints(made.grids))
-    folder = folder / fingerprint(cascade, made.prompts, [seed, given, joints])
+    right = settings([made.contents, render])  # contents of one prompt may differ
+    folder = folder / fingerprint(cascade, made.prompts, [seed, given, joints, right])
     folder.mkdir(parents=True, exist_ok=True)
     parts = []
     for first in track(range(0, len(prompts), batch_size), description="generating"):

@@ -4,21 +4,18 @@ The memory of a forward pass is counted on the meta device. A local network's is
 so two counts give that of any window.
 """
 
-from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 
 import psutil
 import torch
 
+from cascade.control_groups import left
 from cascade.grid import Grid
 from cascade.memory import BLOCK, Meter
 from cascade.request import Windows
 from cascade.stage import Stage, TrainableStage, receptive_field
 
 GIB = 2**30
-#: Control groups (version 2), and the file that names this process's.
-CGROUPS, MEMBER = Path("/sys/fs/cgroup"), Path("/proc/self/cgroup")
 #: Videos that the sampler holds beside the network's activations: z, x̂ (twice), `low`, `given`, the
 #: baseline and noise, with 3 channels each, and a mask.
 HELD = 7
@@ -86,24 +83,7 @@ def available(device: torch.device) -> int:
     """The bytes that are free on a device."""
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0]
-    return min([int(psutil.virtual_memory().available), *_left_in_groups()])
-
-
-def _left_in_groups(root: Path = CGROUPS, member: Path = MEMBER) -> Iterator[int]:
-    """The bytes that each control group of this process with a limit may still take.
-
-    Slurm and containers set the limits. Cached files count as free: the kernel drops them.
-    """
-    own = member.read_text().strip().rpartition("::")[2] if member.is_file() else "/"
-    group = root / own.lstrip("/")
-    for folder in (group, *group.parents):
-        limit = folder / "memory.max"
-        if limit.is_file() and (most := limit.read_text().strip()) != "max":
-            stat = dict(line.split() for line in (folder / "memory.stat").read_text().splitlines())
-            used = int((folder / "memory.current").read_text()) - int(stat["inactive_file"])
-            yield max(int(most) - used, 0)
-        if folder == root:
-            return
+    return min([int(psutil.virtual_memory().available), *left()])
 
 
 def _candidates(stage: Stage, grid: Grid) -> list[Windows]:

@@ -11,6 +11,7 @@ from pytorch_lightning.loggers import WandbLogger
 
 from cascade.checkpoint.loops import VALIDATED
 from cascade.files.atomic import write_atomic
+from cascade.files.finite import finite
 from cascade.trainer import callbacks, log_every
 
 
@@ -43,7 +44,7 @@ def write_table(
 def append_rows(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
     """Append rows to a JSON lines file; non-finite values become null."""
     with path.open("a") as file:
-        file.writelines(json.dumps(_finite(dict(row)), allow_nan=False) + "\n" for row in rows)
+        file.writelines(json.dumps(finite(dict(row)), allow_nan=False) + "\n" for row in rows)
 
 
 def keep_rows(path: Path, *, before: int) -> None:
@@ -61,14 +62,6 @@ def _step_of(line: bytes) -> float:
         return float(json.loads(line)["step"]) if line.endswith(b"\n") else math.inf
     except (ValueError, TypeError, KeyError):
         return math.inf
-
-
-def _finite(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        return {name: _finite(one) for name, one in value.items()}
-    if isinstance(value, list | tuple):
-        return [_finite(one) for one in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def resumed_metrics(trainer: pl.Trainer) -> Mapping[str, float] | None:

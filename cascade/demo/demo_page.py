@@ -79,12 +79,13 @@ def _films(page: Page, cfg: DictConfig, result: Result) -> None:
 
 
 def _film(result: Result, stage: str, number: int) -> Film:
-    """A video with the shares that it misses, by the first measure."""
+    """A video with the shares that it misses, by the first measure, if that has shares."""
     figures = next(iter(result.report.values()))[stage].figures
-    wrong = [name for name, one in figures.items() if one.share and one.each[number] == 0]
+    right = {name: one.each[number] == 1 for name, one in figures.items() if one.share}
+    wrong = [name for name, one in right.items() if not one]
     note = Cell("wrong: " + ", ".join(wrong), "bad") if wrong else Cell("as asked", "good")
     video = to_float(result.made.videos[stage][number])
-    return Film(video, fps=result.made.grids[stage].fps, note=note)
+    return Film(video, fps=result.made.grids[stage].fps, note=note if right else "")
 
 
 def _training(page: Page, cfg: DictConfig) -> None:

@@ -3,15 +3,13 @@
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
 
+from cascade.control_groups import limits
 from cascade.doctor.figure import Figure
 from cascade.flops import BANDWIDTHS, BF16_PEAKS, has_words, measured_matmul_peak, named
-
-_CGROUP = Path("/sys/fs/cgroup/memory.max")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,5 +88,4 @@ def _sheet(name: str, half: bool, single: float | None) -> Figure:
 
 def _machine_memory() -> int:
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    limit = _CGROUP.read_text().strip() if _CGROUP.is_file() else "max"
-    return memory if limit == "max" else min(memory, int(limit))
+    return min([memory, *(most for _, most in limits())])

@@ -14,6 +14,7 @@ from jaxtyping import Shaped
 from torch import Tensor
 
 from cascade.eval.interval import Share
+from cascade.files.finite import finite
 from cascade.grid import Grid
 
 Curve = Sequence[tuple[float, float]]
@@ -92,13 +93,13 @@ class Figure:
         """Value, interval, and every score."""
         low, high = self.interval
         return {
-            "value": _finite(self.value),
-            "low": _finite(low),
-            "high": _finite(high),
+            "value": finite(self.value),
+            "low": finite(low),
+            "high": finite(high),
             "videos": len(self.scored),
             "share": self.share,
             "unit": self.unit,
-            "each": [_finite(score) for score in self.each],
+            "each": finite(self.each),
         }
 
     def __str__(self) -> str:
@@ -138,7 +139,7 @@ class SetFigure:
 
     def to_json(self) -> dict[str, Any]:
         """The value."""
-        return {"value": _finite(self.value), "share": False, "unit": self.unit}
+        return {"value": finite(self.value), "share": False, "unit": self.unit}
 
     def __str__(self) -> str:
         return f"{self.value:.4g}{f' {self.unit}' if self.unit else ''}"
@@ -157,7 +158,7 @@ class Chart:
     def to_json(self) -> dict[str, Any]:
         """All values."""
         return {
-            "lines": {name: [*line] for name, line in self.lines.items()},
+            "lines": finite(self.lines),
             "marks": [*self.marks],
         }
 
@@ -178,7 +179,7 @@ class Scores:
         return {
             "figures": {name: figure.to_json() for name, figure in self.figures.items()},
             "charts": {title: chart.to_json() for title, chart in self.charts.items()},
-            "records": list(self.records),
+            "records": finite(self.records),
         }
 
 
@@ -194,8 +195,3 @@ def apply(measures: Mapping[str, Measure], made: Generated) -> Report:
         name: {stage: measure(made, stage) for stage in made.videos}
         for name, measure in measures.items()
     }
-
-
-def _finite(value: float) -> float | None:
-    """The value for JSON, which has neither NaN nor infinity."""
-    return value if math.isfinite(value) else None

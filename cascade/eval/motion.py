@@ -24,7 +24,8 @@ class Motion:
 
     `velocity` is the mean |v − v̂| along `axis`, in units per second (PhyWorld's measure), NaN if
     nothing was read. `momentum` and `energy` are the mean errors of Σ m v and of Σ m v² / 2,
-    relative to the truth's scale. `lost` is the share of the counted pairs with an object unseen.
+    relative to the truth's scale. `lost` is the share of the counted pairs with an object unseen,
+    NaN if no pair is counted.
     """
 
     velocity: float
@@ -49,7 +50,7 @@ def motion(
     Raises:
         ValueError: the shapes differ, or there are fewer than two frames.
     """
-    if not read.shape == true.shape or counted.shape != true.shape[:2] or true.shape[1] < 2:
+    if read.shape != true.shape or counted.shape != true.shape[:2] or true.shape[1] < 2:
         raise ValueError(
             f"motion: needs centres of the same objects in at least 2 frames, got {read.shape} "
             f"read, {true.shape} true and {counted.shape} counted"
@@ -65,7 +66,7 @@ def motion(
         velocity=float(apart[seen].mean()) if seen.any() else float("nan"),
         momentum=_relative(weight[..., None] * found, weight[..., None] * wanted, whole),
         energy=_relative(weight * (found**2).sum(-1) / 2, weight * (wanted**2).sum(-1) / 2, whole),
-        lost=1.0 - float(seen.sum() / pairs.sum()) if pairs.any() else 0.0,
+        lost=1.0 - float(seen.sum() / pairs.sum()) if pairs.any() else float("nan"),
     )
 
 

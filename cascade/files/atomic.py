@@ -17,7 +17,8 @@ from typing import Any
 def replacing(path: Path) -> Iterator[Path]:
     """A hidden path next to `path` to write to; it replaces `path` when the block succeeds.
 
-    The file exists and is locked, so that `remove_parts` keeps it.
+    The file exists and is locked, so that `remove_parts` keeps it, unless the block puts another
+    file in its place, as safetensors does.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")

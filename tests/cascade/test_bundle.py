@@ -216,6 +216,15 @@ def test_the_weights_of_another_bundle_are_refused(tmp_path):
         load_weights(net, folder)
 
 
+def test_a_card_without_the_checksum_is_named(tmp_path):
+    folder, net = save(tmp_path / "bundle")
+    card = json.loads((folder / "card.json").read_text())
+    del card["weights_sha256"]
+    (folder / "card.json").write_text(json.dumps(card))
+    with pytest.raises(BundleError, match=r"card.json: has no weights_sha256, .* copy it again"):
+        load_weights(net, folder)
+
+
 def test_a_folder_that_is_no_bundle_is_refused(tmp_path):
     with pytest.raises(BundleError, match="is not a bundle: it has no model.safetensors"):
         load_stage(tmp_path)

@@ -15,9 +15,7 @@ def cascade(bundle_of, tmp_path_factory):
     folder = tmp_path_factory.mktemp("bundles")
     names = ("base", "tsr1", "ssr1")
     bundles = [bundle_of(f"demo/{name}", folder / name) for name in names]
-    return Cascade.from_pretrained(
-        bundles,
-    )
+    return Cascade.from_pretrained(bundles)
 
 
 def made(cascade, folder, n=3, **changed):
@@ -42,6 +40,14 @@ def test_kept_batches_are_read_and_not_made_again(cascade, tmp_path, monkeypatch
     monkeypatch.setattr(Cascade, "__call__", None)
     again = made(cascade, tmp_path)
     assert all(torch.equal(again.videos[name], video) for name, video in found.videos.items())
+
+
+def test_videos_of_another_content_with_the_same_prompt_are_made_anew(cascade, tmp_path):
+    (text, one), (_, other) = heldout_prompts(2)
+    options = {"render": shapes_truth, "folder": tmp_path, "seed": 0, "batch_size": 1, "given": 3}
+    for content in (one, other):
+        found = generate(cascade, [(text, content)], **options)
+        assert torch.equal(found.videos["ssr1"][0, :, :3], found.truth("ssr1", 0)[:, :3])
 
 
 def test_given_frames_are_those_of_the_right_video(cascade, tmp_path):

@@ -4,7 +4,7 @@ import pytest
 
 from cascade.grid import Grid
 from cascade.request import Windows
-from cascade.windows import GIB, TooLargeError, _left_in_groups, bytes_of, windows_for
+from cascade.windows import GIB, TooLargeError, bytes_of, windows_for
 
 GRID = Grid(frames=96, height=64, width=64, fps=8)
 
@@ -45,16 +45,3 @@ def test_more_videos_at_once_get_smaller_windows(ssr):
     memory = bytes_of(ssr, GRID, Windows())
     assert windows_for(ssr, GRID, videos=2, memory=memory) != Windows()
     assert windows_for(ssr, GRID, videos=2, memory=100 * GIB) == Windows()
-
-
-def test_what_is_left_of_every_limited_control_group_counts(tmp_path):
-    member = tmp_path / "member"
-    member.write_text("9:name=systemd:/other\n0::/job/step\n")
-    for group, limit, used, cached in (("job", "1000", 900, 300), ("job/step", "max", 800, 0)):
-        folder = tmp_path / "groups" / group
-        folder.mkdir(parents=True)
-        (folder / "memory.max").write_text(f"{limit}\n")
-        (folder / "memory.current").write_text(f"{used}\n")
-        (folder / "memory.stat").write_text(f"anon 5\ninactive_file {cached}\n")
-    assert [*_left_in_groups(tmp_path / "groups", member)] == [400]
-    assert [*_left_in_groups(tmp_path / "none", tmp_path / "none")] == []

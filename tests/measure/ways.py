@@ -22,7 +22,7 @@ from ways_shown import tables, write_sheet
 from cascade.checkpoint.origin import commit
 from cascade.conditioning import Given, ways
 from cascade.eval.following import following
-from cascade.evaluate import fingerprint
+from cascade.generate import fingerprint
 from cascade.pipeline import Cascade
 from data.worlds.parse import parse
 

@@ -57,8 +57,13 @@ def minute():
     return right(story.heldout_prompts(4), MINUTE, minute_truth)
 
 
-def test_right_videos_have_perfect_scores_by_every_measure(minute):
-    for stages in apply(MEASURES, minute).values():
+@pytest.fixture(scope="module")
+def report(minute):
+    return apply(MEASURES, minute)
+
+
+def test_right_videos_have_perfect_scores_by_every_measure(report):
+    for stages in report.values():
         for scores in stages.values():
             for name, figure in scores.figures.items():
                 assert len(figure.each) == 4, name
@@ -67,7 +72,7 @@ def test_right_videos_have_perfect_scores_by_every_measure(minute):
             for chart in scores.charts.values():
                 made, truth = (torch.tensor(chart.lines[name]) for name in ("made", "truth"))
                 torch.testing.assert_close(made, truth)
-    assert apply(MEASURES, minute)["drift"]["base"].figures["drift beyond the truth's"].value < 1e-6
+    assert report["drift"]["base"].figures["drift beyond the truth's"].value < 1e-6
 
 
 def test_videos_of_other_prompts_are_told_apart(minute):
@@ -79,8 +84,7 @@ def test_videos_of_other_prompts_are_told_apart(minute):
     assert found["drift"]["base"].figures["drift beyond the truth's"].value > 0
 
 
-def test_a_report_and_its_page_hold_every_stage_and_measure(minute, tmp_path):
-    report = apply(MEASURES, minute)
+def test_a_report_and_its_page_hold_every_stage_and_measure(minute, report, tmp_path):
     truth = {name: {"tsr1": stages["tsr1"]} for name, stages in report.items()}
     write_report(tmp_path / "evaluation.json", report)
     read = json.loads((tmp_path / "evaluation.json").read_text())
@@ -93,6 +97,22 @@ def test_a_report_and_its_page_hold_every_stage_and_measure(minute, tmp_path):
     assert all(f"Measure: {name}" in text for name in MEASURES)
     assert text.count('class="rule"') >= 2
     assert "<video" in text
+
+
+def test_videos_without_an_object_have_scores_in_valid_json(tmp_path):
+    made = right(physics.heldout_prompts(2), PHYSICS, physics_truth, given=3)
+    blank = replace(made, videos={"base": torch.full_like(made.videos["base"], 255)})
+    measure = MotionErrors(centroids, physics.true_places)
+    write_report(tmp_path / "evaluation.json", apply({"motion": measure}, blank))
+
+    def refused(constant):
+        raise AssertionError(f"{constant} is not JSON")
+
+    text = (tmp_path / "evaluation.json").read_text()
+    (first, _) = json.loads(text, parse_constant=refused)["base"]["motion"]["records"]
+    assert first == {"velocity": None, "momentum": None, "energy": None, "lost": 1.0}
+    all_given = measure(replace(blank, given=32), "base").figures
+    assert all(not figure.scored for figure in all_given.values())
 
 
 def test_motion_is_measured_after_the_given_frames_only():
