@@ -18,10 +18,10 @@ from omegaconf import DictConfig
 
 from cascade.bundle import read_card
 from cascade.entry import check_choices, command
-from cascade.eval.measure import Generated, Measure, Report, apply
+from cascade.eval.measure import Generated, Measure, Report, apply, check
 from cascade.evaluation_page import add_evaluation
 from cascade.files.atomic import write_atomic
-from cascade.generate import generate
+from cascade.generate import generate, to_generate
 from cascade.opening import bundles_named, open_cascade
 from cascade.pipeline import Cascade
 from cascade.report.page import Page
@@ -61,17 +61,20 @@ def measures_of(cfg: DictConfig) -> dict[str, Measure]:
 
 
 def generated(cfg: DictConfig, cascade: Cascade) -> Generated:
-    """The videos for the config's prompts."""
-    return generate(
+    """The videos for the config's prompts, after all measures are checked.
+
+    Raises:
+        ValueError: a measure cannot measure them.
+    """
+    made = to_generate(
         cascade,
         hydra.utils.instantiate(cfg.prompts),
         render=hydra.utils.instantiate(cfg.truth),
         given=cfg.given,
         joints=cfg.joints,
-        folder=Path(cfg.out),
-        seed=cfg.seed,
-        batch_size=cfg.batch_size,
     )
+    check(measures_of(cfg), made)
+    return generate(cascade, made, folder=Path(cfg.out), seed=cfg.seed, batch_size=cfg.batch_size)
 
 
 def evaluate(cfg: DictConfig, made: Generated) -> tuple[Report, Report]:
@@ -102,7 +105,6 @@ def write_report(path: Path, report: Report) -> None:
 def main(cfg: DictConfig) -> None:
     """The command line."""
     check_world(bundles_named(cfg)[0], cfg.world)
-    measures_of(cfg)
     cascade = open_cascade(cfg)
     made = generated(cfg, cascade)
     report, truth = evaluate(cfg, made)

@@ -78,22 +78,19 @@ def fingerprint(cascade: Cascade, prompts: Sequence[str], draw: Any) -> str:
     return digest.hexdigest()
 
 
-def generate(
+def to_generate(
     cascade: Cascade,
     prompts: Sequence[tuple[str, Any]],
     *,
     render: Render,
     given: int = 0,
     joints: bool = False,
-    folder: Path,
-    seed: int,
-    batch_size: int,
 ) -> Generated:
-    """A video per prompt, as (text, content), after each stage.
+    """What `generate` makes, still without videos: one per prompt, as (text, content).
 
     The first `given` frames, on the last stage's grid, are those that `render` makes. With `joints`
     there are also the videos of each super-resolution stage from the reduced right video, under
-    `joint(name)`: what it loses beside them is the joint's. Batches already in `folder` are reused.
+    `joint(name)`: what it loses beside them is the joint's.
 
     Raises:
         ValueError: all frames would be given.
@@ -112,14 +109,20 @@ def generate(
             f"evaluate: given must be from 0 to {frames - 1}, fewer than the videos' frames, got "
             f"{given}"
         )
-    if joints:
-        made = replace(made, grids=_with_joints(made.grids))
-    right = settings([made.contents, render])  # contents of one prompt may differ
-    folder = folder / fingerprint(cascade, made.prompts, [seed, given, joints, right])
+    return replace(made, grids=_with_joints(made.grids)) if joints else made
+
+
+def generate(
+    cascade: Cascade, made: Generated, *, folder: Path, seed: int, batch_size: int
+) -> Generated:
+    """`made` with its videos; batches that are already in `folder` are reused."""
+    right = settings([made.contents, made.render])  # contents of one prompt may differ
+    draw = [seed, made.given, [*made.grids], right]
+    folder = folder / fingerprint(cascade, made.prompts, draw)
     folder.mkdir(parents=True, exist_ok=True)
-    parts = []
-    for first in track(range(0, len(prompts), batch_size), description="generating"):
-        numbers = range(first, min(first + batch_size, len(prompts)))
+    count, parts = len(made.prompts), []
+    for first in track(range(0, count, batch_size), description="generating"):
+        numbers = range(first, min(first + batch_size, count))
         path = folder / f"{first:06d}-{len(numbers)}.safetensors"
         if not path.is_file():
             with replacing(path) as part:

@@ -53,7 +53,8 @@ def windows_for(stage: Stage, grid: Grid, *, videos: int, memory: float) -> Wind
     raise TooLargeError(
         f"stage {stage.name}: {videos} video(s) of {grid} need {least.bytes / GIB:.3g} GiB of "
         f"memory above the weights for {least.windows}, but memory is {memory / GIB:.3g} GiB; give "
-        f"more memory, fewer videos at once, {'' if local else 'base_window=, '}or a smaller video"
+        f"more memory, fewer videos at once, {'' if local else 'a smaller base_window, '}or a "
+        "smaller video"
     )
 
 

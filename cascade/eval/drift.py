@@ -29,16 +29,20 @@ def drift(video: Shaped[Tensor, "c f h w"], fps: float, lags: Sequence[float] = 
     """
     mean, amplitude = _described(_pixels(video))
     frames = video.shape[1]
-    if max(lags) * fps > frames - 1:
-        raise ValueError(
-            f"drift: the largest lag is {max(lags):g} s, but the video has {frames} frames at "
-            f"{fps:g} fps; take smaller lags, or a longer video"
-        )
+    _check_lags(lags, frames, fps)
     first = max(1, round(FIRST * fps))
     return [
         (lag, _similarity(mean, amplitude, first, round(lag * fps), max(1, round(fps))))
         for lag in lags
     ]
+
+
+def _check_lags(lags: Sequence[float], frames: int, fps: float) -> None:
+    if max(lags) * fps > frames - 1:
+        raise ValueError(
+            f"drift: the largest lag is {max(lags):g} s, but the video has {frames} frames at "
+            f"{fps:g} fps; take smaller lags, or a longer video"
+        )
 
 
 def _similarity(
@@ -127,6 +131,11 @@ class Drift:
     def __init__(self, lags: Sequence[float] = LAGS) -> None:
         self.lags = tuple(lags)
 
+    def check(self, made: Generated) -> None:
+        """Refuse videos that are shorter than the largest lag."""
+        for grid in made.grids.values():
+            _check_lags(self.lags, grid.frames, grid.fps)
+
     def __call__(self, made: Generated, stage: str) -> Scores:
         """The scores of a stage: mean |similarity − that of the truth| over the lags."""
         fps = made.grids[stage].fps
@@ -156,13 +165,20 @@ class Steps:
         """`joints` are the times in seconds of the first frames of windows."""
         self.joints = tuple(joints)
 
+    def check(self, made: Generated) -> None:
+        """Refuse joints that are not the time of a frame."""
+        for grid in made.grids.values():
+            times = [(i / grid.fps, 0.0) for i in range(1, grid.frames)]
+            if self.joints:
+                joint_steps(times, self.joints)
+
     def __call__(self, made: Generated, stage: str) -> Scores:
-        """The scores of a stage: its mean step, and the step at joints over that elsewhere."""
+        """The scores of a stage: how far its mean step is from that of the truth, joints' steps."""
         fps = made.grids[stage].fps
         own = [frame_differences(video, fps) for video in made.videos[stage]]
         true = [frame_differences(made.truth(stage, n), fps) for n in range(len(own))]
-        step = [sum(value for _, value in curve) / len(curve) for curve in own]
-        figures = {"mean step": Figure(each=step, lower_is_better=True)}
+        apart = [abs(_mean(one) - _mean(other)) for one, other in zip(own, true, strict=True)]
+        figures = {"mean step beyond the truth's": Figure(each=apart, lower_is_better=True)}
         if self.joints:
             ratios = [joint_steps(curve, self.joints).ratio for curve in own]
             figures["step at joints / elsewhere"] = Figure(each=ratios, lower_is_better=True)
@@ -174,3 +190,7 @@ class Steps:
             "windows.",
         )
         return Scores(figures=figures, charts={"Steps from frame to frame": chart})
+
+
+def _mean(curve: Curve) -> float:
+    return sum(value for _, value in curve) / len(curve)

@@ -85,19 +85,29 @@ class FeatureDistance:
         self.features = Features(path, reads=reads, size=size, range01=range01)
         self.force = force
 
+    def check(self, made: Generated) -> None:
+        """Refuse too few videos, and a world that has no other right videos for a prompt."""
+        count, stage = len(made.prompts), next(iter(made.grids))
+        if count < LEAST and not self.force:
+            raise ValueError(
+                f"feature distance: {count} videos, and fewer than {LEAST} give mostly the bias of "
+                "the estimate; set prompts.n, or force=true to have it all the same"
+            )
+        if torch.equal(made.truth(stage, 0), made.truth(stage, 0, draw=ELSEWHERE)):
+            raise ValueError(
+                "feature distance: compares with other right videos than the prompts' own, but "
+                "this world has one for each prompt; leave this measure out"
+            )
+
     def __call__(self, made: Generated, stage: str) -> Scores:
         """The distances of a stage's videos to as many right ones of other draws.
 
         Raises:
             ValueError: there are too few videos.
         """
+        self.check(made)
         videos = made.videos[stage]
         count = len(videos)
-        if count < LEAST and not self.force:
-            raise ValueError(
-                f"feature distance: {count} videos, and fewer than {LEAST} give mostly the bias of "
-                "the estimate; set prompts.n, or force=true to have it all the same"
-            )
         right = (
             torch.stack([made.truth(stage, n, draw=ELSEWHERE) for n in part])
             for part in _parts(count)

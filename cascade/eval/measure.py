@@ -98,6 +98,7 @@ class Figure:
             "high": finite(high),
             "videos": len(self.scored),
             "share": self.share,
+            "lower_is_better": self.lower_is_better,
             "unit": self.unit,
             "each": finite(self.each),
         }
@@ -107,14 +108,14 @@ class Figure:
             return "–"
         low, high = self.interval
         if self.share:
-            return f"{100 * self.value:.1f} % [{100 * low:.1f}, {100 * high:.1f}]"
-        if math.isinf(low):
-            return f"{self.value:.4g}{self._unit}"
-        return f"{self.value:.4g} [{low:.4g}, {high:.4g}]{self._unit}"
+            return f"{100 * self.value:.1f} % [{100 * low:.1f}, {100 * high:.1f}]{self._of}"
+        known = "" if math.isinf(low) else f" [{low:.4g}, {high:.4g}]"
+        return f"{self.value:.4g}{known}{f' {self.unit}' if self.unit else ''}{self._of}"
 
     @property
-    def _unit(self) -> str:
-        return f" {self.unit}" if self.unit else ""
+    def _of(self) -> str:
+        """How many videos have a score, if some have none."""
+        return "" if len(self.scored) == len(self.each) else f" ({len(self.scored)} videos)"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -184,7 +185,24 @@ class Scores:
 
 
 Measure = Callable[[Generated, str], Scores]
-"""A measure: the scores of the videos of a stage, given what was generated and its name."""
+"""A measure: the scores of the videos of a stage, given what was generated and its name.
+
+It may have a method `check`, which takes what will be generated, still without videos, and raises a
+ValueError if it cannot measure that.
+"""
+
+
+def check(measures: Mapping[str, Measure], made: Generated) -> None:
+    """Check that all of them can measure what will be generated.
+
+    Raises:
+        ValueError: one cannot.
+    """
+    for measure in measures.values():
+        if (own := getattr(measure, "check", None)) is not None:
+            own(made)
+
+
 Report = Mapping[str, Mapping[str, Scores]]
 """Measure → stage → scores."""
 

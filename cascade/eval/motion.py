@@ -107,7 +107,7 @@ class MotionErrors:
         units = {"velocity": "units/s", "momentum": "", "energy": "", "lost": ""}
         return Scores(
             figures={
-                f"{name} error" if name != "lost" else "share of frames without the object": Figure(
+                f"{name} error" if name != "lost" else "share of steps without the object": Figure(
                     each=[getattr(one, name) for one in found], lower_is_better=True, unit=unit
                 )
                 for name, unit in units.items()

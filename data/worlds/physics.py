@@ -178,7 +178,7 @@ def _alone(drawn: dict[str, float], law: str, rng: np.random.Generator) -> Ball:
 
 
 def _colliding(drawn: dict[str, float], rng: np.random.Generator) -> tuple[Ball, Ball]:
-    """Two balls that move toward each other on one height and meet after the given frames.
+    """Two balls that move toward each other on one height.
 
     Both are wholly visible until they meet.
     """

@@ -173,8 +173,8 @@ class WorldSpec:
         shares = [share for _, _, share in self.others]
         if any(share < 0 for share in shares) or sum(shares) > 1 + 1e-9:
             raise ValueError(
-                f"{self.world.name}: the shares of others must be positive and at most 1 in all, "
-                f"got {shares}"
+                f"{self.world.name}: the shares of others must be at least 0, and at most 1 in "
+                f"all, got {shares}"
             )
 
     @property

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from cascade.generate import generate, joint
+from cascade.generate import generate, joint, to_generate
 from cascade.pipeline import Cascade
 from cascade.video import to_uint8
 from data.worlds.shapes import heldout_prompts
@@ -18,9 +18,10 @@ def cascade(bundle_of, tmp_path_factory):
     return Cascade.from_pretrained(bundles)
 
 
-def made(cascade, folder, n=3, **changed):
-    options = {"render": shapes_truth, "folder": folder, "seed": 0, "batch_size": 2}
-    return generate(cascade, heldout_prompts(n), **{**options, **changed})
+def made(cascade, folder, prompts=None, batch_size=2, **asked):
+    prompts = prompts or heldout_prompts(3)
+    wanted = to_generate(cascade, prompts, render=shapes_truth, **asked)
+    return generate(cascade, wanted, folder=folder, seed=0, batch_size=batch_size)
 
 
 def test_every_stage_has_a_video_per_prompt_in_batches_of_any_size(cascade, tmp_path):
@@ -44,9 +45,8 @@ def test_kept_batches_are_read_and_not_made_again(cascade, tmp_path, monkeypatch
 
 def test_videos_of_another_content_with_the_same_prompt_are_made_anew(cascade, tmp_path):
     (text, one), (_, other) = heldout_prompts(2)
-    options = {"render": shapes_truth, "folder": tmp_path, "seed": 0, "batch_size": 1, "given": 3}
     for content in (one, other):
-        found = generate(cascade, [(text, content)], **options)
+        found = made(cascade, tmp_path, [(text, content)], given=3)
         assert torch.equal(found.videos["ssr1"][0, :, :3], found.truth("ssr1", 0)[:, :3])
 
 

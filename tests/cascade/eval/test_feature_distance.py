@@ -84,6 +84,12 @@ def test_few_videos_are_refused_unless_forced():
         FeatureDistance(size=32)(made(8), "base")
 
 
+def test_a_world_with_one_right_video_per_prompt_is_refused():
+    one = replace(made(4), render=lambda content, grid, _: shapes_truth(content, grid, 0))
+    with pytest.raises(ValueError, match="this world has one for each prompt"):
+        FeatureDistance(size=16, force=True).check(one)
+
+
 def test_a_network_is_read_from_a_torchscript_file(tmp_path):
     path = tmp_path / "mine.pt"
     net = nn.Sequential(nn.AvgPool2d(16), nn.Flatten())

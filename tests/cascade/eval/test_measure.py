@@ -9,7 +9,7 @@ import torch
 
 from cascade.eval.drift import Drift, Steps
 from cascade.eval.following import PromptFollowing
-from cascade.eval.measure import Figure, Generated, Measure, apply
+from cascade.eval.measure import Figure, Generated, Measure, apply, check
 from cascade.eval.motion import MotionErrors
 from cascade.eval.story import StoryTold
 from cascade.evaluate import write_report
@@ -140,6 +140,15 @@ def test_a_collision_counts_from_its_impact_on():
     scores = MotionErrors(centroids, physics.true_places)(made, "base")
     assert scores.figures["momentum error"].value < 0.05
     assert scores.figures["energy error"].value < 0.05
+
+
+def test_what_cannot_be_measured_is_known_before_anything_is_generated(minute):
+    short = replace(minute, videos={}, grids={"base": replace(MINUTE["base"], frames=8)})
+    with pytest.raises(ValueError, match="the largest lag is 50 s, but the video has 8 frames"):
+        check(MEASURES, short)
+    with pytest.raises(ValueError, match="joints: 16 s is no frame's time"):
+        check({"steps": MEASURES["steps"]}, short)
+    check(MEASURES, replace(minute, videos={}))
 
 
 def test_given_frames_of_the_last_grid_are_fewer_in_an_earlier_one(minute):

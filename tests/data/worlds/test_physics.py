@@ -10,7 +10,7 @@ import torch
 
 from cascade.eval.motion import motion
 from cascade.grid import Grid
-from data.worlds.dynamics import GRAVITY, LAWS, SIDE, Ball, bounced, impact, whole
+from data.worlds.dynamics import GRAVITY, LAWS, Ball, bounced, impact, whole
 from data.worlds.physics import GIVEN, Physics, PhysicsState, quantities
 from data.worlds.read_physics import READERS
 from data.worlds.world_shards import make_physics
@@ -172,4 +172,3 @@ def test_the_frame_is_the_square_at_the_centre_of_a_wide_one() -> None:
     ).permute(3, 0, 1, 2)
     read = READERS["unbiased"](wide, 1)
     np.testing.assert_allclose(read[0], state.places(TIMES[:4])[0], atol=0.03)
-    assert SIDE == 10
