@@ -247,7 +247,7 @@ def test_guidance_samples_a_trained_cascade_at_several_scales(sweep, bundle_of):
     folder = sweep.runs / "base/guidance"
     reports = [folder / f"guidance_scale={scale}/evaluation.json" for scale in ("1.0", "3.0")]
     assert all(report.is_file() for report in reports)
-    assert "ssr1/all" in done.stdout
+    assert "ssr1/prompts/all" in done.stdout
 
 
 @pytest.mark.slow

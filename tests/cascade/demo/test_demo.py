@@ -53,10 +53,13 @@ def test_the_demo_ends_with_a_page_and_goes_on_where_it_was(tmp_path):
 
 @pytest.mark.slow
 def test_the_minute_ends_with_a_page_too(tmp_path):
-    tiny = ["logger=csv", "data=shapes", "debug=smoke", "name=default", "data.make.clips=12"]
-    common = ",".join(f"'{override}'" for override in (*tiny, "data.make.shard_size=12"))
+    few = ["logger=csv", "data=minute", "data.make.clips=12", "data.make.shard_size=12"]
+    few += ["data.validation.samples=2", "stage.train.steps=2", "stage.train.val_videos=1"]
+    few += ["stage.train.lr_factor.warmup_steps=0", "trainer.val_check_interval=2"]
+    few += ["callbacks.samples.count=1", "stage.train.global_batch=2"]
+    common = ",".join(f"'{override}'" for override in few)
     rows = "[{base: [], tsr1: []}, {tsr2: [], tsr3: [], ssr1: []}]"
-    command = ["cascade.demo", "--config-name", "minute", f"paths.runs={tmp_path}", "prompts.n=2"]
+    command = ["cascade.demo", "--config-name", "minute", f"paths.runs={tmp_path}", "prompts.n=1"]
     command += [f"rows={rows}", f"common=[{common}]", "shown=1", "only=[prompts]"]
     done = commands.run(*command, timeout=400)
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
