@@ -21,7 +21,7 @@ from cascade.callbacks.guard import Guard
 from cascade.callbacks.loss_probe import Probe, ProbeError
 from cascade.checkpoint.checkpoint_folder import STATE, damages, folder_of
 from cascade.checkpoint.manifest import Manifest
-from cascade.checkpoint.origin import device, versions
+from cascade.checkpoint.origin import commit, device, versions
 from cascade.checkpoint.state_file import StateFile
 from cascade.curves import read_curves
 from cascade.opening import open_data
@@ -219,6 +219,7 @@ def _changes(subject: Subject, manifest: Manifest) -> Sequence[str]:
         "device": (manifest.device, device(subject.device)),
         "processes": (manifest.world, 1),
         "torch": (manifest.versions.get("torch"), versions()["torch"]),
+        "code": (manifest.commit, commit()),
     }
     changed = [f"{name} {old} → {new}" for name, (old, new) in pairs.items() if old != new]
     if subject.device.type != "cpu" and not torch.are_deterministic_algorithms_enabled():
