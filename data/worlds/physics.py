@@ -72,7 +72,7 @@ class Physics(World[PhysicsState]):
         """Clips of `duration` seconds.
 
         `outside` names the quantities that are out of the training's distribution: "r" and "v", of
-        two balls "r1", "v1", "r2" and "v2". A published level is one of `LAWS[law].levels`.
+        two balls "r1", "v1", "r2" and "v2". `LAWS[law].levels` has sets of them.
 
         Raises:
             ValueError: an unknown law or quantity.
@@ -82,7 +82,7 @@ class Physics(World[PhysicsState]):
         known = quantities(law)
         if unknown := [name for name in outside if name not in known]:
             raise ValueError(
-                f"physics: outside must be of {[*known]} for {law}, got {unknown}; published "
+                f"physics: outside must be of {[*known]} for {law}, got {unknown}; "
                 f"levels: {[list(level) for level in LAWS[law].levels]}"
             )
         self.law = law

@@ -149,7 +149,7 @@ def test_a_ball_that_vanishes_is_counted_as_lost() -> None:
 def test_unknown_laws_and_quantities_are_refused() -> None:
     with pytest.raises(ValueError, match="law must be one of .*'magnetism'"):
         Physics("magnetism")
-    with pytest.raises(ValueError, match=r"\['r1'\]; published levels: \[\['r'\], \['v'\]"):
+    with pytest.raises(ValueError, match=r"\['r1'\]; levels: \[\['r'\], \['v'\]"):
         Physics("uniform", outside=["r1"])
 
 
